@@ -121,6 +121,7 @@ def test_no_two_modules_import_each_other() -> None:
                 "datasets/download.py",
                 "datasets/cifar10.py",
                 "datasets/pretrained.py",
+                "models/video_resnet.py",
                 "models/torchvision_networks.py",
                 "models/segmenters.py",
                 *(f"models/{name}.py" for name in ("detectors", "detection_backbones", "fcos", "retinanet")),

@@ -23,7 +23,8 @@ PACKAGE = CONF.parent / "dltrain"
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
 # Compatible combinations. New options must be added here, or `test_every_option_is_covered_by_these_tests` fails.
-IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder"}
+IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
+CLIPS = {"moving_shapes", "video_folder"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
 DETECTORS = ("fcos", "retinanet", "ssdlite", "fasterrcnn")
@@ -32,9 +33,11 @@ FITS = {
     "unet": MASKED,
     "fcn": MASKED,
     "deeplabv3": MASKED,
+    **dict.fromkeys(("cnn_lstm", "r3d_18", "r2plus1d_18"), CLIPS),
     "perceptron": IMAGES | {"timeseries", "csv", "gates", "ring"},
     "mlp": IMAGES | {"timeseries", "csv", "gates", "ring"},
     "cnn": IMAGES,
+    "resnet9": IMAGES,
     "lenet5": IMAGES,
     "rnn": IMAGES | {"timeseries", "text", "text_table"},
     "lstm": IMAGES | {"timeseries", "text", "text_table"},
@@ -61,6 +64,7 @@ FAMILIES = [OF_TORCHVISION]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
+LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm reads the same data; see tests/models/test_video.py
 # Models with tasks other than the default task of the data. The first is the default task of the model; the others are
 # trained on one data set only.
 CODING = ("variational", "reconstruction")
@@ -73,6 +77,7 @@ TASKS = {
     **{name: {"classification"} for name in IMAGES},
     **{name: {"segmentation"} for name in MASKED},
     "detection_folder": {"detection"},
+    **{name: {"classification"} for name in CLIPS},
     "gates": {"classification"},
     "ring": {"classification"},
     "timeseries": {"forecasting"},
@@ -89,7 +94,7 @@ TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # A model cannot distinguish data of the same kind, so the default tests use one data set of each kind.
 KIND = dict.fromkeys(IMAGES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
-KIND |= dict.fromkeys(MASKED, "masks") | {"detection_folder": "boxes"}
+KIND |= dict.fromkeys(MASKED, "masks") | {"detection_folder": "boxes"} | dict.fromkeys(CLIPS, "clips")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
 
@@ -127,6 +132,8 @@ SMALLER = {
     "shapes_detection": ["data.examples=16"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
+    "resnet9": ["model.hidden_size=[4,8,8,16]"],
+    "cifar10_fast": ["model.hidden_size=[4,8,8,16]"],
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],
     "rbm": ["model.hidden_size=32"],
@@ -134,6 +141,7 @@ SMALLER = {
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
     "gpt_shakespeare_cpu": ["data.batch_size=2"],
     "cifar10_cnn": ["data.batch_size=8"],
+    "moving_shapes": ["data.clips=80", "data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
 RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}

@@ -37,6 +37,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.json:
         source = {"folder": str(path), "checkpoint": name, "step": trained.step, "split": split}
         figures = {"metric": task.metric, "metrics": evaluation.metrics, "baselines": evaluation.baselines, **features}
+        figures |= report.class_scores(evaluation)
         print(json.dumps(report.finite_or_none({**source, **figures}), indent=2, allow_nan=False))
         return 0
     report.print_metrics(console, evaluation.metrics, evaluation.baselines, split=split)

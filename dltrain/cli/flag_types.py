@@ -63,8 +63,8 @@ def _number(text: str) -> float:
 def shape(text: str) -> tuple[int, ...]:
     """Parse the sizes of one example: ``3x32x32`` -> (3, 32, 32)."""
     sizes = text.split("x")
-    if len(sizes) > 3 or not all(size.isdecimal() and 0 < len(size) < MAX_DIGITS and int(size) for size in sizes):
+    if len(sizes) > 4 or not all(size.isdecimal() and 0 < len(size) < MAX_DIGITS and int(size) for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"expected one to three sizes such as 3x32x32, 96x7 or 784, got {shorten(text)}"
+            f"expected one to four sizes such as 3x32x32, 96x7 or 784, got {shorten(text)}"
         )
     return tuple(map(int, sizes))

@@ -71,7 +71,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     add(
         "--out",
         metavar="FOLDER",
-        help="a new or empty folder for predicted masks, or images with predicted boxes, as PNG files",
+        help="a new or empty folder for predicted masks, or images with boxes",
     )
     add("--text", help="a text to score, instead of INPUT")
 

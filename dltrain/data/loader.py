@@ -28,6 +28,8 @@ Batch = dict[str, Tensor]
 # Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB fit into the cache.
 CHUNK_BYTES = 8 * 2**20
 
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes: images, clips
+
 DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; keys of `augment` have no such part
 
 
@@ -42,7 +44,7 @@ class Batches:
         training: Shuffle and augment. Otherwise batches keep the order of the data.
         sample: Read a fixed sample of at most this many examples, at least 1; None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
-        channels_last: Convert images to the channels_last memory format.
+        channels_last: Convert images and clips to the channels_last memory format of their number of axes.
         corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
         timeout: Seconds without a batch after which workers count as hanging.
@@ -133,6 +135,11 @@ class Batches:
         """Steps of each example of the split in its first `Ragged` field; None if it has no such field."""
         return self._loader.lengths if isinstance(self._loader, TensorLoader) else None
 
+    @property
+    def decoders(self) -> int | None:
+        """Processes that decode examples, 0 if this process does; None if no examples are decoded."""
+        return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
+
     def widest(self) -> Batch:
         """Return the batch of epoch 0 that needs the most memory, which for attention grows with the squared width."""
         if self.lengths is None:
@@ -153,8 +160,8 @@ class Batches:
         if self.corrupt is not None:
             parts = (self.seed, epoch, CORRUPT) if self.training else (CORRUPT,)
             batch = self.corrupt(batch, self._keys(indices, key(*parts)))
-        if self.channels_last and batch["inputs"].dim() == 4:
-            batch["inputs"] = batch["inputs"].contiguous(memory_format=torch.channels_last)
+        if self.channels_last and batch["inputs"].dim() in LAYOUTS:
+            batch["inputs"] = batch["inputs"].contiguous(memory_format=LAYOUTS[batch["inputs"].dim()])
         return batch
 
     def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:

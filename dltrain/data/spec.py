@@ -12,6 +12,22 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 
 
+class Clip(NamedTuple):
+    """Size of a clip, a short piece of a video: YAML refers to a part of it, ``channels: ${spec.clip.channels}``.
+
+    Args:
+        channels: Channels of each frame.
+        frames: Number of frames.
+        height: Height of each frame in pixels.
+        width: Width of each frame in pixels.
+    """
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class Spec:
     """Facts about a data set; None where a fact does not apply.
@@ -27,6 +43,7 @@ class Spec:
         channels: Channels of an image.
         height: Height of an image in pixels.
         width: Width of an image in pixels.
+        clip: Size of a clip; its inputs are (B, channels, frames, height, width).
         low: Model input for black, one number per channel; None if inputs are not images.
         high: Model input for white, one number per channel; None if inputs are not images.
         classes: Number of classes.
@@ -54,6 +71,7 @@ class Spec:
     channels: int | None = None
     height: int | None = None
     width: int | None = None
+    clip: Clip | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     classes: int | None = None
@@ -78,7 +96,8 @@ class Files(Protocol):
     """Examples that worker processes decode, e.g. because they do not fit into memory.
 
     A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
-    the file size of each example for the fingerprint.
+    the file size of each example for the fingerprint. So is ``targets() -> Tensor``: the targets of all examples, for
+    tasks that count them, without decoding.
     """
 
     def __len__(self) -> int:

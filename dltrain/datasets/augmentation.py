@@ -34,8 +34,10 @@ class Augmentation:
         magnitude: Strength of these operations, in [0, 30].
         mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.
         cutmix: Parameter of the beta distribution of cutmix's areas; 0 for no cutmix.
+        erase: Side of a square that is set to the mean in each image, in pixels; 0 for no square.
 
-    Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix.
+    Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix, and
+    `dltrain.datasets.cutout` for the square.
     """
 
     flip: bool = False
@@ -52,6 +54,7 @@ class Augmentation:
     magnitude: float = 9.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    erase: int = 0
 
     @property
     def exact(self) -> bool:

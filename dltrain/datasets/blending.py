@@ -46,7 +46,8 @@ class CutMix(nn.Module):
         classes: Number of classes.
 
     Shape:
-        inputs (B, channels, height, width) -> the same; targets (B,) in int64 -> (B, classes) in float32
+        inputs (B, channels, height, width), or (B, channels, frames, height, width) with the same rectangle in all
+        frames -> the same; targets (B,) in int64 -> (B, classes) in float32
 
     Source: Yun et al. 2019, "CutMix: Regularization strategy to train strong classifiers", section 3. Differs: each
     example has its own rectangle.
@@ -60,10 +61,11 @@ class CutMix(nn.Module):
         """Blend the examples of a batch."""
         first, second, order, x, y = uniform(keys, 5).unbind(1)
         side, partner, inputs = (1 - symmetric_beta(first, second, self.alpha)).sqrt(), order.argsort(), batch["inputs"]
-        rows, columns = (_inside(place, side, size) for place, size in zip((y, x), inputs.shape[2:], strict=True))
+        rows, columns = (_inside(place, side, size) for place, size in zip((y, x), inputs.shape[-2:], strict=True))
         pasted = rows[:, :, None] & columns[:, None, :]
         share = 1 - pasted.float().mean((1, 2))
-        mixed = torch.where(pasted[:, None], inputs[partner], inputs)
+        everywhere = pasted.view(len(pasted), *[1] * (inputs.dim() - 3), *pasted.shape[1:])  # in each channel and frame
+        mixed = torch.where(everywhere, inputs[partner], inputs)
         return {**batch, "inputs": mixed, "targets": mix_targets(batch["targets"], partner, share, self.classes)}
 
 

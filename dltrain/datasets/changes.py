@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from dltrain.datasets.augmentation import Augmentation
 from dltrain.datasets.colors import Colors, Fields, Unit
+from dltrain.datasets.cutout import Cutout
 from dltrain.datasets.geometry import Frame, Geometry
 from dltrain.datasets.rand_augment import RandAugment
 
@@ -27,10 +28,12 @@ class Changes(nn.Module):
 
 
 def make_changes(look: Augmentation, frame: Frame, unit: Unit) -> nn.Module | None:
-    """Return the module that geometry, colors and RandAugment make, or None if nothing changes."""
+    """Return geometry, colors, RandAugment and cutout as one module; None if all are disabled."""
     changes: list[nn.Module] = [Geometry(look, frame)] if look.moves else []
     if look.brightness or look.contrast or look.saturation:
         changes.append(Colors(look, unit, tuple(frame.pictures)))
     if look.randaugment:
         changes.append(RandAugment(look.randaugment, look.magnitude, unit, frame))
+    if look.erase:
+        changes.append(Cutout(look.erase))
     return Changes(changes) if len(changes) > 1 else changes[0] if changes else None

@@ -14,13 +14,22 @@ from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Splits
-from dltrain.data.splits import hold_out_stratified
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
 from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.datasets.image_inputs import UNREADABLE, Window, decode_image, read_images
-from dltrain.datasets.image_layout import TEST, TRAIN, VAL, Listing, SkippedFiles, class_names, find_splits, list_images
+from dltrain.datasets.image_layout import (
+    TEST,
+    TRAIN,
+    VAL,
+    Listing,
+    SkippedFiles,
+    class_names,
+    find_splits,
+    list_images,
+    split_listing,
+)
 from dltrain.datasets.images import ImageTransform, image_spec
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
@@ -113,7 +122,7 @@ class ImageFolder:
         }
         for split, fraction in ((TEST, self.test), (VAL, self.validation)):
             if split not in self.folders:
-                self.parts[TRAIN], self.parts[split] = _split(self.parts[TRAIN], fraction)
+                self.parts[TRAIN], self.parts[split] = split_listing(self.parts[TRAIN], fraction)
         augmentation, classes = self.transform.augment, len(self.classes)
         train, val, test = (
             ImageFiles(self.parts[split], self.image_size, self.path, augmentation) for split in (TRAIN, VAL, TEST)
@@ -176,6 +185,10 @@ class ImageFiles:
         for path, _ in self.listing:
             yield path.relative_to(self.root).as_posix(), path.stat().st_size if path.exists() else -1
 
+    def targets(self) -> Tensor:
+        """Return the class of each image."""
+        return torch.tensor([label for _, label in self.listing])
+
     def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
         """Decode an image (size, size, 3) in uint8, and return it with its class."""
         path, label = self.listing[index]
@@ -196,9 +209,3 @@ class ImageFiles:
         pixels, labels = zip(*examples, strict=True)
         stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
         return {"pixels": stacked, "labels": torch.tensor(labels)}
-
-
-def _split(listing: Listing, fraction: float) -> tuple[Listing, Listing]:
-    labels = torch.tensor([label for _, label in listing])
-    kept, held_out = hold_out_stratified(labels, fraction)
-    return [listing[index] for index in kept.tolist()], [listing[index] for index in held_out.tolist()]

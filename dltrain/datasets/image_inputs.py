@@ -44,16 +44,22 @@ def read_images(
 def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool) -> Iterator[Example]:
     for file in files.expand("image files, folders of them, or .npy and .npz files of images", SUFFIXES):
         with file.errors_as_input():
-            content = file.read_bytes()
-            if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
-                for name, pixels in array_inputs.iterate_examples(file, content, shape):
-                    yield name, transform.arrays.to_stored(pixels, "INPUT", name["input"])
-            else:
-                sizes: list[tuple[int, int]] = []
-                crop = partial(_whole, sizes) if whole else None
-                pixels = transform.to_stored_scale(_decode(file, content, shape, crop))
-                named = dict(zip(("width", "height"), *sizes, strict=True)) if sizes else {}
-                yield {"input": file.name, **named}, pixels
+            yield from examples_of_file(file, transform, shape, whole)
+
+
+def examples_of_file(
+    file: InputFile, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
+) -> Iterator[Example]:
+    """Yield the names and pixels of the images of a file, an image or an array of images; see `read_images`."""
+    content = file.read_bytes()
+    if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
+        for name, pixels in array_inputs.iterate_examples(file, content, shape):
+            yield name, transform.arrays.to_stored(pixels, "INPUT", name["input"])
+        return
+    sizes: list[tuple[int, int]] = []
+    pixels = transform.to_stored_scale(_decode(file, content, shape, partial(_whole, sizes) if whole else None))
+    named = dict(zip(("width", "height"), *sizes, strict=True)) if sizes else {}
+    yield {"input": file.name, **named}, pixels
 
 
 def _whole(sizes: list[tuple[int, int]], width: int, height: int) -> Window:
@@ -87,10 +93,14 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
     """
-    upright = read_upright(source, mode)
+    return resize_image(read_upright(source, mode), height, width, crop)
+
+
+def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
+    """Resize an image to bytes (height, width, channels), as `decode_image` does."""
     if crop is not None:
-        return np.asarray(upright.resize((width, height), Image.Resampling.BILINEAR, crop(*upright.size)))
-    return np.asarray(ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR))
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
 
 
 def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:

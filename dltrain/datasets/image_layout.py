@@ -2,10 +2,14 @@
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from dltrain.data.folders import find_files, subfolders
+from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.image_inputs import SUFFIXES
 from dltrain.errors import ConfigError, format_error, suggest
 
@@ -45,23 +49,26 @@ def split_of(name: str, prefixed: bool = False) -> str | None:
     return next(split for split in (TRAIN, VAL, TEST) if match[split])
 
 
-def has_images(folder: Path) -> bool:
-    """Return whether a folder contains an image at any depth."""
-    return any(is_image(file) for file in find_files(folder))
-
-
 def is_image(file: Path) -> bool:
     """Return whether a file has the suffix of an image."""
     return file.suffix.casefold() in SUFFIXES
 
 
-def find_splits(root: Path) -> dict[str, Path]:
+def has_images(folder: Path, wanted: Callable[[Path], bool] = is_image) -> bool:
+    """Return whether a folder contains an image, or another `wanted` file, at any depth."""
+    return any(wanted(file) for file in find_files(folder))
+
+
+def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[str, Path]:
     """Return the folder of each split that has one; ``train`` is `root` if no folder in it is named after a split.
+
+    Args:
+        wanted: Whether a file is an example or a part of one; folders without such files are ignored.
 
     Raises:
         ConfigError: The folder names are ambiguous, or there is no folder for training.
     """
-    folders = [folder for folder in subfolders(root) if has_images(folder)]
+    folders = [folder for folder in subfolders(root) if has_images(folder, wanted)]
     named = _named(folders)
     others = [folder for folder in folders if folder not in named]
     nested = {split for folder, split in named.items() if subfolders(folder)}
@@ -139,3 +146,9 @@ def list_images(root: Path, split: str, classes: list[str], skipped: SkippedFile
             skipped.suffixes.update(file.suffix.casefold() or file.name for file in files if not is_image(file))
             found.extend((file, number) for file in sorted(filter(is_image, files)))
     return found
+
+
+def split_listing(listing: Listing, fraction: float) -> tuple[Listing, Listing]:
+    """Return the examples to keep and those to hold out, with the same fraction of each class."""
+    kept, held_out = hold_out_stratified(torch.tensor([label for _, label in listing]), fraction)
+    return [listing[index] for index in kept.tolist()], [listing[index] for index in held_out.tolist()]

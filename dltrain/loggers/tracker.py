@@ -19,12 +19,13 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from torch import Tensor
 
 from dltrain import redaction
-from dltrain.loggers.film import Film, encode_png
+from dltrain.loggers.film import Film, encode_gif, encode_png, to_pil
 from dltrain.storage import safe_read
 from dltrain.storage.atomic import write_durable
 from dltrain.storage.run_files import EVENTS, METRICS
 
 EVENTS_TIME = re.compile(rf"{EVENTS}\.(\d{{10}})\.(\d{{9}})\.", re.ASCII)  # seconds, nanoseconds
+CLIP_FRAME_MS, CLIP_LAST_FRAME_MS = 150, 700
 RESERVED_NAMES = ("step", "epoch", "split", "non_finite")
 
 
@@ -96,10 +97,13 @@ class Tracker:
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
-        """Show a uint8 picture of shape (3, height, width) in TensorBoard's Images tab."""
-        _, height, width = picture.shape
-        png = encode_png(picture)
-        encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+        """Show a uint8 picture (3, height, width) or animation (frames, 3, height, width) in the tab Images."""
+        height, width = picture.shape[-2:]
+        if picture.dim() == 4:
+            content = encode_gif([to_pil(frame) for frame in picture], CLIP_FRAME_MS, CLIP_LAST_FRAME_MS)
+        else:
+            content = encode_png(picture)
+        encoded = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         self._summary(step, Summary.Value(tag=tag, image=encoded))
 
     def hparams(self, choices: dict[str, Any], metrics: dict[str, float], succeeded: bool = True) -> None:

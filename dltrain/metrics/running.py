@@ -81,6 +81,15 @@ def confusion(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
     return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 
+def class_scores(counts: Tensor) -> dict[str, list[float]]:
+    """Return precision, recall, F1 score and number of examples of each class; a score is 0 where it is undefined."""
+    counts = counts.double()
+    hits, predicted, targets = counts.diag(), counts.sum(0), counts.sum(1)
+    shares = {"precision": hits / predicted, "recall": hits / targets, "f1": 2 * hits / (predicted + targets)}
+    scores: dict[str, list[float]] = {name: value.nan_to_num(0.0).tolist() for name, value in shares.items()}
+    return {**scores, "examples": targets.long().tolist()}
+
+
 def macro_f1(counts: Tensor) -> float:
     """Return the unweighted mean F1 score of the classes that occur as targets or predictions."""
     counts = counts.double()

@@ -24,23 +24,23 @@ class _Segmenter(nn.Module):
     Args:
         network: Network of torchvision whose parts these are, so that its weights fit.
         channels: Channels of the image.
-        auxiliary: Factor of the auxiliary classifier's loss.
+        aux_weight: Weight of the auxiliary classifier's loss.
     """
 
-    def __init__(self, network: Any, channels: int, auxiliary: float) -> None:
+    def __init__(self, network: Any, channels: int, aux_weight: float) -> None:
         super().__init__()
         self.backbone, self.classifier = network.backbone, network.classifier
-        self.aux_classifier, self.auxiliary = network.aux_classifier, auxiliary
+        self.aux_classifier, self.aux_weight = network.aux_classifier, aux_weight
         if channels != 3:
             _read_channels(self.backbone, channels)
 
     def forward(self, x: Tensor) -> Answer:
-        """Return the outputs of each pixel; in training also those of the auxiliary classifier with their factor."""
+        """Return the outputs of each pixel; in training also those of the auxiliary classifier with their weight."""
         features = self.backbone(x)
         answer = _resize(self.classifier(features["out"]), x)
         if self.aux_classifier is None or not self.training:
             return answer
-        return answer, {"aux": (self.auxiliary, _resize(self.aux_classifier(features["aux"]), x))}
+        return answer, {"aux": (self.aux_weight, _resize(self.aux_classifier(features["aux"]), x))}
 
 
 class FCN(_Segmenter):
@@ -52,7 +52,7 @@ class FCN(_Segmenter):
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
         backbone: ``resnet50`` or ``resnet101``.
-        auxiliary: Factor of the loss of an auxiliary classifier of the third stage; 0 for none.
+        aux_weight: Weight of the loss of an auxiliary classifier of the third stage; 0 for none.
 
     Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
     Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; the auxiliary
@@ -60,9 +60,9 @@ class FCN(_Segmenter):
     Differs: as in torchvision, the backbone is dilated, and no earlier features are added.
     """
 
-    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", auxiliary: float = 0.5) -> None:
+    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", aux_weight: float = 0.5) -> None:
         builder = choose("model.backbone", backbone, FCN_BACKBONES)
-        super().__init__(_build(builder, channels, pixel_outputs, auxiliary), channels, auxiliary)
+        super().__init__(_build(builder, channels, pixel_outputs, aux_weight), channels, aux_weight)
 
 
 class DeepLabV3(_Segmenter):
@@ -75,23 +75,23 @@ class DeepLabV3(_Segmenter):
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
         backbone: ``resnet50``, ``resnet101`` or ``mobilenet_v3_large``.
-        auxiliary: Factor of the loss of an auxiliary classifier of earlier features; 0 for none.
+        aux_weight: Weight of the loss of an auxiliary classifier of earlier features; 0 for none.
 
     Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
     Source: Chen, Papandreou, Schroff, Adam 2017, "Rethinking atrous convolution for semantic image segmentation".
     """
 
-    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", auxiliary: float = 0.5) -> None:
+    def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", aux_weight: float = 0.5) -> None:
         builder = choose("model.backbone", backbone, DEEPLAB_BACKBONES)
-        super().__init__(_build(builder, channels, pixel_outputs, auxiliary), channels, auxiliary)
+        super().__init__(_build(builder, channels, pixel_outputs, aux_weight), channels, aux_weight)
 
 
-def _build(builder: Any, channels: int, pixel_outputs: int, auxiliary: float) -> Any:
+def _build(builder: Any, channels: int, pixel_outputs: int, aux_weight: float) -> Any:
     """Return a network of torchvision with random weights."""
     check_sizes(channels=channels, pixel_outputs=pixel_outputs)
-    if auxiliary < 0:
-        raise ConfigError(format_error("model.auxiliary", "a number of at least 0", auxiliary))
-    return builder(weights=None, weights_backbone=None, num_classes=pixel_outputs, aux_loss=auxiliary > 0)
+    if aux_weight < 0:
+        raise ConfigError(format_error("model.aux_weight", "a number of at least 0", aux_weight))
+    return builder(weights=None, weights_backbone=None, num_classes=pixel_outputs, aux_loss=aux_weight > 0)
 
 
 def _read_channels(backbone: nn.Module, channels: int) -> None:

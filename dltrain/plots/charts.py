@@ -85,6 +85,18 @@ def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> No
     axes.axis("off")
 
 
+def captioned_clips(clips: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return an animation of clips above their captions, (frames, 3, H, W): the picture of `captioned` at each frame.
+
+    Args:
+        clips: Floats (N, channels, frames, height, width); each clip is scaled so that it ranges from black to white.
+    """
+    values = clips.detach().cpu().float().nan_to_num()
+    low, high = (end.view(-1, 1, 1, 1, 1) for end in (values.flatten(1).amin(1), values.flatten(1).amax(1)))
+    scaled = ((values - low) / (high - low).clamp(min=1e-12) * 255).round().byte()
+    return torch.stack([captioned(frame, captions) for frame in scaled.unbind(2)])
+
+
 def _visible(pixels: Tensor) -> np.ndarray:
     """Return an image in the form that matplotlib expects: in [0, 1], (height, width) in gray or (height, width, 3)."""
     values = pixels.detach().cpu().float().nan_to_num()

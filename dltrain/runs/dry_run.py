@@ -59,6 +59,8 @@ def prepare_run(
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)
+    if components.task.needs_targets and (note := components.task.fit_targets(training_targets(components, splits))):
+        components.notes = (*components.notes, note)
     batches = build_batches(components, splits)
     if splits.val is not None and (sampled := batches["val"].examples) < (whole := len(splits.val)):
         limited = f"trainer.eval_examples: validation reads the same {sampled:,} of {whole:,} examples each time"
@@ -83,6 +85,19 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
         for split, source in sources.items()
         if source is not None
     }
+
+
+def training_targets(components: Components, splits: Splits) -> Iterator[torch.Tensor]:
+    """Yield the targets of all training examples; files that know them are not decoded."""
+    known = getattr(splits.train.rows, "targets", None)
+    if known is not None:
+        yield known()
+        return
+    batches = source_batches(components, Source(splits.train.rows, splits.train.prepare, plan=splits.train.plan))
+    try:
+        yield from (batch["targets"] for batch in batches)
+    finally:
+        batches.close()
 
 
 class NumbersAsTargets(nn.Module):

@@ -8,7 +8,7 @@ import torch
 
 from dltrain.config import instantiate
 from dltrain.config.compose import Job
-from dltrain.data.spec import Data, Spec
+from dltrain.data.spec import Clip, Data, Spec
 from dltrain.data.tokens import Tokens
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
@@ -48,6 +48,8 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
         if len(shape) == 3:  # an image
             axes = dict(zip(("channels", "height", "width"), shape, strict=True))
             axes |= {"features": axes["channels"] * axes["width"], "length": axes["height"]}
+        elif len(shape) == 4:  # a clip: channels, frames, height, width
+            axes = {"clip": Clip(*shape)}
         elif len(shape) == 2:  # a series
             axes = {"length": shape[0], "features": shape[1], "columns": shape[1]}
         spec = Spec(shape=shape, size=math.prod(shape), **axes)

@@ -94,6 +94,7 @@ class Report:
                 "test": evaluation.metrics,
                 "baselines": evaluation.baselines,
                 **feature_source(loop.task, evaluation),
+                **class_scores(evaluation),
                 "steps": state.step,
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,
@@ -194,6 +195,11 @@ def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
     """Return the features that generated samples were scored with, or an empty dictionary."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
+
+
+def class_scores(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the metrics of each class, or an empty dictionary if there are none."""
+    return {"per_class": evaluation.per_class} if evaluation.per_class else {}
 
 
 def feature_note(features: str) -> str:

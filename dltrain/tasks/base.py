@@ -58,7 +58,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image, uint8 (3, height, width), or a text in Markdown to log."""
+    """An image, uint8 (3, height, width), or frames, (frames, 3, height, width), or a text in Markdown to log."""
 
     tag: str
     image: Tensor | None = None
@@ -74,12 +74,14 @@ class Evaluation:
         baselines: Name of a baseline -> its metrics.
         extra: Data for `Task.show`, which therefore needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
+        per_class: Name of a class -> its metrics.
     """
 
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Goal(NamedTuple):
@@ -162,6 +164,7 @@ class Task(ABC):
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
     soft_targets: ClassVar[bool] = False  # whether the loss accepts class probabilities (B, classes) as targets
+    needs_targets: bool = False  # whether `fit_targets` is to be called
     quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
@@ -211,6 +214,13 @@ class Task(ABC):
         computed in chunks, the field ``rows`` of a chunk (int64, on the CPU) has the positions of its examples in the
         whole batch.
         """
+
+    def fit_targets(self, targets: Iterable[Tensor]) -> str | None:
+        """Learn from the targets of all training examples, such as the numbers of examples of the classes.
+
+        Called once before training if `needs_targets`. Return a note for the user, or None.
+        """
+        return None
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
         """Fit baselines that need training examples, for `evaluate`; return a note for the user, or None.

@@ -1,6 +1,6 @@
 """Classification."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, format_error
-from dltrain.metrics.running import Mean, confusion, macro_f1
+from dltrain.errors import ConfigError, format_error, shorten
+from dltrain.metrics.running import Mean, class_scores, confusion, macro_f1
 from dltrain.plots import charts
 from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.supervised import Supervised
 
 NUM_WORST = 6
+TOP = 5
+BALANCED = "balanced"
+DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
 
 
 @dataclass(eq=False)
@@ -26,9 +29,12 @@ class Classification(Supervised):
 
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
+        class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
+            ``examples / (classes * examples of the class)``, by the training examples; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
 
-    Source: label smoothing, Szegedy et al. 2016, section 7.
+    Source: label smoothing, Szegedy et al. 2016, section 7; balanced weights, King and Zeng 2001, "Logistic regression
+    in rare events data".
     """
 
     soft_targets = True
@@ -39,10 +45,13 @@ class Classification(Supervised):
     class_names: list[str] | None = None
     label_smoothing: float = 0.0
     vocabulary: int | None = None
+    class_weights: str | list[float] | None = None
 
     def __post_init__(self) -> None:
         self.names = name_classes(self.classes, self.class_names)
         self.linear: LinearModel | None = None
+        self.needs_targets = self.class_weights == BALANCED
+        self.weights = check_class_weights(self.class_weights, self.classes)
 
     def facts(self) -> dict[str, Any]:
         """Return one output per class, for the whole example."""
@@ -54,9 +63,23 @@ class Classification(Supervised):
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
-        """Return the mean cross-entropy over the examples."""
+        """Return the mean cross-entropy over the examples, weighted by their classes."""
         targets = batch["targets"]
-        return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), len(targets))
+        if self.weights is None:
+            return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), len(targets))
+        weights = self.weights = self.weights.to(answer.device)
+        each = F.cross_entropy(answer, targets, weights, label_smoothing=self.label_smoothing, reduction="sum")
+        whole = (targets @ weights if targets.is_floating_point() else weights[targets]).sum()
+        return Loss(each / whole.clamp(min=torch.finfo(torch.float32).tiny), whole)
+
+    def fit_targets(self, targets: Iterable[Tensor]) -> str | None:
+        """Compute balanced weights from the classes of the training examples."""
+        counts = sum(torch.bincount(part.cpu(), minlength=self.classes) for part in targets)
+        assert isinstance(counts, Tensor), "a split has at least one example"
+        present = counts > 0
+        self.weights = torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), 0.0)
+        pairs = zip(self.names, self.weights.tolist(), strict=True)
+        return f"class weights: {shorten(', '.join(f'{name} {weight:.3g}' for name, weight in pairs))}"
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit logistic regression on TF-IDF features if the inputs are texts."""
@@ -66,7 +89,7 @@ class Classification(Supervised):
         return self.linear.description
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss, accuracy and macro F1; keep the confusion matrix and the worst errors for `show`."""
+        """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
         scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
@@ -81,7 +104,7 @@ class Classification(Supervised):
                 linear.add(self.linear(batch), targets.cpu())
         baselines = {"TF-IDF logistic regression": linear.read()} if self.linear is not None else {}
         extra = {"confusion": scores.counts.cpu(), "worst": worst}  # inputs, targets, predicted classes, losses
-        return Evaluation(scores.read(), baselines, extra)
+        return Evaluation(scores.read(), baselines, extra, per_class=scores.per_class(self.names))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
@@ -93,19 +116,19 @@ class Classification(Supervised):
         return lines
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the confusion matrix and, for images, a grid of the worst errors."""
+        """Return the confusion matrix and, for images and clips, a grid of the worst errors."""
         media = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names))]
         inputs, targets, predicted, losses = evaluation.extra["worst"]
         wrong = (losses > 0).nonzero().flatten()
-        if inputs.dim() == 4 and inputs.shape[1] in (1, 3) and len(wrong):
+        if inputs.dim() in DRAWN and inputs.shape[1] in (1, 3) and len(wrong):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
-            media.append(Media("worst_mistakes", charts.captioned(inputs[wrong], captions)))
+            media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
         return media
 
 
 class Scores:
-    """Running loss, accuracy and macro F1 of a classifier."""
+    """Running loss, accuracy, macro F1 and scores per class; with more than five classes also top-5 accuracy."""
 
     def __init__(self, classes: int) -> None:
         self.classes, self.mean, self.counts = classes, Mean(), torch.zeros(classes, classes, dtype=torch.int64)
@@ -114,13 +137,37 @@ class Scores:
         """Add a batch; return the loss and the predicted class of each example."""
         each, predicted = F.cross_entropy(logits, targets, reduction="none"), logits.argmax(1)
         self.mean.add(len(targets), loss=each.mean())
+        if self.classes > TOP:
+            hits = (logits.topk(TOP).indices == targets[:, None]).any(1)
+            self.mean.add(len(targets), top5_accuracy=hits.double().mean())
         self.counts = self.counts.to(targets.device) + confusion(targets, predicted, self.classes)
         return each, predicted
 
     def read(self) -> dict[str, float]:
         """Return the metrics."""
+        means = self.mean.read()
         accuracy = int(self.counts.diag().sum()) / int(self.counts.sum())
-        return {**self.mean.read(), "accuracy": accuracy, "macro_f1": macro_f1(self.counts)}
+        top = {name: means.pop(name) for name in ("top5_accuracy",) if name in means}
+        return {**means, "accuracy": accuracy, **top, "macro_f1": macro_f1(self.counts)}
+
+    def per_class(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Return precision, recall, F1 score and number of examples of each class, by its name."""
+        scores = class_scores(self.counts)
+        return {name: {key: values[number] for key, values in scores.items()} for number, name in enumerate(names)}
+
+
+def check_class_weights(weights: str | list[float] | None, classes: int) -> Tensor | None:
+    """Return weights that are given as numbers as a tensor, else None.
+
+    Raises:
+        ConfigError: They are not one number of at least 0 per class, with one above 0.
+    """
+    if weights is None or weights == BALANCED:
+        return None
+    if isinstance(weights, str) or len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
+        expected = f"balanced, or {classes} numbers of at least 0, one per class, not all 0"
+        raise ConfigError(format_error("task.class_weights", expected, weights))
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 def name_classes(classes: int, names: list[str] | None) -> list[str]:

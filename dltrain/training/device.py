@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from dltrain.data.loader import LAYOUTS
 from dltrain.errors import ConfigError, format_error
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -42,8 +43,12 @@ class Device:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Move the model to the device, in its memory layout."""
-        layout = torch.channels_last if self.channels_last else torch.preserve_format
-        return model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        model = model.to(self.device)
+        if self.channels_last:
+            for weight in model.parameters():
+                if weight.dim() in LAYOUTS:
+                    weight.data = weight.data.contiguous(memory_format=LAYOUTS[weight.dim()])
+        return model
 
     def describe(self) -> str:
         """Return device, precision and options in one line."""

@@ -151,11 +151,13 @@ class Loop:
             self._evaluate_and_save(evaluate=True, save=True)
         while not self.stage_is_over:
             self._run_epoch()
+            self.logger.advise(self.current.batches.decoders)
 
     def _run_epoch(self) -> None:
         """Train to the end of the epoch, or of the stage; signals take effect between two steps."""
         state, current = self.state, self.current
-        for group in grouped(current.batches.epoch(state.epoch, state.batch), self.config.accumulate):
+        batches = self.timer.watch(current.batches.epoch(state.epoch, state.batch))
+        for group in grouped(batches, self.config.accumulate):
             step = state.step + 1 - state.stage_start
             final = step >= current.steps
             evaluate = final or current.eval_trigger.fires(step)
@@ -201,7 +203,8 @@ class Loop:
         Raises:
             Diverged: A loss is not finite and ``on_non_finite`` is ``stop``.
         """
-        read = self.runner.read()  # waits for the device
+        with self.timer.reading():
+            read = self.runner.read()  # waits for the device
         self.logger.log_training(self.state.step, self.epoch, read)
         if self.config.on_non_finite == "stop":
             check_losses(read.losses, self.state.step)

@@ -4,13 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from dltrain.tasks.base import Loss
 
+T = TypeVar("T")
 SINGLE_TURN = "train"  # the turn of a task with one turn
 
 
@@ -29,6 +30,8 @@ class Timer:
         self.paused = 0.0
         self.pauses = 0
         self.examples = 0
+        self.for_data = 0.0  # seconds in which this process waited for batches, this session
+        self.for_device = 0.0  # seconds in which it waited for the device to finish its steps, this session
         self.first_step: float | None = None
         self.earlier: dict[str, float] = {}
 
@@ -43,6 +46,36 @@ class Timer:
             self.pauses -= 1
             if not self.pauses:  # a checkpoint within an evaluation counts once
                 self.paused += time.perf_counter() - begun
+
+    def watch(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yield the batches, and measure how long each takes to arrive; nothing waits for the device."""
+        while True:
+            begun = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.for_data += time.perf_counter() - begun
+            yield batch
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Measure how long a copy from the device takes, which waits for all steps that are not finished."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.for_device += time.perf_counter() - begun
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds in which there was no work because of missing data, this session.
+
+        This process runs ahead of the device. What it waits for the device at the next reading, it could also have
+        waited for data before, without a delay.
+        """
+        return max(0.0, self.for_data - self.for_device)
 
     def begin(self) -> None:
         """Start the training time."""

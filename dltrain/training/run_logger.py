@@ -1,6 +1,7 @@
 """Logging of a run: metrics, images and text for TensorBoard, and the progress line."""
 
 import math
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # at least so much waiting for data is worth an advice
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 
 
@@ -31,20 +33,26 @@ class RunLogger:
     metric: float | None = None  # the latest value of the monitored metric
     last_progress: float = 0.0
     first_step: int = 0  # step at which this session started
-    last_log: tuple[int, float] = (0, 0.0)  # examples and training seconds at the last log
+    last_log: tuple[int, float, float] = (0, 0.0, 0.0)  # examples, training seconds and idle seconds at the last log
+    advised: bool = False  # whether the advice on waiting for data was given
 
     def begin(self, state: TrainState) -> None:
         """Start a session at this state."""
         self.first_step = state.step
-        self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0))
+        self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0), 0.0)
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
         """Log training values with throughput and memory; the device has finished the steps of these values."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
-        examples, seconds = self.timer.examples, self.timer.training_seconds()
-        rate = (examples - self.last_log[0]) / max(seconds - self.last_log[1], 1e-9)
-        self.last_log = (examples, seconds)
-        measured = {"throughput/samples_per_s": rate, "memory/peak_mb": peak_memory_mb(self.device)}
+        now = (self.timer.examples, self.timer.training_seconds(), self.timer.idle_seconds)
+        examples, seconds, idle = (value - before for value, before in zip(now, self.last_log, strict=True))
+        self.last_log = now
+        seconds = max(seconds, 1e-9)
+        measured = {
+            "throughput/samples_per_s": examples / seconds,
+            "throughput/data_wait": min(1.0, max(0.0, idle / seconds)),
+            "memory/peak_mb": peak_memory_mb(self.device),
+        }
         self.tracker.scalars(step, epoch, "train", read.logged | measured)
         if read.losses:
             self.loss = sum(read.losses.values())
@@ -78,6 +86,22 @@ class RunLogger:
                 self.tracker.image(f"{item.tag}/{split}", item.image, step)
             if item.text is not None:
                 self.tracker.text(f"{item.tag}/{split}", item.text, step)
+
+    def advise(self, workers: int | None) -> None:
+        """Say once if training waited long for data that worker processes could read; called after an epoch.
+
+        Args:
+            workers: Processes that decode the examples; None if no examples are decoded.
+        """
+        idle = self.timer.idle_seconds
+        share = idle / max(self.timer.training_seconds() - self.timer.earlier.get("training_seconds", 0.0), 1e-9)
+        if self.advised or workers is None or idle < LONG_WAIT_S or share < LARGE_SHARE:
+            return
+        self.advised = True
+        hint = "Store files of about the size in pixels that data.image_size asks for"
+        if workers < (os.cpu_count() or 1):
+            hint = f"Raise data.workers (now {workers}; this machine has {os.cpu_count()} CPU cores)"
+        self.console.info(f"{share:.0%} of the training time was spent waiting for data. {hint}.")
 
     def progress_due(self) -> bool:
         """Return whether the progress line may be updated again."""

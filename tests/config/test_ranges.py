@@ -20,6 +20,7 @@ FACTS: dict[str, Any] = {
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},
     **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
     **{"target_names": ["y"], "each_step": False, "causal": False},
+    "clip": {"channels": 3, "frames": 4, "height": 8, "width": 8},
     "tokens": {"size": 11, "encode": list, "decode": str},
     **{"lags": None, "series_names": None},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
@@ -62,8 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
         (folder / "pictures" / name).mkdir(parents=True)
         (folder / "pictures" / name / "1.png").touch()
     return {
-        "image_masks": str(own_files["image_masks"]),
-        "detection_folder": str(own_files["detection_folder"]),
+        **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
         "npz": str(folder / "a.npz"),
         "csv": str(folder / "a.csv"),
         "image_folder": str(folder / "pictures"),

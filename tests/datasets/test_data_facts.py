@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from example_files import write_clips, write_pixels
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -16,16 +17,37 @@ from dltrain.storage.checkpoint_format import load_error
 
 FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-BUILT_IN = ("timeseries", "digits", "mnist", "fashion_mnist", "cifar10", "text", "gates", "ring", "shapes")
-FROM_FILES = ("npz", "image_folder", "image_masks", "detection_folder", "csv", "text_table")
+BUILT_IN = (
+    "timeseries",
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "text",
+    "gates",
+    "ring",
+    "shapes",
+    "moving_shapes",
+)
+FROM_FILES = (
+    "npz",
+    "pixels_csv",
+    "video_folder",
+    "image_folder",
+    "image_masks",
+    "detection_folder",
+    "csv",
+    "text_table",
+)
 
 
-def read_yaml(name):
+def read_yaml(name, fast=False):
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
     arguments = {key: value for key, value in config.items() if key != "defaults" and not key.startswith("_")}
     arguments |= {"augment": None} if "augment" in arguments else {}
+    arguments |= {"clips": 40} if "clips" in arguments and fast else {}
     return config, getattr(importlib.import_module(module), attribute), arguments
 
 
@@ -58,6 +80,12 @@ def write_user_data(name, folder):
                 (folder / part).mkdir(exist_ok=True)
                 Image.new(mode, (9, 7), 1).save(folder / part / f"{number}.png")
         Image.new("L", (9, 7)).save(folder / "masks" / "0.png")
+        return str(folder)
+    if name == "pixels_csv":
+        write_pixels(folder / "a.csv", 6, 20, 4)
+        return str(folder / "a.csv")
+    if name == "video_folder":
+        write_clips(folder, 20, 5, (9, 7))
         return str(folder)
     for number in range(20):
         path = folder / "pictures" / "ab"[number % 2] / f"{number}.png"
@@ -96,9 +124,11 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
     assert provided_facts(data) and provided_facts(data) <= set(config["_provides_"])
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", "shapes", *FROM_FILES])
+@pytest.mark.parametrize(
+    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", *FROM_FILES]
+)
 def test_batches_match_the_provided_facts(name, tmp_path):
-    _, target, arguments = read_yaml(name)
+    _, target, arguments = read_yaml(name, fast=True)
     data = target(**arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)})
     splits = data.load()
     for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
@@ -125,9 +155,11 @@ def test_batches_match_the_provided_facts(name, tmp_path):
             assert targets.dtype == torch.int64 and targets.dim() == 1 and int(targets.max()) < spec.classes
 
 
-@pytest.mark.parametrize("name", ["timeseries", "digits", "text", "gates", "ring", "shapes", *FROM_FILES])
+@pytest.mark.parametrize(
+    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", *FROM_FILES]
+)
 def test_loading_twice_gives_identical_batches(name, tmp_path):
-    _, target, arguments = read_yaml(name)
+    _, target, arguments = read_yaml(name, fast=True)
     arguments = arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)}
     one, other = (next(iter(Batches(target(**arguments).load().train, 8, training=True))) for _ in range(2))
     assert all(torch.equal(one[key], other[key]) for key in one)

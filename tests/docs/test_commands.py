@@ -16,11 +16,12 @@ from dltrain.cli.main import main
 from dltrain.cli.verbs import VERBS
 from dltrain.config import compose
 
+USAGES = ("Training", "PublicTest", "PrivateTest")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
-SLOW = re.compile(r"movie_reviews|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
+SLOW = re.compile(r"KINETICS|movie_reviews|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
@@ -32,6 +33,8 @@ SHORT = {
     "detection_folder": ["data.batch_size=5"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
+    "moving_shapes": ["data.clips=80"],
+    "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
 }
@@ -67,6 +70,9 @@ def here(
         Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
     shutil.copytree(own_files["detection_folder"], "crossings")
+    shutil.copytree(own_files["video_folder"], "clips")
+    shutil.copytree(own_files["video_folder"], "new_clips")
+    write_emotions(tmp_path / "emotions.csv")
     shutil.copytree(own_files["image_masks"], "scans")
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
     write_voc(own_files["image_masks"], tmp_path / "VOC2012")
@@ -80,6 +86,11 @@ def here(
     yield tmp_path
     for name in [name for name in sys.modules if name.startswith("my_")]:
         del sys.modules[name]
+
+
+def write_emotions(path: Path) -> None:
+    rows = [f"{n % 7},{' '.join(str(n % 256) for _ in range(144))},{usage}" for n in range(70) for usage in USAGES]
+    path.write_text("emotion,pixels,Usage\n" + "\n".join(rows) + "\n")
 
 
 def write_voc(scans: Path, root: Path) -> None:
@@ -120,6 +131,10 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     if "crossings" in line:
         small = ["model.backbone=narrow", "model.fpn_width=32"]
         return ["model=fcos", *small, *small_data("detection_folder"), "trainer.max_steps=1"]
+    if "new_clips" in line:
+        return ["model=cnn_lstm", *small_data("video_folder"), "trainer.max_steps=2"]
+    if "emotions" in line:
+        return ["model=mlp", *small_data("pixels_csv"), "trainer.max_steps=2"]
     if "new_scans" in line:
         return ["model=unet", "model.hidden_size=[8,16]", *small_data("image_masks"), "trainer.max_steps=2"]
     if re.search(r"INPUT|new\.csv|other\.csv", line):

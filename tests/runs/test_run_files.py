@@ -101,7 +101,16 @@ def test_training_logs_and_evaluations_follow_their_intervals(classification_run
 
 # --- TensorBoard ----------------------------------------------------------------------------------------------------
 
-SCALARS = {"loss/train", "loss/val", "loss/test", "lr", "grad/norm", "throughput/samples_per_s", "memory/peak_mb"}
+SCALARS = {
+    "loss/train",
+    "loss/val",
+    "loss/test",
+    "lr",
+    "grad/norm",
+    "throughput/samples_per_s",
+    "throughput/data_wait",
+    "memory/peak_mb",
+}
 # For each run, the tags of metrics, of images with a split, of images without a split, and of texts.
 TAGS = {
     "classification_run": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),

@@ -108,6 +108,33 @@ def test_frozen_modules_and_their_running_statistics_do_not_change(
         assert changed == set(record["new"])
 
 
+# Networks of images -> overrides that keep them small.
+NETWORKS = {
+    **{
+        "cnn": ["model.blocks=[{channels: 4, pool: max}]", "model.hidden_size=[8]", "model.norm=batch"],
+        "resnet20": [],
+        "lenet5": [],
+    },
+    **{"resnet18": ["model.stem=small"], "googlenet": ["model.stem=small"]},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ("cnn", "resnet20") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
+def test_every_weight_and_statistic_of_a_frozen_network_stays_except_the_head(
+    name: str, train: Train, data_root: Path
+) -> None:
+    common = [f"model={name}", *NETWORKS[name], f"data.root={data_root}", "data.batch_size=18"]
+    source = train(*common, "data=mnist", "trainer.max_steps=2")
+    frozen = ["transfer=freeze", f"transfer.weights={source.folder}", "regularization.weight_decay=0.1"]
+    run = train(*common, "data=fashion_mnist", "augment=affine", *frozen, "trainer.epochs=2")
+    record, there, here = read(run.folder / "transfer.json"), weights(source.folder), weights(run.folder, "last.pt")
+    assert {name for name in there if here[name] != there[name]} == set(record["new"])
+    assert len(record["new"]) == (6 if name == "googlenet" else 2)  # with two auxiliary heads
+    assert any("running_mean" in weight for weight in there) == (name != "lenet5")
+
+
 GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "trainer.keep_last=100"]
 
 

@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from dltrain.errors import ConfigError
 from dltrain.tasks.classification import NUM_WORST, Classification
 
 CLASSES = 5
@@ -41,6 +50,61 @@ def test_metrics_over_batches_of_different_sizes_equal_scikit_learn_and_torchmet
     for batch in batches(logits, targets):
         reference.update(batch["inputs"], batch["targets"])
     assert metrics["accuracy"] == pytest.approx(reference.compute().item(), rel=1e-6)
+
+
+def test_scores_of_each_class_and_top_5_accuracy_equal_scikit_learn() -> None:
+    classes, generator = 9, torch.Generator().manual_seed(1)
+    targets = torch.randint(classes - 2, (sum(SIZES),), generator=generator)  # two classes without examples
+    logits = torch.randn(len(targets), classes, generator=generator)
+    logits[:, -1] = -9.0  # never predicted
+    evaluation = Classification(classes).evaluate(nn.Identity(), batches(logits, targets))
+    truth, predicted = targets.numpy(), logits.argmax(1).numpy()
+    top = top_k_accuracy_score(truth, logits.numpy(), k=5, labels=range(classes))
+    assert evaluation.metrics["top5_accuracy"] == pytest.approx(top, rel=1e-6)
+    expected = precision_recall_fscore_support(truth, predicted, labels=range(classes), zero_division=0)
+    found = [[scores[key] for scores in evaluation.per_class.values()] for key in ("precision", "recall", "f1")]
+    np.testing.assert_allclose(found, expected[:3], rtol=1e-12)
+    assert [scores["examples"] for scores in evaluation.per_class.values()] == expected[3].tolist()
+    assert list(evaluation.per_class) == [str(number) for number in range(classes)]
+
+
+def test_with_five_classes_there_is_no_top_5_accuracy() -> None:
+    evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(*examples()))
+    assert "top5_accuracy" not in evaluation.metrics
+
+
+def test_balanced_weights_equal_scikit_learn() -> None:
+    targets = torch.tensor([0] * 30 + [1] * 6 + [3] * 15)  # class 2 has no examples
+    task = Classification(4, ["ant", "bee", "cat", "dog"], class_weights="balanced")
+    note = task.fit_targets(targets.split(SIZES))
+    expected = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=targets.numpy())
+    assert task.weights is not None
+    torch.testing.assert_close(task.weights[[0, 1, 3]], torch.tensor(expected, dtype=torch.float32))
+    assert task.weights[2] == 0
+    assert note == "class weights: ant 0.567, bee 2.83, cat 0, dog 1.13"
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_weighted_loss_equals_torch_and_its_parts_average_to_that_of_the_whole(smoothing: float) -> None:
+    logits, targets = examples()
+    weights = [0.5, 2.0, 0.0, 1.0, 3.0]
+    task = Classification(CLASSES, label_smoothing=smoothing, class_weights=weights)
+    loss = task.loss(nn.Identity(), {"inputs": logits, "targets": targets}, 0.0)
+    expected = F.cross_entropy(logits, targets, torch.tensor(weights), label_smoothing=smoothing)
+    torch.testing.assert_close(loss.total, expected)
+    parts = [task.loss(nn.Identity(), batch, 0.0) for batch in batches(logits, targets)]
+    whole = sum(part.total * part.weight for part in parts) / sum(part.weight for part in parts)
+    torch.testing.assert_close(whole, expected)
+    shares = {"inputs": logits, "targets": F.one_hot(targets, CLASSES).float()}
+    torch.testing.assert_close(task.loss(nn.Identity(), shares, 0.0).total, expected)
+    metrics = task.evaluate(nn.Identity(), batches(logits, targets)).metrics
+    assert metrics == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
+
+
+@pytest.mark.parametrize("weights", ["even", [1.0, 2.0], [1.0, -1.0, 1.0, 1.0, 1.0], [0.0] * CLASSES, []])
+def test_wrong_class_weights_are_rejected(weights: str | list[float]) -> None:
+    with pytest.raises(ConfigError, match=r"task.class_weights: expected balanced, or 5 numbers of at least 0"):
+        Classification(CLASSES, class_weights=weights)
 
 
 def test_label_smoothing_is_used_only_in_training() -> None:

@@ -101,7 +101,7 @@ def test_every_layer_logs_its_loss_learning_rate_and_metric(
     assert rates == {0.002}
     watched = [name for line in lines(outcome, "val") for name in line if name.startswith(("reconstruction", "acc"))]
     assert watched == [f"reconstruction_layer{n}" for n in (1, 1, 2, 2, 3, 3)] + ["accuracy"] * 2
-    assert {"loss", "accuracy", "macro_f1"} == set(outcome.result["test"])
+    assert {"loss", "accuracy", "top5_accuracy", "macro_f1"} == set(outcome.result["test"])
 
 
 @pytest.mark.parametrize("method", ["contrastive_divergence", "denoising"])

@@ -21,10 +21,11 @@ from dltrain.training.device import DTYPES, Device
 
 OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for these CPUs
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
-NAMES = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-MODELS = [
-    name for name in NAMES if not name.startswith("resnet") or name == "resnet20"
-]  # the other resnets have the same layers
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
+# Networks of torchvision and larger residual networks have the same layers as others.
+MODELS = [name for name in NAMES if "torchvision" not in (CONF / "model" / f"{name}.yaml").read_text()]
+MODELS = [name for name in MODELS if not name.startswith("resnet") or name == "resnet20"]
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
@@ -194,11 +195,22 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
+def natural_data(model: str) -> str:
+    """Return a data set that the model can read, from the facts and the task that its YAML file names."""
+    written = (CONF / "model" / f"{model}.yaml").read_text()
+    signs = {
+        "task: segmentation": "shapes",
+        "task: detection": "shapes",
+        "${spec.horizon}": "timeseries",
+        "gpt.GPT": "text",
+    }
+    return next((data for sign, data in signs.items() if sign in written), "digits")
+
+
 def check_all_models(
     code: str, isa: str, kinds: list[str], small_data: Callable[[str], list[str]], folder: Path, *more: str
 ) -> None:
-    drawn = dict.fromkeys(("unet", "fcos", "retinanet", "ssdlite", "fasterrcnn"), "shapes")
-    data = {model: {"gpt": "text", **drawn}.get(model, "digits") for model in MODELS}
+    data = {model: natural_data(model) for model in MODELS}
     commands = [
         [
             f"model={model}",

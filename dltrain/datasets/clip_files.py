@@ -1,0 +1,153 @@
+"""Clips as folders of frames and as video files: which frames of them are read, and how."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dltrain.data.folders import find_files, is_leftover
+from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, resize_image
+from dltrain.datasets.image_layout import is_image
+from dltrain.errors import ConfigError
+from dltrain.keyed_random import draw
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+Choose = Callable[[int], list[int]]  # the positions of the frames to read, in ascending order, for their number
+
+
+def is_video(file: Path) -> bool:
+    """Return whether a file has the suffix of a video."""
+    return file.suffix.casefold() in VIDEO_SUFFIXES
+
+
+def is_frame_or_video(file: Path) -> bool:
+    """Return whether a file is a frame of a clip or a whole clip, by its suffix."""
+    return is_image(file) or is_video(file)
+
+
+def natural_order(path: Path) -> list[Any]:
+    """Return the sort key of a path by which 2 comes before 10."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), part) if number % 2 else part.casefold() for number, part in enumerate(parts)]
+
+
+def find_clips(root: Path) -> dict[Path, int]:
+    """Return each clip below a folder, in order: a folder with its number of frames, or a video file with 0."""
+    files = list(filter(is_frame_or_video, find_files(root)))
+    found = Counter(file.parent for file in files if is_image(file)) | dict.fromkeys(filter(is_video, files), 0)
+    return {clip: found[clip] for clip in sorted(found, key=natural_order)}
+
+
+def check_video_reader(clips: list[Path], key: str) -> None:
+    """Raise ConfigError if there is a video file but no package to read it."""
+    if (video := next(filter(is_video, clips), None)) and find_spec("av") is None:
+        hint = "Install it with pip install 'dltrain[video]', or use a folder of frames for each clip"
+        raise ConfigError(f"{key}: not supported because reading {video} needs the package av. {hint}.")
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """Return the frames of a clip in their order."""
+    files = (entry for entry in folder.iterdir() if is_image(entry) and not is_leftover(entry.name))
+    return sorted(files, key=natural_order)
+
+
+class ClipView(NamedTuple):
+    """Which part of a clip is read.
+
+    Args:
+        channels: Channels of a frame.
+        frames: Frames to read.
+        stride: Distance of these frames in the clip.
+        size: Height and width of the result in pixels.
+    """
+
+    channels: int
+    frames: int
+    stride: int
+    size: int
+
+    def positions(self, total: int, moment: float | None) -> list[int]:
+        """Return the positions of the frames to read; a clip that is too short ends with repetitions of its last frame.
+
+        Args:
+            total: Number of frames of the clip.
+            moment: From 0 to below 1, for a start between the first and the last possible one; None for the middle.
+        """
+        spare = max(0, total - 1 - (self.frames - 1) * self.stride)
+        start = spare // 2 if moment is None else int(moment * (spare + 1))
+        return [min(start + number * self.stride, total - 1) for number in range(self.frames)]
+
+
+def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, key: int | None = None) -> np.ndarray:
+    """Decode a clip to bytes (frames, size, size, channels).
+
+    Each frame is scaled without distortion until it covers the square, and cropped at the center. With a key, the
+    start of the clip and, if `look` has one, the crop are random, the crop the same for all frames.
+
+    Raises:
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The clip cannot be read.
+    """
+    drawn = None if key is None else draw(key, 5)
+    choose = partial(view.positions, moment=None if drawn is None else drawn[4])
+    sizes: set[tuple[int, int]] = set()
+    crop = partial(_window, sizes, look, drawn)
+    if is_video(path):
+        return np.stack([resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)])
+    files = frame_files(path)
+    if not files:
+        raise ValueError("it has no frames")
+    chosen, decoded = choose(len(files)), dict[int, np.ndarray]()
+    for position in dict.fromkeys(chosen):
+        try:
+            frame = decode_image(files[position], MODES[view.channels], view.size, view.size, crop)
+        except UNREADABLE as error:
+            raise ValueError(f"{files[position].name}: {error}") from error
+        decoded[position] = frame.reshape(view.size, view.size, view.channels)
+    return np.stack([decoded[position] for position in chosen])
+
+
+def _window(
+    sizes: set[tuple[int, int]], look: Augmentation | None, drawn: list[float] | None, width: int, height: int
+) -> Window:
+    """Return the part of a frame to keep: a square at the center, or the random crop of the clip."""
+    sizes.add((width, height))
+    if len(sizes) > 1:
+        shown = " and ".join(f"{across} x {along}" for across, along in sorted(sizes))
+        raise ValueError(f"its frames have different sizes: {shown} pixels")
+    if look is None or drawn is None or look.min_area == 1:
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+    left, top, across, along = map(float, crop_window(look, drawn[:4], height, width, height / width))
+    return left, top, left + across * width, top + along * height
+
+
+def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
+    """Yield the chosen frames of a video file as images. The file is decoded from its beginning on."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            total = sum(packet.size > 0 for packet in container.demux(video=0))
+        chosen = choose(max(1, total))
+        with av.open(str(path)) as container:
+            last, read = None, 0
+            for position, frame in enumerate(container.decode(video=0)):
+                last = frame
+                while read < len(chosen) and chosen[read] <= position:
+                    yield frame.to_image().convert(MODES[view.channels])
+                    read += 1
+                if read == len(chosen):
+                    return
+    except (av.FFmpegError, IndexError) as error:
+        raise ValueError(str(error)) from error
+    if last is None:
+        raise ValueError("it has no frames")
+    for _ in range(len(chosen) - read):  # fewer frames than packets
+        yield last.to_image().convert(MODES[view.channels])

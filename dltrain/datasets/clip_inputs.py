@@ -1,0 +1,47 @@
+"""User-provided clips: folders of frames, folders of such folders, and video files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dltrain.data.inputs import STANDARD_INPUT, InputFile, InputFiles
+from dltrain.data.spec import Inputs
+from dltrain.datasets.array_inputs import Example, stack_examples
+from dltrain.datasets.clip_files import ClipView, check_video_reader, decode_clip, find_clips, is_video
+from dltrain.datasets.image_inputs import UNREADABLE
+from dltrain.errors import ConfigError, format_error
+
+EXPECTED = "a folder of frames, a folder of clips, or a video file"
+
+
+def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
+    """Read the middle of each clip in the frames and the size of a data set.
+
+    Args:
+        files: Folders of frames, folders with such folders or video files at any depth, and video files.
+        view: The part of a clip that is read.
+    """
+    return stack_examples(_examples(files, view), files.batch_size, "pixels")
+
+
+def _examples(files: InputFiles, view: ClipView) -> Iterator[Example]:
+    if files.text is not None or not files.names:
+        next(files.expand(EXPECTED))  # raises the error
+    for number, name in enumerate(files.names, 1):
+        file = InputFile(number, name)
+        with file.errors_as_input():
+            for clip in _clips(file):
+                try:
+                    pixels = decode_clip(clip, view)
+                except UNREADABLE as error:
+                    raise ConfigError(format_error("INPUT", f"a readable clip at {clip}", str(error))) from error
+                yield {"input": str(clip)}, pixels.transpose(3, 0, 1, 2)
+
+
+def _clips(file: InputFile) -> list[Path]:
+    if file.name == STANDARD_INPUT:
+        raise ConfigError("INPUT: not supported because clips are read from files. Pass their path.")
+    clips = list(find_clips(file.path)) if file.path.is_dir() else [file.path] if is_video(file.path) else []
+    if not clips:
+        raise ConfigError(format_error("INPUT", EXPECTED, file.name))
+    check_video_reader(clips, "INPUT")
+    return clips

@@ -1,0 +1,41 @@
+"""Cutout, which erases a square of each training image."""
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.keyed_random import mix, uniform
+
+Fields = dict[str, Tensor]
+LANE = 301  # added to keys, so that these numbers do not depend on those of other changes
+
+
+class Cutout(nn.Module):
+    """Set a square of each image to zero, the mean of normalized pixels.
+
+    The center of the square is a random pixel of the image, so that a part of the square may lie outside.
+
+    Args:
+        side: Side of the square in pixels, at least 1.
+
+    Shape:
+        inputs (B, channels, height, width) -> the same
+
+    Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout", section 3.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, batch: Fields, keys: Tensor) -> Fields:
+        """Erase a square of each image."""
+        images = batch["inputs"]
+        down, right = uniform(mix(keys + LANE), 2).unbind(1)
+        rows, columns = (self._erased(*part) for part in ((down, images.shape[2]), (right, images.shape[3])))
+        return {**batch, "inputs": images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0.0)}
+
+    def _erased(self, drawn: Tensor, size: int) -> Tensor:
+        """Return which rows or columns of each image are erased, bool (B, size)."""
+        first = (drawn * size).long() - self.side // 2
+        places = torch.arange(size, device=drawn.device)
+        return (places >= first[:, None]) & (places < first[:, None] + self.side)

@@ -1,0 +1,132 @@
+"""Clips of a moving shape, drawn instead of read. The class is the kind of motion."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dltrain.data.checks import at_least
+from dltrain.data.spec import Clip, Splits
+from dltrain.data.splits import held_out_size
+from dltrain.datasets.clips import clip_spec, clip_splits, prepare_clips
+from dltrain.datasets.images import ImageTransform
+from dltrain.errors import ConfigError
+from dltrain.keyed_random import uniform
+
+MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
+MIRRORED = ("flip", "flip_vertical")  # they turn one motion into another
+FORMS = 3  # bar, triangle, corner
+SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
+DRAWN = 12  # uniform numbers per clip, before those of the noise
+NOISE = 30  # gray levels
+CHUNK = 128  # clips drawn at once
+VALIDATION, TEST = 0.1, 0.2
+
+
+class MovingShapes:
+    """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
+
+    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns by half a circle in
+    either direction, grows to twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at
+    random, but a changing angle or size runs through its whole range, and the frames are evenly spaced from a random
+    moment on. So a single frame at a random moment has the same distribution for each motion, and does not reveal it.
+
+    Args:
+        clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
+        frames: Frames of a clip, at least 1.
+        image_size: Height and width of the frames in pixels, at least 1.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
+        std: Divisor of the pixels after that, above 0.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`. Flips are rejected.
+        batch_size: Examples per step, at least 1.
+        workers: Unused: the clips stay in memory.
+    """
+
+    def __init__(
+        self,
+        clips: int = 4000,
+        frames: int = 8,
+        image_size: int = 24,
+        mean: float | list[float] = 0.25,
+        std: float | list[float] = 0.15,
+        augment: dict[str, Any] | list[str] | None = None,
+        batch_size: int = 32,
+        workers: int = 0,
+    ) -> None:
+        self.clips = at_least("data.clips", clips, len(MOTIONS))
+        self.frames = at_least("data.frames", frames, 1)
+        self.image_size = at_least("data.image_size", image_size, 1)
+        self.transform = ImageTransform(1, mean, std, augment)
+        for name in MIRRORED:
+            if getattr(self.transform.augment, name):
+                reason = "a mirrored motion belongs to another class"
+                raise ConfigError(f"augment.{name}: not supported by data=moving_shapes because {reason}")
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.prepare = prepare_clips(self.transform)
+        self.spec = clip_spec(Clip(1, frames, image_size, image_size), MOTIONS)
+
+    def load(self) -> Splits:
+        """Draw all clips and split them."""
+        rows = draw_clips(self.clips, self.frames, self.image_size)
+        val, test = (held_out_size(self.clips, share) for share in (VALIDATION, TEST))
+        sizes = [self.clips - val - test, val, test]
+        parts = zip(*(values.split(sizes) for values in rows.values()), strict=True)
+        return clip_splits(self.transform, self.spec, *(dict(zip(rows, part, strict=True)) for part in parts))
+
+
+def draw_clips(count: int, frames: int, size: int) -> dict[str, Tensor]:
+    """Return ``pixels`` (count, 1, frames, size, size) and ``labels`` (count,), both in uint8."""
+    numbers = torch.arange(count)
+    pixels = torch.cat([_draw(part, frames, size) for part in numbers.split(CHUNK)])
+    return {"pixels": pixels[:, None], "labels": (numbers % len(MOTIONS)).byte()}
+
+
+def _draw(numbers: Tensor, frames: int, size: int) -> Tensor:
+    """Return the clips with these numbers, (count, frames, size, size) in uint8."""
+    drawn = uniform(numbers, DRAWN + frames * size * size)
+    form, shade, level, moment, *path = drawn[:, :DRAWN, None].unbind(1)
+    noise = drawn[:, DRAWN:].view(-1, frames, size, size)
+    moments = (torch.arange(frames) + moment) / frames
+    places = _path(numbers % len(MOTIONS), moments, path)
+    covered = _cover((form * FORMS).floor(), *places, size=size)
+    background = 30 + 50 * shade[..., None, None]
+    levels = background + (140 + 60 * level[..., None, None] - background) * covered + NOISE * (noise - 0.5)
+    return levels.clamp(0, 255).byte()
+
+
+def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return x, y, angle and radius at each moment, all (count, frames); lengths as shares of the picture.
+
+    Args:
+        motion: Index into `MOTIONS`, (count,).
+        moments: From 0 to 1, (count, frames).
+        drawn: Uniform numbers (count, 1): place, angle, size and speed.
+    """
+    x, y, angle, size, speed, *_ = drawn
+    step = (motion[:, None, None] == torch.arange(len(MOTIONS))).float().unbind(-1)
+    left, right, up, down, clockwise, counter, grow, shrink = step
+    moved = (0.4 + 0.3 * speed) * moments
+    angle = (1 - clockwise - counter) * angle + clockwise * moments + counter * (1 - moments)
+    size = (1 - grow - shrink) * size + grow * moments + shrink * (1 - moments)
+    radius = SMALLEST * (LARGEST / SMALLEST) ** size
+    return x + (right - left) * moved, y + (down - up) * moved, torch.pi * (angle - 0.5), radius
+
+
+def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:
+    """Return how much of each pixel a shape covers, (count, frames, size, size), from 0 to 1."""
+    x, y, angle, radius, form = (value[..., None, None] for value in (x, y, angle, radius, form))
+    places = (torch.arange(size) + 0.5) / size
+    across, down = (places - x + 0.5) % 1 - 0.5, (places[:, None] - y + 0.5) % 1 - 0.5  # what leaves enters again
+    along = (across * angle.cos() + down * angle.sin()) / radius
+    upward = (down * angle.cos() - across * angle.sin()) / radius
+    bar = _box(along, upward, 0.0, 0.0, 1.0, 0.35)
+    triangle = torch.maximum((2 * along.abs() + upward - 1) / 5**0.5, -upward - 0.5)
+    corner = torch.minimum(_box(along, upward, 0.25, -0.25, 0.75, 0.25), _box(along, upward, -0.25, 0.25, 0.25, 0.75))
+    distance = torch.where(form == 0, bar, torch.where(form == 1, triangle, corner)) * radius * size
+    return (0.5 - distance).clamp(0, 1)
+
+
+def _box(along: Tensor, upward: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
+    """Return the distance to the edge of a box, negative inside; a bound outside of its corners."""
+    return torch.maximum((along - x).abs() - half_width, (upward - y).abs() - half_height)

@@ -1,0 +1,131 @@
+"""Rows of a CSV file that hold a square picture as a text of gray values, as in FER-2013."""
+
+import csv
+import math
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dltrain.data.bad_samples import BadSamples
+from dltrain.errors import ConfigError, format_error, shorten, suggest
+
+MAX_CELL = 2**26  # characters: pictures of about 4,000 x 4,000 pixels
+DELIMITERS = ",;\t"
+
+
+class Columns(NamedTuple):
+    """Names of columns; None for one that is not read.
+
+    Args:
+        pixels: Gray values, separated by spaces.
+        column: Class.
+        usage: Split.
+    """
+
+    pixels: str
+    column: str | None = None
+    usage: str | None = None
+
+
+class PixelRow(NamedTuple):
+    """One row: its line, its picture (side, side) in uint8, and the text of its class and split."""
+
+    line: int
+    pixels: np.ndarray
+    label: str
+    usage: str
+
+
+def read_rows(
+    lines: Iterable[str], path: Path, columns: Columns, bad: BadSamples | None = None, side: int | None = None
+) -> Iterator[PixelRow]:
+    """Yield the rows of a file.
+
+    Args:
+        lines: Lines of the file, the names of the columns first.
+        path: The file, for messages.
+        columns: Columns to read.
+        bad: Policy for rows that cannot be read; None rejects them.
+        side: Height and width of the pictures in pixels; None for that of the first row.
+
+    Raises:
+        ConfigError: A column is missing, or a row cannot be read and may not be skipped; the message names the line.
+    """
+    csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
+    bad = bad or BadSamples()
+    lines = iter(lines)
+    first = next(lines, "")
+    delimiter = next((mark for mark in DELIMITERS if columns.pixels in _names(first, mark)), ",")
+    header = _names(first, delimiter)
+    places = [_place(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
+    rows = csv.reader(lines, delimiter=delimiter)
+    with warnings.catch_warnings(action="error", category=DeprecationWarning):  # of NumPy below 2.3, for text
+        while (row := _next(rows, path)) is not None:
+            if not row:
+                continue
+            line = 1 + rows.line_num
+            try:
+                pixels, *rest = _cells(row, header, places)
+                picture = parse_picture(pixels, side)
+            except ValueError as error:
+                bad.add(f"data.path: {error}".replace(" in it", f" in line {line} of {path}", 1))
+                continue
+            side = len(picture)
+            label, usage = [*rest, "", ""][:2] if columns.column is not None else ("", [*rest, ""][0])
+            yield PixelRow(line, picture, label, usage)
+
+
+def parse_picture(text: str, side: int | None = None) -> np.ndarray:
+    """Return a square picture of gray values, in uint8.
+
+    Args:
+        text: Whole numbers from 0 to 255, separated by spaces, row by row.
+        side: Height and width that it must have, in pixels; None for any.
+
+    Raises:
+        ValueError: It is no such picture; in the message, "in it" stands for the place.
+    """
+    try:
+        values = np.fromstring(text, dtype=np.int64, sep=" ")
+    except (ValueError, DeprecationWarning):
+        word = next((word for word in text.split() if not word.lstrip("-").isdecimal()), text)
+        raise ValueError(f"expected whole numbers separated by spaces as pixels in it, got {shorten(word)}") from None
+    wrong = values[(values < 0) | (values > 255)]
+    if len(wrong):
+        raise ValueError(f"expected pixels from 0 to 255 in it, got {wrong[0]}")
+    found = math.isqrt(len(values))
+    if side is not None and len(values) != side**2:
+        raise ValueError(f"expected {side**2:,} pixels ({side} x {side}) in it, got {len(values):,}")
+    if not found or found**2 != len(values):
+        raise ValueError(f"expected the pixels of a square picture in it, got {len(values):,}")
+    return values.astype(np.uint8).reshape(found, found)
+
+
+def _names(line: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([line.strip()], delimiter=delimiter), [])]
+
+
+def _place(header: list[str], key: str, name: str, path: Path) -> int:
+    if name in header:
+        return header.index(name)
+    shown = shorten(", ".join(header)) or "none"
+    hint = suggest(name, header)
+    if key == "usage":
+        hint = f"{hint} data.usage=null takes all splits from all rows.".strip()
+    raise ConfigError(format_error(f"data.{key}", f"one of the columns of {path}, {shown}", name, hint))
+
+
+def _next(rows: Iterator[list[str]], path: Path) -> list[str] | None:
+    try:
+        return next(rows, None)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
+
+
+def _cells(row: list[str], header: list[str], places: list[int]) -> list[str]:
+    if len(row) != len(header):
+        raise ValueError(f"expected {len(header)} cells in it, got {len(row)}")
+    return [row[place].strip() for place in places]

@@ -1,0 +1,33 @@
+"""Residual networks of torchvision for clips, with convolutions over space and time and any number of channels."""
+
+from torch import nn
+from torchvision.models.video import resnet
+
+from dltrain.models.layers import check_sizes
+
+BLOCKS = [2, 2, 2, 2]  # in each of the four stages
+
+
+class VideoResNet(resnet.VideoResNet):
+    """Residual network of 18 layers whose convolutions read space and time.
+
+    Weights have the names of torchvision's ``r3d_18`` and ``r2plus1d_18``, so those trained on Kinetics-400 fit.
+
+    Args:
+        channels, outputs: At least 1.
+        factorized: Whether each convolution over 3 frames and 3x3 pixels is one over the pixels followed by one over
+            the frames (R(2+1)D); otherwise it is a single one (R3D).
+
+    Shape: (B, channels, frames, height, width) -> (B, outputs), for clips of any size.
+    Source: Tran et al. 2018, "A closer look at spatiotemporal convolutions for action recognition", section 3.
+    """
+
+    def __init__(self, channels: int, outputs: int, factorized: bool) -> None:
+        check_sizes(channels=channels, outputs=outputs)
+        convolution = resnet.Conv2Plus1D if factorized else resnet.Conv3DSimple
+        stem = resnet.R2Plus1dStem if factorized else resnet.BasicStem
+        super().__init__(resnet.BasicBlock, [convolution] * 4, BLOCKS, stem, num_classes=outputs)
+        first = self.stem[0]
+        size = (first.kernel_size, first.stride, first.padding)
+        self.stem[0] = nn.Conv3d(channels, first.out_channels, *size, bias=False)
+        nn.init.kaiming_normal_(self.stem[0].weight, mode="fan_out", nonlinearity="relu")

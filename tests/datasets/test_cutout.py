@@ -1,0 +1,34 @@
+import torch
+
+from dltrain.datasets.cutout import Cutout
+from dltrain.keyed_random import mix
+
+COUNT, HEIGHT, WIDTH, SIDE = 4000, 9, 12, 5
+
+
+def erased() -> torch.Tensor:
+    """Return which pixels of images of ones are erased, bool (COUNT, HEIGHT, WIDTH)."""
+    images = torch.ones(COUNT, 3, HEIGHT, WIDTH)
+    changed = Cutout(SIDE)({"inputs": images}, mix(torch.arange(COUNT)))["inputs"]
+    assert ((changed == 0) | (changed == 1)).all() and (images == 1).all()
+    assert (changed.amin(1) == changed.amax(1)).all()  # all channels alike
+    return changed[:, 0] == 0
+
+
+def test_cutout_erases_a_square_that_may_leave_the_image() -> None:
+    for image in erased()[:200]:
+        rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
+        assert image.sum() == len(rows) * len(columns)  # a rectangle without holes
+        for places, size in ((rows, HEIGHT), (columns, WIDTH)):
+            assert places.tolist() == list(range(int(places[0]), int(places[-1]) + 1))
+            assert len(places) == SIDE or places[0] == 0 or places[-1] == size - 1
+
+
+def test_each_pixel_is_the_center_of_the_square_equally_often() -> None:
+    """The chance of a pixel to be erased is the share of centers within half a side of it."""
+    rows, columns = (
+        torch.tensor([sum(abs(place - center) <= SIDE // 2 for center in range(size)) / size for place in range(size)])
+        for size in (HEIGHT, WIDTH)
+    )
+    expected = rows[:, None] * columns[None]
+    torch.testing.assert_close(erased().float().mean(0), expected, atol=0.04, rtol=0)

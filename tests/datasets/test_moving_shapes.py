@@ -1,0 +1,101 @@
+"""Drawn clips of moving shapes: the motion is that of the class, and a single frame does not reveal it."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.ensemble import RandomForestClassifier
+from torch import Tensor
+
+from dltrain.data.loader import Batches
+from dltrain.datasets.moving_shapes import MOTIONS, MovingShapes, draw_clips
+from dltrain.errors import ConfigError
+
+
+def test_clips_are_the_same_in_every_run_and_classes_are_equally_frequent() -> None:
+    one, other = (MovingShapes(clips=80, frames=3, image_size=12).load() for _ in range(2))
+    assert torch.equal(one.train.rows["pixels"], other.train.rows["pixels"])
+    assert [len(part) for part in (one.train, one.val, one.test)] == [56, 8, 16]
+    for part in (one.train, one.val, one.test):
+        assert torch.bincount(part.rows["labels"].long()).tolist() == [len(part) // 8] * 8
+
+
+def shapes_of(clips: Tensor) -> np.ndarray:
+    """Return which pixels belong to the shape, by a threshold in the middle of the levels of each clip."""
+    levels = clips.float().numpy()
+    middle = (levels.max((1, 2, 3), keepdims=True) + np.median(levels, (1, 2, 3), keepdims=True)) / 2
+    return levels > middle
+
+
+def turns(values: np.ndarray, period: float) -> np.ndarray:
+    """Return the sum of the changes between frames, each the shortest way around a circle."""
+    return ((np.diff(values, axis=1) + period / 2) % period - period / 2).sum(1)
+
+
+def test_each_class_moves_as_its_name_says() -> None:
+    size = 48
+    drawn = draw_clips(160, 8, size)
+    shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
+    area = shape.sum((2, 3))
+    angles = 2 * np.pi * (np.arange(size) + 0.5) / size
+    circle = np.exp(1j * angles)  # positions on a circle, as what leaves the picture enters on the other side
+    x, y = (np.angle((shape.sum(axis) * circle).sum(2)) * size / (2 * np.pi) for axis in (2, 3))
+    moved = {"right": turns(x, size), "down": turns(y, size)}
+    moved |= {"left": -moved["right"], "up": -moved["down"]}
+    for number, name in enumerate(MOTIONS):
+        own = labels == number
+        if name in moved:
+            assert (moved[name][own] > 0.3 * size).all() and (moved[name][own] < 0.75 * size).all(), name
+        else:
+            assert all(np.abs(values[own]).max() < 0.2 * size for values in moved.values()), name
+        growth = area[own, -1] / area[own, 0]
+        assert {"grow": growth.min() > 2, "shrink": growth.max() < 0.5}.get(name, True), name
+        assert name in ("grow", "shrink") or (growth.min() > 0.6 and growth.max() < 1.6), name
+
+
+def test_shapes_turn_in_the_direction_of_their_class_and_only_then() -> None:
+    drawn = draw_clips(160, 8, 48)
+    shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
+    turned = {
+        name: turns(np.array([[orientation(frame) for frame in clip] for clip in shape[labels == number]]), np.pi)
+        for number, name in enumerate(MOTIONS)
+    }
+    # The axis of a triangle is not well defined.
+    assert np.mean(turned.pop("clockwise") > 1) > 0.8 and np.mean(turned.pop("counterclockwise") < -1) > 0.8
+    assert all(np.mean(np.abs(values) < 0.5) > 0.8 for values in turned.values())
+
+
+def orientation(mask: np.ndarray) -> float:
+    """Return the angle of the longest axis in radians, from second moments around the center on the torus."""
+    size = len(mask)
+    rows, columns = np.nonzero(mask)
+    centered = []
+    for values in (columns, rows):
+        middle = np.angle(np.exp(2j * np.pi * values / size).sum()) * size / (2 * np.pi)
+        centered.append((values - middle + size / 2) % size - size / 2)
+    across, down = centered
+    return 0.5 * np.arctan2(2 * (across * down).mean(), (across**2).mean() - (down**2).mean())
+
+
+def test_a_single_frame_does_not_reveal_the_motion() -> None:
+    frames = draw_clips(2400, 1, 12)
+    x, y = frames["pixels"].flatten(1).numpy(), frames["labels"].numpy()
+    shape = shapes_of(frames["pixels"][:, 0]).sum((1, 2, 3))
+    x = np.concatenate([x, shape[:, None]], 1)
+    forest = RandomForestClassifier(50, random_state=0).fit(x[:1600], y[:1600])
+    assert forest.score(x[1600:], y[1600:]) < 1 / 8 + 3 * (7 / 64 / 800) ** 0.5
+
+
+def test_a_shift_moves_all_frames_of_a_clip_alike() -> None:
+    source = MovingShapes(clips=40, frames=3, image_size=12, augment={"shift": 4}).load().train
+    plain = next(iter(Batches(source, 28)))
+    moved = source.augment(plain, torch.arange(28))
+    together = source.augment(plain | {"inputs": plain["inputs"][:, :, [0, 0, 0]]}, torch.arange(28))["inputs"]
+    assert not torch.equal(moved["inputs"], plain["inputs"])
+    assert torch.equal(moved["inputs"][:, :, 0], together[:, :, 0])
+    assert torch.equal(together[:, :, 0], together[:, :, 1]) and torch.equal(together[:, :, 0], together[:, :, 2])
+
+
+@pytest.mark.parametrize("name", ["flip", "flip_vertical"])
+def test_flips_are_rejected_because_they_change_the_class(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"augment.{name}: not supported by data=moving_shapes because"):
+        MovingShapes(augment={name: True})
