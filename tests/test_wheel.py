@@ -1,4 +1,4 @@
-"""The installed wheel trains without the checkout, from an empty folder, and also a user's model."""
+"""The installed wheel trains bundled and user-provided models in an empty folder, without the checkout."""
 
 import json
 import os
@@ -33,7 +33,7 @@ outputs: ${spec.outputs}
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the `dltrain` script of the wheel in a new environment that uses the other packages of this one."""
-    pytest.importorskip("hatchling", reason="the wheel is built without network")
+    pytest.importorskip("hatchling", reason="hatchling is not installed; it builds the wheel without network access")
     folder = tmp_path_factory.mktemp("wheel")
     quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
     pip = [sys.executable, "-m", "pip"]

@@ -24,6 +24,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_inputs(names)
     check_predict(changes)
     job.ready()
+    if arguments.explain and arguments.out is None:
+        raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
     from dltrain.runs.inference import load_trained, rebuild_components
     from dltrain.runs.predicted_files import PredictedFiles
 
@@ -36,7 +38,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    _print_lines(map(written.store, trained.predict(files)), arguments.format, arguments.top)
+    _print_lines(map(written.store, trained.predict(files, arguments.explain)), arguments.format, arguments.top)
     return 0
 
 

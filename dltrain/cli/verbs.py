@@ -73,6 +73,8 @@ def _predict_flags(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a new or empty folder for predicted masks, or images with boxes",
     )
+    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out"
+    add("--explain", action="store_true", help=explain)
     add("--text", help="a text to score, instead of INPUT")
 
 
@@ -191,7 +193,8 @@ must be of the same kind as the training data:
 
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
-            pixels of each class, and with --out a mask of class numbers
+            pixels of each class, and with --out a mask of class numbers; in classification with --explain and
+            --out a picture of the parts that support the class
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the number under its column's name, in its own unit

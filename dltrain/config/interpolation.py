@@ -102,7 +102,10 @@ def _with_placeholders(config: Mapping[str, Any]) -> DictConfig:
 
 
 def _with_flat_names(node: Any) -> Any:
-    """Return a copy with ``${spec.NAME__PART}`` for ``${spec.NAME.PART}``, to give both NAME and its parts a value."""
+    """Return a copy in which ``${spec.NAME.PART}`` is replaced by ``${spec.NAME__PART}``.
+
+    OmegaConf cannot hold a value for NAME and values for its parts at the same time.
+    """
     if isinstance(node, Mapping):
         return {name: _with_flat_names(value) for name, value in node.items()}
     if isinstance(node, list):

@@ -21,7 +21,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
 
     Args:
         job: The job stored in the run folder.
-        typed: ``KEY=VALUE``, or ``GROUP=OPTION`` for a whole group; ``hydra.run.dir`` names a folder.
+        typed: Overrides, each ``KEY=VALUE`` or ``GROUP=OPTION``; ``hydra.run.dir=PATH`` sets `Job.run_dir`.
     """
     with compose.session((), sweep=False) as composer:
         parsed, problems = overrides.parse(typed, composer.options)
@@ -52,7 +52,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         raise ConfigError(*dict.fromkeys(problems))
     kept = [text for text in job.overrides if not _is_overridden(_override_key(text), typed)]
     new = [text for text in typed if _override_key(text) != RUN_DIR]
-    changes = config_differences(before, content) | ({RUN_DIR: ("its own", run_dir)} if run_dir else {})
+    changes = config_differences(before, content) | ({RUN_DIR: ("the folder of the run", run_dir)} if run_dir else {})
     return Job(content, choices, (*kept, *new), run_dir, None, job.config_dirs, job.allow), changes
 
 
@@ -90,8 +90,8 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
         return format_error(str(override.input_line), "KEY=VALUE for a key that the run has", override.input_line)
     if not composer.options(key):
         return composer.wrong_value(override, content)
-    hint = f"It changes several groups. For a new run: dltrain {key}={override.value()}"
-    mistake = format_error(key, "an option of one group", override.value(), hint)
+    hint = f"For a new run: dltrain {key}={override.value()}"
+    mistake = f"{key}: not supported because it changes several groups. {hint}"
     return composer.wrong_option(override) or (None if key.split("/")[0] in content else mistake)
 
 

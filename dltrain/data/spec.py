@@ -186,6 +186,8 @@ class Data(Protocol):
 
     - ``bad`` (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how
       the loaded files were read).
+    - ``check()``: called after `load` before a run is trained; raises ConfigError for examples that cannot be read, so
+      that they do not stop the run later.
     - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and

@@ -28,8 +28,10 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
     for file in files.expand(f"a .npy or .npz file of examples of shape {shape}"):
         with file.errors_as_input():
             for name, example in iterate_examples(file, file.read_bytes(), shape):
-                if example.dtype.kind not in "fiub" or not np.isfinite(example).all():
-                    raise ConfigError(format_error("INPUT", f"finite numbers in {name['input']}", example.dtype))
+                if example.dtype.kind not in "fiub":
+                    raise ConfigError(format_error("INPUT", f"numbers in {name['input']}", example.dtype))
+                if not np.isfinite(example).all():
+                    raise ConfigError(format_error("INPUT", f"finite numbers in {name['input']}", "NaN or infinity"))
                 yield name, example.astype(np.float32)
 
 

@@ -31,7 +31,7 @@ class ArrayScale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Values of black and white after stored pixels are divided by the stored value of white."""
+        """Black and white on the scale of ``data.mean``: 0 and 1, or `black` and `white` if it is not standard."""
         return (0.0, 1.0) if self.known else (self.black, self.white)
 
     def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:
@@ -45,7 +45,9 @@ class ArrayScale:
             ConfigError: The array is on another scale.
         """
         expected = f"{self} in {name}, as in training"
-        large = not self.whole and self.known and self.white > 1  # floats, and bytes as well
+        large = (
+            not self.whole and self.known and self.white > 1
+        )  # floats from 0 to 255; unsigned integers are accepted, too
         if (pixels.dtype != np.uint8) if self.whole else pixels.dtype.kind not in ("fu" if large else "f"):
             raise ConfigError(format_error(key, expected, pixels.dtype))
         low, high = pixels.min(initial=self.black), pixels.max(initial=self.black)

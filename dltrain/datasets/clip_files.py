@@ -12,6 +12,7 @@ import numpy as np
 
 from dltrain.data.folders import find_files, is_leftover
 from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.datasets.image_check import find_problem, image_size
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, resize_image
 from dltrain.datasets.image_layout import is_image
 from dltrain.errors import ConfigError
@@ -55,6 +56,22 @@ def frame_files(folder: Path) -> list[Path]:
     """Return the frames of a clip in their order."""
     files = (entry for entry in folder.iterdir() if is_image(entry) and not is_leftover(entry.name))
     return sorted(files, key=natural_order)
+
+
+def find_clip_problem(clip: Path) -> str | None:
+    """Return why a clip cannot be read, with its file, or None. Of a video file only the beginning is read."""
+    if is_video(clip):
+        try:
+            next(_read_video(clip, ClipView(1, 1, 1, 1), lambda total: [0]))
+        except UNREADABLE as error:
+            return f"{clip}: {error}"
+        return None
+    sizes = set[tuple[int, int]]()
+    for file in frame_files(clip):
+        if (reason := find_problem(file)) is not None:
+            return f"{file}: {reason}"
+        sizes.add(image_size(file))
+    return None if len(sizes) < 2 else f"{clip}: {_different(sizes)}"
 
 
 class ClipView(NamedTuple):
@@ -118,14 +135,18 @@ def _window(
     """Return the part of a frame to keep: a square at the center, or the random crop of the clip."""
     sizes.add((width, height))
     if len(sizes) > 1:
-        shown = " and ".join(f"{across} x {along}" for across, along in sorted(sizes))
-        raise ValueError(f"its frames have different sizes: {shown} pixels")
+        raise ValueError(_different(sizes))
     if look is None or drawn is None or look.min_area == 1:
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
     left, top, across, along = map(float, crop_window(look, drawn[:4], height, width, height / width))
     return left, top, left + across * width, top + along * height
+
+
+def _different(sizes: set[tuple[int, int]]) -> str:
+    shown = " and ".join(f"{across} x {along}" for across, along in sorted(sizes))
+    return f"its frames have different sizes: {shown} pixels"
 
 
 def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:

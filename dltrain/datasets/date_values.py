@@ -7,7 +7,7 @@ import pandas as pd
 
 from dltrain.datasets.date_form import NUMBERS, UNITS, pattern_regex
 
-MAX_SHORT_YEAR = 2035  # two-digit years are not later than this
+MAX_SHORT_YEAR = 2035  # two-digit years are moved to ranges that start in 20xx only if they end by this year
 MANY_TEXTS = 2000  # if there are more, dates and times of day are parsed separately
 # Patterns that also match ordinary numbers; they are used only if all cells of the column match.
 UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}
@@ -61,7 +61,10 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _resolve_short_years(times: np.ndarray) -> np.ndarray:
-    """Move two-digit years to the shortest range of years that contains them all, up to `MAX_SHORT_YEAR`."""
+    """Choose the centuries of two-digit years so that they span the shortest range.
+
+    The range starts in 20xx if it then ends by `MAX_SHORT_YEAR`, otherwise in 19xx.
+    """
     known = ~np.isnat(times)
     years = times[known].astype("M8[Y]")
     short = (years.astype(int) + 1970) % 100

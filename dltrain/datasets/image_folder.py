@@ -18,6 +18,7 @@ from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets import image_report
 from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
+from dltrain.datasets.image_check import find_problem, reject_unreadable
 from dltrain.datasets.image_inputs import UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.image_layout import (
     TEST,
@@ -128,6 +129,16 @@ class ImageFolder:
             ImageFiles(self.parts[split], self.image_size, self.path, augmentation) for split in (TRAIN, VAL, TEST)
         )
         return self.transform.splits(train, val, test, classes)
+
+    def check(self) -> None:
+        """Raise ConfigError if images that `load` has listed cannot be read and may not be skipped."""
+
+        def problem(path: Path) -> str | None:
+            reason = find_problem(path)
+            return None if reason is None else f"{path}: {reason}"
+
+        paths = [path for split in (TEST, VAL, TRAIN) for path, _ in self.parts[split]]
+        reject_unreadable(paths, problem, "images", self.bad)
 
     def describe(self) -> list[str]:
         """Return lines about the files that `load` found: splits, classes, files left out, duplicates."""

@@ -36,7 +36,8 @@ def read_images(
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of its images.
-        whole: Resize the whole image instead of cropping it, and add its original width and height to its name.
+        whole: Resize the whole image instead of cropping it, and add its original ``width`` and
+            ``height`` to its entry in `Inputs.names`.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 
@@ -129,6 +130,6 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if image.mode == "F" or levels.min() < 0 or levels.max() > WHITE_16_BIT:
         kind = "fractions" if image.mode == "F" else "whole numbers"
         raise ValueError(
-            f"gray levels of 8 or 16 bits are supported, not {kind} from {levels.min():g} to {levels.max():g}"
+            f"{kind} from {levels.min():g} to {levels.max():g}, but only gray levels of 8 or 16 bits are supported"
         )
     return Image.fromarray((levels / (WHITE_16_BIT / 255)).round().astype(np.uint8))

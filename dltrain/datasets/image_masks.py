@@ -17,9 +17,18 @@ from dltrain.data.splits import hold_out
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.augmentation import Augmentation, crop_window
 from dltrain.datasets.class_counts import shorten_names
+from dltrain.datasets.image_check import reject_unreadable
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
-from dltrain.datasets.mask_files import MAX_CLASSES, Pair, decode_mask, find_pairs, find_values, lookup_table
+from dltrain.datasets.mask_files import (
+    MAX_CLASSES,
+    Pair,
+    decode_mask,
+    find_pairs,
+    find_values,
+    lookup_table,
+    mask_problem,
+)
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.datasets.voc_layout import find_voc_pairs, has_voc_layout
 from dltrain.errors import ConfigError, format_error
@@ -129,6 +138,12 @@ class ImageMasks:
         """Return splits of files; nothing is decoded yet."""
         train, val, test = (self._files(self.pairs[part]) for part in PARTS)
         return mask_splits(self.transform, train, val, test)
+
+    def check(self) -> None:
+        """Raise ConfigError if an image or its mask cannot be read or do not fit, and may not be skipped."""
+        table = lookup_table(self.values, self.ignored)
+        pairs = [pair for part in reversed(PARTS) for pair in self.pairs[part]]
+        reject_unreadable(pairs, partial(mask_problem, table=table), "images and masks", self.bad)
 
     def _files(self, pairs: list[Pair]) -> "MaskedImages":
         table, augmentation = lookup_table(self.values, self.ignored), self.transform.augment

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dltrain.data.folders import find_files
+from dltrain.datasets.image_check import find_problem, image_size
 from dltrain.datasets.image_inputs import FORMATS, SUFFIXES, UNREADABLE, Crop
 from dltrain.datasets.masks import UNKNOWN
 from dltrain.errors import ConfigError, format_error
@@ -92,8 +93,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read or does not fit.
     """
     values = _read(path)
-    with Image.open(image, formats=FORMATS) as opened:
-        expected = ImageOps.exif_transpose(opened).size
+    expected = image_size(image)
     if values.shape[::-1] != expected:
         raise ValueError("the image has {} x {} pixels, the mask {} x {}".format(*expected, *values.shape[::-1]))
     classes = table[values]
@@ -102,6 +102,22 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
         raise ValueError(f"the mask has the value {values[classes == FOREIGN][0]}, which is none of {known}")
     window = crop(values.shape[1], values.shape[0])
     return np.asarray(Image.fromarray(classes).resize((size, size), Image.Resampling.NEAREST, window))
+
+
+def mask_problem(pair: Pair, table: np.ndarray) -> str | None:
+    """Return why an image or its mask cannot be read or do not fit, with the file, or None.
+
+    Args:
+        table: Result of `lookup_table`.
+    """
+    image, mask = pair
+    if (reason := find_problem(image)) is not None:
+        return f"{image}: {reason}"
+    try:
+        decode_mask(mask, image, 1, table, lambda width, height: (0, 0, width, height))
+    except UNREADABLE as error:
+        return f"{mask}: {error}"
+    return None
 
 
 def _read(path: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from dltrain.datasets.clip_files import (
     ClipView,
     check_video_reader,
     decode_clip,
+    find_clip_problem,
     find_clips,
     frame_files,
     is_frame_or_video,
@@ -29,6 +30,7 @@ from dltrain.datasets.clip_files import (
 )
 from dltrain.datasets.clip_inputs import read_clips
 from dltrain.datasets.clips import clip_spec, clip_splits, prepare_clips
+from dltrain.datasets.image_check import MAX_CHECKED, reject_unreadable
 from dltrain.datasets.image_inputs import UNREADABLE
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL, Listing, find_splits, split_listing
 from dltrain.datasets.images import ImageTransform
@@ -143,6 +145,12 @@ class VideoFolder:
             listing.extend((clip, number) for clip in clips)
         check_video_reader([clip for clip, _ in listing], "data.path")
         return listing
+
+    def check(self) -> None:
+        """Raise ConfigError if clips that `load` has listed cannot be read and may not be skipped."""
+        clips = [clip for split in (TEST, VAL, TRAIN) for clip, _ in self.parts[split]]
+        frames = sum(max(1, self.lengths[clip]) for clip in clips) / max(1, len(clips))
+        reject_unreadable(clips, find_clip_problem, "clips", self.bad, max(1, int(MAX_CHECKED / max(1, frames))))
 
     def describe(self) -> list[str]:
         """Return lines about the clips that `load` has found: splits, classes, clips that are too short."""

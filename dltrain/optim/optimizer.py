@@ -28,9 +28,9 @@ class Optimizer:
         make: Class of the torch optimizer with its arguments bound; called with parameter groups. Fused or foreach
             kernels are chosen if they exist and ``make`` does not set them.
         steps: Number of steps of the stage.
-        scaler: Loss scaler for float16. If gradients overflow, the step is skipped, except for decoupled weight decay,
-            and counted in `skipped`. The schedule does not count skipped steps once `set_known_skipped` has been called
-            with their number.
+        scaler: Loss scaler for float16. If gradients overflow, the step is skipped and counted in `skipped`; only the
+            decay of ``regularization.weight_decay`` is still applied. The schedule does not count skipped steps once
+            `set_known_skipped` has been called with their number.
         rates: Learning rate factors of some parameters; 1 for the rest.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
         skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.

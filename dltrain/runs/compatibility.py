@@ -43,7 +43,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
 
 
 def _lacking(fact: str, facts: Facts) -> str:
-    """Return the name of the missing fact: the whole fact if it is missing, otherwise the requested part."""
+    """Return ``NAME`` if the whole fact of ``NAME.PART`` is missing, and ``NAME.PART`` if only the part is missing."""
     return _whole(fact) if facts.get(_whole(fact)) is None else fact
 
 
@@ -59,7 +59,7 @@ def _matching_data(job: Job, needed: Iterable[str]) -> str:
 
 
 def _matching_task(job: Job, group: str) -> str:
-    """Return the task that an option selects in its YAML file; other options fit every task with outputs."""
+    """Return the task that the chosen option selects in its YAML file, or a description if it selects none."""
     written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
     tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
     return f"task={tasks[0]}" if tasks else "a task with outputs, such as classification"

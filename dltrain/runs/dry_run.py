@@ -59,6 +59,8 @@ def prepare_run(
     if resumed is not None:
         skipping = components.config["data"].get("on_bad_sample") == "skip"
         provenance.check_same_data(resumed, components.fingerprint, skipping)
+    if begun is None and (check := getattr(components.data, "check", None)):
+        check()
     if components.task.needs_targets and (note := components.task.fit_targets(training_targets(components, splits))):
         components.notes = (*components.notes, note)
     batches = build_batches(components, splits)

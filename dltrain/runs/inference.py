@@ -25,6 +25,7 @@ from dltrain.loggers.console import Console
 from dltrain.runs import provenance
 from dltrain.runs.assemble import Components, build_components
 from dltrain.runs.dry_run import build_batches, source_batches
+from dltrain.runs.explanations import explained
 from dltrain.storage import fitted, run_files, safe_read
 from dltrain.storage.checkpoint_format import STATE_ERRORS, effective_weights
 from dltrain.storage.checkpoints import Checkpoints
@@ -45,8 +46,11 @@ class Trained:
     notes: tuple[str, ...] = ()
     others: Source | None = None  # all examples of other data, to evaluate instead of a split
 
-    def predict(self, files: InputFiles) -> Iterator[dict[str, Any]]:
+    def predict(self, files: InputFiles, explain: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the predictions for a user's inputs, line by line.
+
+        Args:
+            explain: Whether to add a picture of the parts of each image that support its class.
 
         Raises:
             ConfigError: An input cannot be read; the predictions for earlier inputs have been yielded.
@@ -59,7 +63,8 @@ class Trained:
         for piece in user_inputs(self.components, files):
             source = Source(piece.rows, prepare, plan=plan if plan and plan.contiguous else None)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
-            lines = _without_gradients(self.components.task.predictions(self.components.model, batches), device)
+            predictions = self.components.task.predictions(self.components.model, batches)
+            lines = _without_gradients(explained(self.components, batches) if explain else predictions, device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
                 if name is end or line is end:
                     got = f"{len(piece.names)}, {'fewer' if name is end else 'more'} than that"

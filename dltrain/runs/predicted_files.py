@@ -40,20 +40,24 @@ class PredictedFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write each mask of a prediction, a uint8 tensor (height, width), and replace it by the path of its file.
+        """Write each mask or picture of a prediction, and replace it by the path of its file.
 
-        Masks are resized to the ``width`` and ``height`` of the prediction, if it has them. ``objects`` are drawn on a
-        copy of the image, if that is a file, and the path of this ``picture`` is added.
+        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the
+        ``width`` and ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a
+        file, and the path of this ``picture`` is added.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():
             path = self._free_path(Path(str(record.get("input", key))).stem)
+            stored[key] = str(path)
+            if record[key].dim() == 3:
+                Image.fromarray(record[key].movedim(0, 2).numpy()).save(path)
+                continue
             mask = record[key].cpu()
             size = (record.get("width", mask.shape[1]), record.get("height", mask.shape[0]))
             image = Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST)
             image.putpalette([value for color in CLASS_COLORS for value in ImageColor.getrgb(color)])
             image.save(path)
-            stored[key] = str(path)
         if self.folder and "objects" in record and (original := _read_again(record)):
             path = self._free_path(Path(str(record["input"])).stem)
             self._draw(original, record["objects"]).save(path)

@@ -23,7 +23,7 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
-# Keys of tasks with the names of the outputs, and with their number.
+# Pairs of keys of a task: the key with the names of the outputs, and the key with the number of outputs.
 OUTPUT_NAMES = (
     *[("class_names", "classes"), ("pixel_class_names", "pixel_classes")],
     *[("target_names", "targets"), ("target_names", "columns")],

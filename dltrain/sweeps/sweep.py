@@ -64,7 +64,8 @@ class Sweep:
         """Run the jobs that are left, print the summary of all, and return the exit code."""
         self.home.write_status("running")
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
-        self.console.info(f"sweep of {jobs} over {', '.join(swept) or 'nothing'} in {self.home.path}")
+        over = f" over {', '.join(swept)}" if swept else ""
+        self.console.info(f"sweep of {jobs}{over} in {self.home.path}")
         with self.stop.listening():
             self.stop.disarm()
             for number in range(len(self.jobs)):

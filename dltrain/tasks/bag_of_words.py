@@ -83,7 +83,10 @@ class Features:
 
 
 class Sparse(NamedTuple):
-    """Sparse matrix in float64 with two products; torch's sparse tensors print a warning that they are in beta."""
+    """Sparse float64 matrix; it and its transpose can be multiplied by a dense matrix.
+
+    It replaces torch's sparse tensors, which print a warning that they are in beta.
+    """
 
     rows: Tensor
     columns: Tensor

@@ -13,6 +13,7 @@ from dltrain.metrics.running import Mean, class_scores, confusion, macro_f1
 from dltrain.plots import charts
 from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
+from dltrain.tasks.grad_cam import grad_cam
 from dltrain.tasks.supervised import Supervised
 
 NUM_WORST = 6
@@ -114,6 +115,10 @@ class Classification(Supervised):
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})
         return lines
+
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the Grad-CAM of the most likely class of each image, (B, height, width)."""
+        return grad_cam(model, self.model_inputs(batch), lambda images: self.answer(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return the confusion matrix and, for images and clips, a grid of the worst errors."""

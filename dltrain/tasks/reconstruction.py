@@ -19,7 +19,7 @@ DISTANCES = {name: name for name in ("mse", "bernoulli")}
 CORRUPTIONS = {name: name for name in ("none", "gaussian", "masking", "salt_and_pepper")}
 CODES = {"identity": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 NUM_FITTED = 10_000  # training examples for the Gaussian of the codes
-MAX_COMPONENTS_SIZE = 2_048  # maximum numbers per example for the principal components of an evaluation
+MAX_COMPONENTS_SIZE = 2_048  # largest size of an example for which an evaluation computes principal components
 
 
 @dataclass(eq=False)
@@ -58,9 +58,8 @@ class Reconstruction(Autoencoding):
         choose("task.corruption", self.corruption, CORRUPTIONS)
         self.activation = choose("task.code", self.code, CODES)()
         if self.sparsity and self.code != "sigmoid":
-            raise ConfigError(
-                format_error("task.code", "sigmoid, because task.sparsity compares activities", self.code)
-            )
+            expected = "sigmoid, because task.sparsity needs activities from 0 to 1"
+            raise ConfigError(format_error("task.code", expected, self.code))
         if not self.pixel_range.bounded and self.distance == "bernoulli":
             raise ConfigError(format_error("task.distance", "mse for data other than images", self.distance))
         if not self.pixel_range.bounded and self.corruption == "salt_and_pepper":

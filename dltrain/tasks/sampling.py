@@ -61,7 +61,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     """Return the classes of examples to generate, int64 (count,); None for an unconditional model.
 
     Args:
-        draw: Draw random classes if none is requested; otherwise return None.
+        draw: Whether to draw random classes if no class is requested; if False, None is returned in that case.
 
     Raises:
         ConfigError: The model does not have the requested class.

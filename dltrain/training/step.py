@@ -106,7 +106,7 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all state except the weights that affects the next step, under the keys of a checkpoint."""
+        """Return optimizers, schedules, buffered losses and number of chunks, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},

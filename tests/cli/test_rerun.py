@@ -136,7 +136,10 @@ def test_changes_of_a_user_module_are_reported(tmp_path: Path, monkeypatch: pyte
     ("arguments", "message"),
     [
         (["model=lsmt"], "Did you mean lstm?"),
-        (["experiment=lenet5_mnist"], "It changes several groups. For a new run: dltrain experiment=lenet5_mnist"),
+        (
+            ["experiment=lenet5_mnist"],
+            "experiment: not supported because it changes several groups. For a new run: dltrain exp",
+        ),
         (["optimizer.lr=-1", "trainer.epochs=x"], "optimizer.lr: expected a number above 0, got -1"),
         (["seed=1,2"], "seed: expected one value"),
         (["--sort"], "--sort: unknown flag"),

@@ -49,7 +49,7 @@ def test_flip_mirrors_about_half_of_the_images_horizontally():
 
 
 @pytest.mark.parametrize("names", [["flip"], ["crop"], ["flip", "crop"]])
-def test_a_list_of_augmentation_names_equals_the_keys_of_the_group(names):
+def test_augmentations_listed_by_name_have_the_same_effect_as_the_keys_of_the_augment_group(names):
     keys_of = {"flip": {"flip": True}, "crop": {"shift": 4}}
     (one, batch), (other, _) = (
         prepare_images(names),

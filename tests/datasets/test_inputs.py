@@ -192,8 +192,8 @@ def test_the_input_array_of_an_archive_is_found_by_its_name(tmp_path):
         ("unclear.npz", "one array, or one called x or x_test, in .* got a, b"),
         ("none.npz", "readable arrays"),
         ("half.npz", "readable arrays"),
-        ("nan.npy", "finite numbers in .*nan.npy.0."),
-        ("words.npy", "finite numbers in"),
+        ("nan.npy", "finite numbers in .*nan.npy.0., got NaN or infinity"),
+        ("words.npy", "numbers in .*words.npy.0., got <U1"),
     ):
         with pytest.raises(ConfigError, match=f"INPUT 1: expected {message}"):
             list(read_arrays(inputs_of(tmp_path / name), (2,)))

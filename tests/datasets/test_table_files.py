@@ -63,7 +63,7 @@ def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, A
     np.testing.assert_allclose(found[:, -6:-1], dates, atol=2e-5)
 
 
-def test_dates_to_predict_are_read_in_the_format_of_training(tmp_path: Path) -> None:
+def test_dates_in_prediction_inputs_are_read_in_the_format_of_the_training_data(tmp_path: Path) -> None:
     data = CsvTable(write(tmp_path, FRAME.drop(columns="colour"), date_format="%d/%m/%Y"), missing="mean")
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,03/04/2020,2\n")
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.csv"),)))

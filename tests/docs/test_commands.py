@@ -117,6 +117,8 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if "--explain" in line:
+        return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if re.search("--(prompt|text) ", line):

@@ -116,7 +116,7 @@ RESNET18 = [
     *["model=resnet18", "data=cifar10", "data.batch_size=7", "augment=crop_flip", "trainer.accumulate=2"],
     *["task._target_=gated.Classification", "optimizer=sgd", "trainer.epochs=2", "trainer.checkpoint_every=3"],
 ]
-# The weights of another run: classes with other names get a new head, those with the same names keep it.
+# Start from the weights of another run: the head is loaded if all class names are equal, and new otherwise.
 SOURCE = ["model=resnet20", "data=mnist", "data.batch_size=27", "trainer.epochs=1", "seed=5", "device=cpu"]
 TRANSFER = [
     *["model=resnet20", "data.batch_size=7", "augment=affine", "task._target_=gated.Classification"],

@@ -1,5 +1,7 @@
 """Truncated and interrupted downloads, and malicious archives.
 
+Rows refer to the table of faults in README.md.
+
 | row | tests |
 | --- | --- |
 | 45 | the tests of downloads |

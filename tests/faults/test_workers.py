@@ -1,5 +1,7 @@
 """Data workers that are killed, hang, lack shared memory, or receive signals to their process group.
 
+Rows refer to the table of faults in README.md.
+
 | row | tests |
 | --- | --- |
 | 33 | test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results |

@@ -71,7 +71,7 @@ def test_sub_sampling_leaves_out_an_odd_row_and_column() -> None:
     torch.testing.assert_close(layer(x), torch.full((1, 1, 1, 1), 2 * (0 + 1 + 3 + 4) + 0.5))
 
 
-def test_initial_weights_are_uniform_up_to_24_tenths_over_the_inputs_of_a_unit() -> None:
+def test_initial_weights_are_bounded_by_2_4_divided_by_fan_in() -> None:
     model = LeNet5(1, 32, 32, 10, variant="original")
     c3 = model.features[4].weight
     for part, inputs in ((model.features[0].weight, 25), (c3[:3], 75), (c3[-6:], 150), (model.head[1].weight, 400)):

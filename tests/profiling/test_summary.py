@@ -56,7 +56,7 @@ class Attention(nn.Module):
         return self.mix(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
-def test_the_count_of_attention_equals_the_closed_form_without_an_attention_matrix() -> None:
+def test_attention_multiply_adds_equal_the_closed_form_and_activations_exclude_the_attention_matrix() -> None:
     length, width = 256, 16
     summary = summary_of(lambda: Attention(width, 2), length, width)
     own, qkv, mix = summary.rows
@@ -261,7 +261,7 @@ def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_summary_needs_only_an_input_shape_if_the_outputs_depend_on_the_task(
+def test_a_model_with_facts_from_its_task_can_be_summarized_from_input_and_outputs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0

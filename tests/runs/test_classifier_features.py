@@ -104,7 +104,7 @@ def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_p
     assert "classifier_score" not in result["test"]
 
 
-def test_the_result_of_a_classification_run_has_no_key_features(classifier_run: Path) -> None:
+def test_the_result_of_a_classification_run_does_not_contain_features(classifier_run: Path) -> None:
     assert "features" not in json.loads((classifier_run / "result.json").read_text())
 
 

@@ -80,7 +80,7 @@ def test_the_table_on_standard_output_shows_every_job(finished_sweep: SweepResul
     assert [line.split()[0] for line in seeds.splitlines()[3:]] == ["gru", "lstm"]
 
 
-def test_the_best_job_on_validation_is_marked_and_the_command_that_repeats_it_printed(
+def test_the_best_job_on_validation_is_marked_and_its_rerun_command_is_printed(
     finished_sweep: SweepResult,
 ) -> None:
     rows, summary = finished_sweep.rows(), finished_sweep.summary()

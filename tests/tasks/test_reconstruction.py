@@ -319,7 +319,7 @@ def test_codes_with_a_constant_dimension_can_be_sampled() -> None:
         ({"corruption": "salt"}, r"task\.corruption: expected one of none gaussian masking salt_and_pepper"),
         ({"corruption": "salt_and_pepper"}, r"task\.corruption: expected gaussian or masking"),
         ({"code": "softmax"}, r"task\.code: expected one of identity relu sigmoid tanh"),
-        ({"sparsity": 1.0}, r"task\.code: expected sigmoid, as task\.sparsity"),
+        ({"sparsity": 1.0}, r"task\.code: expected sigmoid, because task\.sparsity"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:

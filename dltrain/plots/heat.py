@@ -1,0 +1,25 @@
+"""Images with a color over the parts that support their class."""
+
+import torch
+from torch import Tensor
+
+OPACITY = 0.7  # of the color where the heat is 1
+SMALLEST = 224  # pixels: the longer side to which small pictures are enlarged at least
+
+
+def overlay(images: Tensor, heat: Tensor) -> Tensor:
+    """Return images under a color from red (little heat) to yellow (much heat), transparent where the heat is 0.
+
+    Args:
+        images: (B, channels, height, width) in [0, 1], in color if there are 3 channels, otherwise as their mean.
+        heat: (B, height, width) in [0, 1].
+
+    Returns:
+        uint8 (B, 3, height, width), each pixel of small images enlarged to a square.
+    """
+    images, heat = images.float().cpu().clamp(0, 1), heat.float().cpu()[:, None]
+    images = images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    color = torch.cat([torch.ones_like(heat), heat, torch.zeros_like(heat)], 1)
+    pictures = images.lerp(color, OPACITY * heat).mul(255).round().byte()
+    scale = -(-SMALLEST // max(pictures.shape[2:]))
+    return pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

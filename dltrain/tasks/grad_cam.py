@@ -1,0 +1,64 @@
+"""Grad-CAM: the parts of an image that support a class."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError
+
+AXES = 4  # of feature maps (B, channels, height, width)
+
+
+def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return how much each pixel supports the most likely class of its image.
+
+    The feature maps A are those of the last layer with more than one pixel, except for pooling to a fixed size. The
+    weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
+    ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
+
+    Args:
+        inputs: Images (B, channels, height, width).
+        answer: Computes the scores (B, classes), before the softmax, from images.
+
+    Returns:
+        Numbers from 0 to 1, the largest of each image, (B, height, width); all 0 if nothing supports the class.
+
+    Source: Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization",
+    equations 1 and 2; bilinear enlargement.
+    """
+    if inputs.dim() != AXES:
+        raise ConfigError("--explain: not supported because the inputs of this model are not images")
+    with torch.inference_mode(False), torch.enable_grad():
+        images = inputs.detach().clone().requires_grad_()  # tensors of inference mode have no gradients
+        maps, scores = _last_maps(model, lambda: answer(images))
+        best = scores.max(1).values.sum()  # the gradient of a score depends on its own image only
+        (gradient,) = torch.autograd.grad(best, maps)
+    with torch.no_grad():
+        weights = gradient.float().mean((2, 3), keepdim=True)
+        heat = (weights * maps.detach().float()).sum(1, keepdim=True).relu()
+        heat = F.interpolate(heat, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+        return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
+
+
+def _last_maps(model: nn.Module, answer: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last feature maps with more than one pixel, and the scores."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        pooled = isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d)
+        if isinstance(output, Tensor) and output.dim() == AXES and output.shape[2:].numel() > 1 and not pooled:
+            found[:] = [output]
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules()]
+    try:
+        scores = answer()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        reason = "this model has no feature maps of more than one pixel, such as those of convolutions"
+        raise ConfigError(f"--explain: not supported because {reason}")
+    return found[0], scores
