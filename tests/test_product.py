@@ -55,12 +55,12 @@ FITS = {
     "rbm": IMAGES | MASKED | BOXED,
     "dbn": IMAGES,
     **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
-    **dict.fromkeys(("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
+    **dict.fromkeys(("timm", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
 }
 # Models of the same module: the default tests train the first, smallest one of each family.
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
-FAMILIES = [OF_TORCHVISION]
+FAMILIES = [(*OF_TORCHVISION, "timm")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
@@ -127,6 +127,7 @@ SMALLER = {
     "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
     "ssdlite": ["model.width_mult=0.25"],
     **{name: ["model.stem=small"] for name in OF_TORCHVISION},
+    "timm": ["model.name=test_efficientnet"],
     "unet": ["model.hidden_size=[8,16]"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "shapes_detection": ["data.examples=16"],

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from dltrain.datasets.augmentation import Augmentation
@@ -51,14 +50,12 @@ class Colors(nn.Module):
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
         """Change the pictures of each example by the factors of its key."""
-        look = self.look
-        drawn = 2 * uniform(mix(keys + LANE), 3) - 1
-        factors = 1 + drawn * torch.tensor([look.brightness, look.contrast, look.saturation], device=keys.device)
+        drawn = 2 * uniform(mix(keys + LANE), len(ENHANCERS)) - 1
 
         def change(images: Tensor) -> Tensor:
-            for number, name in enumerate(("brightness", "contrast", "saturation")):
-                if getattr(look, name):
-                    images = ENHANCERS[name](images, factors[:, number, None, None, None])
+            for number, (name, enhance) in enumerate(ENHANCERS.items()):
+                if most := getattr(self.look, name):
+                    images = enhance(images, 1 + most * drawn[:, number, None, None, None])
             return images
 
         return batch | {name: self.unit.change(batch[name], change) for name in self.names}
@@ -73,7 +70,8 @@ def gray(images: Tensor) -> Tensor:
     """Return the luma of color images, (B, 3, height, width) -> (B, 1, height, width); other images as they are."""
     if images.shape[1] != 3:
         return images
-    return (images * torch.tensor(GRAY, device=images.device)[:, None, None]).sum(1, keepdim=True)
+    red, green, blue = (share * images[:, number, None] for number, share in enumerate(GRAY))
+    return red + green + blue
 
 
 def change_contrast(images: Tensor, factor: Tensor) -> Tensor:

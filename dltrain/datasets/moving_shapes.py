@@ -1,23 +1,27 @@
 """Clips of a moving shape, drawn instead of read. The class is the kind of motion."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dltrain.data.checks import at_least
-from dltrain.data.spec import Clip, Splits
+from dltrain.data.inputs import InputFiles
+from dltrain.data.spec import Clip, Inputs, Splits
 from dltrain.data.splits import held_out_size
+from dltrain.datasets.clip_files import ClipView
+from dltrain.datasets.clip_inputs import read_clips
 from dltrain.datasets.clips import clip_spec, clip_splits, prepare_clips
 from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import uniform
 
-MOTIONS = ("left", "right", "up", "down", "clockwise", "counterclockwise", "grow", "shrink")
+MOTIONS = ("left", "right", "up", "down", "clockwise", "counter-clockwise", "grow", "shrink")
 MIRRORED = ("flip", "flip_vertical")  # they turn one motion into another
 FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
-DRAWN = 12  # uniform numbers per clip, before those of the noise
+DRAWN = 8  # uniform numbers per clip, before those of the noise
 NOISE = 30  # gray levels
 CHUNK = 128  # clips drawn at once
 VALIDATION, TEST = 0.1, 0.2
@@ -26,10 +30,11 @@ VALIDATION, TEST = 0.1, 0.2
 class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
-    A shape moves left, right, up or down (what leaves the picture enters on the other side), turns by half a circle in
-    either direction, grows to twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at
-    random, but a changing angle or size runs through its whole range, and the frames are evenly spaced from a random
-    moment on. So a single frame at a random moment has the same distribution for each motion, and does not reveal it.
+    A shape crosses the picture to the left, right, top or bottom, turns by half a circle in either direction, grows to
+    twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at random, but what changes
+    runs through its whole range, and the frames are evenly spaced from a random moment on. So a single frame at a
+    random moment has the same distribution for each motion, and does not reveal it. What leaves the picture enters on
+    the other side.
 
     Args:
         clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
@@ -74,6 +79,10 @@ class MovingShapes:
         parts = zip(*(values.split(sizes) for values in rows.values()), strict=True)
         return clip_splits(self.transform, self.spec, *(dict(zip(rows, part, strict=True)) for part in parts))
 
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read folders of frames and video files."""
+        return read_clips(files, ClipView(1, self.frames, 1, self.image_size))
+
 
 def draw_clips(count: int, frames: int, size: int) -> dict[str, Tensor]:
     """Return ``pixels`` (count, 1, frames, size, size) and ``labels`` (count,), both in uint8."""
@@ -101,16 +110,16 @@ def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor,
     Args:
         motion: Index into `MOTIONS`, (count,).
         moments: From 0 to 1, (count, frames).
-        drawn: Uniform numbers (count, 1): place, angle, size and speed.
+        drawn: Uniform numbers (count, 1): x, y, angle and size.
     """
-    x, y, angle, size, speed, *_ = drawn
     step = (motion[:, None, None] == torch.arange(len(MOTIONS))).float().unbind(-1)
     left, right, up, down, clockwise, counter, grow, shrink = step
-    moved = (0.4 + 0.3 * speed) * moments
-    angle = (1 - clockwise - counter) * angle + clockwise * moments + counter * (1 - moments)
-    size = (1 - grow - shrink) * size + grow * moments + shrink * (1 - moments)
-    radius = SMALLEST * (LARGEST / SMALLEST) ** size
-    return x + (right - left) * moved, y + (down - up) * moved, torch.pi * (angle - 0.5), radius
+    rising, falling = (right, down, clockwise, grow), (left, up, counter, shrink)
+    x, y, angle, size = (
+        (1 - rise - fall) * value + rise * moments + fall * (1 - moments)
+        for value, rise, fall in zip(drawn, rising, falling, strict=True)
+    )
+    return x, y, torch.pi * (angle - 0.5), SMALLEST * (LARGEST / SMALLEST) ** size
 
 
 def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:

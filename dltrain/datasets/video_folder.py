@@ -198,6 +198,10 @@ class ClipFiles:
             size = sum(file.stat().st_size for file in files) if all(file.exists() for file in files) else -1
             yield path.relative_to(self.root).as_posix(), size if files else -1
 
+    def targets(self) -> Tensor:
+        """Return the class of each clip."""
+        return torch.tensor([label for _, label in self.listing])
+
     def example(self, index: int, key: int | None) -> tuple[np.ndarray, int]:
         """Decode a clip (frames, size, size, 3) in uint8, and return it with its class."""
         path, label = self.listing[index]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.adopted import AdoptedNetwork
 from dltrain.models.layers import check_sizes
 
 STEMS = {"imagenet": False, "small": True}
@@ -104,7 +105,7 @@ FAMILIES = {
 }
 
 
-class TorchvisionNetwork(nn.Module):
+class TorchvisionNetwork(AdoptedNetwork):
     """A network of torchvision, chosen by its name.
 
     Weights have the names of torchvision, so that its state dicts fit.
@@ -145,17 +146,7 @@ class TorchvisionNetwork(nn.Module):
             first.in_channels = channels
             first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, channels, *first.kernel_size))
             family.init(first)
-        self._modules = network._modules
-        self._network = (network,)  # in a tuple, so that it is no layer itself and its weights keep their names
-
-    def train(self, mode: bool = True) -> "TorchvisionNetwork":
-        """Set training or evaluation mode."""
-        self._network[0].training = mode
-        return super().train(mode)
-
-    def forward(self, x: Tensor) -> Any:
-        """Return the outputs of each image."""
-        return self._network[0].forward(x)
+        self.adopt(network)
 
 
 class AlexNet(TorchvisionNetwork):

@@ -155,3 +155,15 @@ def test_colors_and_randaugment_leave_masks_of_shapes_valid() -> None:
     changed = source.augment(batch, mix(torch.arange(50)))
     assert set(changed["targets"].unique().tolist()) <= {-1, 0, 1, 2, 3} and changed["inputs"].isfinite().all()
     assert not torch.equal(changed["inputs"], batch["inputs"])
+
+
+def test_no_value_is_read_back_from_the_device() -> None:
+    """On the meta device, which has no values, reading one raises an error."""
+    look = Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, randaugment=2)
+    frame = Frame({"inputs": torch.zeros(3, 1, 1)}, {"targets": -1}, ("boxes",))
+    module = make_changes(look, frame, Unit(MEAN, STD))
+    assert module is not None
+    shapes = {"inputs": (5, 3, HEIGHT, WIDTH), "targets": (5, HEIGHT, WIDTH), "boxes": (5, 2, 4)}
+    batch = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    found = module.to("meta")(batch, torch.empty(5, dtype=torch.int64, device="meta"))
+    assert {name: tuple(value.shape) for name, value in found.items()} == shapes

@@ -75,11 +75,11 @@ class Gated:
         if self.in_loop and torch.is_grad_enabled():
             self.gate.wait_if_closed("train")
             self.gate.note(batch["inputs"])
-        self.in_loop = True
         return super().loss(model, batch, progress)  # type: ignore[misc]
 
     def evaluate(self, model: torch.nn.Module, batches: Iterable[Batch]) -> Evaluation:
         in_dry_run = isinstance(batches, list)
+        self.in_loop = True  # the dry run ends with an evaluation
         return super().evaluate(model, batches if in_dry_run else self.gated(batches))  # type: ignore[misc]
 
     def gated(self, batches: Iterable[Batch]) -> Iterator[Batch]:

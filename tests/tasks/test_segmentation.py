@@ -83,6 +83,11 @@ def test_the_dice_loss_equals_its_formula_and_ignored_pixels_change_nothing() ->
     torch.testing.assert_close(soft_dice_loss(changed, targets), found)
 
 
+def test_the_dice_loss_reads_no_value_back_from_the_device() -> None:
+    outputs, targets = (part.to("meta") for part in example())
+    assert soft_dice_loss(outputs, targets).shape == (9,)
+
+
 def test_cross_entropy_and_dice_are_mixed_by_their_shares() -> None:
     outputs, targets = example()
     entropy, mixed, dice = (
