@@ -43,8 +43,8 @@ class PredictedFiles:
         """Write each mask or picture of a prediction, and replace it by the path of its file.
 
         Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the ``width`` and
-        ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a file, and
-        the path of this ``picture`` is added.
+        ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a file,
+        and the path of this ``picture`` is added.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():

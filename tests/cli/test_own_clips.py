@@ -1,4 +1,4 @@
-"""Clips of a user from training to prediction, and their pictures in TensorBoard."""
+"""User-provided clips from training to prediction, and their animations in TensorBoard."""
 
 import io
 import json

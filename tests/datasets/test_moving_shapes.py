@@ -1,4 +1,4 @@
-"""Drawn clips of moving shapes: the motion is that of the class, and a single frame does not reveal it."""
+"""Synthetic clips of moving shapes: the class is the motion, which a single frame does not reveal."""
 
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def test_a_single_frame_does_not_reveal_the_motion() -> None:
     assert forest.score(x[1600:], y[1600:]) < 1 / 8 + 3 * (7 / 64 / 800) ** 0.5
 
 
-def test_a_shift_moves_all_frames_of_a_clip_alike() -> None:
+def test_a_shift_is_the_same_for_all_frames_of_a_clip() -> None:
     source = MovingShapes(clips=40, frames=3, image_size=12, augment={"shift": 4}).load().train
     plain = next(iter(Batches(source, 28)))
     moved = source.augment(plain, torch.arange(28))

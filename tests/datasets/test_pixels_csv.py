@@ -1,4 +1,4 @@
-"""Tables of pictures as texts of gray values, as in FER-2013: splits, classes, and lines that are rejected."""
+"""CSV files with pictures as text of gray values, as in FER-2013: splits, classes, rejected rows."""
 
 import json
 from collections.abc import Callable
