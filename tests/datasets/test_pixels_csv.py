@@ -81,7 +81,7 @@ BAD_ROWS = {
     ),
     "usage": (
         f"1,{picture(0)},Trainig",
-        "expected one of Training, PublicTest, PrivateTest in line 4 of {}, got Trainig. Did you mean Training?",
+        "expected one of Training, PublicTest, PrivateTest in line 4 of {}, got Trainig. data.on_bad_sample=skip",
     ),
     "cells": (f"1,{picture(0)}", "expected 3 cells in line 4 of {}, got 2"),
 }
