@@ -82,7 +82,7 @@ TABLE = {
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
     "num_layers": integer(1, below=10_001),  # more layers take minutes to build, then run out of memory
     "num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
-    "ns_steps importance_samples n_critic modes frames frame_stride": integer(1),
+    "ns_steps importance_samples n_critic modes Shapes.examples frames frame_stride": integer(1),
     "clips": integer(8),
     "workers early_stopping_patience patience pretrain_epochs": integer(0),
     "stride kernel hidden_size": integer(1, many=True),

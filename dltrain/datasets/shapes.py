@@ -15,7 +15,7 @@ from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
-SIZES = {"train": 400, "val": 100, "test": 100}
+HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the images
 SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
 
@@ -25,6 +25,7 @@ class Shapes:
 
     Args:
         image_size: Height and width of the images in pixels, at least 1.
+        examples: Images to train on, at least 1; there are 100 each for validation and testing, always the same.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
@@ -35,6 +36,7 @@ class Shapes:
     def __init__(
         self,
         image_size: int = 32,
+        examples: int = 400,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.25,
         augment: dict[str, Any] | list[str] | None = None,
@@ -42,6 +44,7 @@ class Shapes:
         workers: int = 0,
     ) -> None:
         self.image_size = at_least("data.image_size", image_size, 1)
+        self.examples = at_least("data.examples", examples, 1)
         self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -50,9 +53,11 @@ class Shapes:
 
     def load(self) -> Splits:
         """Draw all images and split them."""
-        pixels, masks = draw_shapes(sum(SIZES.values()), self.image_size)
-        parts = zip(*(values.split(list(SIZES.values())) for values in (pixels, masks)), strict=True)
-        train, val, test = ({"pixels": x, "masks": y} for x, y in parts)
+        held_out = torch.tensor([number for numbers in HELD_OUT.values() for number in numbers])
+        every = torch.arange(self.examples + len(held_out))
+        numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}
+        numbers |= {split: torch.tensor(numbers) for split, numbers in HELD_OUT.items()}
+        train, val, test = (draw_shapes(each, self.image_size) for each in numbers.values())
         return mask_splits(self.transform, train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
@@ -60,10 +65,10 @@ class Shapes:
         return read_images(files, self.transform, (1, self.image_size, self.image_size), whole=True)
 
 
-def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return images (count, 1, size, size) and masks (count, size, size), both in uint8."""
-    numbers = uniform(torch.arange(count), SHAPES * 5 + 1 + size * size)
-    shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
+def draw_shapes(numbers: Tensor, size: int) -> dict[str, Tensor]:
+    """Return the ``pixels`` (N, 1, size, size) and ``masks`` (N, size, size) of images by their numbers, in uint8."""
+    count = len(numbers)
+    shade, shapes, noise = uniform(numbers, SHAPES * 5 + 1 + size * size).split([1, SHAPES * 5, size * size], 1)
     levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)
     masks = torch.zeros(count, size, size, dtype=torch.uint8)
     rows, columns = (torch.arange(size) + 0.5)[:, None], (torch.arange(size) + 0.5)[None]
@@ -78,4 +83,4 @@ def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
         masks = torch.where(inside, number.byte(), masks)
         levels = torch.where(inside, 150 + 80 * level, levels)
     pixels = levels + NOISE * (noise.view(-1, size, size) - 0.5)
-    return pixels.clamp(0, 255).byte()[:, None], masks
+    return {"pixels": pixels.clamp(0, 255).byte()[:, None], "masks": masks}
