@@ -52,12 +52,12 @@ FITS = {
     "rbm": IMAGES | MASKED,
     "dbn": IMAGES,
     **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
-    **dict.fromkeys(("alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
+    **dict.fromkeys(("timm", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
 }
 # Models of the same module: the default tests train the first, smallest one of each family.
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
-FAMILIES = [OF_TORCHVISION]
+FAMILIES = [(*OF_TORCHVISION, "timm")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
@@ -120,6 +120,7 @@ NEVER_NOTHING = {
 COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
 SMALLER = {
     **{name: ["model.stem=small"] for name in OF_TORCHVISION},
+    "timm": ["model.name=test_efficientnet"],
     "unet": ["model.hidden_size=[8,16]"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],

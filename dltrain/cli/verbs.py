@@ -10,8 +10,8 @@ RUN = ("RUN", "the folder of the run, or latest for the most recently active run
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
-    "a key that does not change the training steps: trainer.epochs and trainer.max_steps (train longer), keys of "
-    "trainer for logs, checkpoints and time, data.workers, data.root, data.path, data.on_bad_sample, device="
+    "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints and lack of "
+    "memory, keys of data for its location, workers and unreadable examples, keys of device except precision"
 )
 
 

@@ -17,7 +17,11 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-NOT_CONFIGURED = ("self", "params", "fitted")  # arguments that dltrain adds: of optimizers, of data
+NOT_CONFIGURED = (
+    "self",
+    "params",
+    "fitted",
+)  # arguments that dltrain sets: parameters of an optimizer, state fitted to data
 
 # Allowed targets: dltrain's own classes, and names directly in one of these packages of libraries.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")

@@ -45,9 +45,8 @@ class ArrayScale:
             ConfigError: The array is on another scale.
         """
         expected = f"{self} in {name}, as in training"
-        large = (
-            not self.whole and self.known and self.white > 1
-        )  # floats from 0 to 255; unsigned integers are accepted, too
+        # Floats from 0 to 255; unsigned integers are accepted, too.
+        large = not self.whole and self.known and self.white > 1
         if (pixels.dtype != np.uint8) if self.whole else pixels.dtype.kind not in ("fu" if large else "f"):
             raise ConfigError(format_error(key, expected, pixels.dtype))
         low, high = pixels.min(initial=self.black), pixels.max(initial=self.black)

@@ -27,9 +27,9 @@ class Augmentation:
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).
-        brightness: Most relative change of the brightness, in [0, 1].
-        contrast: Most relative change of the contrast, in [0, 1].
-        saturation: Most relative change of the saturation, in [0, 1]; gray images have none.
+        brightness: Maximum relative change of the brightness, in [0, 1].
+        contrast: Maximum relative change of the contrast, in [0, 1].
+        saturation: Maximum relative change of the saturation, in [0, 1]; gray images have none.
         randaugment: Operations that RandAugment applies to each image, at least 0.
         magnitude: Strength of these operations, in [0, 30].
         mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.

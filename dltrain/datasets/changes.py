@@ -1,4 +1,4 @@
-"""All random changes of single examples that an augmentation sets, in their order."""
+"""Combine the random changes of single examples that an augmentation enables."""
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from dltrain.datasets.rand_augment import RandAugment
 
 
 class Changes(nn.Module):
-    """Changes in succession.
+    """Changes that are applied one after the other.
 
     Args:
         changes: Modules that take a batch and a key for each example, and return the batch.

@@ -1,4 +1,4 @@
-"""Clips as folders of frames and as video files: which frames of them are read, and how."""
+"""Find and decode clips, which are folders of frames or video files."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ from dltrain.errors import ConfigError
 from dltrain.keyed_random import draw
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-Choose = Callable[[int], list[int]]  # the positions of the frames to read, in ascending order, for their number
+Choose = Callable[[int], list[int]]  # number of frames of a clip -> ascending positions of those to read
 
 
 def is_video(file: Path) -> bool:
@@ -33,13 +33,13 @@ def is_frame_or_video(file: Path) -> bool:
 
 
 def natural_order(path: Path) -> list[Any]:
-    """Return the sort key of a path by which 2 comes before 10."""
+    """Return a sort key that orders the numbers in paths by value: 2 before 10."""
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), part) if number % 2 else part.casefold() for number, part in enumerate(parts)]
 
 
 def find_clips(root: Path) -> dict[Path, int]:
-    """Return each clip below a folder, in order: a folder with its number of frames, or a video file with 0."""
+    """Return the clips below a folder in natural order -> number of frames of a folder, or 0 for a video file."""
     files = list(filter(is_frame_or_video, find_files(root)))
     found = Counter(file.parent for file in files if is_image(file)) | dict.fromkeys(filter(is_video, files), 0)
     return {clip: found[clip] for clip in sorted(found, key=natural_order)}
@@ -59,7 +59,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def find_clip_problem(clip: Path) -> str | None:
-    """Return why a clip cannot be read, with its file, or None. Of a video file only the beginning is read."""
+    """Return why a clip cannot be read, with its file, or None. Only the beginning of a video is read."""
     if is_video(clip):
         try:
             next(_read_video(clip, ClipView(1, 1, 1, 1), lambda total: [0]))
@@ -75,11 +75,11 @@ def find_clip_problem(clip: Path) -> str | None:
 
 
 class ClipView(NamedTuple):
-    """Which part of a clip is read.
+    """Frames of a clip that are read, and their format.
 
     Args:
         channels: Channels of a frame.
-        frames: Frames to read.
+        frames: Number of frames to read.
         stride: Distance of these frames in the clip.
         size: Height and width of the result in pixels.
     """
@@ -94,7 +94,7 @@ class ClipView(NamedTuple):
 
         Args:
             total: Number of frames of the clip.
-            moment: From 0 to below 1, for a start between the first and the last possible one; None for the middle.
+            moment: Random number in [0, 1) that selects one of the possible starts; None reads the middle.
         """
         spare = max(0, total - 1 - (self.frames - 1) * self.stride)
         start = spare // 2 if moment is None else int(moment * (spare + 1))
@@ -104,8 +104,8 @@ class ClipView(NamedTuple):
 def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, key: int | None = None) -> np.ndarray:
     """Decode a clip to bytes (frames, size, size, channels).
 
-    Each frame is scaled without distortion until it covers the square, and cropped at the center. With a key, the
-    start of the clip and, if `look` has one, the crop are random, the crop the same for all frames.
+    Each frame is scaled without distortion until it covers the square, and cropped at the center. If `key` is given,
+    the first frame to read is random, and so is the crop if `look` has one. The crop is the same for all frames.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The clip cannot be read.
@@ -118,7 +118,7 @@ def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, ke
         return np.stack([resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)])
     files = frame_files(path)
     if not files:
-        raise ValueError("it has no frames")
+        raise ValueError("no frames")
     chosen, decoded = choose(len(files)), dict[int, np.ndarray]()
     for position in dict.fromkeys(chosen):
         try:
@@ -146,11 +146,11 @@ def _window(
 
 def _different(sizes: set[tuple[int, int]]) -> str:
     shown = " and ".join(f"{across} x {along}" for across, along in sorted(sizes))
-    return f"its frames have different sizes: {shown} pixels"
+    return f"frames of different sizes: {shown} pixels"
 
 
 def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
-    """Yield the chosen frames of a video file as images. The file is decoded from its beginning on."""
+    """Yield the chosen frames of a video file as images; all frames before them are decoded, too."""
     import av
 
     try:
@@ -169,6 +169,6 @@ def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(str(error)) from error
     if last is None:
-        raise ValueError("it has no frames")
-    for _ in range(len(chosen) - read):  # fewer frames than packets
+        raise ValueError("no frames")
+    for _ in range(len(chosen) - read):  # some packets may contain no frame
         yield last.to_image().convert(MODES[view.channels])

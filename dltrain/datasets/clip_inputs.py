@@ -14,11 +14,11 @@ EXPECTED = "a folder of frames, a folder of clips, or a video file"
 
 
 def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
-    """Read the middle of each clip in the frames and the size of a data set.
+    """Read the middle of each clip, with the number, distance and size of frames of a data set.
 
     Args:
         files: Folders of frames, folders with such folders or video files at any depth, and video files.
-        view: The part of a clip that is read.
+        view: Frames of a clip that are read, and their format.
     """
     return stack_examples(_examples(files, view), files.batch_size, "pixels")
 
@@ -39,7 +39,7 @@ def _examples(files: InputFiles, view: ClipView) -> Iterator[Example]:
 
 def _clips(file: InputFile) -> list[Path]:
     if file.name == STANDARD_INPUT:
-        raise ConfigError("INPUT: not supported because clips are read from files. Pass their path.")
+        raise ConfigError("INPUT: standard input is not supported because clips are read from files. Pass their path.")
     clips = list(find_clips(file.path)) if file.path.is_dir() else [file.path] if is_video(file.path) else []
     if not clips:
         raise ConfigError(format_error("INPUT", EXPECTED, file.name))

@@ -1,4 +1,4 @@
-"""What data sets of clips share: facts, preparation, augmentation."""
+"""Facts, preparation and augmentation of all data sets of clips."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 class PrepareClips(nn.Module):
-    """Scaled pixels and the class of each clip.
+    """Scale the pixels and convert the labels of clips.
 
     Shape:
         pixels (B, channels, frames, height, width) in uint8 and optional labels (B,) -> inputs of the same shape in
@@ -51,7 +51,7 @@ class ClipGeometry(nn.Module):
         self.geometry = Geometry(look, Frame({"inputs": outside.repeat_interleave(frames, 0)}))
 
     def forward(self, batch: Rows, keys: Tensor) -> Rows:
-        """Move each clip, whose frames are channels of one picture here, by the matrix of its key."""
+        """Transform each clip by the matrix of its key; its frames are treated as channels of one picture."""
         inputs = batch["inputs"]
         moved = self.geometry({"inputs": inputs.flatten(1, 2)}, keys)["inputs"]
         return {**batch, "inputs": moved.unflatten(1, inputs.shape[1:3])}
@@ -70,9 +70,9 @@ def prepare_clips(transform: ImageTransform) -> PrepareClips:
 def clip_splits(
     transform: ImageTransform, spec: Spec, train: Rows | Files, val: Rows | Files | None, test: Rows | Files
 ) -> Splits:
-    """Return splits of ``pixels`` (B, channels, frames, height, width) and ``labels`` (B,); only training augments.
+    """Return splits of ``pixels`` (B, channels, frames, height, width) and ``labels`` (B,) with the augmentation.
 
-    `Files` crop while they decode.
+    Random crops of `Files` are not applied here, but while they are decoded.
     """
     prepare = prepare_clips(transform)
     look = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()

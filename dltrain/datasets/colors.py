@@ -9,11 +9,11 @@ from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
 GRAY = (0.2989, 0.587, 0.114)  # weights of red, green and blue in the luma of ITU-R BT.601
-LANE = 101  # added to keys, so that these numbers do not depend on those of the geometry
+LANE = 101  # added to keys, so that these random numbers are independent of those of the geometry
 
 
 class Unit(nn.Module):
-    """Normalized inputs to images from 0 (black) to 1 (white), and back.
+    """Conversion between normalized inputs and images from 0 (black) to 1 (white).
 
     Args:
         mean: Subtracted from the images in normalization; (channels, 1, 1).
@@ -36,7 +36,8 @@ class Unit(nn.Module):
 class Colors(nn.Module):
     """Random brightness, contrast and saturation of each example, in this order.
 
-    Each factor is uniform between 1 - x and 1 + x for the value x of the augmentation. One channel has no saturation.
+    Each factor is uniform between 1 - x and 1 + x for the value x of the augmentation. Only images of 3 channels have
+    a saturation.
 
     Args:
         look: What to change and how much.
@@ -62,7 +63,7 @@ class Colors(nn.Module):
 
 
 def blend(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
-    """Return `other` for a factor of 0, `images` for 1, and what lies beyond for more, from 0 to 1."""
+    """Interpolate from `other` (factor 0) to `images` (factor 1), or extrapolate, and clamp to [0, 1]."""
     return (images * factor + other * (1 - factor)).clamp(0, 1)
 
 

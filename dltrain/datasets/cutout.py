@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
-LANE = 301  # added to keys, so that these numbers do not depend on those of other changes
+LANE = 301  # added to keys, so that these random numbers are independent of those of other changes
 
 
 class Cutout(nn.Module):

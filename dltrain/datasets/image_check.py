@@ -14,13 +14,13 @@ from dltrain.errors import ConfigError
 T = TypeVar("T")
 MAX_CHECKED = 20_000  # files checked at most; more would delay the start of training
 TAIL_BYTES = 4096
-# What ends a complete file of a format. Bytes may follow it, and some decoders do without it, so a file that lacks it
-# is decoded to be sure. Files of other formats are always decoded.
+# Last bytes of a complete file of a format. Other bytes may follow, and some decoders do not need them, so a file that
+# lacks them is decoded to be sure. Files of other formats are always decoded.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 def find_problem(path: Path) -> str | None:
-    """Return why an image file cannot be decoded, or None. Of a damaged file, only a missing end is noticed."""
+    """Return why an image file cannot be decoded, or None. A damaged file is noticed if its end is missing."""
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             end, deep = ENDS.get(image.format or ""), image.mode.startswith(DEEP_MODES)
@@ -44,7 +44,7 @@ def reject_unreadable(
     """Reject examples that cannot be read, unless they may be skipped.
 
     Args:
-        examples: The examples, the most important first; those after the first ``limit`` are not checked.
+        examples: The examples in order of importance; only the first ``limit`` are checked.
         problem: Returns what is wrong with an example, with its file, or None.
         kind: Name of the examples for the message.
 

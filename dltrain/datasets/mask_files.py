@@ -30,7 +30,7 @@ def find_pairs(root: Path) -> list[Pair]:
     """
     images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
     if not images:
-        hint = "The folder holds images/ and masks/, or both in train/ and so on, or the folders of Pascal VOC"
+        hint = "It must contain images/ and masks/, or both in train/ and other splits, or the folders of Pascal VOC"
         raise ConfigError(format_error("data.path", f"images in {root / 'images'}", "none", hint))
     if lacking := sorted(images.keys() - masks.keys()):
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
@@ -95,11 +95,12 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
     values = _read(path)
     expected = image_size(image)
     if values.shape[::-1] != expected:
-        raise ValueError("the image has {} x {} pixels, the mask {} x {}".format(*expected, *values.shape[::-1]))
+        sizes = *values.shape[::-1], *expected
+        raise ValueError("a mask of {} x {} pixels for an image of {} x {}".format(*sizes))
     classes = table[values]
     if (classes == FOREIGN).any():
         known = " ".join(map(str, np.flatnonzero(table < FOREIGN)))
-        raise ValueError(f"the mask has the value {values[classes == FOREIGN][0]}, which is none of {known}")
+        raise ValueError(f"the value {values[classes == FOREIGN][0]} in the mask, which is none of {known}")
     window = crop(values.shape[1], values.shape[0])
     return np.asarray(Image.fromarray(classes).resize((size, size), Image.Resampling.NEAREST, window))
 
@@ -125,7 +126,7 @@ def _read(path: Path) -> np.ndarray:
     with Image.open(path, formats=FORMATS) as image:
         values = np.asarray(ImageOps.exif_transpose(image))
         if image.mode not in (*INDEXED, *DEEP):
-            raise ValueError(f"a mask has palette indices or gray levels as classes, not colors ({image.mode})")
+            raise ValueError(f"colors ({image.mode}), but classes must be palette indices or gray levels")
     if values.max(initial=0) > 255 or values.min(initial=0) < 0:
-        raise ValueError(f"classes are numbers from 0 to 255, not {values.max()}")
+        raise ValueError(f"values from {values.min()} to {values.max()}, but classes are numbers from 0 to 255")
     return values.astype(np.uint8)

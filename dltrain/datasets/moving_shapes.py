@@ -1,4 +1,4 @@
-"""Clips of a moving shape, drawn instead of read. The class is the kind of motion."""
+"""Synthetic clips of a moving shape; the class is the kind of motion."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -31,10 +31,10 @@ class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
     A shape crosses the picture to the left, right, top or bottom, turns by half a circle in either direction, grows to
-    twice its radius or shrinks to half of it. Place, angle, size and brightness are drawn at random, but what changes
-    runs through its whole range, and the frames are evenly spaced from a random moment on. So a single frame at a
-    random moment has the same distribution for each motion, and does not reveal it. What leaves the picture enters on
-    the other side.
+    twice its radius or shrinks to half of it. What leaves the picture enters on the other side. Place, angle, size and
+    brightness are drawn at random, but what changes runs through its whole range, and the frames are evenly spaced from
+    a random moment on. So a single frame at a random moment has the same distribution for each motion and does not
+    reveal it.
 
     Args:
         clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
@@ -137,5 +137,5 @@ def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, si
 
 
 def _box(along: Tensor, upward: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
-    """Return the distance to the edge of a box, negative inside; a bound outside of its corners."""
+    """Return the distance to the edge of a box, negative inside; near a corner outside, a lower bound."""
     return torch.maximum((along - x).abs() - half_width, (upward - y).abs() - half_height)

@@ -1,4 +1,4 @@
-"""Rows of a CSV file that hold a square picture as a text of gray values, as in FER-2013."""
+"""Read the rows of a CSV file that contain a square picture as text of gray values, as in FER-2013."""
 
 import csv
 import math
@@ -62,7 +62,7 @@ def read_rows(
     header = _names(first, delimiter)
     places = [_place(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
     rows = csv.reader(lines, delimiter=delimiter)
-    with warnings.catch_warnings(action="error", category=DeprecationWarning):  # of NumPy below 2.3, for text
+    with warnings.catch_warnings(action="error", category=DeprecationWarning):  # NumPy below 2.3 only warns about text
         while (row := _next(rows, path)) is not None:
             if not row:
                 continue
@@ -86,7 +86,7 @@ def parse_picture(text: str, side: int | None = None) -> np.ndarray:
         side: Height and width that it must have, in pixels; None for any.
 
     Raises:
-        ValueError: It is no such picture; in the message, "in it" stands for the place.
+        ValueError: The text is not such a picture. The caller replaces "in it" in the message by the line.
     """
     try:
         values = np.fromstring(text, dtype=np.int64, sep=" ")
@@ -114,7 +114,7 @@ def _place(header: list[str], key: str, name: str, path: Path) -> int:
     shown = shorten(", ".join(header)) or "none"
     hint = suggest(name, header)
     if key == "usage":
-        hint = f"{hint} data.usage=null takes all splits from all rows.".strip()
+        hint = f"{hint} data.usage=null divides all rows into splits.".strip()
     raise ConfigError(format_error(f"data.{key}", f"one of the columns of {path}, {shown}", name, hint))
 
 

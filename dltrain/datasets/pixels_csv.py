@@ -16,7 +16,7 @@ from dltrain.datasets.class_counts import format_class_counts
 from dltrain.datasets.image_inputs import SUFFIXES, examples_of_file
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
 from dltrain.datasets.pixel_rows import Columns, PixelRow, read_rows
-from dltrain.errors import ConfigError, format_error, shorten, suggest
+from dltrain.errors import ConfigError, format_error, shorten
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 TABLES = (".csv", ".tsv", ".txt")
@@ -101,7 +101,7 @@ class PixelsCsv:
         for row in rows:
             if row.usage not in USAGES:
                 expected = f"one of {', '.join(USAGES)} in line {row.line} of {self.path}"
-                self.bad.add(format_error("data.path", expected, row.usage or "nothing", suggest(row.usage, USAGES)))
+                self.bad.add(format_error("data.path", expected, row.usage or "nothing"))
             else:
                 parts.setdefault(USAGES[row.usage], []).append(row)
         if "train" not in parts:

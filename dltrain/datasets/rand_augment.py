@@ -17,15 +17,15 @@ OPERATIONS = (
     *("brightness", "saturation", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize"),
 )
 MOVES = OPERATIONS[1:6]
-LARGEST = 30  # magnitude
+LARGEST = 30  # largest magnitude
 SHEAR, SHIFT, TURN, ENHANCE, BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # at the largest magnitude
-LANE = 201  # added to keys, so that these numbers do not depend on those of other changes
+LANE = 201  # added to keys, so that these random numbers are independent of those of other changes
 
 
 class RandAugment(nn.Module):
     """Operations drawn for each example with equal probability: moves, changes of color, or nothing.
 
-    Pictures are moved bilinearly and masks by the nearest pixel; black fills what moves in.
+    Pictures are moved bilinearly and masks by the nearest pixel; areas without a source become black.
 
     Args:
         count: Operations in succession, at least 1.
@@ -87,14 +87,14 @@ class RandAugment(nn.Module):
             for number, size in enumerate((SHEAR, SHEAR, SHIFT * width, SHIFT * height, math.radians(TURN)), 1)
         )
         cosine, sine, x, y = turn.cos(), turn.sin(), width / 2, height / 2
-        a, b = shear_x - sine, shear_y + sine  # of the height and of the width
+        a, b = shear_x - sine, shear_y + sine  # coefficients of the vertical and the horizontal position
         first = torch.stack([cosine, a, x - cosine * x - a * y - right.trunc()])
         second = torch.stack([b, cosine, y - b * x - cosine * y - down.trunc()])
         return torch.stack([first, second]).permute(2, 0, 1)
 
 
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
-    """Blend images with a blurred copy; pixels at the edges stay."""
+    """Blend images with a blurred copy; pixels at the edges stay unchanged."""
     if min(images.shape[2:]) < 3:
         return images
     inner = (9 * F.avg_pool2d(images, 3, stride=1) + 4 * images[:, :, 1:-1, 1:-1]) / 13
@@ -110,7 +110,7 @@ def posterize(images: Tensor, bits: int) -> Tensor:
 
 
 def stretch_contrast(images: Tensor) -> Tensor:
-    """Stretch each channel of each image to the range from 0 to 1; one of a single level stays."""
+    """Stretch each channel of each image to the range from 0 to 1; constant channels stay unchanged."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     width = high - low
     return torch.where(width > 0, (images - low) / width.where(width > 0, 1), images).clamp(0, 1)
@@ -127,7 +127,7 @@ def equalize(images: Tensor) -> Tensor:
     return torch.where(step[..., None] > 0, found, images)
 
 
-Change = Callable[[Tensor, Tensor, float], Tensor]  # of images, factors and the strength
+Change = Callable[[Tensor, Tensor, float], Tensor]  # (images, factors, strength) -> images
 CHANGES: dict[str, Change] = {
     "brightness": lambda x, factor, _: ENHANCERS["brightness"](x, factor),
     "saturation": lambda x, factor, _: ENHANCERS["saturation"](x, factor),

@@ -180,9 +180,9 @@ class ClipFiles:
 
     Args:
         listing: Folder or file and class of each clip.
-        view: The part of a clip that is read.
+        view: Frames of a clip that are read, and their format.
         root: Folder that names of clips are relative to.
-        look: Crop of the frames at their full resolution in training.
+        look: Augmentation, of which only the crop is applied, in training, to frames at full resolution.
     """
 
     def __init__(self, listing: Listing, view: ClipView, root: Path, look: Augmentation) -> None:

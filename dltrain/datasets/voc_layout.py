@@ -10,14 +10,14 @@ PARTS = ("train", "val", "test")
 
 
 def has_voc_layout(root: Path) -> bool:
-    """Return whether a folder has images, masks and lists as Pascal VOC has them."""
+    """Return whether a folder has images, masks and lists in the layout of Pascal VOC."""
     return all((root / folder).is_dir() for folder in (IMAGES, MASKS, LISTS))
 
 
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
-    """Return image and mask of each name in ``train.txt``, ``val.txt`` and ``test.txt``, as far as these exist.
+    """Return image and mask of each name in those of ``train.txt``, ``val.txt`` and ``test.txt`` that exist.
 
-    A test list is left out if it has no masks: Pascal VOC 2012 keeps them secret.
+    A test list without masks is left out: those of Pascal VOC 2012 are not public.
 
     Raises:
         ConfigError: There is no list for training, or a file of a name is missing.
@@ -45,5 +45,5 @@ def _pair(root: Path, name: str) -> Pair:
     pair = root / IMAGES / f"{name}.jpg", _mask(root, name)
     for file in pair:
         if not file.is_file():
-            raise ConfigError(format_error("data.path", f"the file {file}, as its name is in {root / LISTS}", "none"))
+            raise ConfigError(format_error("data.path", f"the file {file}, which is listed in {root / LISTS}", "none"))
     return pair

@@ -1,4 +1,4 @@
-"""Layers of LeNet-5 as published in 1998: scaled tanh, sub-sampling with weights, and maps that read some maps."""
+"""Layers of LeNet-5 as published in 1998: scaled tanh, trainable sub-sampling, partially connected convolution."""
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ class SubSampling(nn.Module):
 
 
 class PartialConvolution(nn.Module):
-    """Convolution of 5x5 pixels in which each map reads only the maps that `TABLE` lists; other weights do not exist.
+    """Convolution of 5x5 pixels in which each map reads only the maps that `TABLE` lists.
 
     Shape: (B, 6, height, width) -> (B, 16, height - 4, width - 4).
     """

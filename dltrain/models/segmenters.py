@@ -22,7 +22,7 @@ class _Segmenter(nn.Module):
     """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier ones.
 
     Args:
-        network: Network of torchvision whose parts these are, so that its weights fit.
+        network: Network of torchvision that provides the layers, so that its weights fit.
         channels: Channels of the image.
         aux_weight: Weight of the auxiliary classifier's loss.
     """
@@ -68,8 +68,8 @@ class FCN(_Segmenter):
 class DeepLabV3(_Segmenter):
     """DeepLab v3: dilated convolutions at several rates, and a mean over the image, on the features of a backbone.
 
-    Weights have the names of torchvision's ``deeplabv3_resnet50`` and so on. The mean has one number per channel, whose
-    batch norm needs at least two images in a batch.
+    Weights have the names of torchvision's ``deeplabv3_resnet50``, ``deeplabv3_resnet101`` and
+    ``deeplabv3_mobilenet_v3_large``. In training, the batch norm of the mean needs at least two images in a batch.
 
     Args:
         channels: Channels of the image.

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from torchvision import models
 
 from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.adopted import AdoptedNetwork
 from dltrain.models.layers import check_sizes
 
 STEMS = {"imagenet": False, "small": True}
-NORMS = {"none": "", "batch": "_bn"}  # of VGG -> end of torchvision's name
+NORMS = {"none": "", "batch": "_bn"}  # norm of a VGG -> suffix of its name in torchvision
 AUX_SIDE = 17  # pixels of the feature maps that the auxiliary head of Inception v3 reads, per side
 AUX_SMALLEST = 299  # side of the smallest images for this head with the imagenet stem
 LARGER = "Use model.stem=small or larger images."
@@ -21,7 +22,7 @@ WITHOUT_HEAD = "Use model.stem=small, model.aux_weight=0 for a network without i
 
 @dataclass(frozen=True)
 class Family:
-    """What the networks of a family have in common.
+    """Properties that the networks of a family share.
 
     Args:
         first: Path of the first convolution.
@@ -64,7 +65,7 @@ def _shrink_alexnet(network: models.AlexNet) -> None:
 
 
 def _shrink_vgg(network: models.VGG) -> None:
-    """Round up in pooling and let the classifier read one pixel: with 32x32 pixels, it would read 49 copies of it."""
+    """Round up in pooling and let the classifier read one pixel; at 32x32 pixels it would read 49 copies of one."""
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True
@@ -104,7 +105,7 @@ FAMILIES = {
 }
 
 
-class TorchvisionNetwork(nn.Module):
+class TorchvisionNetwork(AdoptedNetwork):
     """A network of torchvision, chosen by its name.
 
     Weights have the names of torchvision, so that its state dicts fit.
@@ -145,17 +146,7 @@ class TorchvisionNetwork(nn.Module):
             first.in_channels = channels
             first.weight = nn.Parameter(first.weight.new_empty(first.out_channels, channels, *first.kernel_size))
             family.init(first)
-        self._modules = network._modules
-        self._network = (network,)  # in a tuple, so that it is no layer itself and its weights keep their names
-
-    def train(self, mode: bool = True) -> "TorchvisionNetwork":
-        """Set training or evaluation mode."""
-        self._network[0].training = mode
-        return super().train(mode)
-
-    def forward(self, x: Tensor) -> Any:
-        """Return the outputs of each image."""
-        return self._network[0].forward(x)
+        self.adopt(network)
 
 
 class AlexNet(TorchvisionNetwork):
@@ -219,14 +210,14 @@ class InceptionNetwork(TorchvisionNetwork):
         name: ``googlenet`` or ``inception_v3``.
         dropout: Dropout probability of the inputs of the last layer, in [0, 1).
         aux_weight: Weight of the loss of each auxiliary head; 0 for a network without them.
-        transform_input: Whether inputs are normalized by mean and standard deviation of ImageNet, and are to be
-            rescaled to [-1, 1], as torchvision's trained weights expect them.
+        transform_input: Whether to rescale inputs that are normalized by mean and standard deviation of ImageNet to
+            [-1, 1], as torchvision's trained weights expect.
 
     The other arguments are those of `TorchvisionNetwork`.
 
-    Source: Szegedy et al. 2015, "Going deeper with convolutions", section 5 and 6: auxiliary heads with a weight of 0.3
-    and a dropout of 0.7; Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", which states
-    no weight: 0.4 is that of its authors' TensorFlow code.
+    Source: Szegedy et al. 2015, "Going deeper with convolutions", sections 5 and 6: auxiliary heads with a weight
+    of 0.3 and a dropout of 0.7; Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", which
+    states no weight: 0.4 is that of its authors' TensorFlow code.
     Differs: as in torchvision, GoogLeNet has batch norm and 3x3 instead of 5x5 convolutions.
     """
 

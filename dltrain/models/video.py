@@ -10,10 +10,11 @@ from dltrain.models.layers import check_sizes
 
 
 class CNNLSTM(nn.Module):
-    """CNN that reads each frame, and an LSTM that reads what it returns; the output is that of the last frame.
+    """CNN on each frame, followed by an LSTM over the frames; the output is computed after the last frame.
 
     Args:
-        channels, height, width, outputs: Of the clips; at least 1.
+        channels, height, width: Size of the frames, at least 1.
+        outputs: At least 1.
         blocks: Blocks of the CNN; see `dltrain.models.convolutional.CNN`.
         frame_features: Numbers that the CNN returns for each frame, at least 1.
         hidden_size: Width of the LSTM, at least 1.
@@ -24,7 +25,7 @@ class CNNLSTM(nn.Module):
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for any number of frames.
     Source: Donahue et al. 2015, "Long-term recurrent convolutional networks for visual recognition and description".
-    Differs: outputs only after the last frame (there the mean of the outputs of all frames).
+    Differs: the paper averages the outputs of all frames.
     """
 
     def __init__(

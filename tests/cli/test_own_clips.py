@@ -1,4 +1,4 @@
-"""Clips of a user from training to prediction, and their pictures in TensorBoard."""
+"""User-provided clips from training to prediction, and their animations in TensorBoard."""
 
 import io
 import json
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -61,12 +60,3 @@ def test_a_run_without_clips_to_train_on_leaves_nothing_behind(
 def test_a_summary_of_a_network_for_clips_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "model=r3d_18", "data=moving_shapes", "--input", "3x16x112x112", "--outputs", "400"]) == 0
     assert "33,371,472" in capsys.readouterr().out
-
-
-def test_channels_last_is_possible_with_convolutions_over_time(tmp_path: Path) -> None:
-    from dltrain.config import compose
-    from dltrain.runs.assemble import build_components
-
-    job = compose.compose(["model=r3d_18", "data=moving_shapes", "device=cpu", "device.channels_last=true"])
-    weight = build_components(job).model.stem[0].weight
-    assert weight.is_contiguous(memory_format=torch.channels_last_3d)

@@ -82,20 +82,20 @@ def of_torchvision(name: str, image: Tensor, sign: float) -> Tensor:
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_of_randaugment_is_that_of_torchvision(name: str, sign: float) -> None:
+def test_each_operation_of_randaugment_equals_that_of_torchvision(name: str, sign: float) -> None:
     x, number = images(), OPERATIONS.index(name)
     found = rand_augment().operate({"inputs": normalized(x)}, torch.full((COUNT,), number), torch.full((COUNT,), sign))[
         "inputs"
     ]
     expected = torch.stack([of_torchvision(name, image, sign) for image in x])
     error = (found - normalized(expected)).abs()
-    if name in MOVES:  # where the edge of the image is, both interpolate differently
+    if name in MOVES:  # near the edges, the two interpolate differently
         error = error[:, :, 8:-8, 8:-8]
     assert error.max() < 1e-4
     assert name == "identity" or not torch.equal(expected, x)
 
 
-def test_each_example_gets_operations_of_its_own_key_whatever_its_batch() -> None:
+def test_the_operations_of_an_example_depend_on_its_key_and_not_on_its_batch() -> None:
     x, keys = normalized(images(count=40)), mix(torch.arange(40))
     module = rand_augment()
     whole = module({"inputs": x}, keys)["inputs"]
@@ -115,7 +115,7 @@ def test_every_operation_is_drawn_about_equally_often() -> None:
     assert (seen[0] == seen[1]).float().mean() < 0.1
 
 
-def test_masks_move_with_their_images_and_other_operations_leave_them() -> None:
+def test_masks_move_with_their_images_and_are_unchanged_by_other_operations() -> None:
     blocks = (torch.arange(HEIGHT)[:, None] // 8 * 4 + torch.arange(WIDTH) // 8).expand(len(OPERATIONS), -1, -1)
     pictures = (blocks / 11.0)[:, None].expand(-1, 3, -1, -1)
     operation = torch.arange(len(OPERATIONS))
@@ -133,7 +133,7 @@ def test_masks_move_with_their_images_and_other_operations_leave_them() -> None:
         assert not torch.equal(found["targets"][number], blocks[number])
 
 
-def test_colors_change_by_factors_within_their_range_and_nothing_else_moves() -> None:
+def test_brightness_changes_by_factors_within_its_range_and_all_channels_change_equally() -> None:
     look = Augmentation(brightness=0.3)
     module = make_changes(look, Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD))
     assert module is not None
@@ -144,7 +144,7 @@ def test_colors_change_by_factors_within_their_range_and_nothing_else_moves() ->
     assert 0.7 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3
 
 
-def test_nothing_set_changes_nothing() -> None:
+def test_without_enabled_changes_there_is_no_module() -> None:
     assert make_changes(Augmentation(), Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD)) is None
 
 

@@ -68,7 +68,9 @@ def test_gray_cmyk_16_bit_palette_and_transparent_images_are_read(
 
 def test_fractions_as_gray_levels_have_a_problem(tmp_path: Path) -> None:
     Image.fromarray(NOISE[..., 0] / np.float32(255)).save(tmp_path / "a.tif")
-    assert "gray levels of 8 or 16 bits are supported, not fractions" in str(find_problem(tmp_path / "a.tif"))
+    assert "fractions from 0 to 1, but only gray levels of 8 or 16 bits are supported" in str(
+        find_problem(tmp_path / "a.tif")
+    )
 
 
 def test_the_size_of_a_turned_image_is_that_of_the_upright_one(tmp_path: Path) -> None:
@@ -131,9 +133,9 @@ def truncated_image(mask: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (larger_mask, "masks/05.png: the image has 24 x 20 pixels, the mask 30 x 20"),
-        (unknown_value, "masks/05.png: the mask has the value 9, which is none of 0 1 2"),
-        (colored, "masks/05.png: a mask has palette indices or gray levels as classes, not colors"),
+        (larger_mask, "masks/05.png: a mask of 30 x 20 pixels for an image of 24 x 20"),
+        (unknown_value, "masks/05.png: the value 9 in the mask, which is none of 0 1 2"),
+        (colored, "masks/05.png: colors (RGB), but classes must be palette indices or gray levels"),
         (truncated_image, "images/05.png: "),
     ],
 )
@@ -159,7 +161,7 @@ def test_a_truncated_frame_and_frames_of_other_sizes_are_found_before_training(t
     data.check()
     frame = tmp_path / "brighter" / "clip3" / "4.png"
     Image.new("RGB", (9, 9)).save(frame)
-    with pytest.raises(ConfigError, match=f"got {frame.parent}: its frames have different sizes: 9 x 9 and 12 x 10"):
+    with pytest.raises(ConfigError, match=f"got {frame.parent}: frames of different sizes: 9 x 9 and 12 x 10"):
         data.check()
     frame.write_bytes(frame.read_bytes()[:40])
     with pytest.raises(ConfigError, match=f"data.path: expected readable clips, got {frame}: "):

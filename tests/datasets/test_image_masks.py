@@ -145,9 +145,12 @@ def larger_mask(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (rgb_mask, "not colors (RGB)"),
-        (larger_mask, "the image has 12 x 8 pixels, the mask 14 x 8"),
-        (lambda root: checkered((0, 7)).save(root / "masks" / "00.png"), "the value 7, which is none of 0 1 2"),
+        (rgb_mask, "colors (RGB), but"),
+        (larger_mask, "a mask of 14 x 8 pixels for an image of 12 x 8"),
+        (
+            lambda root: checkered((0, 7)).save(root / "masks" / "00.png"),
+            "the value 7 in the mask, which is none of 0 1 2",
+        ),
         (lambda root: (root / "masks" / "00.png").write_bytes(b"none"), "cannot identify"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Tables of pictures as texts of gray values, as in FER-2013: splits, classes, and lines that are rejected."""
+"""CSV files with pictures as text of gray values, as in FER-2013: splits, classes, rejected rows."""
 
 import json
 from collections.abc import Callable
@@ -81,7 +81,7 @@ BAD_ROWS = {
     ),
     "usage": (
         f"1,{picture(0)},Trainig",
-        "expected one of Training, PublicTest, PrivateTest in line 4 of {}, got Trainig. Did you mean Training?",
+        "expected one of Training, PublicTest, PrivateTest in line 4 of {}, got Trainig. data.on_bad_sample=skip",
     ),
     "cells": (f"1,{picture(0)}", "expected 3 cells in line 4 of {}, got 2"),
 }

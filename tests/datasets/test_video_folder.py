@@ -1,4 +1,4 @@
-"""Folders of clips: which frames are read, in which order, and what is rejected."""
+"""Folders of clips: choice and order of frames, and rejected folders."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def truncated(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [(other_size, "its frames have different sizes: 9 x 9 and 12 x 8 pixels"), (truncated, "6.png: ")],
+    [(other_size, "frames of different sizes: 9 x 9 and 12 x 8 pixels"), (truncated, "6.png: ")],
 )
 def test_a_clip_that_cannot_be_read_is_named(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
     write(tmp_path / "train")
@@ -213,7 +213,7 @@ def test_clips_to_predict_are_folders_of_frames_at_any_depth(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("-",), "INPUT 1: not supported because clips are read from files"),
+        (("-",), "INPUT 1: standard input is not supported because clips are read from files"),
         ((), "INPUT: expected a folder of frames"),
         (("{}/one.png",), "INPUT 1: expected a folder of frames, a folder of clips, or a video file, got .*one.png"),
     ],

@@ -67,7 +67,7 @@ def test_parameters_are_as_published_and_weights_have_the_names_and_shapes_of_to
 
 
 @pytest.mark.usefixtures("meta")
-def test_networks_without_auxiliary_heads_and_with_batch_norm_are_those_of_torchvision() -> None:
+def test_networks_without_auxiliary_heads_or_with_batch_norm_have_the_weights_of_torchvision() -> None:
     without = make("googlenet", aux_weight=0.0)
     assert parameters(without) == 6_624_904
     assert shapes(without) == shapes(theirs("googlenet", aux_logits=False))
@@ -90,7 +90,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(name: str) -> No
         torch.testing.assert_close(model.eval()(x), reference.eval()(x), atol=1e-6, rtol=0)
 
 
-def test_weights_that_torchvision_reads_give_the_same_outputs_there() -> None:
+def test_torchvision_loads_the_state_dict_and_returns_the_same_outputs() -> None:
     model, reference = make("resnet18", side=64, outputs=10).eval(), torchvision.models.resnet18(num_classes=10).eval()
     reference.load_state_dict(model.state_dict())
     x = torch.randn(2, 3, 64, 80)
@@ -112,7 +112,7 @@ def first_maps(model: nn.Module, x: Tensor, layer: str) -> torch.Size:
     """Return the shape of the inputs of a layer."""
     found: list[torch.Size] = []
     model.get_submodule(layer).register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].shape[2:]))
-    model.eval()(x)  # statistics of batches take long on the meta device
+    model.eval()(x)  # batch statistics are slow on the meta device
     return found[0]
 
 
@@ -165,7 +165,7 @@ def test_the_auxiliary_head_of_inception_needs_large_images_or_the_small_stem() 
     assert make("inception_v3", side=32, stem="small").AuxLogits(torch.empty(2, 768, 3, 3)).shape == (2, 1000)
 
 
-def test_auxiliary_heads_answer_in_training_with_their_published_weights() -> None:
+def test_auxiliary_outputs_equal_those_of_torchvision_and_have_the_published_weights() -> None:
     torch.manual_seed(0)
     reference, x = theirs("googlenet", num_classes=5, dropout=0.0, dropout_aux=0.0), torch.randn(4, 3, 32, 32)
     model = make("googlenet", side=32, outputs=5, dropout=0.0)

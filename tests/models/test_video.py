@@ -1,4 +1,4 @@
-"""Networks for clips against torchvision with the same weights, and by hand."""
+"""Networks for clips: compared with torchvision with the same weights, and with a computation frame by frame."""
 
 import pytest
 import torch
@@ -82,7 +82,7 @@ def test_memory_layouts_give_the_same_outputs() -> None:
         torch.testing.assert_close(model.eval()(last), model(clips), atol=1e-5, rtol=1e-5)
 
 
-def test_sizes_that_do_not_exist_are_rejected() -> None:
+def test_sizes_below_one_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model.frame_features: expected an integer of at least 1, got 0"):
         CNNLSTM(3, 12, 8, 7, BLOCKS, frame_features=0)
     with pytest.raises(ConfigError, match=r"model.channels: expected an integer of at least 1, got 0"):

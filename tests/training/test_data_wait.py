@@ -95,7 +95,7 @@ def test_long_waiting_is_turned_into_advice_once(
         assert f"80% {ADVICE}. Raise data.workers (now 0; this machine has 6 CPU cores)." in out.getvalue()
 
 
-def test_with_as_many_workers_as_cores_smaller_files_are_advised(
+def test_smaller_files_are_advised_if_there_are_as_many_workers_as_cores(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
@@ -109,7 +109,7 @@ def test_with_as_many_workers_as_cores_smaller_files_are_advised(
     assert f"80% {ADVICE}. Store files of about the size in pixels" in out.getvalue()
 
 
-def test_waiting_for_the_device_is_no_waiting_for_data(clock: Clock) -> None:
+def test_waiting_for_the_device_does_not_count_as_waiting_for_data(clock: Clock) -> None:
     timer = Timer(clock())
 
     def batches() -> Any:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from dltrain.data.loader import Batches
+from dltrain.data.spec import Source
 from dltrain.errors import ConfigError
 from dltrain.training import device
 from dltrain.training.device import Device
@@ -43,6 +45,17 @@ def test_auto_precision_on_a_cpu_is_fp32() -> None:
 def test_auto_selects_the_best_available_device() -> None:
     best = "cuda" if CUDA else "mps" if torch.backends.mps.is_available() else "cpu"
     assert device.resolve_device("auto") == best
+
+
+def test_channels_last_is_the_layout_for_the_number_of_axes() -> None:
+    device = Device(torch.device("cpu"), "fp32", True, False, False)
+    over_time, image, matrix = device.place(nn.ModuleList([nn.Conv3d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 4)]))
+    assert over_time.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert image.weight.is_contiguous(memory_format=torch.channels_last) and matrix.weight.is_contiguous()
+    (batch,) = Batches(Source({"inputs": torch.randn(4, 3, 5, 5, 5)}, nn.Identity()), 4, channels_last=True)
+    assert batch["inputs"].is_contiguous(memory_format=torch.channels_last_3d)
+    over_time(batch["inputs"]).sum().backward()
+    assert over_time.weight.grad is not None
 
 
 def test_channels_last_auto_is_on_only_for_convolutions() -> None:

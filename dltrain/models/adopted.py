@@ -1,0 +1,27 @@
+"""Networks of other libraries under their own names of weights."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class AdoptedNetwork(nn.Module):
+    """A network of another library, whose layers and weights become those of this module.
+
+    Weights therefore have the names of that library, and its state dicts fit.
+    """
+
+    def adopt(self, network: nn.Module) -> None:
+        """Take over layers, weights and `forward` of a network."""
+        self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
+        self._non_persistent_buffers_set = network._non_persistent_buffers_set
+        self._network = (network,)  # in a tuple, so that it is no layer itself
+
+    def train(self, mode: bool = True) -> "AdoptedNetwork":
+        """Set training or evaluation mode."""
+        self._network[0].training = mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the network returns."""
+        return self._network[0].forward(x)
