@@ -1,4 +1,4 @@
-"""Networks of other libraries under their own names of weights."""
+"""Networks of other libraries, which keep the names of their weights."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class AdoptedNetwork(nn.Module):
         """Take over layers, weights and `forward` of a network."""
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         self._non_persistent_buffers_set = network._non_persistent_buffers_set
-        self._network = (network,)  # in a tuple, so that it is no layer itself
+        self._network = (network,)  # in a tuple, so that it is not a submodule
 
     def train(self, mode: bool = True) -> "AdoptedNetwork":
         """Set training or evaluation mode."""

@@ -1,4 +1,4 @@
-"""Add pictures to predictions that show which parts of an image support its class."""
+"""Add pictures that show which parts of an image support its class to predictions."""
 
 from collections.abc import Iterator
 
