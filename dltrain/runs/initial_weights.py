@@ -17,7 +17,7 @@ from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
 KEY = "transfer.weights"
-OUTPUTS = ("outputs", "pixel_outputs")  # facts that say how many outputs a model has
+OUTPUTS = ("outputs", "pixel_outputs", "object_outputs")  # facts that say how many outputs a model has
 Facts = Mapping[str, Any]
 
 
