@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-from example_files import write_clips, write_masks, write_pixels
+from example_files import write_boxes, write_clips, write_masks, write_pixels
 from PIL import Image
 
 BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
@@ -92,12 +92,14 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
     (root / "reviews.csv").write_text("\n".join(lines) + "\n")
     write_masks(root / "scans", 24, (24, 20), "RGB")
+    write_boxes(root / "crossings", 24, (24, 20))
     write_clips(root / "clips", 24, 12, (24, 20))
     write_pixels(root / "emotions.csv", 12, 40, 10)
     pictures_of = {
         "pixels_csv": root / "emotions.csv",
         "video_folder": root / "clips",
         "image_folder": root / "pictures",
+        "detection_folder": root / "crossings",
         "image_masks": root / "scans",
     }
     return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
@@ -117,6 +119,10 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
             "data.batch_size=8",
         ],
         "image_masks": [f"data.path={own_files['image_masks']}", "data.image_size=16", "data.batch_size=5"],
+        "detection_folder": [
+            f"data.path={own_files['detection_folder']}",
+            *["data.image_size=32", "data.batch_size=5"],
+        ],
         "pixels_csv": [f"data.path={own_files['pixels_csv']}", "data.batch_size=8"],
         "video_folder": [
             f"data.path={own_files['video_folder']}",

@@ -1,6 +1,8 @@
 """Write small files in the formats that dltrain reads."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +24,24 @@ def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> Non
         indexed = Image.fromarray(mask)
         indexed.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
         indexed.save(root / "masks" / f"{number:02}.png")
+
+
+def write_boxes(root: Path, count: int, size: tuple[int, int]) -> None:
+    """Write noisy pictures with up to two rectangles of two classes, and their boxes in one JSON file of COCO."""
+    random, images, objects = np.random.default_rng(3), list[dict[str, Any]](), list[dict[str, Any]]()
+    (root / "images").mkdir(parents=True)
+    for number in range(count):
+        levels = random.integers(90, 130, size[::-1])
+        for kind in range(number % 3):
+            left, top = (int(random.integers(0, side - 8)) for side in size)
+            levels[top : top + 8, left : left + 8] = (230, 20)[kind]
+            box = {"bbox": [left, top, 8, 8], "category_id": 7 + kind, "iscrowd": 0}
+            objects.append({"id": len(objects), "image_id": number, **box})
+        Image.fromarray(levels.astype(np.uint8)).convert("RGB").save(root / "images" / f"{number:02}.png")
+        images.append({"id": number, "file_name": f"{number:02}.png", "width": size[0], "height": size[1]})
+    kinds = [{"id": 7, "name": "bright"}, {"id": 8, "name": "dark"}]
+    content = {"images": images, "annotations": objects, "categories": kinds}
+    (root / "boxes.json").write_text(json.dumps(content))
 
 
 def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> None:

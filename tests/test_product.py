@@ -1,4 +1,8 @@
-"""Every option of every group is trained. `slow` tests train every compatible combination of model, data and task."""
+"""Train every option of every group except `device`, which is only composed, and `transfer`, which is tested elsewhere.
+
+`slow` tests train every model on all data that it supports; tasks other than its default one are trained on digits
+only.
+"""
 
 import itertools
 import json
@@ -26,7 +30,10 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
 CLIPS = {"moving_shapes", "video_folder"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
+BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
+DETECTORS = ("fcos", "retinanet", "ssdlite", "fasterrcnn")
 FITS = {
+    **dict.fromkeys(DETECTORS, BOXED),
     "unet": MASKED,
     "fcn": MASKED,
     "deeplabv3": MASKED,
@@ -43,18 +50,18 @@ FITS = {
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
     "gpt": {"text"},
-    "vae": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "autoencoder": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "conv_vae": IMAGES | MASKED,
-    "conv_autoencoder": IMAGES | MASKED,
-    "gan": IMAGES | MASKED | {"timeseries", "csv", "gates", "ring"},
-    "dcgan": IMAGES | MASKED,
-    "rbm": IMAGES | MASKED,
+    "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "conv_vae": IMAGES | MASKED | BOXED,
+    "conv_autoencoder": IMAGES | MASKED | BOXED,
+    "gan": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
+    "dcgan": IMAGES | MASKED | BOXED,
+    "rbm": IMAGES | MASKED | BOXED,
     "dbn": IMAGES,
     **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
     **dict.fromkeys(("timm", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
 }
-# Models of the same module: the default tests train the first, smallest one of each family.
+# Families of similar models: the default tests train only the first one of each.
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
 FAMILIES = [(*OF_TORCHVISION, "timm")]
@@ -68,10 +75,12 @@ CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
 MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
+MADE_FOR |= dict.fromkeys(DETECTORS, ("detection",))
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in IMAGES},
     **{name: {"segmentation"} for name in MASKED},
+    "detection_folder": {"detection"},
     **{name: {"classification"} for name in CLIPS},
     "gates": {"classification"},
     "ring": {"classification"},
@@ -89,7 +98,7 @@ TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 # A model cannot distinguish data of the same kind, so the default tests use one data set of each kind.
 KIND = dict.fromkeys(IMAGES - {"image_folder"}, "pixels") | {"gates": "points", "ring": "points"}
-KIND |= dict.fromkeys(MASKED, "masks") | dict.fromkeys(CLIPS, "clips")
+KIND |= dict.fromkeys(MASKED, "masks") | {"detection_folder": "boxes"} | dict.fromkeys(CLIPS, "clips")
 ALIKE = set(OPTIONS["data"]) - set({KIND.get(data, data): data for data in reversed(OPTIONS["data"])}.values())
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling"}
 
@@ -113,16 +122,19 @@ SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 SHARE = 8  # the default tests take every eighth incompatible combination of a data set
-NEVER_NOTHING = {
-    "variational",
-    "contrastive_divergence",
-}  # their losses stay above 0 even if all examples are memorized
+# Their losses stay above 0 even if all examples are memorized.
+NEVER_NOTHING = {"variational", "contrastive_divergence", "detection"}
 COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
 SMALLER = {
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"],
+    "retinanet": ["model.backbone=narrow", "model.fpn_width=32"],
+    "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
+    "ssdlite": ["model.width_mult=0.25"],
     **{name: ["model.stem=small"] for name in OF_TORCHVISION},
     "timm": ["model.name=test_efficientnet"],
     "unet": ["model.hidden_size=[8,16]"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
+    "shapes_detection": ["data.examples=16"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
     "resnet9": ["model.hidden_size=[4,8,8,16]"],
@@ -191,8 +203,10 @@ def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_af
     real = next(iter(batches["train"]))
     example = again.task.example(vars(again.data.spec), len(real["inputs"]))
     padded = {"inputs"} if "lengths" in real else set()  # the task's example has the maximum length
+    boxes = {"boxes", "kinds"}  # an example has one box per image
     assert all(real[name].dtype == value.dtype for name, value in example.items())
-    assert all(real[name].shape == value.shape for name, value in example.items() if name not in padded)
+    assert all(real[name].shape == value.shape for name, value in example.items() if name not in padded | boxes)
+    assert all(real[name].shape[2:] == value.shape[2:] for name, value in example.items() if name in boxes)
     assert all(real[name].shape[1] <= example[name].shape[1] for name in padded)
     summary = model_summary.summarize_job(job, None, None)
     assert summary.parameters == sum(p.numel() for p in again.model.parameters())
@@ -206,7 +220,7 @@ def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_af
 @pytest.mark.parametrize(
     ("model", "data", "task"),
     others_are_slow(
-        list({(m, t): (m, d, t) for m, d, t in reversed(COVERING) if m not in COARSE}.values()),
+        list({(m, t): (m, d, t) for m, d, t in reversed(COVERING) if m not in COARSE and t != "detection"}.values()),
         [t for t in TRAINED if t[2] not in NEVER_NOTHING and t[0] not in COARSE],
     ),
 )

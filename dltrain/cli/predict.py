@@ -27,9 +27,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.explain and arguments.out is None:
         raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
     from dltrain.runs.inference import load_trained, rebuild_components
-    from dltrain.runs.predicted_masks import MaskFiles
+    from dltrain.runs.predicted_files import PredictedFiles
 
-    masks = MaskFiles(arguments.out)
+    written = PredictedFiles(arguments.out)
     components = rebuild_components(job, path)
     _check_predicts(components.task)
     trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     for note in trained.notes:
         console.warning(f"{path}: {note}")
     files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    _print_lines(map(masks.store, trained.predict(files, arguments.explain)), arguments.format, arguments.top)
+    _print_lines(map(written.store, trained.predict(files, arguments.explain)), arguments.format, arguments.top)
     return 0
 
 
@@ -61,6 +61,9 @@ def _print_lines(lines: Iterable[dict[str, Any]], form: str, top: int | None) ->
         if form == "jsonl":
             print(json.dumps(record, ensure_ascii=not unicode, allow_nan=False), flush=True)
             continue
+        if any(isinstance(value, list) and value and isinstance(value[0], dict) for value in record.values()):
+            reason = "the number of objects differs from image to image"
+            raise ConfigError(f"--format csv: not supported because {reason}. Use the default, JSON lines.")
         if writer is None:  # with --top the header still has all classes; most of their cells stay empty
             writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
             writer.writeheader()

@@ -50,6 +50,8 @@ class Spec:
         class_names: One name per class.
         pixel_classes: Number of classes of each pixel of an image (segmentation).
         pixel_class_names: One name per class of pixels.
+        object_classes: Number of classes of objects in an image (detection).
+        object_class_names: One name per class of objects.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or series.
         series_names: Names of several series of a file, each split by time separately.
@@ -76,6 +78,8 @@ class Spec:
     class_names: tuple[str, ...] | None = None
     pixel_classes: int | None = None
     pixel_class_names: tuple[str, ...] | None = None
+    object_classes: int | None = None
+    object_class_names: tuple[str, ...] | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
     series_names: tuple[str, ...] | None = None

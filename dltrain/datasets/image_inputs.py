@@ -94,12 +94,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
     """
-    with warnings.catch_warnings():
-        # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(source, formats=FORMATS) as image:
-            upright = _convert(ImageOps.exif_transpose(image), mode)
-    return resize_image(upright, height, width, crop)
+    return resize_image(read_upright(source, mode), height, width, crop)
 
 
 def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
@@ -107,6 +102,15 @@ def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None 
     if crop is not None:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
+
+
+def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
+    """Decode an image in a mode of PIL, upright according to its EXIF orientation; raises as `decode_image` does."""
+    with warnings.catch_warnings():
+        # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(source, formats=FORMATS) as image:
+            return _convert(ImageOps.exif_transpose(image), mode)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from dltrain.data.spec import Files, Source, Spec, Splits
+from dltrain.datasets import boxes
 from dltrain.datasets.changes import make_changes
 from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
@@ -16,7 +17,7 @@ IGNORED = -1  # their target
 
 
 class PrepareMasks(nn.Module):
-    """Scaled pixels, and the class of each pixel.
+    """Scaled pixels, the class of each pixel, and unchanged boxes.
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and
@@ -32,7 +33,7 @@ class PrepareMasks(nn.Module):
         batch = self.scaling({"pixels": rows["pixels"]})
         if (masks := rows.get("masks")) is not None:
             batch["targets"] = masks.long().masked_fill(masks == UNKNOWN, IGNORED)
-        return batch
+        return batch | {name: rows[name] for name in boxes.FIELDS if name in rows}
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
@@ -47,7 +48,7 @@ def prepare_masks(transform: ImageTransform) -> PrepareMasks:
 
 
 def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | Files | None, test: Rows | Files) -> Splits:
-    """Return the splits of ``pixels`` and ``masks``.
+    """Return the splits of ``pixels`` and ``masks``, and of ``boxes`` and ``kinds`` if the training rows have them.
 
     Only training images are augmented; `Files` are cropped during decoding.
 
@@ -59,7 +60,8 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
         raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
     prepare = prepare_masks(transform)
     moves = settings if isinstance(train, Mapping) else settings.without_crop()
-    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED})
+    boxed = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()
+    frame = Frame({"inputs": prepare.scaling.offset}, {"targets": IGNORED}, boxed)
     augment = make_changes(moves, frame, transform.unit())
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment), held_out, Source(test, prepare))

@@ -1,6 +1,7 @@
-"""Synthetic segmentation data: small images of shapes with the class of each pixel."""
+"""Synthetic images of shapes with the class of each pixel and a box around each shape."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,15 +10,16 @@ from torch import Tensor
 from dltrain.data.checks import at_least
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
-from dltrain.datasets.image_inputs import read_images
+from dltrain.datasets.boxed_inputs import read_boxed
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
-SIZES = {"train": 400, "val": 100, "test": 100}
+HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the images
 SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
+VISIBLE = 0.25  # least visible share of a shape that has a box
 
 
 class Shapes:
@@ -25,6 +27,7 @@ class Shapes:
 
     Args:
         image_size: Height and width of the images in pixels, at least 1.
+        examples: Images to train on, at least 1; there are 100 each for validation and testing, always the same.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
@@ -35,6 +38,7 @@ class Shapes:
     def __init__(
         self,
         image_size: int = 32,
+        examples: int = 400,
         mean: float | list[float] = 0.5,
         std: float | list[float] = 0.25,
         augment: dict[str, Any] | list[str] | None = None,
@@ -42,30 +46,46 @@ class Shapes:
         workers: int = 0,
     ) -> None:
         self.image_size = at_least("data.image_size", image_size, 1)
+        self.examples = at_least("data.examples", examples, 1)
         self.transform = ImageTransform(1, mean, std, augment)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.prepare = prepare_masks(self.transform)
-        self.spec = mask_spec(self.transform, (1, image_size, image_size), NAMES)
+        spec = mask_spec(self.transform, (1, image_size, image_size), NAMES)
+        self.spec = replace(spec, object_classes=len(NAMES) - 1, object_class_names=NAMES[1:])
 
     def load(self) -> Splits:
         """Draw all images and split them."""
-        pixels, masks = draw_shapes(sum(SIZES.values()), self.image_size)
-        parts = zip(*(values.split(list(SIZES.values())) for values in (pixels, masks)), strict=True)
-        train, val, test = ({"pixels": x, "masks": y} for x, y in parts)
+        held_out = torch.tensor([number for numbers in HELD_OUT.values() for number in numbers])
+        every = torch.arange(self.examples + len(held_out))
+        numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}
+        numbers |= {split: torch.tensor(numbers) for split, numbers in HELD_OUT.items()}
+        train, val, test = (draw_shapes(each, self.image_size) for each in numbers.values())
         return mask_splits(self.transform, train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
-        return read_images(files, self.transform, (1, self.image_size, self.image_size), whole=True)
+        return read_boxed(files, self.transform, (1, self.image_size, self.image_size))
 
 
-def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
-    """Return images (count, 1, size, size) and masks (count, size, size), both in uint8."""
-    numbers = uniform(torch.arange(count), SHAPES * 5 + 1 + size * size)
+def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
+    """Draw images in which later shapes cover earlier ones.
+
+    Args:
+        images: Their numbers, which determine their content, int64 (count,).
+        size: Height and width in pixels.
+
+    Returns:
+        ``pixels`` (count, 1, size, size) and ``masks`` (count, size, size) in uint8. ``boxes`` (count, shapes, 4) are
+        the edges of the visible part of each shape, left, top, right and bottom in pixels, and ``kinds`` (count,
+        shapes) the classes; both are 0 for a shape of which less than a quarter is visible.
+    """
+    count, numbers = len(images), uniform(images, SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)
     levels = (60 + 80 * shade[:, :, None]).expand(-1, size, size)
     masks = torch.zeros(count, size, size, dtype=torch.uint8)
+    visible: list[Tensor] = []
+    areas, kinds = list[Tensor](), list[Tensor]()
     rows, columns = (torch.arange(size) + 0.5)[:, None], (torch.arange(size) + 0.5)[None]
     for x, y, radius, kind, level in (part[..., None, None].unbind(1) for part in shapes.split(5, 1)):
         half = size * (0.1 + 0.15 * radius)
@@ -77,5 +97,22 @@ def draw_shapes(count: int, size: int) -> tuple[Tensor, Tensor]:
         inside = torch.where(number == 1, disc, torch.where(number == 2, square, triangle))
         masks = torch.where(inside, number.byte(), masks)
         levels = torch.where(inside, 150 + 80 * level, levels)
+        visible = [*(part & ~inside for part in visible), inside]
+        areas.append(inside.sum((1, 2)))
+        kinds.append(number.view(-1).long())
     pixels = levels + NOISE * (noise.view(-1, size, size) - 0.5)
-    return pixels.clamp(0, 255).byte()[:, None], masks
+    parts = torch.stack(visible, 1)
+    kept = parts.sum((2, 3)) >= VISIBLE * torch.stack(areas, 1).clamp(min=1)
+    boxes, drawn = boxes_around(parts) * kept[..., None], torch.stack(kinds, 1) * kept
+    return {"pixels": pixels.clamp(0, 255).byte()[:, None], "masks": masks, "boxes": boxes, "kinds": drawn}
+
+
+def boxes_around(parts: Tensor) -> Tensor:
+    """Return left, top, right and bottom edges of what is true: (..., height, width) -> (..., 4), 0 if nothing is."""
+    edges = []
+    for true in (parts.any(-2), parts.any(-1)):
+        places = torch.arange(true.shape[-1])
+        low = torch.where(true, places, true.shape[-1]).amin(-1)
+        edges.append((low, torch.where(true, places + 1, 0).amax(-1)))
+    boxes = torch.stack([edges[0][0], edges[1][0], edges[0][1], edges[1][1]], -1)
+    return boxes.float() * parts.any(-1).any(-1)[..., None]

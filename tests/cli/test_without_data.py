@@ -1,4 +1,7 @@
-"""A run predicts and generates without its training data, with the stored normalization, vocabulary and classes."""
+"""Predict and generate without the training data, with the stored normalization, vocabulary and classes.
+
+Only plain autoencoders, which sample from the codes of training examples, need these data.
+"""
 
 import json
 import shutil
@@ -14,7 +17,9 @@ from prediction_examples import Predict
 from dltrain.cli.main import main
 
 
-@pytest.mark.parametrize("kind", ["csv", "npz", "image_folder", "image_masks", "mnist", "digits", "ring"])
+@pytest.mark.parametrize(
+    "kind", ["csv", "npz", "image_folder", "image_masks", "detection_folder", "mnist", "digits", "ring"]
+)
 def test_predictions_are_the_same_without_the_training_data(
     kind: str, small_data: Callable[[str], list[str]], predict: Predict, tmp_path: Path
 ) -> None:
@@ -27,6 +32,7 @@ def test_predictions_are_the_same_without_the_training_data(
         (shutil.copytree if Path(path).is_dir() else shutil.copy)(path, moved)
         overrides = [f"{key}={moved}" if word == place else word for word in overrides]
     sizes = dict.fromkeys(("image_folder", "image_masks"), (5, 16, 16, 3)) | {"npz": (5, 12, 12)}
+    sizes["detection_folder"] = (5, 32, 32, 3)
     sizes |= {"mnist": (5, 28, 28), "digits": (5, 8, 8)}
     random = np.random.default_rng(0)
     if kind == "csv":
@@ -36,7 +42,9 @@ def test_predictions_are_the_same_without_the_training_data(
         np.save(new, random.normal(size=(5, 2)).astype(np.float32))
     else:
         np.save(new, random.integers(0, 17 if kind == "digits" else 256, sizes[kind], dtype=np.uint8))
-    model = ["model=unet", "model.hidden_size=[4,8]"] if kind == "image_masks" else ["model=perceptron"]
+    models = {"image_masks": ["model=unet", "model.hidden_size=[4,8]"]}
+    models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "task.min_score=0"]
+    model = models.get(kind, ["model=perceptron"])
     run = train(tmp_path, *model, *overrides)
     before = predict(run, new)
     assert before.code == 0, before.err

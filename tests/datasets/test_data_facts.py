@@ -1,5 +1,6 @@
 import importlib
 import inspect
+import json
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -28,7 +29,16 @@ BUILT_IN = (
     "shapes",
     "moving_shapes",
 )
-FROM_FILES = ("npz", "pixels_csv", "video_folder", "image_folder", "image_masks", "csv", "text_table")
+FROM_FILES = (
+    "npz",
+    "pixels_csv",
+    "video_folder",
+    "image_folder",
+    "image_masks",
+    "detection_folder",
+    "csv",
+    "text_table",
+)
 
 
 def read_yaml(name, fast=False):
@@ -56,6 +66,14 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "detection_folder":
+        images = [{"id": number, "file_name": f"{number}.png", "width": 9, "height": 7} for number in range(20)]
+        boxes = [{"image_id": number, "category_id": number % 2, "bbox": [1, 2, 5, 4]} for number in range(20)]
+        kinds = [{"id": number, "name": "ab"[number]} for number in range(2)]
+        (folder / "boxes.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": kinds}))
+        for number in range(20):
+            Image.new("RGB", (9, 7), (number, 0, 0)).save(folder / f"{number}.png")
+        return str(folder)
     if name == "image_masks":
         for number in range(20):
             for part, mode in (("images", "RGB"), ("masks", "L")):
@@ -115,11 +133,18 @@ def test_batches_match_the_provided_facts(name, tmp_path):
     splits = data.load()
     for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
         batch = next(iter(Batches(source, data.batch_size, training=training)))
-        inputs, targets = batch["inputs"], batch["targets"]
+        inputs, targets = batch["inputs"], batch.get("targets")
         spec = data.spec
         assert tuple(inputs.shape[1:]) == spec.shape or ("lengths" in batch and inputs.shape[1] <= spec.length)
         assert spec.size in (None, inputs[0].numel())
-        if spec.horizon:
+        if spec.object_classes:
+            boxes, kinds = batch["boxes"], batch["kinds"]
+            assert boxes.shape == (len(inputs), kinds.shape[1], 4) and kinds.dtype == torch.int64
+            assert 0 < int(kinds.max()) <= spec.object_classes
+            assert bool((boxes[kinds > 0] >= 0).all()) and float(boxes.max()) <= max(inputs.shape[2:])
+        if targets is None:
+            assert spec.object_classes
+        elif spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)
         elif spec.pixel_classes:
             assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]

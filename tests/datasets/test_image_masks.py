@@ -121,6 +121,14 @@ def test_shapes_are_the_same_in_every_run_and_every_class_occurs() -> None:
         assert set(split.rows["masks"].unique().tolist()) == {0, 1, 2, 3}
 
 
+def test_the_held_out_shapes_do_not_depend_on_how_many_are_trained_on() -> None:
+    few, many = Shapes(examples=50).load(), Shapes(examples=500).load()
+    for one, other in ((few.val, many.val), (few.test, many.test)):
+        assert torch.equal(one.rows["pixels"], other.rows["pixels"])
+    pictures = torch.cat([part.rows["pixels"] for part in (many.train, many.val, many.test)]).flatten(1)
+    assert len(many.train) == 500 and len(pictures.unique(dim=0)) == 700
+
+
 def test_mixup_is_rejected_for_masks() -> None:
     with pytest.raises(ConfigError, match="mixup and cutmix are not supported"):
         Shapes(augment={"mixup": 0.2}).load()

@@ -28,6 +28,9 @@ SHORT = {
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
+    "shapes_detection": ["data.examples=16"],
+    "detection_folder": ["data.batch_size=5"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
     "moving_shapes": ["data.clips=80"],
@@ -66,6 +69,7 @@ def here(
     for name in ("new.csv", "other.csv"):
         Path(name).write_text("".join(Path("table.csv").read_text().splitlines(keepends=True)[:30]))
     shutil.copytree(own_files["image_folder"], "pictures")
+    shutil.copytree(own_files["detection_folder"], "crossings")
     shutil.copytree(own_files["video_folder"], "clips")
     shutil.copytree(own_files["video_folder"], "new_clips")
     write_emotions(tmp_path / "emotions.csv")
@@ -126,6 +130,9 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "reviews" in line or "--text" in line:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
+    if "crossings" in line:
+        small = ["model.backbone=narrow", "model.fpn_width=32"]
+        return ["model=fcos", *small, *small_data("detection_folder"), "trainer.max_steps=1"]
     if "new_clips" in line:
         return ["model=cnn_lstm", *small_data("video_folder"), "trainer.max_steps=2"]
     if "emotions" in line:

@@ -31,6 +31,10 @@ SMALL = {
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
     "dcgan": ["model.hidden_size=4"],
     "gpt": ["model.hidden_size=8", "model.num_layers=1", "model.num_heads=2"],
+    "fcos": ["model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"],
+    "retinanet": ["model.backbone=narrow", "model.fpn_width=32"],
+    "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
+    "ssdlite": ["model.width_mult=0.25"],
     "resnet20": ["model.num_layers=8"],
     "unet": ["model.hidden_size=[4,8]"],
 }
@@ -194,7 +198,12 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 def natural_data(model: str) -> str:
     """Return a data set that the model can read, from the facts and the task that its YAML file names."""
     written = (CONF / "model" / f"{model}.yaml").read_text()
-    signs = {"task: segmentation": "shapes", "${spec.horizon}": "timeseries", "gpt.GPT": "text"}
+    signs = {
+        "task: segmentation": "shapes",
+        "task: detection": "shapes",
+        "${spec.horizon}": "timeseries",
+        "gpt.GPT": "text",
+    }
     return next((data for sign, data in signs.items() if sign in written), "digits")
 
 

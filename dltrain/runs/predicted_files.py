@@ -1,4 +1,4 @@
-"""Write the masks in predictions as image files."""
+"""Write the files of predictions: masks, and images with the objects that were found."""
 
 from itertools import count
 from pathlib import Path
@@ -7,19 +7,26 @@ from typing import Any
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from dltrain.data.inputs import STANDARD_INPUT
+from dltrain.datasets.image_inputs import UNREADABLE, read_upright
 from dltrain.errors import ConfigError, format_error
+from dltrain.plots.boxes import draw
 from dltrain.plots.charts import CLASS_COLORS
 
 
-class MaskFiles:
-    """Writes the masks of predictions as indexed PNG files whose pixel values are the numbers of the classes.
+class PredictedFiles:
+    """Writer of the files of predictions.
+
+    A mask becomes an indexed PNG file whose pixel values are the numbers of the classes. Objects are drawn on a copy of
+    their image.
 
     Args:
-        folder: A new or empty folder; None to write no masks.
+        folder: A new or empty folder; None to write no files.
     """
 
     def __init__(self, folder: str | None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
+        self.colors: dict[str, int] = {}  # class of objects -> number of its color
         if self.folder is None:
             return
         try:
@@ -33,10 +40,11 @@ class MaskFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write each mask or picture of a prediction, and replace it by the path of its file.
+        """Write each mask or picture of a prediction; return the prediction with the paths of their files instead.
 
-        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the
-        ``width`` and ``height`` of the prediction, if it has them.
+        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the ``width`` and
+        ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a file,
+        and the path of this ``picture`` is added.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():
@@ -50,9 +58,28 @@ class MaskFiles:
             image = Image.fromarray(mask.numpy()).resize(size, Image.Resampling.NEAREST)
             image.putpalette([value for color in CLASS_COLORS for value in ImageColor.getrgb(color)])
             image.save(path)
+        if self.folder and "objects" in record and (original := _read_again(record)):
+            path = self._free_path(Path(str(record["input"])).stem)
+            self._draw(original, record["objects"]).save(path)
+            stored["picture"] = str(path)
         return stored
+
+    def _draw(self, image: Image.Image, objects: list[dict[str, Any]]) -> Image.Image:
+        numbers = [self.colors.setdefault(found["class"], len(self.colors)) for found in objects]
+        captions = [f"{found['class']} {found['score']:.2f}" for found in objects]
+        return draw(image, [found["box"] for found in objects], numbers, captions)
 
     def _free_path(self, stem: str) -> Path:
         assert self.folder is not None
         names = (f"{stem}.png" if number == 1 else f"{stem}-{number}.png" for number in count(1))
         return next(path for name in names if not (path := self.folder / name).exists())
+
+
+def _read_again(record: dict[str, Any]) -> Image.Image | None:
+    """Return the image of a prediction, or None for standard input, an array, or a file that is gone."""
+    if "width" not in record or record.get("input") in (None, STANDARD_INPUT):
+        return None
+    try:
+        return read_upright(Path(str(record["input"])), "RGB")
+    except UNREADABLE:
+        return None

@@ -1,0 +1,86 @@
+"""Layout of a folder of annotated pictures: which annotation files belong to which split."""
+
+from pathlib import Path
+
+from dltrain.data.folders import find_files, subfolders
+from dltrain.datasets.annotations import Annotated, ImageIndex, split_in
+from dltrain.datasets.coco_files import is_coco, read_coco, read_json
+from dltrain.datasets.image_layout import TRAIN, split_of
+from dltrain.datasets.voc_files import read_voc
+from dltrain.errors import ConfigError, format_error
+
+HINT = "COCO's JSON with images and annotations, or an XML file of Pascal VOC for each picture"
+LISTS = Path("ImageSets") / "Main"  # of Pascal VOC: the names of the pictures of each split
+
+Parts = dict[str, list[Annotated]]
+
+
+def find_annotated(root: Path) -> Parts:
+    """Return the annotated pictures of each split that the folder defines; all are ``train`` if it defines none.
+
+    Splits are folders, several JSON files, or lists of names, called after a split.
+
+    Raises:
+        ConfigError: There are no annotations, or some cannot be read or assigned to a split.
+    """
+    files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
+    found = {path: content for path in sorted(files) if _is_json(path) and is_coco(content := read_json(path))}
+    images = ImageIndex(root)
+    if found:
+        return _by_json(root, found, images)
+    xml = sorted(path for path in files if not _is_json(path))
+    if not xml:
+        raise ConfigError(format_error("data.path", f"annotations in {root}", "none", HINT))
+    return _by_xml(root, xml, images)
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.casefold() == ".json"
+
+
+def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageIndex) -> Parts:
+    if len(found) == 1:
+        ((path, content),) = found.items()
+        return {TRAIN: read_coco(path, content, images, None)}
+    parts: Parts = {}
+    for path, content in found.items():
+        split = _split_of_file(path, root)
+        if split is None or split in parts:
+            expected = f"one annotation file for each of train, val and test in {root}, named after it or in its folder"
+            raise ConfigError(format_error("data.path", expected, path.relative_to(root)))
+        parts[split] = read_coco(path, content, images, split)
+    return _with_training(parts, root)
+
+
+def _split_of_file(path: Path, root: Path) -> str | None:
+    """Return the split that a file or one of its folders is named after: ``instances_val2017.json``."""
+    names = (path.stem, *reversed(path.relative_to(root).parts[:-1]))
+    return next(filter(None, map(split_in, names)), None)
+
+
+def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
+    folders = {folder: split for folder in subfolders(root) if (split := split_of(folder.name))}
+    lists = {split: root / LISTS / f"{split}.txt" for split in ("train", "val", "test")}
+    if any(path.is_file() for path in lists.values()):
+        by_name = {path.stem: path for path in files}
+        parts = {
+            split: read_voc(_listed(path, by_name), images, split) for split, path in lists.items() if path.is_file()
+        }
+        return _with_training({split: listed for split, listed in parts.items() if listed}, root)
+    if not folders:
+        return {TRAIN: read_voc(files, images)}
+    inside = {split: [path for path in files if folder in path.parents] for folder, split in folders.items()}
+    return _with_training({split: read_voc(own, images, split) for split, own in inside.items() if own}, root)
+
+
+def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
+    """Return the annotation files that are listed in a file, by the first word of each line; others are left out."""
+    names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _with_training(parts: Parts, root: Path) -> Parts:
+    if TRAIN not in parts:
+        expected = f"annotations for training in {root}"
+        raise ConfigError(format_error("data.path", expected, f"only those of {' and '.join(parts)}"))
+    return parts

@@ -1,0 +1,147 @@
+"""Pictures with boxes, decoded one by one, whole or cut into tiles."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dltrain.datasets.annotations import Annotated
+from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.datasets.boxes import Boxed, cut_boxes, stack_boxed, to_window
+from dltrain.datasets.image_inputs import UNREADABLE, Window, read_upright
+from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import draw
+
+CACHED_BYTES = 2**29  # of decoded pictures that are cut into tiles, per process
+
+
+class Part(NamedTuple):
+    """A window of a picture; it may extend beyond the right and bottom edge.
+
+    Args:
+        picture: Number of the picture.
+        window: Left, top, right and bottom edge in pixels; None for the whole picture.
+    """
+
+    picture: int
+    window: tuple[int, int, int, int] | None = None
+
+
+def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
+    """Return squares that cover a picture without overlap, row by row; the last ones may extend beyond its edge."""
+    rows, columns = math.ceil(height / tile), math.ceil(width / tile)
+    corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
+    return [(left, top, left + tile, top + tile) for left, top in corners]
+
+
+def cut_window(picture: Image.Image, window: Window, size: int) -> np.ndarray:
+    """Return a window of a picture as a square (size, size, channels) in uint8; black beyond the edges."""
+    whole = window[0] >= 0 and window[1] >= 0 and window[2] <= picture.width and window[3] <= picture.height
+    if not whole:
+        left, top = math.floor(window[0]), math.floor(window[1])
+        picture = picture.crop((left, top, math.ceil(window[2]), math.ceil(window[3])))
+        window = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
+    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, window))
+    return pixels.reshape(size, size, -1)
+
+
+class BoxedImages:
+    """Parts of pictures with their boxes; implements `dltrain.data.spec.Files`.
+
+    Args:
+        pictures: All pictures.
+        parts: The parts that are examples.
+        root: Folder that names of files are relative to.
+        kinds: Name of a class -> its number, from 1 on.
+        size: Height and width of an example in pixels.
+        mode: Mode of PIL for the pictures.
+        visible: Least share of the area of a box that must be inside a part.
+        augmentation: Crop of each part at full resolution in training.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[Annotated],
+        parts: Sequence[Part],
+        root: Path,
+        kinds: Mapping[str, int],
+        size: int,
+        mode: str,
+        visible: float,
+        augmentation: Augmentation,
+    ) -> None:
+        self.pictures, self.parts, self.root, self.kinds = pictures, parts, root, kinds
+        self.size, self.mode, self.visible, self.augmentation = size, mode, visible, augmentation
+        self.cache: dict[int, Image.Image] = {}
+        self.cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def files(self) -> Iterator[tuple[str, int]]:
+        """Yield a name for the annotations and window of each part, and the size of its file; -1 if it is missing."""
+        for number, window in self.parts:
+            picture = self.pictures[number]
+            content = f"{picture.boxes.tolist()} {picture.names} {picture.crowds} {window}"
+            digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
+            exists = picture.image.exists()
+            yield (
+                f"{picture.image.relative_to(self.root).as_posix()} {digest}",
+                (picture.image.stat().st_size if exists else -1),
+            )
+
+    def count_boxes(self) -> Counter[str]:
+        """Return the number of boxes of each class, without crowds; a box that tiles cut counts in each of them."""
+        counts: Counter[str] = Counter()
+        for number, window in self.parts:
+            picture = self.pictures[number]
+            places = np.flatnonzero(~np.array(picture.crowds, dtype=bool))
+            if window is not None:
+                _, places = cut_boxes(picture.boxes[places], places, window, self.visible)
+            counts.update(picture.names[place] for place in places)
+        return counts
+
+    def example(self, index: int, key: int | None) -> Boxed:
+        """Decode a part of a picture, cropped at random in training, with its boxes."""
+        number, window = self.parts[index]
+        picture = self.pictures[number]
+        try:
+            upright = self._open(number, keep=window is not None)
+        except UNREADABLE as error:
+            expected = f"a readable picture at {picture.image} (number {index} of its split)"
+            raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
+        part = self._crop(window or (0, 0, *upright.size), key)
+        signs = np.where(picture.crowds, -1, 1)
+        kinds = signs * np.array([self.kinds[name] for name in picture.names], dtype=np.int64)
+        boxes, kinds = cut_boxes(picture.boxes, kinds.astype(np.int64), part, self.visible)
+        moved, frame = to_window(boxes, part, self.size)
+        return Boxed(cut_window(upright, part, self.size), moved, kinds, frame)
+
+    def _open(self, number: int, keep: bool) -> Image.Image:
+        """Return a decoded picture; it is kept for its other parts while there is room."""
+        if number in self.cache:
+            return self.cache[number]
+        upright = read_upright(self.pictures[number].image, self.mode)
+        used = upright.width * upright.height * len(upright.getbands())
+        if keep and self.cached_bytes + used <= CACHED_BYTES:
+            self.cache[number] = upright
+            self.cached_bytes += used
+        return upright
+
+    def _crop(self, window: Window, key: int | None) -> Window:
+        if key is None or self.augmentation.min_area == 1:
+            return window
+        left, top, right, bottom = window
+        size = bottom - top, right - left
+        x, y, across, along = map(float, crop_window(self.augmentation, draw(key, 4), *map(int, size)))
+        return left + x, top + y, left + x + across * size[1], top + y + along * size[0]
+
+    def stack(self, examples: list[Boxed]) -> dict[str, Tensor]:
+        """Return the rows of a batch."""
+        return stack_boxed(examples)

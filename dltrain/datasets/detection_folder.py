@@ -1,0 +1,235 @@
+"""A user's own pictures with boxes, in the formats of COCO and Pascal VOC."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
+from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, one_of, user_path
+from dltrain.data.inputs import InputFiles
+from dltrain.data.spec import Fitted, Inputs, Source, Splits
+from dltrain.data.splits import held_out_size, hold_out
+from dltrain.data.worker_pool import TIMEOUT_S
+from dltrain.datasets.annotation_layout import Parts, find_annotated
+from dltrain.datasets.annotations import Annotated, check_pictures
+from dltrain.datasets.boxed_images import BoxedImages, Part, tile_windows
+from dltrain.datasets.boxed_inputs import read_boxed
+from dltrain.datasets.boxes import PrepareBoxes, box_spec, box_splits
+from dltrain.datasets.class_counts import shorten_names
+from dltrain.datasets.image_inputs import MODES
+from dltrain.datasets.images import ImageTransform
+from dltrain.errors import ConfigError, format_error, suggest
+
+PARTS = ("train", "val", "test")
+SPLIT_BY = ("picture", "area")
+ONLY = "object"  # name of the class, if all objects are of one
+FEWEST_ROWS = 3  # of tiles, for a picture to have a part in each split
+
+
+class DetectionFolder:
+    """Pictures with boxes below ``path``: one JSON file of COCO per split, or one XML file of Pascal VOC per picture.
+
+    A split that has no file, folder or list of its own is cut from ``train``. Pictures are decoded when they are needed
+    and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned
+    and count neither as right nor as wrong.
+
+    Args:
+        path: The folder.
+        image_size: Height and width of the square in pixels, at least 1.
+        channels: 1 for gray pictures, 3 for color.
+        class_names: Names of the classes; None takes those that occur in training, in alphabetical order.
+        single_class: Whether all objects are of one class, called ``object``.
+        tile: Side in pixels of tiles that cut pictures without overlap; each is an example. None for whole pictures.
+        min_visible: Least share of the area of a box that a tile or crop must hold; other boxes are dropped, in [0, 1].
+        split_by: What a split consists of: a ``picture``, or the ``area`` of a picture: with tiles, the lowest rows are
+            for testing, those above for validation.
+        block: Consecutive pictures, by name, that stay in one split, at least 1.
+        validation: Fraction of training to hold out, in [0, 1); unused if the folder has a validation split.
+        test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
+        mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
+        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
+        batch_size: Examples per step, at least 1.
+        workers: Processes that decode pictures; 0 decodes in the main process between steps.
+        worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
+        on_bad_sample: Policy for unreadable pictures and boxes outside their pictures: ``stop`` or ``skip``.
+        max_bad_samples: Maximum number of pictures to skip before the run stops, at least 1.
+        fitted: Result of `fit` in an earlier run; None takes the classes of the annotations.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 320,
+        channels: int = 3,
+        class_names: list[str] | None = None,
+        single_class: bool = False,
+        tile: int | None = None,
+        min_visible: float = 0.25,
+        split_by: str = "picture",
+        block: int = 1,
+        validation: float = 0.15,
+        test: float = 0.15,
+        mean: float | list[float] = 0.5,
+        std: float | list[float] = 0.25,
+        augment: dict[str, Any] | list[str] | None = None,
+        batch_size: int = 8,
+        workers: int = 0,
+        worker_timeout: float = TIMEOUT_S,
+        on_bad_sample: str = "stop",
+        max_bad_samples: int = MAX_BAD_SAMPLES,
+        fitted: Fitted | None = None,
+    ) -> None:
+        self.path = user_path(path)
+        self.image_size = at_least("data.image_size", image_size, 1)
+        if channels not in (1, 3):
+            raise ConfigError(format_error("data.channels", "1 (gray) or 3 (color)", channels))
+        self.tile = tile if tile is None else at_least("data.tile", tile, 1)
+        self.by_area = one_of("data.split_by", split_by, SPLIT_BY) == "area"
+        if self.by_area and tile is None:
+            raise ConfigError(format_error("data.tile", "a side in pixels, with data.split_by=area", None))
+        self.min_visible, self.single_class = min_visible, single_class
+        self.block, self.validation, self.test = at_least("data.block", block, 1), validation, test
+        self.transform = ImageTransform(channels, mean, std, augment)
+        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.workers = at_least("data.workers", workers, 0)
+        self.worker_timeout = worker_timeout
+        self.bad = BadSamples(on_bad_sample, max_bad_samples)
+        self.found: Parts = {}
+        if fitted is None:
+            self.found = self._find()
+            self.names = self._name_classes(class_names)
+        else:
+            self.names = [str(name) for name in fitted["names"]]
+        self.channels, self.prepare = channels, PrepareBoxes(self.transform.scaling())
+        self.splits: dict[str, BoxedImages] = {}
+        self.left_out: list[str] = []
+        self.spec = box_spec(self.transform, (channels, image_size, image_size), self.names)
+
+    def fit(self) -> Fitted:
+        """Return the names of the classes."""
+        return {"names": list(self.names)}
+
+    def _find(self) -> Parts:
+        return find_annotated(existing_folder(self.path, "an existing folder of pictures with annotations"))
+
+    def _name_classes(self, wanted: list[str] | None) -> list[str]:
+        if self.single_class:
+            return [ONLY]
+        found = sorted({name for picture in self.found["train"] for name in picture.names})
+        if not (wanted or found):
+            raise ConfigError(format_error("data.path", f"boxes in the training pictures of {self.path}", "none"))
+        return wanted or found
+
+    def _checked(self, pictures: Sequence[Annotated]) -> list[Annotated]:
+        """Return pictures whose files and boxes are good and whose classes are known."""
+        for picture in pictures:
+            for name in picture.names if not self.single_class else ():
+                if name not in self.names:
+                    expected = f"one of the classes {shorten_names(self.names)} in {picture.source}"
+                    raise ConfigError(format_error("data.path", expected, name, suggest(name, self.names)))
+        kept, left_out = check_pictures(pictures, self.bad.policy == "skip")
+        self.left_out += left_out
+        return kept
+
+    def evaluation(self) -> Source:
+        """Return all pictures of the folder, of all splits that it has."""
+        pictures = self._checked([*chain.from_iterable(self._find().values())])
+        return Source(self._files(pictures, self._cut(range(len(pictures)), pictures)), self.prepare)
+
+    def load(self) -> Splits:
+        """Check all files and boxes, and return the splits.
+
+        Raises:
+            ConfigError: A file or box is wrong, or a split has no box.
+        """
+        self.left_out = []
+        found = {split: self._checked(pictures) for split, pictures in self.found.items()}
+        pictures = [*chain.from_iterable(found.values())]
+        numbers = iter(range(len(pictures)))
+        own = {split: [next(numbers) for _ in listed] for split, listed in found.items()}
+        if "test" not in own:
+            check_held_out(0 if "val" in own else self.validation, self.test)
+        missing = [(split, part) for split, part in (("test", self.test), ("val", self.validation)) if split not in own]
+        if self.by_area:
+            parts = self._split_areas(own, pictures, dict(missing))
+        else:
+            for split, fraction in missing:
+                own["train"], own[split] = _hold_out(
+                    own["train"], check_fraction(f"data.{split}", fraction), self.block
+                )
+            parts = {split: self._cut(listed, pictures) for split, listed in own.items()}
+        self.splits = {split: self._files(pictures, parts[split]) for split in PARTS}
+        self._check_boxes()
+        return box_splits(
+            self.transform,
+            self.splits["train"],
+            self.splits["val"] if len(self.splits["val"]) else None,
+            self.splits["test"],
+        )
+
+    def _cut(self, numbers: Sequence[int], pictures: Sequence[Annotated]) -> list[Part]:
+        """Return the parts of the pictures with these numbers."""
+        if self.tile is None:
+            return [Part(number) for number in numbers]
+        sizes = {number: pictures[number].size or (0, 0) for number in numbers}
+        return [Part(n, window) for n in numbers for window in tile_windows(*sizes[n], self.tile)]
+
+    def _split_areas(
+        self, own: dict[str, list[int]], pictures: Sequence[Annotated], fractions: dict[str, float]
+    ) -> dict[str, list[Part]]:
+        """Return the tiles of each split: the lowest rows of training pictures for those that have no pictures."""
+        parts = {split: self._cut(own.get(split, []), pictures) for split in PARTS}
+        tiles, parts["train"] = parts["train"], []
+        for number in own["train"]:
+            rows = sorted({part.window[1] for part in tiles if part.picture == number and part.window})
+            kept = rows
+            for split, fraction in fractions.items() if len(rows) >= FEWEST_ROWS else ():
+                count = min(held_out_size(len(rows), fraction), len(kept) - 1)
+                kept, held = kept[: len(kept) - count], kept[len(kept) - count :]
+                parts[split] += [part for part in tiles if part.picture == number and part.window[1] in held]  # type: ignore[index]
+            parts["train"] += [part for part in tiles if part.picture == number and part.window[1] in kept]  # type: ignore[index]
+        return parts
+
+    def _files(self, pictures: Sequence[Annotated], parts: Sequence[Part]) -> BoxedImages:
+        kinds = {name: number for number, name in enumerate(self.names, 1)}
+        if self.single_class:
+            pictures = [replace(picture, names=(ONLY,) * len(picture.names)) for picture in pictures]
+        size, mode, look = self.image_size, MODES[self.channels], self.transform.augment
+        return BoxedImages(pictures, parts, self.path, kinds, size, mode, self.min_visible, look)
+
+    def _check_boxes(self) -> None:
+        for split, files in self.splits.items():
+            if len(files) and not sum(files.count_boxes().values()):
+                raise ConfigError(format_error("data.path", f"boxes in the pictures for {split}", "none"))
+            if not len(files) and split != "val":
+                expected = f"pictures or areas that leave some for {split}"
+                raise ConfigError(format_error("data.block" if not self.by_area else "data.tile", expected, "none"))
+
+    def describe(self) -> list[str]:
+        """Return lines about the pictures, splits and boxes that were found, and what is left out."""
+        counts = {split: files.count_boxes() for split, files in self.splits.items()}
+        pictures = {part.picture for files in self.splits.values() for part in files.parts}
+        what = "pictures" if self.tile is None else f"tiles of {self.tile} x {self.tile} pixels"
+        total: Counter[str] = sum(counts.values(), Counter())
+        named = (f"{name} {total[name]:,}" for name in self.names)
+        return [
+            f"{len(pictures):,} pictures with {total.total():,} boxes in {self.path}",
+            ", ".join(f"{split} {len(self.splits[split]):,} {what}" for split in PARTS),
+            f"boxes: {', '.join(f'{split} {counts[split].total():,}' for split in PARTS)}",
+            f"classes of objects: {shorten_names(named)}",
+            *([f"left out: {len(self.left_out):,}; the first: {self.left_out[0]}"] if self.left_out else []),
+        ]
+
+    def inputs(self, files: InputFiles) -> Iterator[Inputs]:
+        """Read image files and arrays; images are cut into tiles as in training."""
+        return read_boxed(files, self.transform, (self.channels, self.image_size, self.image_size), self.tile)
+
+
+def _hold_out(numbers: list[int], fraction: float, block: int) -> tuple[list[int], list[int]]:
+    """Return the pictures to keep and those to hold out, in blocks of consecutive ones."""
+    blocks = [numbers[start : start + block] for start in range(0, len(numbers), block)]
+    kept, held_out = (part.sort().values.tolist() for part in hold_out(len(blocks), fraction))
+    return [n for place in kept for n in blocks[place]], [n for place in held_out for n in blocks[place]]

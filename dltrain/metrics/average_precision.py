@@ -1,0 +1,93 @@
+"""Average precision of boxes by the definition of COCO, computed by faster-coco-eval."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+PACKAGE = "faster_coco_eval"
+STATS = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
+UNUSED = ("mar1", "mar10")
+
+
+def is_available() -> bool:
+    """Return whether faster-coco-eval is installed."""
+    return find_spec(PACKAGE) is not None
+
+
+class AveragePrecision:
+    """True and found boxes of a split.
+
+    Metrics are means over IoU thresholds from 0.5 to 0.95 in steps of 0.05 and over the classes that occur: ``map``;
+    ``map50`` and ``map75`` at one threshold; ``map_small``, ``map_medium`` and ``map_large`` for boxes of less than
+    32 x 32 pixels, less than 96 x 96 pixels, and more, if there are any; ``mar100`` is the recall of at most 100
+    detections in an image.
+
+    Args:
+        names: Names of the classes 1, 2, ...
+
+    Source: Lin et al. 2014, "Microsoft COCO: Common objects in context", and the evaluation code of COCO.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self.images: list[dict[str, Any]] = []
+        self.truth: list[dict[str, Any]] = []
+        self.found: list[dict[str, Any]] = []
+
+    def add(self, boxes: Tensor, kinds: Tensor, found: dict[str, Tensor]) -> None:
+        """Add an image.
+
+        Args:
+            boxes: True boxes as left, top, right and bottom in pixels of the file, (M, 4).
+            kinds: Their classes from 1 on (M,); 0 for padding, and the negative class for a crowd: detections inside
+                it count neither as right nor as wrong.
+            found: ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
+        """
+        image = len(self.images) + 1
+        self.images.append({"id": image})
+        for box, kind in zip(_corners(boxes), kinds.tolist(), strict=True):
+            if kind and box[2] > 0 and box[3] > 0:
+                shared = {"image_id": image, "category_id": abs(kind), "iscrowd": int(kind < 0)}
+                self.truth.append({"id": len(self.truth) + 1, "bbox": box, "area": box[2] * box[3], **shared})
+        scores, labels = found["scores"].tolist(), found["labels"].tolist()
+        for box, score, label in zip(_corners(found["boxes"]), scores, labels, strict=True):
+            self.found.append({"image_id": image, "category_id": label, "bbox": box, "score": score})
+
+    def read(self) -> dict[str, float]:
+        """Return the metrics, and with several classes the AP of each class that occurs; 0 if there is no true box."""
+        if not any(not box["iscrowd"] for box in self.truth):
+            return {"map": 0.0, "map50": 0.0, "map75": 0.0}
+        precision, stats = self._evaluate()
+        named = {name: float(value) for name, value in zip(STATS, stats, strict=False)}
+        metrics = {name: value for name, value in named.items() if name not in UNUSED and value >= 0}
+        each = {f"ap {name}": precision[:, :, number, 0, 2] for number, name in enumerate(self.names)}
+        known = {name: float(values[values > -1].mean()) for name, values in each.items() if (values > -1).any()}
+        return metrics | (known if len(self.names) > 1 else {})
+
+    def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the precision (thresholds, recalls, classes, sizes, limits of detections) and the statistics."""
+        from faster_coco_eval import COCO, COCOeval_faster
+
+        kinds = [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]
+        shared = {"images": self.images, "categories": kinds}
+        truth = COCO({**shared, "annotations": self.truth})
+        found = truth.loadRes(self.found) if self.found else COCO({**shared, "annotations": []})
+        evaluation = COCOeval_faster(truth, found, "bbox", print_function=_ignore)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return evaluation.eval["precision"], np.asarray(evaluation.stats)
+
+
+def _corners(boxes: Tensor) -> list[list[float]]:
+    """Return boxes as left, top, width and height."""
+    values = boxes.double()
+    values[..., 2:] -= values[..., :2]
+    return values.tolist()
+
+
+def _ignore(*args: Any, **kwargs: Any) -> None:
+    """Print nothing."""

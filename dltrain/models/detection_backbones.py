@@ -1,0 +1,124 @@
+"""Backbones of detectors: residual networks, or a narrow one, with a feature pyramid."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import mobilenet_v3_large
+from torchvision.models import resnet as residual
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.layers import check_sizes
+from dltrain.models.layers import norm as make_norm
+
+# Stride of the second of the four stages, the first that one-stage detectors read.
+STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4}
+NARROW_WIDTHS = (16, 32, 64, 128)
+EVERY = 32  # channels of a pyramid are a multiple of it: heads normalize groups of so many channels
+
+
+class Narrow(nn.Module):
+    """Residual network with stages of 16 to 128 channels and one block each, at strides 2, 4, 8 and 16.
+
+    Args:
+        norm_layer: Makes the normalization for a number of channels.
+
+    Shape: (B, channels, height, width) -> (B, 128, height / 16, width / 16).
+    """
+
+    def __init__(self, channels: int, norm_layer: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, NARROW_WIDTHS[0], 3, 2, 1, bias=False)
+        self.bn1 = norm_layer(NARROW_WIDTHS[0])
+        self.relu = nn.ReLU()
+        before = NARROW_WIDTHS[0]
+        for number, width in enumerate(NARROW_WIDTHS, 1):
+            self.add_module(f"layer{number}", NarrowBlock(before, width, norm_layer))
+            before = width
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last feature map."""
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+class NarrowBlock(nn.Module):
+    """Two 3x3 convolutions added to the input; halves the size where the channels change."""
+
+    def __init__(self, inputs: int, outputs: int, norm_layer: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        stride = 1 if inputs == outputs else 2
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = norm_layer(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = norm_layer(outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, H, W), or half of this height and width where the channels change."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(self.shortcut(x) + y)
+
+
+def norm_maker(name: str) -> Callable[[int], nn.Module]:
+    """Return a function that makes the normalization called `name` for a number of channels.
+
+    Args:
+        name: ``batch``, ``frozen`` (batch norm whose statistics and weights never change, for pretrained weights),
+            ``group`` or ``layer``.
+    """
+    if name == "frozen":
+        return FrozenBatchNorm2d
+    if name == "none":
+        raise ConfigError(format_error("model.norm", "one of batch, frozen, group, layer", name))
+    return lambda channels: make_norm(name, channels, dims=2)
+
+
+def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int, extra: bool) -> BackboneWithFPN:
+    """Return a network with a feature pyramid whose levels have `width` channels.
+
+    Args:
+        backbone: A key of `STRIDES`.
+        first: Number of the first stage to read, from 1.
+        extra: Whether to add two convolutions with stride 2 on top (RetinaNet, FCOS) instead of a pooling.
+    """
+    choose("model.backbone", backbone, STRIDES)
+    check_sizes(channels=channels)
+    if width < EVERY or width % EVERY:
+        raise ConfigError(format_error("model.fpn_width", f"a multiple of {EVERY}", width))
+    make = norm_maker(norm)
+    if backbone == "narrow":
+        network: Any = Narrow(channels, make)
+        widths = list(NARROW_WIDTHS)
+    else:
+        network = getattr(residual, backbone)(weights=None, norm_layer=make)
+        replace_first_convolution(network, "conv1", channels)
+        widths = [network.inplanes // 8 * 2**number for number in range(4)]
+    names = {f"layer{number}": str(number - first) for number in range(first, 5)}
+    top = LastLevelP6P7(width, width) if extra else None
+    return BackboneWithFPN(network, names, widths[first - 1 :], width, top)
+
+
+def replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
+    """Replace the first convolution by one for another number of channels, initialized in the same way."""
+    old: Any = network.get_submodule(name)
+    if old.in_channels == channels:
+        return
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=False)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    network.set_submodule(name, new)
+
+
+def make_mobilenet(norm: Callable[[int], nn.Module], width_mult: float) -> nn.Module:
+    """Return MobileNetV3-Large with a last stage of half the width, without weights of ImageNet."""
+    return mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True, width_mult=width_mult)

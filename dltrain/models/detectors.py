@@ -1,0 +1,144 @@
+"""Base classes of detectors: the boxes of a batch, matching with anchors, and the form of an answer."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+Answer = dict[str, Any]
+UNMATCHED, BETWEEN = -1, -2  # matches of an anchor: background, and neither background nor object
+
+
+class Detector(nn.Module):
+    """Mixin of detectors of torchvision that read a batch of images of one size with padded boxes.
+
+    In training an answer has ``losses``, named means, and ``weight``, the number that they are means over. In
+    evaluation it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
+    and also the losses if boxes are given.
+
+    Shape:
+        x (B, channels, height, width); boxes (B, M, 4) as left, top, right, bottom in pixels; kinds (B, M), classes
+        from 1 on, 0 for padding and negative for boxes that are not learned. On the meta device the answer is the
+        outputs of all heads.
+    """
+
+    backbone: nn.Module
+
+    def forward(self, x: Tensor, boxes: Tensor | None = None, kinds: Tensor | None = None) -> Answer:
+        """Return losses and detections; only the backbone is computed in a lower precision."""
+        features = self.backbone(x)
+        with _full_precision(x):
+            features = {name: value.float() for name, value in features.items()}
+            if x.is_meta:
+                return self.dense(features, x)
+            learned = None
+            if boxes is not None and kinds is not None:
+                learned = boxes.float(), kinds, (kinds > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
+            return self.answer(features, x, learned)
+
+    def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
+        """Return the outputs whose shapes do not depend on values."""
+        raise NotImplementedError
+
+    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
+        """Return the answer; `learned` has boxes, kinds, and which of them are objects to learn."""
+        raise NotImplementedError
+
+
+class OneStage(Detector):
+    """Detector with a head that answers for every anchor of every feature map."""
+
+    head: nn.Module
+    anchor_generator: Callable[..., list[Tensor]]
+    box_coder: Any  # of torchvision
+
+    def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
+        """Return the outputs of the head."""
+        return self.head(list(features.values()))
+
+    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
+        """Return the outputs of the head as losses and detections."""
+        maps = list(features.values())
+        outputs, size = self.head(maps), (x.shape[2], x.shape[3])
+        (anchors,) = self.anchor_generator(ImageList(x, [size]), maps)
+        answer: Answer = {}
+        if learned is not None:
+            levels = [m.shape[2] * m.shape[3] for m in maps]
+            answer["losses"], answer["weight"] = self.losses(outputs, anchors, levels, *learned)
+        if not self.training:
+            levels = [m.shape[2] * m.shape[3] for m in maps]
+            answer["detections"] = self.detect(outputs, anchors, levels, [size] * len(x))
+        return answer
+
+    def losses(
+        self, outputs: Answer, anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
+    ) -> tuple[dict[str, Tensor], float | Tensor]:
+        """Return the losses and their weight."""
+        raise NotImplementedError
+
+    def detect(
+        self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Return the detections of each image; outputs and anchors are given by level."""
+        anchors_per_place = len(anchors) // sum(levels)
+        parts = [count * anchors_per_place for count in levels]
+        by_level = {name: list(value.split(parts, 1)) for name, value in outputs.items()}
+        return self.postprocess_detections(by_level, [list(anchors.split(parts))] * len(sizes), sizes)
+
+    postprocess_detections: Callable[..., list[dict[str, Tensor]]]
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Return the context without autocast, whose boxes would be wrong by several pixels."""
+    return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+
+
+def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
+    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), -1 for boxes that are not real: (B, M, N)."""
+    quality = box_iou(boxes.flatten(0, 1), anchors).view(*boxes.shape[:2], len(anchors))
+    return torch.where(real[..., None], quality, -1.0)
+
+
+def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
+    """Return the number of the box of each anchor, `UNMATCHED` or `BETWEEN`, from `overlaps`: (B, M, N) -> (B, N).
+
+    An anchor belongs to the box with which it overlaps most, if their IoU is at least `high`, or if no anchor overlaps
+    the other box more.
+    """
+    value, matches = quality.max(1)
+    most = quality.amax(2, keepdim=True)
+    best = ((quality == most) & (most > 0)).any(1)
+    found = torch.where(value < low, UNMATCHED, torch.where(value < high, BETWEEN, matches))
+    return torch.where(best, matches, found)
+
+
+def match_priors(quality: Tensor, threshold: float) -> Tensor:
+    """Return the number of the box of each anchor or `UNMATCHED`, as `match_anchors`, for SSD.
+
+    The anchor that overlaps a box most belongs to it, whatever else it overlaps.
+    """
+    value, matches = quality.max(1)
+    found = torch.where(value < threshold, UNMATCHED, matches)
+    most, best = quality.max(2)
+    count, anchors = quality.shape[1:]
+    places = torch.where(most > 0, best, anchors)  # the place behind the last anchor is for boxes that are not real
+    found = torch.cat([found, found[:, :1]], 1)
+    numbers = torch.arange(count, device=quality.device).expand_as(places)
+    return found.scatter(1, places, numbers)[:, :-1]
+
+
+def take(values: Tensor, matches: Tensor) -> Tensor:
+    """Return the row of `values` (B, M, ...) of each match (B, N), that of the first box where there is none."""
+    places = matches.clamp(min=0)
+    if values.dim() == 2:
+        return values.gather(1, places)
+    return values.gather(1, places[..., None].expand(-1, -1, values.shape[2]))
+
+
+def one_hot(kinds: Tensor, classes: int, matched: Tensor) -> Tensor:
+    """Return 1 for the class of each matched anchor (B, N) and 0 elsewhere: (B, N, classes) in float32."""
+    return torch.nn.functional.one_hot(kinds.clamp(min=0), classes).float() * matched[..., None]

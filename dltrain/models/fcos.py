@@ -1,0 +1,116 @@
+"""FCOS: a detector that predicts the distances to the edges of a box at each place of the feature maps."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models.detection import fcos
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from dltrain.models.detection_backbones import STRIDES, make_pyramid
+from dltrain.models.detectors import UNMATCHED, OneStage, one_hot, take
+from dltrain.models.layers import check_sizes
+
+LEVELS = 5
+GROUP = 8  # channels that are normalized together in the heads
+REACH = 4  # strides: a level answers for boxes whose farthest edge is from this to twice this away
+
+
+class FCOS(OneStage, fcos.FCOS):
+    """FCOS with a feature pyramid of five levels; weights have the names of torchvision's ``fcos_resnet50_fpn``.
+
+    Args:
+        channels: Channels of the images.
+        object_outputs: Classes of objects, and one for the background.
+        backbone: ``resnet18`` to ``resnet152``, or ``narrow`` for small images.
+        norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
+        fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
+        num_convs: Convolutions of each head before its output.
+        min_score: Least score of a detection.
+        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        max_boxes: Most detections in an image.
+
+    Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
+    Differs: losses are sums divided by the number of places that belong to a box plus the number of images, so that
+    means over parts of a batch are exact and images without boxes count.
+    """
+
+    center_sampling_radius: float
+
+    def __init__(
+        self,
+        channels: int,
+        object_outputs: int,
+        backbone: str = "resnet50",
+        norm: str = "batch",
+        fpn_width: int = 256,
+        num_convs: int = 4,
+        min_score: float = 0.05,
+        nms_iou: float = 0.6,
+        max_boxes: int = 100,
+    ) -> None:
+        check_sizes(object_outputs=object_outputs, num_convs=num_convs, max_boxes=max_boxes)
+        pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=2, extra=True)
+        sizes = tuple((STRIDES[backbone] * 2**level,) for level in range(LEVELS))
+        super().__init__(
+            pyramid,
+            object_outputs,
+            anchor_generator=AnchorGenerator(sizes, ((1.0,),) * LEVELS),
+            head=_make_head(fpn_width, object_outputs, num_convs),
+            score_thresh=min_score,
+            nms_thresh=nms_iou,
+            detections_per_img=max_boxes,
+        )
+
+    def losses(
+        self, outputs: dict[str, Tensor], anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return focal loss of the classes, GIoU loss of the boxes and cross-entropy of the centerness."""
+        matches = self.match_places(anchors, levels, boxes, real)
+        matched = matches != UNMATCHED
+        weight = matched.sum() + len(boxes)
+        logits = outputs["cls_logits"]
+        classes = one_hot(take(kinds, matches), logits.shape[2], matched)
+        places = anchors.expand(len(boxes), -1, -1)
+        target = torch.where(matched[..., None], take(boxes, matches), places)
+        found = self.box_coder.decode(outputs["bbox_regression"], places)
+        left, top, right, bottom = self.box_coder.encode(places, target).unbind(-1)
+        center = _balance(left, right) * _balance(top, bottom)
+        of_center = F.binary_cross_entropy_with_logits(outputs["bbox_ctrness"][..., 0], center.sqrt(), reduction="none")
+        sums = {
+            "classes": sigmoid_focal_loss(logits, classes, reduction="sum"),
+            "boxes": torch.where(matched, generalized_box_iou_loss(found, target), 0.0).sum(),
+            "centerness": torch.where(matched, of_center, 0.0).sum(),
+        }
+        return {name: value / weight for name, value in sums.items()}, weight
+
+    def match_places(self, anchors: Tensor, levels: list[int], boxes: Tensor, real: Tensor) -> Tensor:
+        """Return the number of the smallest box that each place answers for, or `UNMATCHED`: (B, N)."""
+        places, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
+        centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+        near = (places[:, None] - centers[:, None]).abs().amax(-1) < self.center_sampling_radius * strides[:, None]
+        edges = torch.cat([places[:, None] - boxes[:, None, :, :2], boxes[:, None, :, 2:] - places[:, None]], -1)
+        farthest, low, high = edges.amax(-1), REACH * strides, 2 * REACH * strides
+        low = torch.cat([torch.zeros_like(low[: levels[0]]), low[levels[0] :]])[:, None]
+        high = torch.cat([high[: -levels[-1]], torch.full_like(high[-levels[-1] :], torch.inf)])[:, None]
+        fits = near & (edges.amin(-1) > 0) & (farthest > low) & (farthest < high) & real[:, None]
+        areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[:, None]
+        smallest, matches = torch.where(fits, areas, torch.inf).min(-1)
+        return torch.where(smallest < torch.inf, matches, UNMATCHED)
+
+
+def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
+    """Return the head of torchvision, whose 32 groups of 8 of 256 channels are as large at other widths."""
+
+    def norm(channels: int) -> nn.Module:
+        return nn.GroupNorm(channels // GROUP, channels)
+
+    head = fcos.FCOSHead(width, 1, outputs, num_convs)
+    head.classification_head = fcos.FCOSClassificationHead(width, 1, outputs, num_convs, norm_layer=norm)
+    head.regression_head = fcos.FCOSRegressionHead(width, 1, num_convs, norm_layer=norm)
+    return head
+
+
+def _balance(one: Tensor, other: Tensor) -> Tensor:
+    """Return the smaller distance divided by the larger one."""
+    return (torch.minimum(one, other) / torch.maximum(one, other)).clamp(min=0)

@@ -1,0 +1,247 @@
+"""Detectors, against torchvision's own forward pass, losses and detections with the same weights."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection
+from torchvision.ops import FrozenBatchNorm2d
+
+from dltrain.errors import ConfigError
+from dltrain.models.detectors import Detector
+from dltrain.models.faster_rcnn import FasterRCNN
+from dltrain.models.fcos import FCOS
+from dltrain.models.retinanet import RetinaNet
+from dltrain.models.ssdlite import SSDLite
+
+SIDE = 96
+SMALL: dict[type[Detector], dict[str, Any]] = {
+    FCOS: {"backbone": "narrow", "fpn_width": 32, "num_convs": 1},
+    RetinaNet: {"backbone": "narrow", "fpn_width": 32},
+    SSDLite: {"width_mult": 0.25},
+    FasterRCNN: {"backbone": "narrow", "fpn_width": 32, "hidden_size": 16},
+}
+ONE_STAGE = (FCOS, RetinaNet, SSDLite)
+PLAIN = {"min_size": SIDE, "max_size": SIDE, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+NAMES = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centerness"}
+Made = type[Detector]
+
+
+def build(kind: Made, seed: int = 0, **changes: Any) -> Detector:
+    torch.manual_seed(seed)
+    return kind(**{"channels": 3, "object_outputs": 4, "min_score": 0.01, **SMALL[kind], **changes})
+
+
+def example(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images, boxes and kinds; the last image has no box, and the second a row of padding."""
+    draw = torch.Generator().manual_seed(1)
+    corners = torch.rand(count, 4, 2, generator=draw) * 60
+    boxes = torch.cat([corners, corners + 8 + 24 * torch.rand(count, 4, 2, generator=draw)], -1)
+    kinds = torch.randint(1, 4, (count, 4), generator=draw)
+    kinds[1, 3] = kinds[-1] = 0
+    return torch.rand(count, 3, SIDE, SIDE, generator=draw), boxes * (kinds > 0)[..., None], kinds
+
+
+def targets(boxes: Tensor, kinds: Tensor) -> list[dict[str, Tensor]]:
+    return [{"boxes": box[kind > 0], "labels": kind[kind > 0]} for box, kind in zip(boxes, kinds, strict=True)]
+
+
+def reference(model: Any) -> nn.Module:
+    """Return torchvision's class with the modules of a model, which resizes and normalizes nothing."""
+    shared = (
+        {"score_thresh": model.score_thresh, "detections_per_img": model.detections_per_img}
+        if hasattr(model, "score_thresh")
+        else {}
+    )
+    parts = copy.deepcopy(model)
+    if isinstance(model, FCOS):
+        made = detection.FCOS(
+            parts.backbone, 4, anchor_generator=parts.anchor_generator, head=parts.head, **PLAIN, **shared
+        )
+    elif isinstance(model, RetinaNet):
+        made = detection.RetinaNet(
+            parts.backbone, 4, anchor_generator=parts.anchor_generator, head=parts.head, **PLAIN, **shared
+        )
+    elif isinstance(model, SSDLite):
+        mean = {name: PLAIN[name] for name in ("image_mean", "image_std")}
+        more = {"nms_thresh": model.nms_thresh, "topk_candidates": model.topk_candidates, **mean, **shared}
+        made = detection.ssd.SSD(parts.backbone, parts.anchor_generator, (SIDE, SIDE), 4, head=parts.head, **more)
+    else:
+        made = detection.FasterRCNN(
+            parts.backbone,
+            rpn_anchor_generator=parts.rpn.anchor_generator,
+            rpn_head=parts.rpn.head,
+            box_roi_pool=parts.roi_heads.box_roi_pool,
+            box_head=parts.roi_heads.box_head,
+            box_predictor=parts.roi_heads.box_predictor,
+            box_score_thresh=model.roi_heads.score_thresh,
+            **PLAIN,
+        )
+    made.load_state_dict(model.state_dict())
+    return made.train(model.training)
+
+
+@pytest.mark.parametrize("kind", ONE_STAGE)
+def test_losses_of_a_batch_equal_those_of_torchvision(kind: Made) -> None:
+    x, boxes, kinds = example()
+    if kind is SSDLite:  # torchvision's loss fails for images without boxes
+        x, boxes, kinds = x[:2], boxes[:2], kinds[:2]
+    model = build(kind)
+    expected = reference(model)(list(x), targets(boxes, kinds))
+    answer = model(x, boxes, kinds)
+    # torchvision divides by the number of matches, FCOS and SSDLite here also by the number of images.
+    factor = 1.0 if kind is RetinaNet else answer["weight"] / (answer["weight"] - len(x))
+    assert answer["losses"].keys() == {NAMES[name] for name in expected}
+    for name, value in expected.items():
+        torch.testing.assert_close(answer["losses"][NAMES[name]] * factor, value, rtol=1e-5, atol=1e-6)
+
+
+def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples() -> None:
+    x, boxes, kinds = example()
+    model = build(FasterRCNN)
+    other = reference(model)
+    torch.manual_seed(3)
+    expected = other(list(x), targets(boxes, kinds))
+    torch.manual_seed(3)
+    for _ in x:
+        torch.empty(1).uniform_()  # torchvision draws the size of each image, here from one
+    losses = model(x, boxes, kinds)["losses"]
+    assert len(losses) == len(expected) == 4
+    torch.testing.assert_close(sum(losses.values()), sum(expected.values()))
+    torch.testing.assert_close(losses["classes"], expected["loss_classifier"])
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_detections_equal_those_of_torchvision(kind: Made) -> None:
+    x, _, _ = example()
+    model = build(kind).eval()
+    with torch.inference_mode():
+        found, expected = model(x)["detections"], reference(model)(list(x))
+    assert len(found) == len(x) and sum(len(each["scores"]) for each in found) > 10
+    for each, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(each, other)
+
+
+@pytest.mark.parametrize("kind", ONE_STAGE)
+def test_a_batch_in_parts_has_the_loss_of_the_whole(kind: Made) -> None:
+    x, boxes, kinds = example(6)
+    model = build(kind).eval()
+    whole, parts = model(x, boxes, kinds), [model(x[n : n + 1], boxes[n : n + 1], kinds[n : n + 1]) for n in range(6)]
+    for name, value in whole["losses"].items():
+        mean = sum(part["losses"][name] * part["weight"] for part in parts) / sum(part["weight"] for part in parts)
+        torch.testing.assert_close(mean, value)
+
+
+@pytest.mark.parametrize("kind", ONE_STAGE)
+def test_padding_and_crowds_are_not_learned(kind: Made) -> None:
+    x, boxes, kinds = example()
+    model = build(kind).eval()
+    more = torch.cat([boxes, torch.tensor([[[5.0, 5.0, 40.0, 50.0], [0.0] * 4, [9.0, 9.0, 9.0, 30.0]]] * 3)], 1)
+    more_kinds = torch.cat([kinds, torch.tensor([[-2, 0, 1]] * 3)], 1)
+    torch.testing.assert_close(model(x, more, more_kinds)["losses"], model(x, boxes, kinds)["losses"])
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_every_parameter_gets_a_gradient(kind: Made) -> None:
+    x, boxes, kinds = example(6)
+    model = build(kind)
+    sum(model(x, boxes, kinds)["losses"].values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_batch_without_boxes_has_finite_losses_and_gradients(kind: Made) -> None:
+    x, boxes, kinds = example()
+    model = build(kind)
+    losses = model(x, torch.zeros_like(boxes), torch.zeros_like(kinds))["losses"]
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_boxes_are_computed_in_full_precision_under_bfloat16_autocast(kind: Made) -> None:
+    x, boxes, kinds = example()
+    model = build(kind).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        answer = model(x, boxes, kinds)
+    with torch.inference_mode():
+        exact = model(x, boxes, kinds)
+    assert {each[name].dtype for each in answer["detections"] for name in ("boxes", "scores")} == {torch.float32}
+    assert any((each["boxes"] != each["boxes"].bfloat16().float()).any() for each in answer["detections"])
+    for name, value in exact["losses"].items():
+        torch.testing.assert_close(answer["losses"][name], value, rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_detector_builds_and_runs_on_the_meta_device(kind: Made) -> None:
+    with torch.device("meta"):
+        model = build(kind, channels=1)
+        model(torch.empty(2, 1, SIDE, SIDE), torch.empty(2, 1, 4), torch.empty(2, 1, dtype=torch.int64))
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_saved_weights_load_and_give_the_same_detections(kind: Made) -> None:
+    x, _, _ = example()
+    model, other = build(kind).eval(), build(kind, seed=1).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        for each, same in zip(model(x)["detections"], other(x)["detections"], strict=True):
+            assert all(torch.equal(each[name], same[name]) for name in each)
+
+
+def test_evaluation_of_faster_rcnn_repeats_its_samples_and_leaves_the_generator_alone() -> None:
+    x, boxes, kinds = example()
+    model = build(FasterRCNN).eval()
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        one, other = (model(x, boxes, kinds)["losses"] for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state) and not model.rpn.training
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_norm_of_the_backbone_is_that_of_the_configuration() -> None:
+    def norms(name: str) -> set[type[nn.Module]]:
+        kinds = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
+        return {type(module) for module in build(FCOS, norm=name).backbone.modules() if isinstance(module, kinds)}
+
+    assert norms("batch") == {nn.BatchNorm2d}
+    assert norms("frozen") == {FrozenBatchNorm2d}
+    assert norms("group") == norms("layer") == {nn.GroupNorm}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fpn_width": 48}, "model.fpn_width: expected a multiple of 32, got 48"),
+        ({"backbone": "resnet19"}, "model.backbone: expected one of"),
+        ({"norm": "none"}, "model.norm: expected one of batch, frozen, group, layer"),
+        ({"max_boxes": 0}, "model.max_boxes: expected an integer of at least 1"),
+    ],
+)
+def test_wrong_arguments_are_rejected(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(FCOS, **change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "make", "parameters"),
+    [
+        (FCOS, detection.fcos_resnet50_fpn, 32_269_600),
+        (RetinaNet, detection.retinanet_resnet50_fpn, 34_014_999),
+        (FasterRCNN, detection.fasterrcnn_resnet50_fpn, 41_755_286),
+        (SSDLite, detection.ssdlite320_mobilenet_v3_large, 3_440_060),
+    ],
+)
+def test_the_default_is_the_network_of_torchvision(kind: Any, make: Any, parameters: int) -> None:
+    model, other = kind(3, 91), make(weights=None, weights_backbone=None, num_classes=91)
+    # torchvision states the parameters of networks with frozen norms, whose numbers are buffers.
+    frozen = sum(p.numel() for m in other.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    found = sum(p.numel() for p in model.parameters())
+    assert parameters in (found, found - frozen)
+    model.load_state_dict(other.state_dict())
