@@ -174,6 +174,6 @@ def clean(text: str) -> str:
 
 
 def clean_record(record: logging.LogRecord) -> bool:
-    """Clean the message of a log record; a logging filter."""
+    """Clean the message of a log record, and return True: a logging filter that keeps every record."""
     record.msg, record.args = clean(record.getMessage()), None
     return True

@@ -23,7 +23,7 @@ PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 
 @dataclass
 class RunLogger:
-    """Logs values that the loop has already read from the device, with throughput and memory."""
+    """Logger of values that the loop has already read from the device, with throughput and memory."""
 
     tracker: Tracker
     console: Console

@@ -31,7 +31,8 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     if option == "text":
         (folder / "mine.txt").write_text("Call me Ishmael.")
         return folder / "mine.txt"
-    return {"timeseries": BUNDLED / "elnino.csv", **own_files}[option]
+    clips = {"moving_shapes": own_files["video_folder"]}
+    return {"timeseries": BUNDLED / "elnino.csv", **own_files, **clips}[option]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -42,11 +43,12 @@ def test_every_data_option_predicts_for_input_files(
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
     models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.min_score=0"]
     models["detection_folder"] += ["task.min_score=0"]
+    models["video_folder"] = models["moving_shapes"] = ["model=cnn_lstm", "model.hidden_size=8"]
     model = models.get(option, ["model=mlp"])
     result = predict(train(*model, *small_data(option)), input_file(option, tmp_path, own_files))
     assert result.lines and "best checkpoint, step 2" in result.err
     for line in result.lines:
-        assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).is_file()
+        assert line["input"].startswith(str(tmp_path)) or Path(line["input"]).exists()
         listed = [line.pop("objects")[0]] if "objects" in line else []
         nested = [found["score"] for found in listed]
         nested += [value for shares in line.values() if isinstance(shares, dict) for value in shares.values()]

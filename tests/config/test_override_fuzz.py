@@ -62,7 +62,10 @@ def keys_of(choices: list[str]) -> list[str]:
 
 
 def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Print a configuration with random overrides: exit code 0 or 2, and one line for each error."""
+    """Print a configuration with random overrides.
+
+    Check that the exit code is 0 or 2, that there is no traceback, and that an error starts with ``dltrain: ``.
+    """
     random = np.random.default_rng(seed)
     choices = CHOICES[seed % len(CHOICES)]
     words = random_words(random, keys_of(choices))

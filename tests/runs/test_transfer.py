@@ -198,7 +198,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
     said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in a different order in the text
     assert not any("new:" in line for line in said)
     (tmp_path / "abcdefg.txt").unlink()
-    with pytest.raises(ConfigError, match=r"Its tokens are unknown"):
+    with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined"):
         notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
 
 
@@ -309,3 +309,17 @@ def test_the_output_of_pixels_is_kept_only_for_classes_of_the_same_names(
     assert "output.weight output.bias" in new
     assert "different outputs: rest wall cell here, rest cell wall in the loaded weights" in new
     assert not any("new:" in line for line in notes(*small, "data.class_names=[rest,cell,wall]", *chosen))
+
+
+def test_the_class_scores_of_a_detector_are_kept_only_for_classes_of_the_same_names(
+    train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
+) -> None:
+    small = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1", "data=detection_folder"]
+    small += [f"data.path={own_files['detection_folder']}", "data.image_size=32", "data.batch_size=8"]
+    source = train(*small, "data.class_names=[bright,dark]", "trainer.max_steps=1")
+    chosen = ["transfer=freeze", f"transfer.weights={source.folder}"]
+    (new,) = [line for line in notes(*small, "data.class_names=[dark,bright]", *chosen) if "new:" in line]
+    names = [name for name in model_of(source) if "cls_logits" in name]
+    assert new.split(": ")[1].split() == names and len(names) == 2
+    assert "different outputs: dark bright here, bright dark in the loaded weights" in new
+    assert not any("new:" in line for line in notes(*small, "data.class_names=[bright,dark]", *chosen))
