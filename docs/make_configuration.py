@@ -123,7 +123,7 @@ def description(text: str) -> str:
 
 
 def settings(text: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return the keys that an option sets, including those of an option that it extends, but not the defaults of its group."""
+    """Return the keys that an option sets, with those of an option that it extends, without the group defaults."""
     node = yaml.safe_load(text)
     inherited = [name for name in node.pop("defaults", []) if "defaults:" in files.get(name, "")]
     return {k: v for name in inherited for k, v in settings(files[name], files).items()} | node
