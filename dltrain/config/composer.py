@@ -167,8 +167,11 @@ def _with_overrides(base: DictConfig, values: list[Override]) -> DictConfig:
         with hydra_errors():
             if override.is_delete():
                 parent, _, name = key.rpartition(".")
+                node = OmegaConf.select(whole, parent) if parent else whole
+                if not isinstance(node, DictConfig):
+                    raise ConfigError(f"~{key}: not supported because {parent} is not a mapping. Set {parent} itself.")
                 with open_dict(whole):
-                    del (OmegaConf.select(whole, parent) if parent else whole)[name]
+                    del node[name]
             else:
                 OmegaConf.update(whole, key, value, force_add=override.is_add() or override.is_force_add())
     return whole

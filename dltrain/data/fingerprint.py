@@ -12,6 +12,7 @@ from dltrain.data.spec import Source, Splits
 
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
+COMPUTED = "computed "  # start of the fingerprint of computed data
 DIGITS = 16  # kept of the 64 hexadecimal digits of a SHA-256
 
 
@@ -21,7 +22,7 @@ def fingerprint(splits: Splits) -> dict[str, str]:
     Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. For overlapping
     windows, the memory that they share is hashed once. Tensors above 256 MiB are sampled: evenly spaced blocks of
     256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
-    hashes joined by a dash: one of the file names and one of the file sizes.
+    hashes joined by a dash: one of the file names and one of the file sizes. Of computed data, the settings are hashed.
     """
     sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
     return {name: _hash_source(source) for name, source in sources.items() if source is not None}
@@ -29,6 +30,8 @@ def fingerprint(splits: Splits) -> dict[str, str]:
 
 def _hash_source(source: Source) -> str:
     rows = source.rows if source.fingerprinted is None else source.fingerprinted
+    if isinstance(rows, str):
+        return COMPUTED + hashlib.sha256(rows.encode()).hexdigest()[:DIGITS]
     if isinstance(rows, Mapping):
         digest = hashlib.sha256()
         for name, value in rows.items():

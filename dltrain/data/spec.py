@@ -132,7 +132,8 @@ class Source:
             ``augment(batch, keys)``. All random numbers come from the keys (int64, one per example); see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
-        fingerprinted: Tensors to fingerprint instead of `rows`; None for `rows`.
+        fingerprinted: Tensors to fingerprint instead of `rows`, or the settings of computed rows as text, because their
+            last digits depend on the CPU; None for `rows`.
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
@@ -140,7 +141,7 @@ class Source:
     prepare: nn.Module
     augment: nn.Module | None = None
     blend: nn.Module | None = None
-    fingerprinted: Mapping[str, Tensor | Ragged] | None = None
+    fingerprinted: Mapping[str, Tensor | Ragged] | str | None = None
     plan: Plan | None = None
 
     def __len__(self) -> int:

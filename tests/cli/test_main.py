@@ -167,9 +167,9 @@ def test_cfg_can_print_one_group(empty_folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("dltrain model=t", "model=transformer"),
-        ("dltrain summary model=t", "model=transformer"),
-        ("dltrain -m model=t", "model=transformer"),
+        ("dltrain model=tr", "model=transformer"),
+        ("dltrain summary model=tr", "model=transformer"),
+        ("dltrain -m model=tr", "model=transformer"),
         ("dltrain optimizer/schedule=o", "optimizer/schedule=one_cycle"),
         ("dltrain trainer.max_s", "trainer.max_steps="),
         ("dltrain model=mlp model.no", "model.norm="),

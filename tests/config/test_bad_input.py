@@ -26,9 +26,10 @@ FILES = {
 TABLE: dict[str, list[list[str]]] = {
     # Keys, options, types and ranges are checked before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
-    "model=lsmt": [["model", "lsmt", "gpt gru lenet5", "Did you mean lstm?"]],
+    "model=lsmt": [["model", "lsmt", "gpt gru", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
+    "~optimizer.betas.0": [["~optimizer.betas.0", "Set optimizer.betas itself."]],
     "data.colour=red": [["data.colour", "Did you mean data.column?"]],
     "model.blocks.0.kernl=3 model=cnn data=digits": [["model.blocks.0.kernl", "channels"]],
     "optimizer.lr=fast": [["optimizer.lr", "a number above 0", "fast"]],

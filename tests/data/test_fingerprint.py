@@ -207,3 +207,11 @@ def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_reje
     image.rename(image.with_name("other.png"))
     assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2
     assert "File sizes differ" not in capsys.readouterr().err
+
+
+def test_the_fingerprint_of_computed_data_depends_on_their_settings_alone() -> None:
+    def computed(rows: Tensor, settings: str) -> str:
+        source = Source({"x": rows}, nn.Identity(), fingerprinted=settings)
+        return fingerprint(Splits(source, None, source))["train"]
+
+    assert computed(numbers(), "ring 8") == computed(numbers() + 1e-6, "ring 8") != computed(numbers(), "ring 9")

@@ -62,5 +62,5 @@ def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_pat
         file.write_bytes(bytes(file.stat().st_size))
     before = {file.name for file in run.iterdir()}
     child = dltrain("resume", str(run))
-    assert child.code == 2 and "a readable image" in child.stderr, child.stderr
+    assert child.code == 2 and "expected readable images" in child.stderr, child.stderr
     assert before <= {file.name for file in run.iterdir()}
