@@ -121,7 +121,7 @@ SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
 # Every setting is tested with one of these combinations.
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
-SHARE = 8  # the default tests take every eighth incompatible combination of a data set
+SHARE = 32  # the default tests take one of 32 incompatible combinations of each data set
 # Their losses stay above 0 even if all examples are memorized.
 NEVER_NOTHING = {"variational", "contrastive_divergence", "detection"}
 COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels

@@ -144,7 +144,15 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     return ["forecast"] if "predict" in line else ["plain"]
 
 
-@pytest.mark.parametrize("line", [*QUICK, *(pytest.param(line, marks=pytest.mark.slow) for line in LONG)])
+# The default tests run the commands of the README, and every third quick command of the other pages.
+DEFAULT = [
+    line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 3 == 0
+]
+
+
+@pytest.mark.parametrize(
+    "line", [line if line in DEFAULT else pytest.param(line, marks=pytest.mark.slow) for line in [*QUICK, *LONG]]
+)
 def test_documented_commands_run(
     line: str, here: Path, finished_run: Callable[..., Path], small_data: Callable[[str], list[str]]
 ) -> None:

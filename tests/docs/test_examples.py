@@ -34,7 +34,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         ("my_data", ["model=mlp", "data=spirals"], ["points.csv"], {"class", "class_name", "probability"}),
         ("my_task", ["model=mlp", "data=csv", "data.path=table.csv", "task=quantiles"], ["table.csv"], {"0.1", "0.9"}),
-        ("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+        pytest.param(
+            *("my_optimizer", ["optimizer=lion", "data.series=sunspots", "data.window=24"], [], {"time", "step"}),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_sweep_resume_and_predict_work_for_every_example(

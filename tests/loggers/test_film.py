@@ -86,6 +86,7 @@ def test_damaged_frames_are_skipped(tmp_path: Path) -> None:
     assert read_numbers(tmp_path / FILM) == [1, 4]
 
 
+@pytest.mark.slow
 def test_oversized_frames_and_other_formats_are_skipped_without_running_programs(tmp_path: Path) -> None:
     recorder, marker, programs = Film(tmp_path), tmp_path / "marker", tmp_path / "programs"
     for step in (1, 4):

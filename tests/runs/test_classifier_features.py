@@ -128,6 +128,7 @@ def test_evaluate_repeats_the_scores_and_accepts_another_classifier(
         assert (evaluated["metrics"] == result["test"]) == (network == classifier_run)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_uses_the_same_classifier(classifier_run: Path, tmp_path: Path) -> None:
     overrides = (f"task.features={classifier_run}", "trainer.eval_every=1", "trainer.checkpoint_every=1")
     uninterrupted = train_gan(tmp_path / "uninterrupted", *overrides, "trainer.max_steps=4")

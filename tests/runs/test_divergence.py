@@ -30,7 +30,10 @@ def test_a_run_whose_last_step_overflows_ends_as_diverged_for_every_on_non_finit
     assert "not finite on the test split: loss" in str(outcome.error)
 
 
-@pytest.mark.parametrize(("model", "data"), [("vae", "digits"), ("autoencoder", "digits"), ("gpt", "text")])
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [("vae", "digits"), ("autoencoder", "digits"), pytest.param("gpt", "text", marks=pytest.mark.slow)],
+)
 def test_models_that_draw_samples_end_as_diverged_if_weights_are_non_finite(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:

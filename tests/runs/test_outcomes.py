@@ -159,7 +159,9 @@ def test_an_unreadable_image_ends_the_run_as_failed(
     assert isinstance(source.rows, ImageFiles)
     damaged = source.rows.listing[last][0]
     content = damaged.read_bytes()
-    damaged.write_bytes(content[:50] + bytes(len(content) - 62) + content[-12:])  # header and end are intact, so training begins
+    damaged.write_bytes(
+        content[:50] + bytes(len(content) - 62) + content[-12:]
+    )  # header and end are intact, so training begins
     outcome = train(*overrides, "data.batch_size=4", "trainer.epochs=1")
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     status = read(outcome.folder / "status.json")

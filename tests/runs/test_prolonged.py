@@ -22,6 +22,7 @@ def test_an_extension_that_changes_the_learning_rate_requires_change_schedule(
     assert rates in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_with_a_schedule_independent_of_its_length_can_be_extended(train: Callable[..., Outcome]) -> None:
     run = train(
         "model=mlp", "data=digits", "optimizer/schedule=step", "optimizer.schedule.step_size=3", "trainer.max_steps=4"

@@ -138,6 +138,7 @@ def test_every_weight_and_statistic_of_a_frozen_network_stays_except_the_head(
 GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "trainer.keep_last=100"]
 
 
+@pytest.mark.slow
 def test_gradual_unfreezing_resumes_to_identical_checkpoints_within_and_between_stages(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:

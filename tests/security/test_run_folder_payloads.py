@@ -43,7 +43,17 @@ def test_a_payload_in_a_run_folder_is_rejected(run_copy: Path, capsys: pytest.Ca
         assert f"got {target}" in rejected(capsys, *words)
 
 
-@pytest.mark.parametrize("place", [*PLACES, "trainer", "device", "regularization", "seed"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("model", "optimizer.schedule.inner", "trainer"),
+        *(
+            pytest.param(place, marks=pytest.mark.slow)
+            for place in (*PLACES, "device", "regularization", "seed")
+            if place not in ("model", "optimizer.schedule.inner")
+        ),
+    ],
+)
 def test_a_payload_at_any_key_of_a_run_folder_is_not_run(
     run_copy: Path, capsys: pytest.CaptureFixture[str], place: str
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
     ] == [2]
 
 
+@pytest.mark.slow
 def test_a_signal_between_two_jobs_is_not_lost(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The signal arrives after the first job has finished.
     class SignalAfterFirstJob(Console):

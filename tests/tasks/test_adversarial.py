@@ -309,6 +309,7 @@ def test_interpolation_generates_the_requested_number(count: int) -> None:
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_trained_conditional_generator_generates_the_requested_class(tmp_path: Path) -> None:
     overrides = ["experiment=ring_gan", "model.conditional=true", "trainer.max_steps=400", "model.hidden_size=64"]
     job = compose.compose([*overrides, "trainer.eval_every=400", "device=cpu", f"hydra.run.dir={tmp_path / 'run'}"])

@@ -57,7 +57,10 @@ def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
     [
         [],
         ["task.persistent=true", "task.cd_steps=2", "trainer.accumulate=2", "regularization=l2"],
-        ["task.method=denoising", "device.precision=bf16", "optimizer=adamw", "regularization.clip_norm=1"],
+        pytest.param(
+            ["task.method=denoising", "device.precision=bf16", "optimizer=adamw", "regularization.clip_norm=1"],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["CD-1", "PCD-2 accumulated with decay", "denoising in bf16 with clipping"],
 )
@@ -104,7 +107,7 @@ def test_every_layer_logs_its_loss_learning_rate_and_metric(
     assert {"loss", "accuracy", "top5_accuracy", "macro_f1"} == set(outcome.result["test"])
 
 
-@pytest.mark.parametrize("method", ["contrastive_divergence", "denoising"])
+@pytest.mark.parametrize("method", ["contrastive_divergence", pytest.param("denoising", marks=pytest.mark.slow)])
 def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -> None:
     more = [f"task.method={method}", "model.hidden_size=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
     outcome, _ = trained(tmp_path, *more)
