@@ -122,13 +122,18 @@ def description(text: str) -> str:
     return re.split(r"(?<=[^.]\.) +(?=[A-Z])", joined)[0].replace("  ", " ")
 
 
+def settings(text: str, files: dict[str, str]) -> dict[str, Any]:
+    """Return the keys that an option sets, with those of an option that it extends, without the group defaults."""
+    node = yaml.safe_load(text)
+    inherited = [name for name in node.pop("defaults", []) if "defaults:" in files.get(name, "")]
+    return {k: v for name in inherited for k, v in settings(files[name], files).items()} | node
+
+
 def options_table(files: dict[str, str], sets: bool) -> str:
     """Return the table of a group's options; if `sets` is true, with the keys that each option sets."""
     lines = ["| option | |", "| --- | --- |"]
     for name, text in files.items():
-        values = (
-            {k: v for k, v in yaml.safe_load(text).items() if k != "defaults"} if sets and "defaults:" in text else {}
-        )
+        values = settings(text, files) if sets and "defaults:" in text else {}
         shown = f" Sets {', '.join(f'`{key}: {yaml_text(value)}`' for key, value in values.items())}." if values else ""
         lines.append(f"| `{name}` | {description(text).replace('<', '&lt;')}{shown} |")
     return "\n".join(lines)

@@ -1,4 +1,8 @@
-"""Every option of every group is trained. `slow` tests train every compatible combination of model, data and task."""
+"""Train every option of every group except `device`, which is only composed, and `transfer`, which is tested elsewhere.
+
+`slow` tests train every model on all data that it supports; tasks other than its default one are trained on digits
+only.
+"""
 
 import itertools
 import json
@@ -57,7 +61,7 @@ FITS = {
     **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
     **dict.fromkeys(("timm", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
 }
-# Models of the same module: the default tests train the first, smallest one of each family.
+# Families of similar models: the default tests train only the first one of each.
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
 FAMILIES = [(*OF_TORCHVISION, "timm")]

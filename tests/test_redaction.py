@@ -1,4 +1,4 @@
-"""Secrets are redacted in everything that a run writes; all other text stays readable."""
+"""Secrets are redacted in files, messages and tracebacks of a run; ordinary words stay readable."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""``dltrain evaluate RUN``: metrics of a run's checkpoint on one of its splits."""
+"""``dltrain evaluate RUN``: metrics of a run's checkpoint on one of its splits, or on other data."""
 
 import argparse
 import json

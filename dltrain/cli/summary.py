@@ -1,4 +1,4 @@
-"""``dltrain summary``: layers, parameters and memory of a model, without training and without data files."""
+"""``dltrain summary``: layers, parameters and memory of a model; with ``--input``, no data are needed."""
 
 import argparse
 

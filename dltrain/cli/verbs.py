@@ -16,7 +16,7 @@ RESUMABLE = (
 
 
 class Verb(NamedTuple):
-    """What a verb accepts and what its help says."""
+    """Arguments, flags and help of a verb."""
 
     summary: str
     usage: str
@@ -169,7 +169,7 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
         ),
     ),
     "evaluate": Verb(
-        summary="metrics of a run's checkpoint on one of its splits",
+        summary="metrics of a run's checkpoint on one of its splits, or on other data",
         usage="dltrain evaluate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
 Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is
@@ -193,8 +193,11 @@ must be of the same kind as the training data:
 
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
-            pixels of each class, and with --out a mask of class numbers; in classification with --explain and
-            --out a picture of the parts that support the class
+            pixels of each class, and with --out a mask of class numbers; in detection the objects with class, score
+            and box, and with --out a copy of the image with them; in classification with --explain and --out a
+            picture of the parts that support the class
+  clips     folders of frames, folders of such folders, or video files
+            -> as for images in classification
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the number under its column's name, in its own unit
@@ -230,8 +233,8 @@ to 1 (white); .csv the numbers, one line per example.
 
 A language model writes text to standard output instead, token by token, after the prompt if there is one.
 
-The same seed gives the same examples and the same text. The run's data are needed only for --given, and for models
-that start from training examples (autoencoders).""",
+The same seed gives the same examples and the same text. The run's data are needed only for models that start from
+training examples (autoencoders), and for runs of earlier versions, which have no fitted.pt.""",
         examples="""\
 dltrain generate latest --count 100 --seed 1 --out digits.png
 dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk.gif

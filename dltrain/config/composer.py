@@ -26,7 +26,7 @@ FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 
 
 class Composer:
-    """Compose the runs of a command; combinations of options are cached."""
+    """Composer of the runs of a command; combinations of options are cached."""
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)

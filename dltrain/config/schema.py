@@ -33,13 +33,13 @@ class FieldSpec:
 
 
 def integer(least: int, below: int = MOST, many: bool = False, null: bool = False) -> FieldSpec:
-    """Accept whole numbers from `least` to below `below`."""
+    """Return the spec of whole numbers from `least` to below `below`."""
     text = f"a whole number of at least {least}" + (f" and at most {below - 1:,}" if below < MOST else "")
     return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
 
 
 def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
-    """Accept numbers in an interval in mathematical notation: ``(0, 1]``."""
+    """Return the spec of numbers in an interval in mathematical notation: ``(0, 1]``."""
     low, high = (float(part) for part in interval[1:-1].split(","))
     low_closed, high_closed = interval[0] == "[", interval[-1] == "]"
 
@@ -56,7 +56,7 @@ def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
 
 
 def choice(*names: str) -> FieldSpec:
-    """Accept one of several names."""
+    """Return the spec of one of several names."""
     return FieldSpec(f"one of {' '.join(names)}", lambda value: value in names, names)
 
 

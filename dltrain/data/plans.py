@@ -10,7 +10,7 @@ from dltrain.data.ragged import WIDTH_MULTIPLE
 
 
 class Plan(Protocol):
-    """How the examples of a split are divided into batches.
+    """Division of the examples of a split into batches.
 
     Args:
         contiguous: Whether each row of a batch continues the same row of the previous batch.

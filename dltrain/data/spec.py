@@ -133,7 +133,7 @@ class Source:
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint instead of `rows`; None for `rows`.
-        plan: How the examples are divided into batches; None for batches of a fixed size in random order.
+        plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
     rows: Mapping[str, Tensor | Ragged] | Files

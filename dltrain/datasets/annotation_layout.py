@@ -74,7 +74,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files whose names stand at the beginning of the lines of a file, if they exist."""
+    """Return the annotation files that are listed in a file, by the first word of each line; others are left out."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

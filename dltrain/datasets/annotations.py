@@ -47,7 +47,7 @@ def split_in(name: str) -> str | None:
 
 
 class ImageIndex:
-    """Finds the file of a picture from its name in an annotation.
+    """Index of picture files by their names in annotations.
 
     Args:
         root: Folder below which pictures are searched.

@@ -68,7 +68,7 @@ class Augmentation:
 
     @property
     def recolors(self) -> bool:
-        """Whether any change needs the colors of black and white."""
+        """Whether any enabled change requires the pixel values of black and white to be known."""
         return any((self.brightness, self.contrast, self.saturation, self.randaugment))
 
     def without_crop(self) -> "Augmentation":

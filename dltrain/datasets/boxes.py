@@ -1,4 +1,4 @@
-"""What data sets of images with boxes share: facts, windows of pictures and their boxes, batches."""
+"""Facts, windows and batches of all data sets of images with boxes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -59,7 +59,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def find_clip_problem(clip: Path) -> str | None:
-    """Return why a clip cannot be read, with its file, or None. Only the beginning of a video is read."""
+    """Return why a clip cannot be read, with its file, or None. Only the first frame of a video is decoded."""
     if is_video(clip):
         try:
             next(_read_video(clip, ClipView(1, 1, 1, 1), lambda total: [0]))

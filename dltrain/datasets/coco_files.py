@@ -26,7 +26,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(format_error("data.path", f"{EXPECTED} in {path}", f"no JSON: {error}")) from None
+        raise ConfigError(format_error("data.path", f"{EXPECTED} in {path}", f"invalid JSON: {error}")) from None
 
 
 def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:

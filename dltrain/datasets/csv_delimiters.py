@@ -38,5 +38,8 @@ def _is_number(cell: str) -> bool:
 
 
 def has_equal_tabs(text: str) -> bool:
-    """Return whether all lines have equally many tabs. If so, no quoted cell contains a tab or a line break."""
+    """Return whether all lines have equally many tabs.
+
+    If so, almost certainly no quoted cell contains a tab or a line break.
+    """
     return len({line.count("\t") for line in text.split("\n") if line.strip()}) == 1

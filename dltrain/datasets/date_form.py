@@ -151,7 +151,7 @@ def pattern_regex(pattern: str) -> re.Pattern[str]:
 
 
 def write_dates(times: Iterable[datetime], form: DateForm) -> list[str]:
-    """Write local times in the format of a column."""
+    """Return local times as texts in the format of a column."""
     return [_write_date(time, form) for time in times]
 
 

@@ -55,7 +55,7 @@ class DetectionFolder:
         workers: Processes that decode pictures; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable pictures and boxes outside their pictures: ``stop`` or ``skip``.
-        max_bad_samples: Pictures to skip at most before the run stops anyway, at least 1.
+        max_bad_samples: Maximum number of pictures to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes the classes of the annotations.
     """
 

@@ -32,7 +32,8 @@ class Frame(NamedTuple):
 class Geometry(nn.Module):
     """Random flip, shift, crop, rotation and zoom of each example, for a whole batch at once.
 
-    Flips and shifts are exact. Otherwise pictures are sampled bilinearly; masks always by the nearest pixel.
+    If only flips and shifts are enabled, pixels are moved without interpolation. Otherwise pictures are sampled
+    bilinearly; masks always by the nearest pixel.
 
     Args:
         augmentation: What to change and how much.
@@ -49,7 +50,10 @@ class Geometry(nn.Module):
             self.register_buffer(f"outside_{name}", outside.clone())
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Move all fields of each example by the matrix of its key."""
+        """Transform the fields in `frame` of each example by the random matrix of its key.
+
+        Other fields are unchanged.
+        """
         height, width = batch[next(iter(self.frame.pictures))].shape[-2:]
         matrix = self.matrix(keys, height, width)
         aligned = not self.augmentation.rotation
@@ -99,7 +103,11 @@ def _coordinates(matrix: Tensor, height: int, width: int, aligned: bool) -> tupl
 
 
 def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bool) -> Tensor:
-    """Return the nearest source pixel of each pixel, or `outside` (channels, 1, 1); (B, channels, height, width)."""
+    """Sample each pixel from the nearest source pixel, or use `outside` if the source lies beyond the edges.
+
+    Shape:
+        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> the same as values
+    """
     count, channels, height, width = values.shape
     x, y = (place.floor().long() for place in _coordinates(matrix, height, width, aligned))
     inside = ((x >= 0) & (x < width)) & ((y >= 0) & (y < height))
@@ -110,7 +118,11 @@ def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: boo
 
 
 def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bool) -> Tensor:
-    """Return the source of each pixel by bilinear interpolation, `outside` (channels, 1, 1) beyond the edges."""
+    """Sample each pixel by bilinear interpolation of its source, with `outside` beyond the edges.
+
+    Shape:
+        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> the same as values
+    """
     height, width = values.shape[2:]
     x, y = _coordinates(matrix, height, width, aligned)
     grid = torch.stack(torch.broadcast_tensors(2 * x / width - 1, 2 * y / height - 1), -1)

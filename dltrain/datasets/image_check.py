@@ -20,7 +20,10 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
 def find_problem(path: Path) -> str | None:
-    """Return why an image file cannot be decoded, or None. A damaged file is noticed if its end is missing."""
+    """Return why an image file cannot be decoded, or None.
+
+    JPEG and PNG files of 8 bits whose end is complete are not decoded, so damage within them is not noticed.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
             end, deep = ENDS.get(image.format or ""), image.mode.startswith(DEEP_MODES)

@@ -31,10 +31,10 @@ class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
     A shape crosses the picture to the left, right, top or bottom, turns by half a circle in either direction, grows to
-    twice its radius or shrinks to half of it. What leaves the picture enters on the other side. Place, angle, size and
-    brightness are drawn at random, but what changes runs through its whole range, and the frames are evenly spaced from
-    a random moment on. So a single frame at a random moment has the same distribution for each motion and does not
-    reveal it.
+    twice its radius or shrinks to half of it. What leaves the picture enters on the other side. Position, angle, size
+    and brightness are random, except for the quantity that the motion changes, which covers its whole range. The frames
+    are evenly spaced in time, with a random offset of less than one frame. So a single frame at a random moment has the
+    same distribution for each motion and does not reveal it.
 
     Args:
         clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.

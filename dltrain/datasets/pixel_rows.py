@@ -59,7 +59,9 @@ def read_rows(
     lines = iter(lines)
     first = next(lines, "")
     delimiter = next((mark for mark in DELIMITERS if columns.pixels in _names(first, mark)), ",")
-    header = _names(first, delimiter)
+    if not (header := _names(first, delimiter)):
+        expected = f"{path} to have a header with the column names"
+        raise ConfigError(format_error("data.path", expected, "an empty first line" if first else "an empty file"))
     places = [_place(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
     rows = csv.reader(lines, delimiter=delimiter)
     with warnings.catch_warnings(action="error", category=DeprecationWarning):  # NumPy below 2.3 only warns about text
@@ -111,11 +113,11 @@ def _names(line: str, delimiter: str) -> list[str]:
 def _place(header: list[str], key: str, name: str, path: Path) -> int:
     if name in header:
         return header.index(name)
-    shown = shorten(", ".join(header)) or "none"
     hint = suggest(name, header)
     if key == "usage":
         hint = f"{hint} data.usage=null divides all rows into splits.".strip()
-    raise ConfigError(format_error(f"data.{key}", f"one of the columns of {path}, {shown}", name, hint))
+    expected = f"one of the columns of {path}: {shorten(', '.join(header))}"
+    raise ConfigError(format_error(f"data.{key}", expected, name, hint))
 
 
 def _next(rows: Iterator[list[str]], path: Path) -> list[str] | None:

@@ -128,7 +128,7 @@ def find_gaps(times: pd.Series) -> Gaps:
 
 
 def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
-    """Check whether rows are in chronological order.
+    """Return where rows are out of chronological order.
 
     Args:
         times: Local times; once a year, on a weekend night, an hour may occur twice.

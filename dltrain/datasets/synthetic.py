@@ -35,7 +35,7 @@ class Gates:
         gate: ``and``, ``or``, ``nand`` and ``nor``, which are linearly separable, or ``xor`` and ``xnor``, which are
             not.
         batch_size: Examples per step, at least 1.
-        workers: Unused.
+        workers: Unused: the rows stay in memory.
 
     Source: McCulloch, Pitts 1943, "A logical calculus of the ideas immanent in nervous activity"; Minsky, Papert 1969,
     "Perceptrons".

@@ -148,7 +148,7 @@ class Console:
 
 
 class LogFile(logging.FileHandler):
-    """Append records to a file; on a failed write `on_error` is called and training continues without it."""
+    """Log handler that appends records to a file; on a failed write, it calls `on_error` and the run continues."""
 
     def __init__(self, path: Path, on_error: Callable[[OSError], None]) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -174,6 +174,6 @@ def clean(text: str) -> str:
 
 
 def clean_record(record: logging.LogRecord) -> bool:
-    """Clean the message of a log record; a logging filter."""
+    """Clean the message of a log record, and return True: a logging filter that keeps every record."""
     record.msg, record.args = clean(record.getMessage()), None
     return True

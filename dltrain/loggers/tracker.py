@@ -30,7 +30,7 @@ RESERVED_NAMES = ("step", "epoch", "split", "non_finite")
 
 
 class Tracker:
-    """Write ``events.out.tfevents.*`` and ``metrics.jsonl`` to a folder, unbuffered.
+    """Writer of ``events.out.tfevents.*`` and ``metrics.jsonl`` in a folder, unbuffered.
 
     TensorBoard's own writer buffers events for up to two minutes and imports TensorFlow if it is installed.
 

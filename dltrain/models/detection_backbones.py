@@ -65,13 +65,13 @@ class NarrowBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
+        """Return (B, outputs, H / stride, W / stride)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(self.shortcut(x) + y)
 
 
 def norm_maker(name: str) -> Callable[[int], nn.Module]:
-    """Return what makes the normalization called `name` for a number of channels.
+    """Return a function that makes the normalization called `name` for a number of channels.
 
     Args:
         name: ``batch``, ``frozen`` (batch norm whose statistics and weights never change, for pretrained weights),

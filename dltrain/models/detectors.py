@@ -1,4 +1,4 @@
-"""What detectors share: reading boxes of a batch, matching them with anchors, and the form of an answer."""
+"""Base classes of detectors: the boxes of a batch, matching with anchors, and the form of an answer."""
 
 import contextlib
 from collections.abc import Callable

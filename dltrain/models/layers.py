@@ -68,7 +68,7 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
     """Return the normalization layer called ``name``.
 
     Args:
-        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels) or ``none``.
+        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels if there are that many) or ``none``.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
@@ -99,7 +99,8 @@ def fully_connected(
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
-        # A bias before a norm is redundant: batch norm subtracts it, and every norm has its own bias.
+        # A bias before batch norm is redundant, because the norm subtracts it. It is left out before the other norms,
+        # too: every norm adds a bias of its own.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width
@@ -227,8 +228,8 @@ class Block(nn.Module):
         """Return the output of the block.
 
         Args:
-            inside: Steps that are not padding, bool (B, T); None for all. Causal attention never sees padding at the
-                end and ignores it.
+            inside: Steps that are not padding, bool (B, T); None for all. Ignored by causal attention, in which
+                no step attends to the padding after it.
         """
         q, k, v = self._heads(x)
         dropout = self.dropout if self.training else 0.0

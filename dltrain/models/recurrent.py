@@ -28,8 +28,8 @@ class Recurrent(nn.Module):
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
             states.
-        linear_skip: Numbers per example, to add a linear layer on the whole input to the output after all steps; the
-            layer is initialized to zero. None for no such layer.
+        linear_skip: Number of values in one example's input (steps times features), for a linear layer from the whole
+            input whose result is added to the output; the layer is initialized to zero. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).

@@ -29,7 +29,7 @@ class Regularization:
 
 
 class Regularizer:
-    """Applies a `Regularization` to the gradients and weights of one optimizer.
+    """Penalties, clipping and weight decay of one optimizer, by a `Regularization`.
 
     Args:
         config: The strengths.

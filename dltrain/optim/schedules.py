@@ -40,7 +40,7 @@ class Constant(Schedule):
 
 
 class Step(Schedule):
-    """Multiply the rate by a factor at regular intervals.
+    """Step decay: the rate is multiplied by a factor at regular intervals.
 
     Args:
         step_size: Steps between two reductions; a value between 0 and 1 is a fraction of all steps.
@@ -150,7 +150,7 @@ class Noam(Schedule):
 
 
 class Plateau(Schedule):
-    """Reduce the rate when the monitored metric stops improving.
+    """Reduction of the rate when the monitored metric stops improving.
 
     Args:
         factor: Factor of each reduction, between 0 and 1.

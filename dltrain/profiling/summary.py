@@ -115,7 +115,7 @@ def summarize(
 
 
 class _Tracer(TorchDispatchMode):
-    """Counts the multiply-adds of each operation for the layer whose forward pass runs it."""
+    """Counter of the multiply-adds of each operation, for the layer whose forward pass runs it."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()
@@ -172,7 +172,10 @@ class _Tracer(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replaces attention by a fused kernel, because torch's default on the meta device saves all attention weights."""
+    """Replacement of attention by a fused kernel.
+
+    The default of torch on the meta device saves all attention weights.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -191,7 +191,10 @@ def build_model(job: Job, facts: Facts) -> nn.Module:
 
 
 def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration for ``config.yaml``: groups come last, and other objects are replaced by their type."""
+    """Return a configuration for ``config.yaml``.
+
+    Groups come last, and values that YAML cannot hold are replaced by the names of their types.
+    """
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):

@@ -184,7 +184,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
 
 
 def _rehearsed(batches: Batches, few: bool) -> Batch:
-    """Return the widest batch, or a few of its examples if all batches have one shape or will be split if too large."""
+    """Return the widest batch, or a few of its examples if `few` or if all batches have one shape."""
     batch = batches.widest()
     return {name: value[:FEW] for name, value in batch.items()} if few or batches.lengths is None else batch
 

@@ -1,4 +1,4 @@
-"""Add pictures that show which parts of an image support its class to predictions."""
+"""Predictions of images, each with a picture of the parts that support its class."""
 
 from collections.abc import Iterator
 

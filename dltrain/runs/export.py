@@ -22,7 +22,7 @@ FRAME_MS, LAST_FRAME_MS = 120, 1000  # duration of each frame, and of the last o
 
 
 class Generated(NamedTuple):
-    """Generated examples, as `Task.generate` returns them."""
+    """Generated examples, and the originals if the examples are reconstructions."""
 
     examples: Tensor
     given: Tensor | None = None  # the original of each example, if the examples are reconstructions

@@ -54,7 +54,10 @@ def run_info(path: Path) -> RunInfo:
 
 
 def last_active(path: Path) -> float:
-    """Return the last time a run wrote any file, in seconds since 1970; a killed process does not write its status."""
+    """Return when a run last wrote its status, log or checkpoints, in seconds since 1970.
+
+    A killed process does not write its status.
+    """
     times = [0.0]
     for name in (run_files.STATUS, run_files.METRICS, MANIFEST):
         with contextlib.suppress(OSError):

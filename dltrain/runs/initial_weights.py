@@ -109,8 +109,10 @@ def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> 
     if here is not None and here == there:
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
-    if here is None or there is None:
-        hint = "Its tokens are unknown: only those of a run whose data can be read are known."
+    if there is None:
+        hint = "The tokens of these weights cannot be determined. Use a run whose data can still be read."
+    elif here is None:
+        hint = "The tokens of this run's data cannot be decoded, so they cannot be compared."
     else:
         other = sum(one != two for one, two in zip(here, there, strict=False)) + abs(len(here) - len(there))
         hint = f"{other} of {max(len(here), len(there))} tokens differ."

@@ -1,4 +1,4 @@
-"""The configuration keys that `resume` and `predict` may override."""
+"""The configuration keys that `resume`, and `evaluate`, `predict` and `generate`, may override."""
 
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError

@@ -15,7 +15,7 @@ from dltrain.plots.charts import CLASS_COLORS
 
 
 class PredictedFiles:
-    """Writes the files of predictions.
+    """Writer of the files of predictions.
 
     A mask becomes an indexed PNG file whose pixel values are the numbers of the classes. Objects are drawn on a copy of
     their image.
@@ -40,7 +40,7 @@ class PredictedFiles:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write each mask or picture of a prediction, and replace it by the path of its file.
+        """Write each mask or picture of a prediction; return the prediction with the paths of their files instead.
 
         Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the ``width`` and
         ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a file,

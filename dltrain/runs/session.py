@@ -36,7 +36,7 @@ EXIT_CODES = {"finished": 0, "failed": 1, "diverged": 3, "out_of_memory": 4}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """State, exit code and result of a run that has ended."""
 
     state: str  # finished, interrupted, failed, diverged or out_of_memory
     exit_code: int

@@ -13,7 +13,7 @@ REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn from the model's probabilities.
+    """Rule that draws the next token from the model's probabilities.
 
     Args:
         temperature: Divides the logits, at least 0; 0 takes the most likely token.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PixelRange:
-    """Maps standardized images to [0, 1] from black to white and back; leaves other data unchanged.
+    """Conversion of standardized images to [0, 1] from black to white, and back; other data are unchanged.
 
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.

@@ -55,7 +55,10 @@ class Segmentation(Supervised):
         return {"pixel_outputs": self.pixel_classes}
 
     def criterion(self, answer: Tensor, batch: Batch) -> Loss:
-        """Return the mean loss over the pixels that are not ignored; each has the Dice loss of its image."""
+        """Return the mean loss over the pixels that are not ignored.
+
+        The Dice loss of each image is weighted by its number of such pixels.
+        """
         outputs, targets = answer.float(), batch["targets"]
         counts = (targets != IGNORED).flatten(1).sum(1)
         rows = outputs.movedim(1, -1).flatten(0, -2)

@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @dataclass
 class Checkpointer:
-    """Saves and restores everything that the next step depends on."""
+    """Storage of everything that the next step depends on: saves it in checkpoints and restores it."""
 
     task: Task
     model: nn.Module
@@ -49,7 +49,11 @@ class Checkpointer:
                 self.checkpoints.save(self.state_dict(state), state.step, metric, best, self.timer.state_dict())
 
     def _is_finite(self, step: int) -> bool:
-        """Check the losses not yet logged and the weights, to keep a diverged state out of the checkpoints."""
+        """Return whether the state may be saved: the weights are finite.
+
+        Raises:
+            Diverged: With ``trainer.on_non_finite=stop``, the weights or losses not yet logged are not finite.
+        """
         stop = self.runner.config.on_non_finite == "stop"
         if stop:
             check_losses(self.runner.loss_buffer.means(), step)

@@ -57,7 +57,7 @@ def non_finite(evaluation: Evaluation) -> list[str]:
 
 
 class Evaluator:
-    """Evaluates the EMA if there is one, otherwise the model. If a weight is not finite, the metric is NaN."""
+    """Evaluation of the EMA if there is one, otherwise of the model. If a weight is not finite, the metric is NaN."""
 
     def __init__(
         self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console

@@ -17,13 +17,13 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # at least so much waiting for data is worth an advice
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # shortest wait for data, and its least share of the time, for an advice
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
 
 
 @dataclass
 class RunLogger:
-    """Logs values that the loop has already read from the device, with throughput and memory."""
+    """Logger of values that the loop has already read from the device, with throughput and memory."""
 
     tracker: Tracker
     console: Console

@@ -25,7 +25,7 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Handles signals: the loop checks between two steps whether to stop or save.
+    """Handler of signals: the loop checks between two steps whether to stop or save.
 
     In cooperative mode, a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
     not stop in time (for example because a worker hangs), the handler raises `Stopped`. A second signal exits

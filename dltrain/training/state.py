@@ -14,7 +14,7 @@ Interval = tuple[float, str]  # a number and its unit: step, epoch or minute
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long a run trains, and how often it logs, evaluates and saves."""
+    """Length of training, intervals of logging, evaluation and checkpoints, and policies for errors."""
 
     epochs: int | None  # passes over the training data; None for no limit
     max_steps: int | None  # maximum optimizer steps of a stage; None for no limit
@@ -72,7 +72,7 @@ def improves(value: float, best: float | None, better: str) -> bool:
 
 
 class Trigger:
-    """Fires at regular intervals. Intervals in steps or epochs depend only on the step, not on time."""
+    """Trigger that fires at regular intervals. Intervals in steps or epochs depend only on the step, not on time."""
 
     def __init__(self, interval: Interval, epoch_steps: int) -> None:
         count, unit = interval

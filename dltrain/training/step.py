@@ -24,7 +24,7 @@ class StepInfo(NamedTuple):
 
 
 class StepRunner:
-    """Runs the turns of a step and buffers their losses on the device."""
+    """Runner of the turns of a step, which buffers their losses on the device."""
 
     def __init__(
         self,

@@ -109,7 +109,7 @@ def plan(
     epochs: int | None,
     heads: Collection[str] = (),
 ) -> list[Stage]:
-    """Remove frozen parameters from the stages of a task, and split a stage at each epoch that unfreezes modules.
+    """Return the stages of a task without frozen parameters, split at each epoch that unfreezes modules.
 
     Args:
         loaded: Names of the initial weights that were loaded.

@@ -1,4 +1,7 @@
-"""A run predicts and generates without its training data, with the stored normalization, vocabulary and classes."""
+"""Predict and generate without the training data, with the stored normalization, vocabulary and classes.
+
+Only plain autoencoders, which sample from the codes of training examples, need these data.
+"""
 
 import json
 import shutil

@@ -1,5 +1,6 @@
 """Random overrides either compose or end with exit code 2, without a traceback and without a folder."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,28 @@ def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
     return words
 
 
-def keys_of(choices: list[str]) -> list[str]:
+@functools.cache
+def keys_of(*choices: str) -> list[str]:
     """Return every key of a composed configuration, including groups."""
-    config: Any = compose(choices).config
+    config: Any = compose(list(choices)).config
     dotted = [key for key, _ in leaves(config)]
     return sorted({*dotted, *(key.rpartition(".")[0] or key for key in dotted), *config})
 
 
-def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Print a configuration with random overrides: exit code 0 or 2, and one line for each error."""
+def check_composition(seed: int, capfd: pytest.CaptureFixture[str]) -> int:
+    """Print a configuration with random overrides, and return the exit code.
+
+    Check that the exit code is 0 or 2, that there is no traceback, and that an error starts with ``dltrain: ``.
+    """
     random = np.random.default_rng(seed)
     choices = CHOICES[seed % len(CHOICES)]
-    words = random_words(random, keys_of(choices))
-    code = main([*choices, *words, "--cfg", "job", "--resolve"])
+    words = random_words(random, keys_of(*choices))
+    code = main([*choices, *words, "--cfg", "job"])
     error = capfd.readouterr().err
     assert code in (0, 2), (seed, words, code, error)
     assert "Traceback" not in error, (seed, words, error)
     assert code == 0 or error.startswith("dltrain: "), (seed, words, error)
+    return code
 
 
 @pytest.fixture
@@ -82,8 +88,8 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_random_overrides_compose_or_give_an_error_message(
     empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for seed in range(60):
-        check_composition(seed, capfd)
+    codes = {check_composition(seed, capfd) for seed in range(12)}
+    assert codes == {0, 2}, "some overrides compose, others do not"
     assert not list(empty_folder.iterdir())
 
 
@@ -91,6 +97,6 @@ def test_random_overrides_compose_or_give_an_error_message(
 def test_many_more_random_overrides_compose_or_give_an_error_message(
     empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for seed in range(60, 3000):
+    for seed in range(12, 400):
         check_composition(seed, capfd)
     assert not list(empty_folder.iterdir())

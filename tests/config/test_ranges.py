@@ -1,4 +1,4 @@
-"""Constructors accept every value that the ranges in config/schema accept."""
+"""Constructors accept the limits of the ranges in config/schema."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Old names of keys and classes are rejected with their new names."""
+"""Old names are rejected with their new names on the command line, and replaced in configurations of old runs."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Files that cannot be decoded are found before training, in every split."""
+"""Truncated images, masks and frames, and images of unsupported kinds, are found before training in every split."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -104,8 +104,8 @@ def test_a_row_that_cannot_be_read_is_named_with_its_line_or_skipped(kind: str, 
     [
         (["0,1 2 3,Training"], {}, "data.path: expected the pixels of a square picture in line 2 of {}, got 3"),
         ([f"0,{picture(0)},PublicTest"], {}, "data.path: expected rows of Training in {}, got none"),
-        ([], {"pixels": "gray"}, "data.pixels: expected one of the columns of {}, emotion, pixels, Usage, got gray"),
-        ([], {"usage": "Split"}, "data.usage: expected one of the columns of {}, emotion, pixels, Usage, got Split"),
+        ([], {"pixels": "gray"}, "data.pixels: expected one of the columns of {}: emotion, pixels, Usage, got gray"),
+        ([], {"usage": "Split"}, "data.usage: expected one of the columns of {}: emotion, pixels, Usage, got Split"),
         (
             [f"0,{picture(0)},Training", f"2,{picture(0)},Training"],
             {"class_names": ["a", "b"]},
@@ -129,7 +129,7 @@ def test_a_file_that_does_not_fit_is_rejected(
 
 def test_an_empty_file_and_one_without_rows_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(ConfigError, match=r"data.pixels: expected one of the columns of .*a.csv, none, got pixels"):
+    with pytest.raises(ConfigError, match=r"data.path: expected .*a.csv to have a header .*, got an empty file"):
         PixelsCsv(str(tmp_path / "a.csv"))
     (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
     with pytest.raises(ConfigError, match=r"data.path: expected rows of pictures in .*a.csv, got none"):

@@ -1,4 +1,4 @@
-"""`dltrain` in child processes that can be stopped, killed and limited in memory, file size and disk space."""
+"""`dltrain` in child processes that can be stopped, killed and limited in file size and disk space."""
 
 import contextlib
 import itertools

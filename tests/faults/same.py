@@ -14,7 +14,9 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """Assert that `run` has the results, curves and checkpoints of `reference`, byte for byte.
+    """Assert that `run` has the same checkpoint files, results, curves, pictures and film as `reference`.
+
+    Times and memory are not compared.
 
     Args:
         run: A run that was interrupted and resumed.

@@ -1,4 +1,4 @@
-"""Checkpoints do not depend on the device or on `torch.compile`."""
+"""Checkpoints written on a GPU resume on a CPU, and `torch.compile` can be switched on or off on resume."""
 
 import signal
 import zipfile

@@ -1,4 +1,7 @@
-"""Whole runs are reproducible, in every precision and with every optimizer."""
+"""Whole runs: reproducibility, lower precision, memory layout and compilation.
+
+Every optimizer and schedule updates the weights.
+"""
 
 import multiprocessing
 import shlex

@@ -1,4 +1,4 @@
-"""The dry run computes the batch that needs most memory."""
+"""The dry run computes the batch that needs most memory, or two examples if these are enough."""
 
 from collections.abc import Callable
 

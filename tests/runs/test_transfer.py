@@ -198,7 +198,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
     said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in a different order in the text
     assert not any("new:" in line for line in said)
     (tmp_path / "abcdefg.txt").unlink()
-    with pytest.raises(ConfigError, match=r"Its tokens are unknown"):
+    with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined"):
         notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
 
 

@@ -1,0 +1,53 @@
+"""Rename the weights in a file to the names of a timm network that lists the same layers in the same order.
+
+    python convert_weights.py efficientnet_lite0.pth tf_efficientnet_lite0 lite0.pt
+
+Weights are paired by their position. Layers of the same shape in another order are not noticed: compare the outputs of
+the network with those of the program that the file was written for.
+"""
+
+import sys
+
+import torch
+from torch import Tensor
+
+
+def rename(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of `source` under the names of `target`.
+
+    Raises:
+        ValueError: The numbers of tensors, their kinds (such as ``weight`` or ``running_mean``) or shapes differ.
+    """
+    if len(source) != len(target):
+        raise ValueError(f"expected {len(target)} tensors, got {len(source)}")
+    for (old, value), (new, like) in zip(source.items(), target.items(), strict=True):
+        if (kind(old), value.shape) != (kind(new), like.shape):
+            raise ValueError(f"expected {new} {tuple(like.shape)}, got {old} {tuple(value.shape)}")
+    return dict(zip(target, source.values(), strict=True))
+
+
+def kind(name: str) -> str:
+    """Return the last part of a name."""
+    return name.rpartition(".")[2]
+
+
+def main(source: str, name: str, out: str) -> None:
+    """Convert a file, and print the pairs of names."""
+    import timm  # takes seconds
+
+    with torch.device("meta"):
+        target = timm.create_model(name).state_dict()
+    weights = torch.load(source, map_location="cpu", weights_only=True)
+    renamed = rename(weights, target)
+    for old, new in zip(weights, renamed, strict=True):
+        print(f"{old} -> {new}")
+    torch.save(renamed, out)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python convert_weights.py SOURCE NAME OUT")
+    try:
+        main(*sys.argv[1:])
+    except (OSError, RuntimeError, ValueError) as error:
+        sys.exit(f"{sys.argv[1]}: {error}")
