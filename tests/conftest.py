@@ -49,6 +49,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {f"y_{p}": (np.arange(n) % 10).astype(np.uint8) for p, n in (("train", 60), ("test", 20))}
     np.savez(root / "cifar10" / "cifar10.npz", **pictures, **labels)
     write_masks(root / "brain", 40, (24, 20), "L")
+    write_boxes(root / "trees", 12, (40, 40))
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
     (root / "sentiment").mkdir()

@@ -135,6 +135,7 @@ SMALLER = {
     "unet": ["model.hidden_size=[8,16]"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "shapes_detection": ["data.examples=16"],
+    "tree_crowns": ["data.tile=10", "data.image_size=32"],
     "unet_brain": ["model.hidden_size=[8,16]", "data.image_size=16", "data.block=4"],
     "cnn": ["model.hidden_size=[16]"],
     "resnet9": ["model.hidden_size=[4,8,8,16]"],

@@ -19,6 +19,7 @@ NAMES = ("background", "disc", "square", "triangle")
 HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the images
 SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
+CHUNK = 250  # images that are drawn together
 VISIBLE = 0.25  # least visible share of a shape that has a box
 
 
@@ -60,12 +61,18 @@ class Shapes:
         every = torch.arange(self.examples + len(held_out))
         numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}
         numbers |= {split: torch.tensor(numbers) for split, numbers in HELD_OUT.items()}
-        train, val, test = (draw_shapes(each, self.image_size) for each in numbers.values())
+        train, val, test = (_draw_in_parts(each, self.image_size) for each in numbers.values())
         return mask_splits(self.transform, train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read image files and arrays."""
         return read_boxed(files, self.transform, (1, self.image_size, self.image_size))
+
+
+def _draw_in_parts(images: Tensor, size: int) -> dict[str, Tensor]:
+    """Return `draw_shapes`, computed for a few images at a time because it needs much memory."""
+    parts = [draw_shapes(part, size) for part in images.split(CHUNK)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:

@@ -16,28 +16,29 @@ from dltrain.models.layers import check_sizes
 from dltrain.models.layers import norm as make_norm
 
 # Stride of the second of the four stages, the first that one-stage detectors read.
-STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4}
+STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
 EVERY = 32  # channels of a pyramid are a multiple of it: heads normalize groups of so many channels
 
 
 class Narrow(nn.Module):
-    """Residual network with stages of 16 to 128 channels and one block each, at strides 2, 4, 8 and 16.
+    """Residual network with four stages of 16 to 128 channels and one block each.
 
     Args:
+        stride: Stride of the second stage, 4 or 8; each stage has twice that of the one before.
         norm_layer: Makes the normalization for a number of channels.
 
-    Shape: (B, channels, height, width) -> (B, 128, height / 16, width / 16).
+    Shape: (B, channels, height, width) -> (B, 128, height / (4 * stride), width / (4 * stride)).
     """
 
-    def __init__(self, channels: int, norm_layer: Callable[[int], nn.Module]) -> None:
+    def __init__(self, channels: int, stride: int, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, NARROW_WIDTHS[0], 3, 2, 1, bias=False)
         self.bn1 = norm_layer(NARROW_WIDTHS[0])
         self.relu = nn.ReLU()
         before = NARROW_WIDTHS[0]
         for number, width in enumerate(NARROW_WIDTHS, 1):
-            self.add_module(f"layer{number}", NarrowBlock(before, width, norm_layer))
+            self.add_module(f"layer{number}", NarrowBlock(before, width, stride // 4 if number == 1 else 2, norm_layer))
             before = width
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -51,21 +52,20 @@ class Narrow(nn.Module):
 
 
 class NarrowBlock(nn.Module):
-    """Two 3x3 convolutions added to the input; halves the size where the channels change."""
+    """Two 3x3 convolutions added to the input, the first of them with a stride."""
 
-    def __init__(self, inputs: int, outputs: int, norm_layer: Callable[[int], nn.Module]) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        stride = 1 if inputs == outputs else 2
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = norm_layer(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = norm_layer(outputs)
         self.shortcut: nn.Module = nn.Identity()
-        if inputs != outputs:
+        if inputs != outputs or stride != 1:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), norm_layer(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, outputs, H, W), or half of this height and width where the channels change."""
+        """Return (B, outputs, H / stride, W / stride)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(self.shortcut(x) + y)
 
@@ -97,8 +97,8 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
     if width < EVERY or width % EVERY:
         raise ConfigError(format_error("model.fpn_width", f"a multiple of {EVERY}", width))
     make = norm_maker(norm)
-    if backbone == "narrow":
-        network: Any = Narrow(channels, make)
+    if backbone in ("narrow", "narrow8"):
+        network: Any = Narrow(channels, STRIDES[backbone], make)
         widths = list(NARROW_WIDTHS)
     else:
         network = getattr(residual, backbone)(weights=None, norm_layer=make)

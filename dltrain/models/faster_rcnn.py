@@ -32,7 +32,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
     Args:
         channels: Channels of the images.
         object_outputs: Classes of objects, and one for the background.
-        backbone: ``resnet18`` to ``resnet152``, or ``narrow`` for small images.
+        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid, a multiple of 32.
         hidden_size: Units of the two layers that classify a region.

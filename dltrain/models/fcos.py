@@ -22,10 +22,12 @@ class FCOS(OneStage, fcos.FCOS):
     Args:
         channels: Channels of the images.
         object_outputs: Classes of objects, and one for the background.
-        backbone: ``resnet18`` to ``resnet152``, or ``narrow`` for small images.
+        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         num_convs: Convolutions of each head before its output.
+        fine: Whether the feature maps start at the first stage of the backbone, with half the stride, for objects that
+            are close to one another. The fifth map is then a pooling of the fourth.
         min_score: Least score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Most detections in an image.
@@ -45,13 +47,15 @@ class FCOS(OneStage, fcos.FCOS):
         norm: str = "batch",
         fpn_width: int = 256,
         num_convs: int = 4,
+        fine: bool = False,
         min_score: float = 0.05,
         nms_iou: float = 0.6,
         max_boxes: int = 100,
     ) -> None:
         check_sizes(object_outputs=object_outputs, num_convs=num_convs, max_boxes=max_boxes)
-        pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=2, extra=True)
-        sizes = tuple((STRIDES[backbone] * 2**level,) for level in range(LEVELS))
+        pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=1 if fine else 2, extra=not fine)
+        finest = STRIDES[backbone] // 2 if fine else STRIDES[backbone]
+        sizes = tuple((finest * 2**level,) for level in range(LEVELS))
         super().__init__(
             pyramid,
             object_outputs,

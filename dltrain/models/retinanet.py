@@ -23,7 +23,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
     Args:
         channels: Channels of the images.
         object_outputs: Classes of objects, and one for the background.
-        backbone: ``resnet18`` to ``resnet152``, or ``narrow`` for small images.
+        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         min_score: Least score of a detection.

@@ -15,7 +15,6 @@ from dltrain.plots import boxes as pictures
 from dltrain.plots import grids
 from dltrain.tasks.asking import ask, example_inputs
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
-from dltrain.tasks.classification import name_classes
 from dltrain.tasks.pixel_range import PixelRange
 
 NUM_SHOWN = 4  # images with their boxes
@@ -55,7 +54,8 @@ class Detection(Task):
         if not average_precision.is_available():
             reason = "faster-coco-eval, which computes mean average precision, is not installed"
             raise ConfigError(f"task=detection: not supported because {reason}. Run pip install 'dltrain[detection]'.")
-        self.names = name_classes(self.object_classes, self.object_class_names)
+        # One class is enough: an image also has places without an object.
+        self.names = list(self.object_class_names or ()) or [str(number) for number in range(self.object_classes)]
         self.pixel_range = PixelRange(self.low, self.high)
 
     def facts(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ SHORT = {
     "unet": ["model.hidden_size=[8,16]"],
     "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
     "shapes_detection": ["data.examples=16"],
+    "tree_crowns": ["data.tile=10", "data.image_size=32"],
     "detection_folder": ["data.batch_size=5"],
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from dltrain.errors import ConfigError
+from dltrain.models.detection_backbones import STRIDES
 from dltrain.models.detectors import Detector
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.fcos import FCOS
@@ -245,3 +247,15 @@ def test_the_default_is_the_network_of_torchvision(kind: Any, make: Any, paramet
     found = sum(p.numel() for p in model.parameters())
     assert parameters in (found, found - frozen)
     model.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("backbone", ["narrow", "narrow8", "resnet18"])
+@pytest.mark.parametrize("fine", [False, True])
+def test_fcos_places_answer_for_the_pixels_of_their_feature_maps(backbone: str, fine: bool) -> None:
+    model = build(FCOS, backbone=backbone, fine=fine)
+    maps = list(model.backbone(torch.zeros(2, 3, 128, 256)).values())
+    strides = [STRIDES[backbone] * 2**level // (2 if fine else 1) for level in range(5)]
+    assert [tuple(level.shape) for level in maps] == [(2, 32, 128 // each, 256 // each) for each in strides]
+    (anchors,) = model.anchor_generator(ImageList(torch.zeros(2, 3, 128, 256), [(128, 256)]), maps)
+    sides = torch.cat([torch.full((128 // each * (256 // each),), float(each)) for each in strides])
+    assert torch.equal(anchors[:, 2:] - anchors[:, :2], sides[:, None].expand(-1, 2))
