@@ -17,7 +17,7 @@ from same import assert_intact, assert_same, steps
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-KILLS = 2 * len(STEPS)
+KILLS = len(STEPS)
 SAVES = 40
 SAMPLE = {1}  # the kills of the default suite
 

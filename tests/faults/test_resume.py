@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from children import Child, Gate
-from recipes import LOSSES_PER_STEP, STEPS, recipe
+from recipes import CORE, LOSSES_PER_STEP, STEPS, recipe
 from same import assert_same, curves, status, steps
 
 KINDS = list(STEPS)
@@ -39,15 +39,15 @@ def moments(kind: str) -> dict[str, str]:
     }
 
 
-def is_sampled(kind: str, name: str) -> bool:
-    """Return whether the default suite includes a stop."""
-    return name.startswith("the middle") and kind == "images"
+def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
+    """Return the marks of a stop: none for the default suite, `faults`, or `slow` for other moments of other kinds."""
+    if name.startswith("the middle") and kind == "images":
+        return []
+    return [pytest.mark.faults if kind in CORE or name.startswith("the middle") else pytest.mark.slow]
 
 
 STOPS = [
-    pytest.param(kind, name, id=f"{kind}, {name}", marks=[] if is_sampled(kind, name) else [pytest.mark.faults])
-    for kind in KINDS
-    for name in moments(kind)
+    pytest.param(kind, name, id=f"{kind}, {name}", marks=marks(kind, name)) for kind in KINDS for name in moments(kind)
 ]
 
 
