@@ -11,19 +11,22 @@ from pathlib import Path
 
 import pytest
 from children import Child, Gate
-from recipes import STEPS, recipe
+from recipes import CORE, STEPS, recipe
 from same import assert_intact, assert_same, steps
 
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-KILLS = len(STEPS)
 SAVES = 40
 SAMPLE = {1}  # the kills of the default suite
 
 
 @pytest.mark.parametrize(
-    "number", [pytest.param(n, marks=[] if n in SAMPLE else [pytest.mark.faults]) for n in range(KILLS)]
+    "number",
+    [
+        pytest.param(n, marks=[] if n in SAMPLE else [pytest.mark.faults if kind in CORE else pytest.mark.slow])
+        for n, kind in enumerate(STEPS)
+    ],
 )
 def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     number: int,
@@ -35,7 +38,7 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
     tmp_path: Path,
 ) -> None:
     draw = random.Random(number)
-    kind = list(STEPS)[number % len(STEPS)]
+    kind = list(STEPS)[number]
     run, last = tmp_path / "run", STEPS[kind][1]
     command = [*recipe(kind, data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     gate.delay(0.005)

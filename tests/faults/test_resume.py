@@ -16,7 +16,11 @@ ALLOW = "allow_targets=[gated]"
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[] if k == "forecast" else [pytest.mark.faults]) for k in KINDS]
+    "kind",
+    [
+        "forecast",
+        *(pytest.param(kind, marks=pytest.mark.faults if kind in CORE else pytest.mark.slow) for kind in KINDS[1:]),
+    ],
 )
 def test_running_a_command_twice_gives_identical_results(
     kind: str, uninterrupted_run: Callable[[str], Path], dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
