@@ -1,6 +1,7 @@
 """Base classes of detectors: the boxes of a batch, matching with anchors, and the form of an answer."""
 
 import contextlib
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -40,13 +41,13 @@ class Detector(nn.Module):
                 learned = boxes.float(), kinds, (kinds > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
             return self.answer(features, x, learned)
 
+    @abstractmethod
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
         """Return the outputs whose shapes do not depend on values."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
         """Return the answer; `learned` has boxes, kinds, and which of them are objects to learn."""
-        raise NotImplementedError
 
 
 class OneStage(Detector):
@@ -74,11 +75,11 @@ class OneStage(Detector):
             answer["detections"] = self.detect(outputs, anchors, levels, [size] * len(x))
         return answer
 
+    @abstractmethod
     def losses(
         self, outputs: Answer, anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
     ) -> tuple[dict[str, Tensor], float | Tensor]:
         """Return the losses and their weight."""
-        raise NotImplementedError
 
     def detect(
         self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
