@@ -22,7 +22,6 @@ from dltrain.models.feedforward import MLP
 from dltrain.models.gan import DCGAN
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
-from dltrain.models.torchvision_networks import TorchvisionNetwork
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -71,6 +70,12 @@ class Workload:
     keras_loss: str = "cross_entropy"
     bf16: bool = False
     example: Callable[[Any], None] | None = None
+
+
+def resnet18() -> nn.Module:
+    from dltrain.models.torchvision_networks import TorchvisionNetwork  # torchvision takes seconds to import
+
+    return TorchvisionNetwork(3, 32, 32, 10, "resnet18", stem="small")
 
 
 def write_vectors(path: Path) -> None:
@@ -168,7 +173,7 @@ WORKLOADS = {
         64,
         12,
         3,
-        lambda: TorchvisionNetwork(3, 32, 32, 10, "resnet18", stem="small"),
+        resnet18,
         F.cross_entropy,
         write_color_images,
         read_npz,
