@@ -120,10 +120,16 @@ class Batches:
                 continue
             with torch.no_grad():
                 batch = self._prepare(rows, indices, epoch)
-            parts = [value.split(sizes) for value in (indices, *batch.values())]
-            for number, (drawn, *values) in enumerate(zip(*parts, strict=True), first):
-                if number >= start:
-                    yield self._finish(dict(zip(batch, values, strict=True)), number, drawn, epoch)
+            parts = [value.split(sizes) for value in batch.values()]
+            skip = max(0, start - first)
+            divided = [dict(zip(batch, values, strict=True)) for values in zip(*parts, strict=True)][skip:]
+            if self.blend is None and not self._divide.contiguous:
+                yield from divided
+                continue
+            for number, (part, drawn) in enumerate(
+                zip(divided, indices.split(sizes)[skip:], strict=True), first + skip
+            ):
+                yield self._finish(part, number, drawn, epoch)
 
     def plan(self, epoch: int) -> list[Tensor]:
         """Return the example indices (int64, on the CPU) of each batch; all epochs have the same number of batches."""
@@ -206,7 +212,7 @@ class TensorLoader:
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
         moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each may wait for the device
         for number in range(first, len(plan), self.batches):
-            sizes = [len(part) for part in plan[number : number + self.batches]]
+            sizes = [part.shape[0] for part in plan[number : number + self.batches]]
             end = begin + sum(sizes)
             yield number, moved[begin:end], self._gather(order[begin:end], moved[begin:end]), sizes
             begin = end

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Container, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +27,13 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
     The wrappers are unused here, take a tenth of a small network's step, and import the compiler at the first call
     (2 s).
     """
-    step = torch.no_grad()(inspect.unwrap(type(optimizer).step))
-    return partial(step, optimizer)
+    step, no_grad = inspect.unwrap(type(optimizer).step), torch.no_grad()
+
+    def bare() -> Any:
+        with no_grad:  # as a decorator, it would make a new object in each step
+            return step(optimizer)
+
+    return bare
 
 
 def fill_momentum(optimizer: Any) -> None:

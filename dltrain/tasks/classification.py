@@ -67,7 +67,7 @@ class Classification(Supervised):
         """Return the mean cross-entropy over the examples, weighted by their classes."""
         targets = batch["targets"]
         if self.weights is None:
-            return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), len(targets))
+            return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), targets.shape[0])
         weights = self.weights = self.weights.to(answer.device)
         each = F.cross_entropy(answer, targets, weights, label_smoothing=self.label_smoothing, reduction="sum")
         whole = (targets @ weights if targets.is_floating_point() else weights[targets]).sum()

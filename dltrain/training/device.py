@@ -47,7 +47,9 @@ class Device:
         if self.channels_last:
             for weight in model.parameters():
                 if weight.dim() in LAYOUTS:
-                    weight.data = weight.data.contiguous(memory_format=LAYOUTS[weight.dim()])
+                    # Unlike `contiguous`, this also sets the strides of weights with one input channel, which decide
+                    # the layout of the outputs.
+                    weight.data = weight.data.to(memory_format=LAYOUTS[weight.dim()])
         return model
 
     def describe(self) -> str:

@@ -19,6 +19,7 @@ from dltrain.training.state import Stages, TrainState
 
 LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # shortest wait for data, and its least share of the time, for an advice
 PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
+MEMORY_SECONDS = 1.0  # shortest time between two readings of the peak memory, which take as long as the rest of a log
 
 
 @dataclass
@@ -34,6 +35,7 @@ class RunLogger:
     last_progress: float = 0.0
     first_step: int = 0  # step at which this session started
     last_log: tuple[int, float, float] = (0, 0.0, 0.0)  # examples, training seconds and idle seconds at the last log
+    memory: tuple[float, float] = (-math.inf, math.nan)  # time and value of the last reading of the peak memory
     advised: bool = False  # whether the advice on waiting for data was given
 
     def begin(self, state: TrainState) -> None:
@@ -51,11 +53,17 @@ class RunLogger:
         measured = {
             "throughput/samples_per_s": examples / seconds,
             "throughput/data_wait": min(1.0, max(0.0, idle / seconds)),
-            "memory/peak_mb": peak_memory_mb(self.device),
+            "memory/peak_mb": self._peak_memory(),
         }
         self.tracker.scalars(step, epoch, "train", read.logged | measured)
         if read.losses:
             self.loss = sum(read.losses.values())
+
+    def _peak_memory(self) -> float:
+        now = time.perf_counter()
+        if now - self.memory[0] >= MEMORY_SECONDS:
+            self.memory = now, peak_memory_mb(self.device)
+        return self.memory[1]
 
     def log_evaluation(
         self,

@@ -52,6 +52,8 @@ def test_channels_last_is_the_layout_for_the_number_of_axes() -> None:
     over_time, image, matrix = device.place(nn.ModuleList([nn.Conv3d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 4)]))
     assert over_time.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert image.weight.is_contiguous(memory_format=torch.channels_last) and matrix.weight.is_contiguous()
+    gray = device.place(nn.Conv2d(1, 6, 5))  # contiguous in both layouts, but only these strides are passed on
+    assert gray(torch.randn(2, 1, 28, 28)).is_contiguous(memory_format=torch.channels_last)
     (batch,) = Batches(Source({"inputs": torch.randn(4, 3, 5, 5, 5)}, nn.Identity()), 4, channels_last=True)
     assert batch["inputs"].is_contiguous(memory_format=torch.channels_last_3d)
     over_time(batch["inputs"]).sum().backward()
