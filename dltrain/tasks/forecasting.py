@@ -20,7 +20,7 @@ ROUNDING = 1e-6  # a baseline counts as perfect if its error is below this fract
 
 
 class Forecasting(Task):
-    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
+    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of every column.
 
     Batches have these fields:
 
@@ -60,7 +60,7 @@ class Forecasting(Task):
         self.distance = choose("task.loss_name", loss_name, LOSSES)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per step and series."""
+        """Return one output per step and column."""
         return {"outputs": self.horizon * self.columns, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -128,7 +128,7 @@ class Forecasting(Task):
                 mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return a line per step of each window: the number of the step, and each series in the units of the data."""
+        """Return a line per step of each window: its number, and the value of each column in the units of the data."""
         windows = denormalize(self.forecast(model, batch), batch).tolist()
         return [
             {"step": step, **dict(zip(self.target_names, row, strict=True))}
