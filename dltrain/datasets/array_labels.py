@@ -124,7 +124,7 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Convert numbers that are classes: class indices become ``targets``, the numbers themselves ``values``.
+    """Class indices of numbers as ``targets``, and the numbers themselves as ``values``.
 
     Args:
         numbers: The numbers in ascending order; None if targets are one-hot.

@@ -1,4 +1,4 @@
-"""Messages, progress and tables of a command: on standard error, and in the run's log file."""
+"""Messages and progress on standard error, result tables on standard output, and a run's log file with all of them."""
 
 import contextlib
 import logging
