@@ -28,7 +28,7 @@ class CIFAR10:
     Args:
         root: Folder with torchvision's ``cifar-10-batches-py``, or with ``cifar10/cifar10.npz`` (arrays x_train,
             y_train, x_test, y_test).
-        download: Download torchvision's files if neither exists.
+        download: Download torchvision's files if neither exists, or if torchvision's are incomplete.
         validation: Fraction of the 50,000 to hold out, in [0, 1).
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the result, above 0; one number, or one per channel.
@@ -60,7 +60,7 @@ class CIFAR10:
         self.spec = self.transform.add_bounds(image_spec(3, 32, 32, CLASSES))
 
     def load(self) -> Splits:
-        """Read all images; download them first if ``download``."""
+        """Read all images, after a download if files are missing and ``download`` is set."""
         rest, test = self._read()
         if not self.validation:
             return self.transform.splits(rest, None, test, self.spec.classes)
