@@ -89,10 +89,12 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count equally. With two to eight series, the MAE of each is added.
+        training, so that series of different scales count equally. The MAE of each series (or column, if there is one
+        series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
-        one series, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is undefined.
+        one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is
+        undefined.
 
         Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """
@@ -117,7 +119,7 @@ class Forecasting(Task):
         return Evaluation(metrics, baselines, {"first": first})
 
     def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
-        """Add the errors of a batch (B, horizon, columns) in the units of the data, over all series and for each."""
+        """Add the errors of a batch (B, horizon, columns) in the units of the data: of all series, and of each."""
         add_errors(mean, error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
