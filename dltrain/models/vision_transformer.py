@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+from torch.nn import functional as F
+from torchvision.models.vision_transformer import VisionTransformer
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.adopted import AdoptedNetwork
@@ -28,21 +30,22 @@ VARIANTS = {"tiny": Variant(192, 3), "small": Variant(384, 6), "base": Variant(7
 class ViT(AdoptedNetwork):
     """Vision Transformer: a Transformer encoder over square patches of an image and a class token.
 
-    Weights have the names of torchvision, so that its state dicts fit. When the position embeddings of images of another
-    size are loaded as initial weights, they are interpolated.
+    Weights have the names of torchvision, so that its state dicts fit. Position embeddings for images of another size
+    are interpolated when they are loaded as initial weights.
 
     Args:
         channels, outputs, num_layers: At least 1.
-        height, width: Size of the images in pixels; images are square, and ``patch_size`` divides their side.
+        height, width: Size of the images in pixels.
         variant: ``tiny``, ``small`` or ``base``: 192, 384 or 768 features with 3, 6 or 12 attention heads.
-        patch_size: Side of the patches in pixels; None for the largest divisor of the side up to 16 that leaves at
-            least 7 patches along it, 1 if there is none.
+        patch_size: Side of the patches in pixels, which divides height and width; None for the largest such size up to
+            16 with at least 7 patches along the shorter side, 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
         dropout: Dropout probability of the inputs and branches, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1, for ``base``; Touvron et al. 2021,
     "Training data-efficient image transformers", table 1, for ``tiny`` and ``small``.
+    Differs: images need not be square.
     """
 
     def __init__(
@@ -58,44 +61,47 @@ class ViT(AdoptedNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes(dropout, channels=channels, outputs=outputs, num_layers=num_layers, ffn_ratio=ffn_ratio)
-        check_sizes(patch_size=patch_size)
-        hidden_size, num_heads = choose("model.variant", variant, VARIANTS)
-        if height != width:
-            raise ConfigError(format_error("data", "square images for a Vision Transformer", f"{height}x{width}"))
-        patch_size = patch_size or _default_patch_size(height)
-        if height % patch_size:
-            expected = f"a divisor of {height}, the side of the images in pixels"
-            raise ConfigError(format_error("model.patch_size", expected, patch_size))
-        self.side, self.patch_size = height, patch_size
-        network = VisionTransformer(
-            height,
-            patch_size,
-            num_layers,
-            num_heads,
-            hidden_size,
-            ffn_ratio * hidden_size,
-            dropout,
-            num_classes=outputs,
-        )
-        if channels != 3:
-            network.conv_proj = nn.Conv2d(channels, hidden_size, patch_size, patch_size)
-            nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch_size**2) ** -0.5)
-            nn.init.zeros_(network.conv_proj.bias)
+        check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs, patch_size=patch_size)
+        check_sizes(num_layers=num_layers, ffn_ratio=ffn_ratio)
+        features, heads = choose("model.variant", variant, VARIANTS)
+        patch = patch_size or _default_patch_size(height, width)
+        if height % patch or width % patch:
+            expected = f"a divisor of {height} and {width}, the height and width of the images in pixels"
+            raise ConfigError(format_error("model.patch_size", expected, patch))
+        self.grid = height // patch, width // patch
+        network = VisionTransformer(patch, patch, num_layers, heads, features, ffn_ratio * features, dropout)
+        network.conv_proj = nn.Conv2d(channels, features, patch, patch)
+        nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch**2) ** -0.5)
+        nn.init.zeros_(network.conv_proj.bias)
+        positions = torch.empty(1, 1 + math.prod(self.grid), features)
+        network.encoder.pos_embedding = nn.Parameter(nn.init.normal_(positions, std=0.02))
+        network.heads.head = nn.Linear(features, outputs)
         nn.init.trunc_normal_(network.heads.head.weight, std=0.02)  # torchvision starts with zeros, for fine-tuning
+        nn.init.zeros_(network.heads.head.bias)
         self.adopt(network)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs of each image."""
+        network: Any = self._network[0]
+        patches = network.conv_proj(x).flatten(2).transpose(1, 2)
+        states = network.encoder(torch.cat([network.class_token.expand(len(x), -1, -1), patches], 1))
+        outputs: Tensor = network.heads(states[:, 0])
+        return outputs
+
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights whose position embeddings are interpolated to the number of patches of this model."""
+        """Return weights with position embeddings interpolated from a square grid of patches to that of this model."""
         there, here = weights.get(POSITIONS), self.get_parameter(POSITIONS)
-        if there is None or there.dim() != 3 or there.shape[::2] != here.shape[::2]:
+        if there is None or there.dim() != 3 or there.shape == here.shape or there.shape[::2] != here.shape[::2]:
             return weights
-        patches = there.shape[1] - 1  # without the class token
-        if there.shape == here.shape or math.isqrt(patches) ** 2 != patches:
+        side = math.isqrt(there.shape[1] - 1)
+        if side**2 != there.shape[1] - 1:
             return weights
-        return {**weights, **interpolate_embeddings(self.side, self.patch_size, {POSITIONS: there.float()})}
+        token, grid = there.float().split([1, side**2], 1)
+        grid = grid.transpose(1, 2).unflatten(2, (side, side))
+        grid = F.interpolate(grid, self.grid, mode="bicubic", align_corners=True)  # as torchvision does
+        return {**weights, POSITIONS: torch.cat([token, grid.flatten(2).transpose(1, 2)], 1)}
 
 
-def _default_patch_size(side: int) -> int:
-    sizes = range(min(LARGEST_PATCH, side // FEWEST_PATCHES), 0, -1)
-    return next((size for size in sizes if side % size == 0), 1)
+def _default_patch_size(height: int, width: int) -> int:
+    sizes = range(min(LARGEST_PATCH, min(height, width) // FEWEST_PATCHES), 0, -1)
+    return next((size for size in sizes if height % size == width % size == 0), 1)

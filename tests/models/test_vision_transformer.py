@@ -8,8 +8,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
-from torch.nn import functional as F
-from torchvision.models.vision_transformer import VisionTransformer
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from dltrain.errors import ConfigError
 from dltrain.models.vision_transformer import POSITIONS, VARIANTS, ViT
@@ -42,16 +41,15 @@ def test_patches_divide_the_image_into_at_least_seven_along_each_side(side: int,
     assert ViT(1, side, side, 2, num_layers=1).patch_size == patch
 
 
-@pytest.mark.parametrize(
-    ("height", "patch", "message"),
-    [
-        (32, 5, "model.patch_size: expected a divisor of 32, the side of the images in pixels, got 5"),
-        (24, None, "data: expected square images for a Vision Transformer, got 24x32"),
-    ],
-)
-def test_images_that_cannot_be_divided_are_rejected(height: int, patch: int | None, message: str) -> None:
+def test_a_patch_size_that_does_not_divide_the_image_is_rejected() -> None:
+    message = "model.patch_size: expected a divisor of 24 and 32, the height and width of the images in pixels, got 16"
     with pytest.raises(ConfigError, match=message):
-        ViT(3, height, 32, 5, patch_size=patch)
+        ViT(3, 24, 32, 5, patch_size=16)
+
+
+def test_images_need_not_be_square() -> None:
+    model = ViT(1, 16, 20, 5, num_layers=1)
+    assert (model.grid, model(torch.randn(2, 1, 16, 20)).shape) == ((8, 10), (2, 5))
 
 
 def test_positions_of_images_of_another_size_are_interpolated_and_other_weights_copied(tmp_path: Path) -> None:
@@ -65,7 +63,6 @@ def test_positions_of_images_of_another_size_are_interpolated_and_other_weights_
     loaded = load(large, rebuild, {"outputs": 5}, {}, read_weights(str(tmp_path / "small.pt"), []))
     assert POSITIONS in loaded.names
     before, after = small.state_dict()[POSITIONS], large.state_dict()[POSITIONS]
-    grid = before[:, 1:].reshape(1, 4, 4, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(grid, (6, 6), mode="bicubic", align_corners=True).permute(0, 2, 3, 1).reshape(1, 36, -1)
-    torch.testing.assert_close(after, torch.cat([before[:, :1], resized], 1))
+    expected = interpolate_embeddings(48, 8, {POSITIONS: before})[POSITIONS]
+    torch.testing.assert_close(after, expected)
     assert torch.equal(large.state_dict()["conv_proj.weight"], small.state_dict()["conv_proj.weight"])
