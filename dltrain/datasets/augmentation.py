@@ -25,7 +25,8 @@ class Augmentation:
         flip: Mirror left and right with probability 1/2.
         flip_vertical: Mirror top and bottom with probability 1/2.
         shift: Maximum shift in each direction, in pixels.
-        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop.
+        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop. A side
+            that would exceed the image is shortened, and the share can then be smaller.
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).

@@ -51,7 +51,7 @@ def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ..
 def examples_of_file(
     file: InputFile, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
 ) -> Iterator[Example]:
-    """Yield the names and pixels of the images of a file, an image or an array of images; see `read_images`."""
+    """Yield the name and pixels of each image in a file that contains one image or an array of images."""
     content = file.read_bytes()
     if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
         for name, pixels in array_inputs.iterate_examples(file, content, shape):

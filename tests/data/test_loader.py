@@ -241,7 +241,7 @@ class DecodedNoise(Squares):
 
 
 class RollBlend(nn.Module):
-    """Blend each example with the previous one in its batch."""
+    """Blend of each example with the previous one in its batch."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
         share = uniform(keys, 1)
