@@ -110,7 +110,8 @@ def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
         # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(source, formats=FORMATS) as image:
-            return _convert(ImageOps.exif_transpose(image), mode)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _convert(image, mode)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -121,7 +122,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         if mode not in ("LA", "RGBA"):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode and not image.readonly else image.convert(mode)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
