@@ -38,7 +38,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
 def test_patches_divide_the_image_into_at_least_seven_along_each_side(side: int, patch: int) -> None:
-    assert ViT(1, side, side, 2, num_layers=1).patch_size == patch
+    assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)
 
 
 def test_a_patch_size_that_does_not_divide_the_image_is_rejected() -> None:
