@@ -52,6 +52,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_boxes(root / "trees", 12, (40, 40))
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
+    (root / "verses").mkdir()
+    (root / "verses" / "en-es.tsv").write_text("en\tes\n" + "\n".join(phrases(np.random.default_rng(0))) + "\n")
     (root / "sentiment").mkdir()
     (root / "sentiment" / "movies.tsv").write_text(
         "id\trating\ttext\n" + "\n".join(reviews(np.random.default_rng(0))) + "\n"

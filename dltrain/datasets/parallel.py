@@ -92,7 +92,7 @@ class Parallel:
             self._fit((validation, test), limits)
         else:
             self._adopt(fitted)
-        known = [vocabularies.as_tokens(vocabulary, self.kind) for vocabulary in self.vocabularies]
+        known = [vocabularies.as_tokens(vocabulary) for vocabulary in self.vocabularies]
         shape = (padded_width(torch.tensor([max_length])),)
         self.spec = Spec(shape=shape, target_length=width, tokens=known[0], target_tokens=known[1])
 

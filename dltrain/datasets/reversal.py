@@ -11,7 +11,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, encode_inputs, read_lines
-from dltrain.datasets.vocabularies import END, SPECIAL, as_tokens, restore
+from dltrain.datasets.vocabularies import END, SPECIAL, Pieces, as_tokens
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import uniform
 
@@ -43,9 +43,9 @@ class Reversal:
         self.symbols = symbols
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.vocabulary = restore("characters", string.ascii_lowercase[:symbols], lowercase=True)
+        self.vocabulary = Pieces(string.ascii_lowercase[:symbols], lambda text: list("".join(text.split())), " ")
         self.prepare = PreparePairs()
-        tokens = as_tokens(self.vocabulary, "characters")
+        tokens = as_tokens(self.vocabulary)
         self.spec = Spec(shape=(steps,), target_length=steps + 1, tokens=tokens, target_tokens=tokens)
 
     def load(self) -> Splits:
@@ -62,7 +62,7 @@ class Reversal:
         return Splits(train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read one sequence of letters per line of a text file, or a sequence from the command line."""
+        """Read sequences of letters, with or without spaces: the lines of text files, or one of the command line."""
         if files.text is not None:
             yield encode_inputs([files.text], [{"input": "--text"}], self.vocabulary)
         if files.names or files.text is None:

@@ -1,7 +1,7 @@
 """Vocabularies of sequence-to-sequence data: words, characters or byte pair encoding, with tokens for begin and end."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any, Protocol
@@ -128,12 +128,11 @@ def _fit_byte_pairs(texts: Iterable[str], lowercase: bool, min_count: int, max_w
     tokenizer.decoder = decoders.ByteLevel()
     options: dict[str, Any] = {"special_tokens": list(SPECIAL), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     trainer = trainers.BpeTrainer(vocab_size=max_words, min_frequency=min_count, show_progress=False, **options)
-    tokenizer.train_from_iterable((text.lower() if lowercase else text for text in texts), trainer)
+    tokenizer.train_from_iterator((text.lower() if lowercase else text for text in texts), trainer)
     return BytePairs([tokenizer.to_str()], lowercase)
 
 
-def as_tokens(vocabulary: Vocabulary, kind: str) -> Tokens:
+def as_tokens(vocabulary: Vocabulary) -> Tokens:
     """Return a vocabulary as the fact `Tokens`."""
-    unknown: Mapping[str, int] = {} if kind == "bpe" else {"unknown": UNKNOWN}
-    special = {"pad": PAD, "begin": BEGIN, "end": END, **unknown}
+    special = {"pad": PAD, "begin": BEGIN, "end": END, "unknown": UNKNOWN}
     return Tokens(vocabulary.size, **special, encode=vocabulary.encode, decode=vocabulary.decode)

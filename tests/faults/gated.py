@@ -30,6 +30,7 @@ from dltrain.tasks import (
     layerwise,
     reconstruction,
     segmentation,
+    translation,
     variational,
 )
 from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
@@ -125,6 +126,10 @@ class Variational(Gated, variational.Variational):
 
 
 class Segmentation(Gated, segmentation.Segmentation):
+    pass
+
+
+class Translation(Gated, translation.Translation):
     pass
 
 
