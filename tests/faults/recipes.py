@@ -8,7 +8,7 @@ from pathlib import Path
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
-    "translation": (7, 14),
+    "translation": (4, 8),
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12)},
 }
@@ -67,9 +67,9 @@ REVIEWS = [
 ]
 # Batches of pairs of similar length, and previous tokens that are drawn from the model with growing probability.
 TRANSLATION = [
-    *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=16", "regularization.dropout=0.2"],
+    *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
-    *["trainer.checkpoint_every=4", "task.beam=2"],
+    *["trainer.checkpoint_every=3", "task.beam=2"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
