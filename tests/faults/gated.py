@@ -25,6 +25,7 @@ from dltrain.plots import grids
 from dltrain.tasks import (
     adversarial,
     classification,
+    detection,
     forecasting,
     language_modeling,
     layerwise,
@@ -130,6 +131,10 @@ class Segmentation(Gated, segmentation.Segmentation):
 
 
 class Translation(Gated, translation.Translation):
+    pass
+
+
+class Detection(Gated, detection.Detection):
     pass
 
 
