@@ -1,9 +1,12 @@
 """Random numbers computed from integer keys instead of drawn from a generator."""
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Integers = TypeVar("Integers", int, Tensor)
 
 _GOLDEN = -7046029254386353131  # 2**64 / golden ratio as a signed integer
 
@@ -16,8 +19,10 @@ def key(*parts: int) -> int:
     return int(value) & (2**63 - 1)
 
 
-def mix(value: Tensor) -> Tensor:
+def mix(value: Integers) -> Integers:
     """Hash int64 values with the finalizer of SplitMix64; different values have different hashes.
+
+    The hash of a Python integer has more than 64 bits, of which the lowest 64 are that of a tensor.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """
@@ -36,7 +41,7 @@ def uniform(keys: Tensor, count: int) -> Tensor:
 
 def draw(key: int, count: int) -> list[float]:
     """Return ``count`` uniform numbers in [0, 1) for one key."""
-    return uniform(torch.tensor([key]), count)[0].tolist()
+    return [_shift_right(mix(key + lane * _GOLDEN), 40) * 2.0**-24 for lane in range(1, count + 1)]
 
 
 def normal(keys: Tensor, count: int) -> Tensor:
@@ -49,6 +54,6 @@ def normal(keys: Tensor, count: int) -> Tensor:
     return torch.cat([radius * turn.cos(), radius * turn.sin()], 1)[:, :count]
 
 
-def _shift_right(value: Tensor, bits: int) -> Tensor:
+def _shift_right(value: Integers, bits: int) -> Integers:
     """Shift right logically; torch's operator shifts arithmetically, which keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)

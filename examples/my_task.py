@@ -13,7 +13,7 @@ from dltrain.tasks.regression import denormalize, target_values
 
 
 class Quantiles(Task):
-    """Predict quantiles of one number.
+    """Quantile regression of one number.
 
     Args:
         targets: Number of targets per example, a fact of the data; must be 1.

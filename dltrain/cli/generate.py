@@ -28,7 +28,7 @@ EXAMPLE_FLAGS = {
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folder, rebuild the model, generate examples, write them and print the file's name."""
+    """Rebuild the model of a run, write generated examples to a file and print its name, or print generated text."""
     given = [word for word in arguments.given if not is_override(word)]
     overrides = [*arguments.overrides, *filter(is_override, arguments.given)]
     if given and arguments.count:

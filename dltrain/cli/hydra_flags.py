@@ -36,7 +36,7 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
         overrides = [*jobs[0].overrides, *search_path(config_dirs)]
 
     def nothing(config: DictConfig) -> None:
-        """Never called: these flags only print. Hydra needs a function to decorate."""
+        """Do nothing: Hydra needs a function to decorate, but these flags only print."""
 
     values = [word if value is True else f"{word}={value}" for word, value in zip(words, flags.values(), strict=True)]
     sys.argv = ["dltrain", *values, *overrides]

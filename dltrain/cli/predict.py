@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dltrain.data.inputs import InputFiles, check_inputs
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, DltrainError
 from dltrain.loggers.console import Console
 from dltrain.runs.job import open_run
 from dltrain.runs.overridable import check_predict
@@ -30,15 +30,19 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.predicted_files import PredictedFiles
 
     written = PredictedFiles(arguments.out)
-    components = rebuild_components(job, path)
-    _check_predicts(components.task)
-    trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
-    console = Console()
-    console.info(f"{path}: {arguments.checkpoint} checkpoint, step {trained.step:,}")
-    for note in trained.notes:
-        console.warning(f"{path}: {note}")
-    files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
-    _print_lines(map(written.store, trained.predict(files, arguments.explain)), arguments.format, arguments.top)
+    try:
+        components = rebuild_components(job, path)
+        _check_predicts(components.task)
+        trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
+        console = Console()
+        console.info(f"{path}: {arguments.checkpoint} checkpoint, step {trained.step:,}")
+        for note in trained.notes:
+            console.warning(f"{path}: {note}")
+        files = InputFiles(tuple(names), arguments.text, arguments.batch or 2 * trained.components.data.batch_size)
+        _print_lines(map(written.store, trained.predict(files, arguments.explain)), arguments.format, arguments.top)
+    except DltrainError:
+        written.discard()
+        raise
     return 0
 
 

@@ -39,7 +39,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with overrides reordered: those that differ within a folder first, ``--config-dir`` last."""
+    """Return the rows with reordered overrides: first those that not all runs of a folder have, then the others.
+
+    In both parts ``--config-dir`` comes last."""
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]
     shared: dict[Path, set[str]] = {}

@@ -40,7 +40,7 @@ class Composer:
 
     def _call_hydra(self, *overrides: str) -> DictConfig:
         with hydra_errors():
-            return hydra.compose("config", [*overrides, *search_path(self.config_dirs)], return_hydra_config=True)
+            return call_hydra(*overrides, *search_path(self.config_dirs)) if self.config_dirs else packaged(*overrides)
 
     def compose(self, parsed: Sequence[Override]) -> DictConfig:
         """Compose and check one run; the result includes Hydra's keys."""
@@ -127,6 +127,14 @@ class Composer:
         shape = list(validation.misshapen_groups(content, plain(own)))
         keys = shape or validation.misplaced_keys(content, plain(own), self.groups)
         return [*(f"hydra.{name}: {reason}" for name in touched), *keys]
+
+
+def call_hydra(*overrides: str) -> DictConfig:
+    """Return the configuration that Hydra composes, with its own keys."""
+    return hydra.compose("config", list(overrides), return_hydra_config=True)
+
+
+packaged = functools.cache(call_hydra)  # without the user's own YAML, which may change while the process lives
 
 
 def is_interpolated(override: Override) -> bool:

@@ -41,8 +41,8 @@ class Batches:
         batch_size: Examples per batch, at least 1, for plans that count examples.
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
-        training: Shuffle and augment. Otherwise batches keep the order of the data.
-        sample: Read a fixed sample of at most this many examples, at least 1; None reads all.
+        training: Whether to shuffle and augment the examples.
+        sample: Maximum number of examples, at least 1, of which a fixed sample is read; None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images and clips to the channels_last memory format of their number of axes.
         corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.

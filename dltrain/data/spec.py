@@ -53,9 +53,9 @@ class Spec:
         object_classes: Number of classes of objects in an image (detection).
         object_class_names: One name per class of objects.
         targets: Numbers to predict per example (regression).
-        target_names: One name per predicted number or series.
+        target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
-        columns: Series that are predicted together.
+        columns: Number of columns that are forecast together.
         horizon: Steps to predict.
         lags: Past values in an example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.

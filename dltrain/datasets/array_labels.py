@@ -24,7 +24,7 @@ class Labels:
 
     Args:
         classes: The numbers that are classes, in ascending order; None for numbers to predict.
-        one_hot: Each example has one 1, in the column of its class.
+        one_hot: Whether each example has one 1, in the column of its class.
         targets: Numbers per example that a regression predicts; None for integers that are classes.
     """
 
@@ -124,7 +124,7 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Convert numbers that are classes: class indices become ``targets``, the numbers themselves ``values``.
+    """Class indices of numbers as ``targets``, and the numbers themselves as ``values``.
 
     Args:
         numbers: The numbers in ascending order; None if targets are one-hot.

@@ -1,16 +1,18 @@
 """Settings of the group ``augment``: random changes of training images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dltrain.data.checks import one_of
 from dltrain.errors import ConfigError, format_error
 
+ONE = np.float32(1)
 CROP_SHIFT = 4  # pixels
 NAMES: dict[str, dict[str, Any]] = {"flip": {"flip": True}, "crop": {"shift": CROP_SHIFT}}
 
@@ -23,7 +25,8 @@ class Augmentation:
         flip: Mirror left and right with probability 1/2.
         flip_vertical: Mirror top and bottom with probability 1/2.
         shift: Maximum shift in each direction, in pixels.
-        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop.
+        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop. A side
+            that would exceed the image is shortened, and the share can then be smaller.
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).
@@ -67,6 +70,11 @@ class Augmentation:
         return not self.exact or self.flip or self.flip_vertical or self.shift > 0
 
     @property
+    def flips_only(self) -> bool:
+        """Whether images are flipped and not moved in any other way."""
+        return self.exact and not self.shift and (self.flip or self.flip_vertical)
+
+    @property
     def recolors(self) -> bool:
         """Whether any enabled change requires the pixel values of black and white to be known."""
         return any((self.brightness, self.contrast, self.saturation, self.randaugment))
@@ -106,21 +114,45 @@ def read_augmentation(value: Any) -> Augmentation:
     return found
 
 
-def crop_window(
-    augmentation: Augmentation, drawn: Sequence[Any], height: int, width: int, aspect: float = 1.0
-) -> tuple[Any, ...]:
-    """Return left, top, relative width and relative height of a random crop, which stays within the image.
+def crop_windows(augmentation: Augmentation, drawn: Sequence[Tensor], height: int, width: int) -> tuple[Any, ...]:
+    """Return left, top, relative width and relative height of random crops, which stay within their images.
 
     Args:
-        drawn: Four uniform numbers, or four tensors (B,) of them: for area, aspect ratio, left and top.
+        drawn: Four tensors (B,) of uniform numbers: for area, aspect ratio, left and top.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+    """
+    if augmentation.min_area == 1:
+        return 0.0, 0.0, 1.0, 1.0
+    area, stretch, x, y = drawn
+    share = (augmentation.min_area + (1 - augmentation.min_area) * area).sqrt()
+    factor = torch.exp((2 * stretch - 1) * math.log(augmentation.max_stretch)).sqrt()
+    across, along = (share * factor).clamp(max=1), (share / factor).clamp(max=1)
+    return x * (1 - across) * width, y * (1 - along) * height, across, along
+
+
+def crop_window(
+    augmentation: Augmentation, drawn: Sequence[float], height: int, width: int, aspect: float = 1.0
+) -> tuple[np.float32, np.float32, np.float32, np.float32]:
+    """Return left, top, relative width and relative height of one random crop, as `crop_windows` does.
+
+    Tensor operations on single numbers would take several times as long. The bits are the same: exponentials and roots
+    are left to torch, which rounds them differently from NumPy.
+
+    Args:
+        drawn: Four uniform numbers: for area, aspect ratio, left and top.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         aspect: Aspect ratio of the result relative to that of the image, if they differ.
     """
-    if augmentation.min_area == 1:
-        return 0.0, 0.0, 1.0, 1.0
-    area, stretch, x, y = map(torch.as_tensor, drawn)
-    share = (augmentation.min_area + (1 - augmentation.min_area) * area).sqrt()
-    factor = torch.exp((2 * stretch - 1) * math.log(augmentation.max_stretch)).mul(aspect).sqrt()
-    across, along = (share * factor).clamp(max=1), (share / factor).clamp(max=1)
-    return x * (1 - across) * width, y * (1 - along) * height, across, along
+    area, stretch, x, y = map(np.float32, drawn)
+    least, rest = np.float32(augmentation.min_area), np.float32(1 - augmentation.min_area)
+    exponent = (np.float32(2) * stretch - ONE) * np.float32(math.log(augmentation.max_stretch))
+    share = _by_torch(torch.sqrt, least + rest * area)
+    factor = _by_torch(torch.sqrt, _by_torch(torch.exp, exponent) * np.float32(aspect))
+    across, along = min(share * factor, ONE), min(share / factor, ONE)
+    return x * (ONE - across) * np.float32(width), y * (ONE - along) * np.float32(height), across, along
+
+
+def _by_torch(function: Callable[[Tensor], Tensor], value: np.float32) -> np.float32:
+    return np.float32(function(torch.tensor(value)).item())

@@ -13,7 +13,7 @@ Fields = dict[str, Tensor]
 
 
 class Mixup(nn.Module):
-    """Mixup: the weighted mean of each example and another one of its batch.
+    """Mixup: the weighted mean of each example and a random example of its batch.
 
     Args:
         alpha: Parameter of the symmetric beta distribution of the weights, above 0.
@@ -39,7 +39,7 @@ class Mixup(nn.Module):
 
 
 class CutMix(nn.Module):
-    """CutMix: each image with a rectangle of another image of its batch; targets are weighted by area.
+    """CutMix: each image with a rectangle of a random image of its batch; targets are weighted by area.
 
     Args:
         alpha: Parameter of the symmetric beta distribution of the share of the image that stays, above 0.

@@ -63,10 +63,10 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
     Raises:
         ConfigError: Mixup or cutmix is set.
     """
-    look = transform.augment
-    if look.mixup or look.cutmix:
+    augmentation = transform.augment
+    if augmentation.mixup or augmentation.cutmix:
         raise ConfigError("augment: mixup and cutmix are not supported because each box has one class")
-    prepare, moves = PrepareBoxes(transform.scaling()), look.without_crop()
+    prepare, moves = PrepareBoxes(transform.scaling()), augmentation.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, boxes=("boxes",))
     augment = make_changes(moves, frame, transform.unit())
     return Splits(Source(train, prepare, augment), None if val is None else Source(val, prepare), Source(test, prepare))

@@ -27,13 +27,13 @@ class Changes(nn.Module):
         return batch
 
 
-def make_changes(look: Augmentation, frame: Frame, unit: Unit) -> nn.Module | None:
+def make_changes(augmentation: Augmentation, frame: Frame, unit: Unit) -> nn.Module | None:
     """Return geometry, colors, RandAugment and cutout as one module; None if all are disabled."""
-    changes: list[nn.Module] = [Geometry(look, frame)] if look.moves else []
-    if look.brightness or look.contrast or look.saturation:
-        changes.append(Colors(look, unit, tuple(frame.pictures)))
-    if look.randaugment:
-        changes.append(RandAugment(look.randaugment, look.magnitude, unit, frame))
-    if look.erase:
-        changes.append(Cutout(look.erase))
+    changes: list[nn.Module] = [Geometry(augmentation, frame)] if augmentation.moves else []
+    if augmentation.brightness or augmentation.contrast or augmentation.saturation:
+        changes.append(Colors(augmentation, unit, tuple(frame.pictures)))
+    if augmentation.randaugment:
+        changes.append(RandAugment(augmentation.randaugment, augmentation.magnitude, unit, frame))
+    if augmentation.erase:
+        changes.append(Cutout(augmentation.erase))
     return Changes(changes) if len(changes) > 1 else changes[0] if changes else None

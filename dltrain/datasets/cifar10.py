@@ -12,7 +12,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out
 from dltrain.datasets.array_file import load_arrays
-from dltrain.datasets.download import download_dataset, missing_files
+from dltrain.datasets.download import download_dataset, missing_files_error
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
 
@@ -28,7 +28,7 @@ class CIFAR10:
     Args:
         root: Folder with torchvision's ``cifar-10-batches-py``, or with ``cifar10/cifar10.npz`` (arrays x_train,
             y_train, x_test, y_test).
-        download: Download torchvision's files if neither exists.
+        download: Download torchvision's files if neither exists, or if torchvision's are incomplete.
         validation: Fraction of the 50,000 to hold out, in [0, 1).
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the result, above 0; one number, or one per channel.
@@ -60,7 +60,7 @@ class CIFAR10:
         self.spec = self.transform.add_bounds(image_spec(3, 32, 32, CLASSES))
 
     def load(self) -> Splits:
-        """Read all images; download them first if ``download``."""
+        """Read all images, after a download if files are missing and ``download`` is set."""
         rest, test = self._read()
         if not self.validation:
             return self.transform.splits(rest, None, test, self.spec.classes)
@@ -77,7 +77,7 @@ class CIFAR10:
             x, y, x_test, y_test = load_arrays("data.root", self.root / ARRAYS, NAMES)
             return _rows(x, y), _rows(x_test, y_test)
         if not found and not self.download:
-            raise missing_files("cifar10", self.root, self.root / FOLDER)
+            raise missing_files_error("cifar10", self.root, self.root / FOLDER)
         return _read_torchvision(self.root, self.download)
 
 
@@ -87,7 +87,7 @@ def _read_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
         download_dataset("CIFAR10", root, lambda: _load_torchvision(root) is not None)
         parts = _load_torchvision(root)
     if parts is None:
-        raise missing_files("cifar10", root, root / FOLDER)
+        raise missing_files_error("cifar10", root, root / FOLDER)
     train, test = (_rows(part.data, np.array(part.targets)) for part in parts)
     return train, test
 

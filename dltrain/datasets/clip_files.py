@@ -101,11 +101,14 @@ class ClipView(NamedTuple):
         return [min(start + number * self.stride, total - 1) for number in range(self.frames)]
 
 
-def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, key: int | None = None) -> np.ndarray:
+def decode_clip(
+    path: Path, view: ClipView, augmentation: Augmentation | None = None, key: int | None = None
+) -> np.ndarray:
     """Decode a clip to bytes (frames, size, size, channels).
 
     Each frame is scaled without distortion until it covers the square, and cropped at the center. If `key` is given,
-    the first frame to read is random, and so is the crop if `look` has one. The crop is the same for all frames.
+    the first frame to read is random, and so is the crop if `augmentation` has one. The crop is the same for all
+    frames.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The clip cannot be read.
@@ -113,7 +116,7 @@ def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, ke
     drawn = None if key is None else draw(key, 5)
     choose = partial(view.positions, moment=None if drawn is None else drawn[4])
     sizes: set[tuple[int, int]] = set()
-    crop = partial(_window, sizes, look, drawn)
+    crop = partial(_window, sizes, augmentation, drawn)
     if is_video(path):
         return np.stack([resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)])
     files = frame_files(path)
@@ -130,17 +133,17 @@ def decode_clip(path: Path, view: ClipView, look: Augmentation | None = None, ke
 
 
 def _window(
-    sizes: set[tuple[int, int]], look: Augmentation | None, drawn: list[float] | None, width: int, height: int
+    sizes: set[tuple[int, int]], augmentation: Augmentation | None, drawn: list[float] | None, width: int, height: int
 ) -> Window:
     """Return the part of a frame to keep: a square at the center, or the random crop of the clip."""
     sizes.add((width, height))
     if len(sizes) > 1:
         raise ValueError(_different(sizes))
-    if look is None or drawn is None or look.min_area == 1:
+    if augmentation is None or drawn is None or augmentation.min_area == 1:
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
-    left, top, across, along = map(float, crop_window(look, drawn[:4], height, width, height / width))
+    left, top, across, along = map(float, crop_window(augmentation, drawn[:4], height, width, height / width))
     return left, top, left + across * width, top + along * height
 
 

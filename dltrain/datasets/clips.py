@@ -16,7 +16,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 class PrepareClips(nn.Module):
-    """Scale the pixels and convert the labels of clips.
+    """Scaled pixels and class indices of clips.
 
     Shape:
         pixels (B, channels, frames, height, width) in uint8 and optional labels (B,) -> inputs of the same shape in
@@ -38,7 +38,7 @@ class ClipGeometry(nn.Module):
     """Random geometry of clips: the same flip, shift, crop and rotation for all frames of a clip.
 
     Args:
-        look: What to change and how much.
+        augmentation: What to change and how much.
         outside: Value outside the picture, one number per channel, (channels, 1, 1).
         frames: Frames of a clip.
 
@@ -46,9 +46,9 @@ class ClipGeometry(nn.Module):
         inputs (B, channels, frames, height, width) -> the same; other fields are unchanged
     """
 
-    def __init__(self, look: Augmentation, outside: Tensor, frames: int) -> None:
+    def __init__(self, augmentation: Augmentation, outside: Tensor, frames: int) -> None:
         super().__init__()
-        self.geometry = Geometry(look, Frame({"inputs": outside.repeat_interleave(frames, 0)}))
+        self.geometry = Geometry(augmentation, Frame({"inputs": outside.repeat_interleave(frames, 0)}))
 
     def forward(self, batch: Rows, keys: Tensor) -> Rows:
         """Transform each clip by the matrix of its key; its frames are treated as channels of one picture."""
@@ -75,9 +75,9 @@ def clip_splits(
     Random crops of `Files` are not applied here, but while they are decoded.
     """
     prepare = prepare_clips(transform)
-    look = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()
+    augmentation = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()
     frames = spec.clip.frames if spec.clip else 1
-    augment = ClipGeometry(look, prepare.scaling.offset, frames) if look.moves else None
+    augment = ClipGeometry(augmentation, prepare.scaling.offset, frames) if augmentation.moves else None
     blend = make_blend(transform.augment, spec.classes)
     held_out = Source(val, prepare) if val is not None and len(Source(val, prepare)) else None
     return Splits(Source(train, prepare, augment, blend), held_out, Source(test, prepare))

@@ -40,14 +40,14 @@ class Colors(nn.Module):
     a saturation.
 
     Args:
-        look: What to change and how much.
+        augmentation: What to change and how much.
         unit: Scale of the inputs.
         names: Fields of a batch with pictures, (B, channels, height, width).
     """
 
-    def __init__(self, look: Augmentation, unit: Unit, names: tuple[str, ...]) -> None:
+    def __init__(self, augmentation: Augmentation, unit: Unit, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.look, self.unit, self.names = look, unit, names
+        self.augmentation, self.unit, self.names = augmentation, unit, names
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
         """Change the pictures of each example by the factors of its key."""
@@ -55,7 +55,7 @@ class Colors(nn.Module):
 
         def change(images: Tensor) -> Tensor:
             for number, (name, enhance) in enumerate(ENHANCERS.items()):
-                if most := getattr(self.look, name):
+                if most := getattr(self.augmentation, name):
                     images = enhance(images, 1 + most * drawn[:, number, None, None, None])
             return images
 

@@ -10,7 +10,7 @@ LANE = 301  # added to keys, so that these random numbers are independent of tho
 
 
 class Cutout(nn.Module):
-    """Set a square of each image to zero, the mean of normalized pixels.
+    """Cutout: a square of each image becomes zero, the mean of normalized pixels.
 
     The center of the square is a random pixel of the image, so that a part of the square may lie outside.
 

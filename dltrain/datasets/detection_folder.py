@@ -197,8 +197,8 @@ class DetectionFolder:
         kinds = {name: number for number, name in enumerate(self.names, 1)}
         if self.single_class:
             pictures = [replace(picture, names=(ONLY,) * len(picture.names)) for picture in pictures]
-        size, mode, look = self.image_size, MODES[self.channels], self.transform.augment
-        return BoxedImages(pictures, parts, self.path, kinds, size, mode, self.min_visible, look)
+        size, mode, augmentation = self.image_size, MODES[self.channels], self.transform.augment
+        return BoxedImages(pictures, parts, self.path, kinds, size, mode, self.min_visible, augmentation)
 
     def _check_boxes(self) -> None:
         for split, files in self.splits.items():

@@ -18,10 +18,9 @@ from dltrain.errors import ConfigError, format_error
 TIMEOUT_S = 60  # maximum wait for data from the server
 
 
-def missing_files(name: str, root: Path, missing: Path) -> ConfigError:
-    """Return the error for missing files of a data set, with the command that downloads them."""
-    command = f"dltrain data={name} data.download=true data.root={shlex.quote(str(root))}"
-    hint = f"{missing.relative_to(root)} is missing. To download the files: {command}"
+def missing_files_error(name: str, root: Path, missing: Path) -> ConfigError:
+    """Return the error for missing files of a data set, with a hint on how to download them."""
+    hint = f"{missing.relative_to(root)} is missing. Add data.download=true to the command to download the files."
     return ConfigError(format_error("data.root", f"a folder with the files of {name}", root, hint))
 
 
@@ -77,7 +76,10 @@ def _empty_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _safe_network() -> Iterator[None]:
-    """Set a timeout for servers, and keep archives from writing outside their folder (torchvision before 0.29)."""
+    """Set a timeout for servers, and keep archives from writing outside their folder.
+
+    torchvision itself does the latter only from version 0.29 on.
+    """
     if hasattr(tarfile, "data_filter"):  # Python 3.11.4
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     before = socket.getdefaulttimeout()

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.datasets.augmentation import Augmentation, crop_window
+from dltrain.datasets.augmentation import Augmentation, crop_windows
 from dltrain.keyed_random import uniform
 
 Fields = dict[str, Tensor]
 DRAWS = 10  # uniform numbers per example; their order is kept, so that runs of earlier versions can be repeated
+FLIP, UPSIDE = 0, 5  # positions of the numbers for horizontal and vertical flips
 
 
 class Frame(NamedTuple):
@@ -54,6 +55,8 @@ class Geometry(nn.Module):
 
         Other fields are unchanged.
         """
+        if self.augmentation.flips_only and not self.frame.boxes:
+            return batch | {name: self._flip(batch[name], keys) for name in (*self.frame.pictures, *self.frame.masks)}
         height, width = batch[next(iter(self.frame.pictures))].shape[-2:]
         matrix = self.matrix(keys, height, width)
         aligned = not self.augmentation.rotation
@@ -68,12 +71,22 @@ class Geometry(nn.Module):
             moved[name] = move_boxes(batch[name], matrix, height, width)
         return moved
 
+    def _flip(self, values: Tensor, keys: Tensor) -> Tensor:
+        """Flip as `matrix` does, by copying whole rows instead of computing the source of each pixel."""
+        drawn = uniform(keys, DRAWS).view(len(keys), DRAWS, *[1] * (values.dim() - 1))
+        change = self.augmentation
+        for enabled, number, axis in ((change.flip, FLIP, -1), (change.flip_vertical, UPSIDE, -2)):
+            if enabled:
+                flipped = values.flip(axis)
+                values = torch.where(drawn[:, number] < 0.5, flipped, values, out=flipped)
+        return values
+
     def matrix(self, keys: Tensor, height: int, width: int) -> Tensor:
         """Return matrices (B, 2, 3) with source = matrix @ (x, y, 1), where positions are pixels from the top left."""
         change = self.augmentation
         flip, down, right, turn, size, upside, *crop = uniform(keys, DRAWS).unbind(1)
         cosine, sine = change.rotated_and_zoomed(turn, size)
-        left, top, across, along = crop_window(change, crop, height, width)
+        left, top, across, along = crop_windows(change, crop, height, width)
         x, y = left - width / 2, top - height / 2  # top left of the crop, relative to the center
         first = torch.stack([cosine * across, -sine * along, cosine * x - sine * y + width / 2 + change.shifted(right)])
         second = torch.stack([sine * across, cosine * along, sine * x + cosine * y + height / 2 + change.shifted(down)])

@@ -213,10 +213,11 @@ class ImageFiles:
     def _crop(self, key: int, width: int, height: int) -> Window:
         """Return the random crop of an image as left, top, right and bottom in pixels."""
         left, top, across, along = crop_window(self.augmentation, draw(key, 4), height, width, height / width)
-        return float(left), float(top), float(left + across * width), float(top + along * height)
+        right, bottom = left + across * np.float32(width), top + along * np.float32(height)
+        return float(left), float(top), float(right), float(bottom)
 
     def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
         """Return ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
         pixels, labels = zip(*examples, strict=True)
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # `ScalePixels` changes the layout
         return {"pixels": stacked, "labels": torch.tensor(labels)}

@@ -51,7 +51,7 @@ def _examples(files: InputFiles, transform: ImageTransform, shape: tuple[int, ..
 def examples_of_file(
     file: InputFile, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
 ) -> Iterator[Example]:
-    """Yield the names and pixels of the images of a file, an image or an array of images; see `read_images`."""
+    """Yield the name and pixels of each image in a file that contains one image or an array of images."""
     content = file.read_bytes()
     if file.suffix in array_inputs.SUFFIXES or content.startswith(array_inputs.MAGIC):
         for name, pixels in array_inputs.iterate_examples(file, content, shape):
@@ -110,7 +110,8 @@ def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
         # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(source, formats=FORMATS) as image:
-            return _convert(ImageOps.exif_transpose(image), mode)
+            ImageOps.exif_transpose(image, in_place=True)
+            return _convert(image, mode)
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
@@ -121,7 +122,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         if mode not in ("LA", "RGBA"):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return image if image.mode == mode and not image.readonly else image.convert(mode)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -217,7 +217,7 @@ class MaskedImages:
     def stack(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
         """Return ``pixels`` (B, channels, size, size) and ``masks`` (B, size, size), both in uint8."""
         pixels, masks = zip(*examples, strict=True)
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # `ScalePixels` changes the layout
         return {"pixels": stacked, "masks": torch.from_numpy(np.stack(masks))}
 
 

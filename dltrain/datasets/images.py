@@ -169,7 +169,10 @@ class ScalePixels(nn.Module):
 
     def forward(self, rows: Rows) -> Batch:
         """Prepare any number of images at once."""
-        batch = {"inputs": torch.addcmul(self.offset, rows["pixels"].float(), self.scale)}
+        stored = rows["pixels"]
+        pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
+        result = None if pixels is stored else pixels  # a second copy takes time, mostly for new pages of memory
+        batch = {"inputs": torch.addcmul(self.offset, pixels, self.scale, out=result)}
         if (labels := rows.get("labels")) is not None:
             batch["targets"] = labels if labels.is_floating_point() else labels.long()
         return batch

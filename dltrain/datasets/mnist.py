@@ -12,7 +12,7 @@ from dltrain.data.checks import at_least, check_fraction
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Splits
 from dltrain.data.splits import hold_out
-from dltrain.datasets.download import download_dataset, missing_files
+from dltrain.datasets.download import download_dataset, missing_files_error
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, limit_labels, select_rows
 from dltrain.errors import ConfigError, format_error
@@ -74,7 +74,7 @@ class MNIST:
         if self.download and not _complete(files):
             download_dataset(self.folder, self.root, lambda: _complete(files))
         elif missing:
-            raise missing_files(self.name, self.root, missing[0])
+            raise missing_files_error(self.name, self.root, missing[0])
         rest, test = (_read_part(raw, part) for part in PARTS)
         train, val = rest, None
         if self.validation:

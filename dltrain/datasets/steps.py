@@ -54,7 +54,7 @@ class Order(NamedTuple):
 
 
 def infer_step(times: pd.Series) -> Step | None:
-    """Return the usual time step between consecutive rows; None if it is not positive."""
+    """Return the usual time step between consecutive rows; None for fewer than two times, or if it is not positive."""
     values = _known(times)
     if len(values) < 2:
         return None
@@ -77,7 +77,7 @@ def median_step(values: np.ndarray) -> np.timedelta64:
 
 
 def infer_season(times: pd.Series) -> int:
-    """Return the number of steps per season; 1 for irregular steps and all others that are not listed here.
+    """Return the number of steps per season, or 1 if the steps are irregular or have none of the seasons below.
 
     The season is a day for steps of minutes or hours, a week for days, and a year for weeks, months or quarters.
     """

@@ -165,7 +165,7 @@ def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
 
 
 def reason_to_ignore(table: Table, column: int) -> str | None:
-    """Return why a column cannot help a model: it is empty, identifies the rows, or differs in nearly every row."""
+    """Return why a column cannot help a model: it is empty, numbers the rows, or has texts that rarely repeat."""
     cells = table.columns[column]
     known = [word for word in cells.words if not table.is_missing_word(word)]
     if not known:

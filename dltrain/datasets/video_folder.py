@@ -182,11 +182,11 @@ class ClipFiles:
         listing: Folder or file and class of each clip.
         view: Frames of a clip that are read, and their format.
         root: Folder that names of clips are relative to.
-        look: Augmentation, of which only the crop is applied, in training, to frames at full resolution.
+        augmentation: Augmentation, of which only the crop is applied, in training, to frames at full resolution.
     """
 
-    def __init__(self, listing: Listing, view: ClipView, root: Path, look: Augmentation) -> None:
-        self.listing, self.view, self.root, self.look = listing, view, root, look
+    def __init__(self, listing: Listing, view: ClipView, root: Path, augmentation: Augmentation) -> None:
+        self.listing, self.view, self.root, self.augmentation = listing, view, root, augmentation
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -206,7 +206,7 @@ class ClipFiles:
         """Decode a clip (frames, size, size, 3) in uint8, and return it with its class."""
         path, label = self.listing[index]
         try:
-            return decode_clip(path, self.view, self.look, key), label
+            return decode_clip(path, self.view, self.augmentation, key), label
         except UNREADABLE as error:
             expected = f"a readable clip at {path} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error

@@ -15,13 +15,13 @@ MAX_BYTES = 2**26
 
 
 def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None) -> list[Annotated]:
-    """Return the picture of each file, by name; pictures without objects are kept.
+    """Return the picture of each file, in the order of the file names; pictures without objects are kept.
 
-    Pascal VOC counts pixels from 1 and includes the last one. If a box of these files begins at 0, they count from 0,
-    and the numbers are taken as edges.
+    Pascal VOC counts pixels from 1 and includes the last one. If any box begins at 0, these files count from 0,
+    and their numbers are the edges of the boxes.
 
     Raises:
-        ConfigError: A file is not XML, or incomplete.
+        ConfigError: A file cannot be read, is too large, or is not an annotation of Pascal VOC.
     """
     found = [_read(path, images, split) for path in sorted(paths)]
     if any((picture.boxes[:, :2] <= 0).any() for picture in found):
@@ -49,7 +49,7 @@ def _read(path: Path, images: ImageIndex, split: str | None) -> Annotated:
 
 
 def _picture(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
-    """Return the file that an annotation names, or one called like the annotation."""
+    """Return the picture that an annotation names, or one with the file name of the annotation; it may not exist."""
     named = (root.findtext("filename") or "").strip()
     for name in (named, *(path.stem + suffix for suffix in SUFFIXES), *(path.stem + s.upper() for s in SUFFIXES)):
         if name and (found := images.find(name, path, split)):

@@ -38,13 +38,15 @@ class Words:
             max_words: Maximum number of words to keep, the most frequent ones.
 
         Raises:
-            ConfigError: No word occurs often enough.
+            ConfigError: No word occurs often enough, or there are no words.
         """
         counts = Counter(word for text in texts for word in split_words(text, lowercase))
         kept = [word for word, count in counts.items() if count >= min_count]
+        if not counts:
+            raise ConfigError(format_error("data.path", "training texts with words", "none"))
         if not kept:
-            got = f"{len(counts):,} different words, all of them rarer"
-            raise ConfigError(format_error("data.min_count", "a count that words of the training texts reach", got))
+            most = f"at most {max(counts.values())}, the count of the most frequent word of the training texts"
+            raise ConfigError(format_error("data.min_count", most, min_count))
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
 
     @property

@@ -1,4 +1,4 @@
-"""Messages, progress and tables of a command: on standard error, and in the run's log file."""
+"""Messages and progress on standard error, result tables on standard output, and a run's log file with all of them."""
 
 import contextlib
 import logging
@@ -36,7 +36,7 @@ class Console:
         self._reset_progress()
 
     def open_log(self, path: Path) -> None:
-        """Also append every message, every table and a progress line per epoch to a log file."""
+        """Append all further messages and tables, and a progress line per epoch, to a log file."""
         self.close_log()
         self._log_file = LogFile(path, self._end_log)
         self.logger.addHandler(self._log_file)

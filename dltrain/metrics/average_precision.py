@@ -18,7 +18,7 @@ def is_available() -> bool:
 
 
 class AveragePrecision:
-    """True and found boxes of a split.
+    """Ground-truth and detected boxes of a split, and the average precision of the detections.
 
     Metrics are means over IoU thresholds from 0.5 to 0.95 in steps of 0.05 and over the classes that occur: ``map``;
     ``map50`` and ``map75`` at one threshold; ``map_small``, ``map_medium`` and ``map_large`` for boxes of less than
@@ -42,18 +42,18 @@ class AveragePrecision:
 
         Args:
             boxes: True boxes as left, top, right and bottom in pixels of the file, (M, 4).
-            kinds: Their classes from 1 on (M,); 0 for padding, and the negative class for a crowd: detections inside
-                it count neither as right nor as wrong.
+            kinds: Class of each box, from 1, (M,); 0 for padding. Minus the class marks a crowd region: detections
+                inside it are ignored.
             found: ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
         """
         image = len(self.images) + 1
         self.images.append({"id": image})
-        for box, kind in zip(_corners(boxes), kinds.tolist(), strict=True):
+        for box, kind in zip(_to_xywh(boxes), kinds.tolist(), strict=True):
             if kind and box[2] > 0 and box[3] > 0:
                 shared = {"image_id": image, "category_id": abs(kind), "iscrowd": int(kind < 0)}
                 self.truth.append({"id": len(self.truth) + 1, "bbox": box, "area": box[2] * box[3], **shared})
         scores, labels = found["scores"].tolist(), found["labels"].tolist()
-        for box, score, label in zip(_corners(found["boxes"]), scores, labels, strict=True):
+        for box, score, label in zip(_to_xywh(found["boxes"]), scores, labels, strict=True):
             self.found.append({"image_id": image, "category_id": label, "bbox": box, "score": score})
 
     def read(self) -> dict[str, float]:
@@ -82,7 +82,7 @@ class AveragePrecision:
         return evaluation.eval["precision"], np.asarray(evaluation.stats)
 
 
-def _corners(boxes: Tensor) -> list[list[float]]:
+def _to_xywh(boxes: Tensor) -> list[list[float]]:
     """Return boxes as left, top, width and height."""
     values = boxes.double()
     values[..., 2:] -= values[..., :2]

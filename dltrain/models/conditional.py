@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError
 
 
 class Conditional(nn.Module):
@@ -41,5 +41,5 @@ def num_conditioning_classes(conditional: bool, classes: int | None) -> int:
         ConfigError: The model is conditional and the data have no classes.
     """
     if conditional and not classes:
-        raise ConfigError(format_error("model.conditional", "false, because the data have no classes", conditional))
+        raise ConfigError("model.conditional: not supported because the data have no classes")
     return classes if conditional and classes else 0

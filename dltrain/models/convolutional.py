@@ -52,9 +52,8 @@ class _Block:
         if self.pool == "none":
             return pixels
         if pixels < 2:
-            expected = "none, because the image has one pixel at this block"
-            hint = "Pool in fewer blocks, or use larger images."
-            raise ConfigError(format_error(f"{self.key}.pool", expected, self.pool, hint))
+            hint = "Set it to none, or use larger images."
+            raise ConfigError(f"{self.key}.pool: not supported because the image has one pixel at this block. {hint}")
         return pixels // 2
 
     def layers(self, channels: int) -> list[nn.Module]:

@@ -95,7 +95,7 @@ class OneStage(Detector):
 
 
 def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Return the context without autocast, whose boxes would be wrong by several pixels."""
+    """Return a context that disables autocast, under which boxes would be wrong by several pixels."""
     return contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
@@ -108,8 +108,8 @@ def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
     """Return the number of the box of each anchor, `UNMATCHED` or `BETWEEN`, from `overlaps`: (B, M, N) -> (B, N).
 
-    An anchor belongs to the box with which it overlaps most, if their IoU is at least `high`, or if no anchor overlaps
-    the other box more.
+    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if no other
+    anchor has a higher IoU with some box. `UNMATCHED` are other anchors whose highest IoU is below `low`.
     """
     value, matches = quality.max(1)
     most = quality.amax(2, keepdim=True)
@@ -119,9 +119,10 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
 
 
 def match_priors(quality: Tensor, threshold: float) -> Tensor:
-    """Return the number of the box of each anchor or `UNMATCHED`, as `match_anchors`, for SSD.
+    """Return the number of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
 
-    The anchor that overlaps a box most belongs to it, whatever else it overlaps.
+    The anchor with the highest IoU with a box is matched to that box, even if it has a higher IoU with another one. All
+    others are matched to the box with which they have the highest IoU, if it is at least `threshold`.
     """
     value, matches = quality.max(1)
     found = torch.where(value < threshold, UNMATCHED, matches)
@@ -134,7 +135,7 @@ def match_priors(quality: Tensor, threshold: float) -> Tensor:
 
 
 def take(values: Tensor, matches: Tensor) -> Tensor:
-    """Return the row of `values` (B, M, ...) of each match (B, N), that of the first box where there is none."""
+    """Return the row of `values` (B, M, ...) for each match (B, N), or the first row where there is no match."""
     places = matches.clamp(min=0)
     if values.dim() == 2:
         return values.gather(1, places)

@@ -18,7 +18,9 @@ LEVELS = 5
 READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
 MAX_VOTES = 1000  # detections of an image that are averaged
 GROUP = 8  # channels that are normalized together in the heads
-REACH = 4  # strides: a level answers for boxes whose farthest edge is from this to twice this away
+# A level answers for boxes whose farthest edge is from this to twice this many strides away; the first level also for
+# nearer ones, the last also for farther ones.
+REACH = 4
 
 
 class FCOS(OneStage, fcos.FCOS):
@@ -92,7 +94,7 @@ class FCOS(OneStage, fcos.FCOS):
     def losses(
         self, outputs: dict[str, Tensor], anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return focal loss of the classes, GIoU loss of the boxes and cross-entropy of the centerness."""
+        """Return the focal loss of classes, GIoU loss of boxes and cross-entropy of centerness, and their weight."""
         matches = self.match_places(anchors, levels, boxes, real)
         matched = matches != UNMATCHED
         weight = matched.sum() + len(boxes)
@@ -154,7 +156,7 @@ class Vote:
 
 
 def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
-    """Return the head of torchvision, whose 32 groups of 8 of 256 channels are as large at other widths."""
+    """Return torchvision's head with groups of 8 channels at every width, as torchvision has at its width of 256."""
 
     def norm(channels: int) -> nn.Module:
         return nn.GroupNorm(channels // GROUP, channels)

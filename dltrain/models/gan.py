@@ -113,8 +113,8 @@ class DCGAN(GANBase):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        check_sizes(channels=channels, height=height // 2, width=width // 2)
-        check_sizes(answers=answers, latent=latent, hidden_size=hidden_size)
+        check_sizes(least=2, height=height, width=width)
+        check_sizes(channels=channels, answers=answers, latent=latent, hidden_size=hidden_size)
         num_classes, norm = num_conditioning_classes(conditional, classes), _choose_norm(critic_norm, spectral)
         halvings = max(1, (min(height, width) // MIN_SIDE).bit_length() - 1)
         sizes = [(height >> number, width >> number) for number in range(halvings + 1)]

@@ -31,12 +31,12 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def check_sizes(dropout: float = 0.0, **sizes: int | None) -> None:
-    """Check that sizes are at least 1 or None, and that the dropout is in [0, 1)."""
+def check_sizes(dropout: float = 0.0, least: int = 1, **sizes: int | None) -> None:
+    """Raise ConfigError unless all sizes are None or at least `least`, and the dropout is in [0, 1)."""
     wrong = [
-        format_error(f"model.{name}", "an integer of at least 1", size)
+        format_error(f"model.{name}", f"an integer of at least {least}", size)
         for name, size in sizes.items()
-        if size is not None and size < 1
+        if size is not None and size < least
     ]
     if not 0 <= dropout < 1:
         wrong.append(format_error("model.dropout", "a number from 0 to below 1", dropout))
@@ -113,7 +113,8 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
-# State that a model keeps between calls when it reads step by step: nested dictionaries of tensors, batch axis first.
+# State that the caller passes from call to call of a model that reads step by step: nested dictionaries of tensors,
+# batch axis first.
 State = dict[str, Any]
 
 

@@ -9,7 +9,7 @@ from dltrain.models.layers import check_sizes
 
 
 class Projection(nn.Module):
-    """Linear layer from the steps of a window to the steps of a forecast, one for all series or one for each.
+    """Linear layer from the steps of a window to the steps of a forecast, one for all columns or one for each.
 
     Shape: (B, columns, length) -> (B, columns, horizon).
     """
@@ -36,9 +36,9 @@ class DLinear(nn.Module):
         length, columns, horizon: At least 1.
         outputs: Equal to ``horizon`` times ``columns``.
         kernel_size: Steps of the moving average, odd; the first and last value are repeated at the ends.
-        individual: Whether each series has its own layers.
+        individual: Whether each column has its own layers.
 
-    Shape: (B, length, columns) -> (B, horizon * columns), all series of a step next to each other.
+    Shape: (B, length, columns) -> (B, horizon * columns), all columns of a step next to each other.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 
@@ -75,9 +75,9 @@ class NLinear(nn.Module):
     Args:
         length, columns, horizon: At least 1.
         outputs: Equal to ``horizon`` times ``columns``.
-        individual: Whether each series has its own layer.
+        individual: Whether each column has its own layer.
 
-    Shape: (B, length, columns) -> (B, horizon * columns), all series of a step next to each other.
+    Shape: (B, length, columns) -> (B, horizon * columns), all columns of a step next to each other.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 

@@ -35,6 +35,7 @@ class RBM(nn.Module):
 
     Args:
         size, hidden_size: At least 1.
+        std: Standard deviation of the initial weights.
 
     Shape: (B, ...) with ``size`` numbers per example, in [0, 1] -> (B, size), the logits of a reconstruction.
     Source: Smolensky 1986, "harmony theory"; Hinton 2002, "Training products of experts by minimizing contrastive

@@ -140,17 +140,16 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
     if cell == "rnn":
         return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
     if activation is not None:
-        expected = f"null, because the activation functions of the {cell} are fixed"
-        raise ConfigError(format_error("model.activation", expected, activation, "model=rnn takes tanh or relu."))
+        reason = f"the activation functions of the {cell} are fixed. model=rnn takes tanh or relu."
+        raise ConfigError(f"model.activation: not supported because {reason}")
     return {}
 
 
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:
     """Reject a backward direction that reads the targets, and `linear_skip` for tokens or outputs at every step."""
     if bidirectional:
-        expected = "false, because this task predicts the next step"
-        hint = "The backward direction would read the steps to predict."
-        raise ConfigError(format_error("model.bidirectional", expected, True, hint))
+        reason = "this task predicts the next step, which the backward direction would read"
+        raise ConfigError(f"model.bidirectional: not supported because {reason}")
     if linear_skip is not None and tokens:
         expected = "null for tokens and for outputs at every step"
         raise ConfigError(format_error("model.linear_skip", expected, linear_skip))

@@ -32,7 +32,7 @@ class _Segmenter(nn.Module):
         self.backbone, self.classifier = network.backbone, network.classifier
         self.aux_classifier, self.aux_weight = network.aux_classifier, aux_weight
         if channels != 3:
-            _read_channels(self.backbone, channels)
+            _replace_first_convolution(self.backbone, channels)
 
     def forward(self, x: Tensor) -> Answer:
         """Return the outputs of each pixel; in training also those of the auxiliary classifier with their weight."""
@@ -94,8 +94,8 @@ def _build(builder: Any, channels: int, pixel_outputs: int, aux_weight: float) -
     return builder(weights=None, weights_backbone=None, num_classes=pixel_outputs, aux_loss=aux_weight > 0)
 
 
-def _read_channels(backbone: nn.Module, channels: int) -> None:
-    """Replace the first convolution of a backbone by one of the same kind that reads `channels` channels."""
+def _replace_first_convolution(backbone: nn.Module, channels: int) -> None:
+    """Replace the first convolution of a backbone with one that has `channels` input channels."""
     name, first = next((n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Conv2d))
     parent, _, last = name.rpartition(".")
     size, stride, padding = first.kernel_size, first.stride, first.padding

@@ -56,7 +56,7 @@ def import_timm() -> ModuleType:
 
 
 def try_image(timm: ModuleType, name: str, options: dict[str, Any], shape: torch.Size) -> None:
-    """Compute one image on the meta device, which takes no memory.
+    """Run the network on one image on the meta device, which takes no memory.
 
     Raises:
         ConfigError: The network rejects its arguments or the size of the image, or does not classify images.
@@ -71,7 +71,7 @@ def try_image(timm: ModuleType, name: str, options: dict[str, Any], shape: torch
     except TypeError as error:
         raise ConfigError(f"model: not supported because timm's {name} rejects these arguments: {error}") from None
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = f"{str(error).splitlines()[0].rstrip('.')}. Set another size of the images, such as data.image_size"
+        reason = f"{str(error).splitlines()[0].rstrip('.')}. Set another image size, for example with data.image_size"
         raise ConfigError(format_error("data", f"images that timm's {name} can read", size, reason)) from None
     if not (isinstance(answer, Tensor) and answer.shape == (1, outputs)):
         raise ConfigError(format_error("model.name", "a network with one output per class", name))

@@ -16,7 +16,7 @@ class UNet(nn.Module):
     Args:
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
-        hidden_size: Channels at each resolution, the highest resolution first; each is half of the previous one.
+        hidden_size: Channels at each resolution, the highest first; each resolution is half of the previous one.
         activation: Name of the activation function.
         norm: Normalization after each convolution: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability at the lowest resolution.

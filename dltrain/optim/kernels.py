@@ -1,7 +1,8 @@
 """The fastest implementation of a torch optimizer: fused or foreach kernels, and a step without torch's wrappers."""
 
 import inspect
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +46,31 @@ def fill_momentum(optimizer: Any) -> None:
         if group.get("fused") and group.get("momentum") and "dampening" in group:
             for weight in group["params"]:
                 optimizer.state[weight].setdefault("momentum_buffer", torch.zeros_like(weight))
+
+
+def can_skip(optimizer: Any) -> bool:
+    """Return whether an optimizer takes no step if its ``found_inf`` is 1, as torch's fused kernels do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+@contextmanager
+def scaler_skips(scaler: torch.amp.GradScaler, optimizer: Any, skip: Tensor | None) -> Iterator[None]:
+    """Make a loss scaler that has unscaled the gradients skip the step in this context if `skip` is true.
+
+    The overflows that it has found are restored on exit: its next scale does not depend on `skip`.
+    """
+    if skip is None:
+        yield
+        return
+    flags = list(scaler._found_inf_per_device(optimizer).values())
+    overflows = [flag.clone() for flag in flags]
+    for flag in flags:
+        flag.copy_(torch.maximum(flag, skip.to(flag)))
+    try:
+        yield
+    finally:
+        for flag, overflow in zip(flags, overflows, strict=True):
+            flag.copy_(overflow)
 
 
 def match_state_layout(optimizer: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dltrain.optim.kernels import bare_step, fill_momentum, kernel_options, match_state_layout
+from dltrain.optim.kernels import bare_step, can_skip, fill_momentum, kernel_options, match_state_layout, scaler_skips
 from dltrain.optim.regularization import Regularization, Regularizer
 from dltrain.optim.schedules import Schedule
 from dltrain.tasks.base import Loss
@@ -91,7 +91,8 @@ class Optimizer:
         """Update the weights at step `number` of the stage and drop the gradients.
 
         If `measure`, return the total norm of the gradients, including penalties, before clipping. If all
-        micro-batches have weight 0, nothing changes.
+        micro-batches have weight 0, neither the weights nor the optimizer's state change; if the weights are tensors,
+        optimizers without fused kernels read them, which waits for the device.
         """
         if self._count == 0:
             return None
@@ -119,19 +120,22 @@ class Optimizer:
         if self.regularizer.decayed:
             self.regularizer.decay(self._groups, 1.0 if empty is None else ~empty)
         if self.scaler is not None:
-            self._scaled_step(self.scaler)
+            self._scaled_step(self.scaler, empty)
         elif empty is None:
             self._bare_step()
-        else:
-            self.optimizer.found_inf = empty.float()  # fused kernels skip a step whose found_inf is 1
+        elif can_skip(self.optimizer):
+            self.optimizer.found_inf = empty.float()
             self._bare_step()
             del self.optimizer.found_inf
+        elif not empty:  # waits for the device
+            self._bare_step()
 
-    def _scaled_step(self, scaler: torch.amp.GradScaler) -> None:
-        """Step, update the scale, and count a skipped step."""
+    def _scaled_step(self, scaler: torch.amp.GradScaler, empty: Tensor | None) -> None:
+        """Step unless `empty` is true, update the scale, and count a step that was skipped because of an overflow."""
         # The scale decreases only after an overflow, so this counts skipped steps without waiting for the device.
         before = scaler.scale(self._one)
-        scaler.step(self.optimizer)
+        with scaler_skips(scaler, self.optimizer, empty):
+            scaler.step(self.optimizer)
         scaler.update()
         self.skipped += scaler.scale(self._one) < before
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-# Per spatial axis: the number of inputs that one value depends on, and the distance between two neighbors in inputs.
+# Per spatial axis: the number of inputs that one value depends on, and the distance between neighboring values, counted
+# in inputs.
 Field = tuple[tuple[int, int], ...]
 
 aten = torch.ops.aten
@@ -17,8 +18,8 @@ class ReceptiveField:
     """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
 
     Spatial axes are those after batch and channels. Tracking starts at the first convolution and ends at an operation
-    that mixes or reorders positions. Inputs of another spatial shape, such as the gate of squeeze-and-excitation, are
-    ignored.
+    without a rule that changes the spatial shape. Other operations are treated as pointwise. Inputs of another spatial
+    shape, such as the gate of squeeze-and-excitation, are ignored.
 
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """

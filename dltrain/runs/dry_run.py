@@ -90,7 +90,7 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 def training_targets(components: Components, splits: Splits) -> Iterator[torch.Tensor]:
-    """Yield the targets of all training examples; files that know them are not decoded."""
+    """Yield the targets of all training examples, without decoding files whose targets are known."""
     known = getattr(splits.train.rows, "targets", None)
     if known is not None:
         yield known()
@@ -103,7 +103,7 @@ def training_targets(components: Components, splits: Splits) -> Iterator[torch.T
 
 
 class NumbersAsTargets(nn.Module):
-    """Use the numbers of the target column as ``targets``, if the column could also be read as classes."""
+    """Preparation of rows that takes ``targets`` from the numbers of a column that could also be read as classes."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -153,9 +153,9 @@ def source_batches(
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
-    If all batches have the same shape, a few examples are enough. Otherwise the widest batch is computed in full, with
-    its gradients, so that a lack of memory is found before training. The random state, the buffers of the model and the
-    state of the task are restored afterwards.
+    If all batches have the same shape, a few examples are enough. Otherwise, unless ``trainer.on_oom`` is
+    ``shrink``, the widest batch is computed in full, with its gradients, so that a lack of memory is found before
+    training. The random state, the buffers of the model and the state of the task are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
@@ -239,7 +239,7 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
             return ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32. {first}")
     shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in batch.items())
     chosen = " ".join(f"{group}={job.choices[group]}" for group in ("model", "task", "data"))
-    return ConfigError(f"{chosen}: these do not fit together. A batch has {shapes}. {first}")
+    return ConfigError(f"{chosen}: not supported because these do not fit together. A batch has {shapes}. {first}")
 
 
 def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, held_out: Batch) -> None:

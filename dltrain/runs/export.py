@@ -1,4 +1,4 @@
-"""Write generated examples as a grid of images, a scatter plot, an animation, or numbers."""
+"""Encode generated examples as a grid of images, a scatter plot, an animation, or numbers."""
 
 import csv
 import io

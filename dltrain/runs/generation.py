@@ -33,6 +33,7 @@ def generate(
         count: Number of examples; ignored with ``inputs``.
         seed: Random seed, at least 0.
         label: Class to generate; None for all classes.
+        interpolate: Whether to generate interpolations, in rows of eight.
         inputs: Files and folders of examples to reconstruct.
 
     Raises:

@@ -67,8 +67,8 @@ class Trained:
             lines = _without_gradients(explained(self.components, batches) if explain else predictions, device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
                 if name is end or line is end:
-                    got = f"{len(piece.names)}, {'fewer' if name is end else 'more'} than that"
-                    raise ConfigError(format_error("data", "a name from inputs(files) for each line predicted", got))
+                    got = f"{'fewer' if name is end else 'more'} names than lines"
+                    raise ConfigError(format_error("data", "one name from inputs(files) per predicted line", got))
                 yield {**name, **json_values(line)}
 
     def evaluate(self, split: str, console: Console) -> Evaluation:
@@ -95,7 +95,7 @@ class Trained:
 
 
 def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
-    """Yield lines, each computed without gradients and with autocast, which do not affect the caller in between."""
+    """Yield lines. Each is computed in inference mode and under autocast; neither is active while the caller runs."""
     while True:
         with torch.inference_mode(), device.autocast():
             line = next(lines, None)
@@ -145,8 +145,8 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        reject_other_data: Load the data, and reject data other than those that the run was trained on. If false, data
-            are loaded only if needed, and `Trained.notes` mentions that they are other data.
+        reject_other_data: Whether to load the data and raise ConfigError if they are not those that the run was trained
+            on. If false, data are loaded only if needed, and a difference is reported in `Trained.notes`.
     """
     if not reject_other_data and own_prepare(components) is not None:
         _check_class_names(components, path)
@@ -170,8 +170,8 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
     """Return the trained model of a run with the run's own data, or with all examples of other data.
 
     Args:
-        elsewhere: Whether the job reads its data from another path than the run. There may be other data, or the run's
-            own data after a move.
+        elsewhere: Whether an override changes the location of the data. The new location may hold other data, or the
+            run's own data that were moved.
     """
     try:
         return load_trained(rebuild_components(job), path, name, reject_other_data=True)

@@ -1,5 +1,6 @@
 """Write the files of predictions: masks, and images with the objects that were found."""
 
+import contextlib
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class PredictedFiles:
         self.colors: dict[str, int] = {}  # class of objects -> number of its color
         if self.folder is None:
             return
+        self.is_new = not self.folder.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             filled = any(self.folder.iterdir())
@@ -38,6 +40,12 @@ class PredictedFiles:
             ) from None
         if filled:
             raise ConfigError(format_error("--out", "a new or empty folder", folder))
+
+    def discard(self) -> None:
+        """Remove the folder after an error, if it is new and no file was written."""
+        if self.folder is not None and self.is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                self.folder.rmdir()
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
         """Write each mask or picture of a prediction; return the prediction with the paths of their files instead.

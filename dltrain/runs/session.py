@@ -176,7 +176,7 @@ class Session:
             raise Diverged(f"not finite on the test split: {', '.join(names)}")
         shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
         result = self.report.result(loop, self.timer, evaluation)
-        self.stop.finish()  # ignore signals during the rest, which is quick
+        self.stop.finish()  # only a second signal interrupts the rest, which is quick
         step = loop.state.step
         if not tracker.ends_with(step, "test"):
             loop.logger.show(step, "test", shown)
@@ -193,7 +193,7 @@ class Session:
             self.tracker.sync()
 
     def _abort(self, code: int) -> None:
-        """Remove a partly written checkpoint on a second signal."""
+        """Remove a partly written checkpoint and record the interruption, on a second signal."""
         self.checkpoints.remove_temp()
         self.home.write_status("interrupted", code, self.step, "aborted by a second signal")
 

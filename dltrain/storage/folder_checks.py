@@ -57,11 +57,14 @@ def has_foreign_lock(path: Path) -> bool:
 
 
 def check_entries(path: Path, links: bool = True) -> None:
-    """Raise ConfigError if a run folder contains pipes, devices or sockets, as opening one can block forever.
+    """Raise ConfigError if a run folder contains pipes, devices, sockets or links that are not allowed.
+
+    Opening a pipe, device or socket can block forever.
 
     Args:
         path: The run folder.
-        links: Whether links are allowed; writing through them would change files elsewhere.
+        links: Whether links other than last.pt and best.pt are allowed; writing through them would change files
+            elsewhere.
     """
     try:
         folders = [folder for folder in (path, path / CHECKPOINTS, path / FRAMES) if folder.is_dir()]

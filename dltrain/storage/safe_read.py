@@ -41,7 +41,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_mapping(text: str) -> dict[str, Any]:
-    """Parse a JSON object; empty if the text is anything else."""
+    """Parse a JSON object; return an empty one if the text is anything else."""
     try:
         value = parse_json(text)
     except ValueError:
@@ -50,7 +50,7 @@ def parse_mapping(text: str) -> dict[str, Any]:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Read a file with a JSON object; empty if it cannot be read or is anything else."""
+    """Read a file with a JSON object; return an empty one if it cannot be read or is anything else."""
     try:
         return parse_mapping(read_text(file))
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def is_number(value: Any) -> bool:
 
 
 def read_yaml_text(file: Path) -> str:
-    """Read and check a YAML file; the text is safe to parse.
+    """Return the text of a YAML file after checks that make it safe to parse.
 
     Raises:
         OSError: The file cannot be read.

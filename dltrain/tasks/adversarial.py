@@ -193,8 +193,7 @@ class Adversarial(Task):
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return examples from noise, or interpolations of at most eight steps between two examples of a class."""
         if request.given is not None:
-            expected = "no examples, because a generator reads only noise"
-            raise ConfigError(format_error("--given", expected, f"{len(request.given)} examples"))
+            raise ConfigError("--given: not supported because a generator reads only noise")
         paths, steps = sampling.path_layout(request)
         labels = sampling.requested_labels(model, request, paths)
         noise = sampling.reproducible_noise(model, paths, request.noise)

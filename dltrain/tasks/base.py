@@ -216,7 +216,7 @@ class Task(ABC):
         """
 
     def fit_targets(self, targets: Iterable[Tensor]) -> str | None:
-        """Learn from the targets of all training examples, such as the numbers of examples of the classes.
+        """Fit the task to the targets of all training examples, for example to the number of examples per class.
 
         Called once before training if `needs_targets`. Return a note for the user, or None.
         """
@@ -291,6 +291,6 @@ class Task(ABC):
 
 
 def check_parts(model: nn.Module, parts: Iterable[str], expected: str) -> None:
-    """Check that a model has modules of these names."""
+    """Raise ConfigError if a model lacks a module of these names."""
     if not all(hasattr(model, part) for part in parts):
         raise ConfigError(format_error("model", expected, type(model).__name__))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError
 from dltrain.metrics.running import Mean
 from dltrain.plots import grids
 from dltrain.tasks import rbm
@@ -53,7 +53,7 @@ class ContrastiveDivergence(Task):
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of visible units, one per pixel; there are no outputs."""
+        """Return the facts for an RBM: ``visible``, one unit per pixel and channel; there are no outputs."""
         return {"visible": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -141,8 +141,8 @@ class ContrastiveDivergence(Task):
 
 
 def check_request(request: GenerateRequest) -> None:
-    """Check that RBMs support a request."""
+    """Raise ConfigError if RBMs do not support a request."""
     if request.label is not None:
-        raise ConfigError(format_error("--class", "none, because this model is not conditional", request.label))
+        raise ConfigError("--class: not supported because this model is not conditional")
     if request.interpolate:
         raise ConfigError("--interpolate: not supported for RBMs, which have no continuous latent space")

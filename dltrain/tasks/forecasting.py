@@ -20,7 +20,7 @@ ROUNDING = 1e-6  # a baseline counts as perfect if its error is below this fract
 
 
 class Forecasting(Task):
-    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of all series.
+    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of every column.
 
     Batches have these fields:
 
@@ -60,7 +60,7 @@ class Forecasting(Task):
         self.distance = choose("task.loss_name", loss_name, LOSSES)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per step and series."""
+        """Return one output per step and column."""
         return {"outputs": self.horizon * self.columns, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -89,10 +89,12 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count equally. With two to eight series, the MAE of each is added.
+        training, so that series of different scales count equally. The MAE of each series (or column, if there is one
+        series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
-        one series, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is undefined.
+        one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is
+        undefined.
 
         Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """
@@ -117,7 +119,7 @@ class Forecasting(Task):
         return Evaluation(metrics, baselines, {"first": first})
 
     def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
-        """Add the errors of a batch (B, horizon, columns) in the units of the data, over all series and for each."""
+        """Add the errors of a batch (B, horizon, columns) in the units of the data: of all series, and of each."""
         add_errors(mean, error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
@@ -128,7 +130,7 @@ class Forecasting(Task):
                 mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return a line per step of each window: the number of the step, and each series in the units of the data."""
+        """Return a line per step of each window: its number, and the value of each column in the units of the data."""
         windows = denormalize(self.forecast(model, batch), batch).tolist()
         return [
             {"step": step, **dict(zip(self.target_names, row, strict=True))}

@@ -92,7 +92,7 @@ class LanguageModeling(Task):
         return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the number of characters of each text, and its negative log-likelihood per character.
+        """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.

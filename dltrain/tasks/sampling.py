@@ -72,7 +72,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
         return None if drawn is None else drawn.to(request.device)
     if not classes:
         hint = "Train one with model.conditional=true."
-        raise ConfigError(format_error("--class", "none, because this model is not conditional", request.label, hint))
+        raise ConfigError(f"--class: not supported because this model is not conditional. {hint}")
     if not 0 <= request.label < classes:
         raise ConfigError(format_error("--class", f"a class from 0 to {classes - 1}", request.label))
     return torch.full((count,), request.label, device=request.device)

@@ -33,6 +33,7 @@ class Segmentation(Supervised):
         dice: Share of the Dice loss in the loss, in [0, 1]; the rest is the cross-entropy.
 
     Source: Dice, Milletari et al. 2016, "V-Net", section 3.
+    Differs: the denominator of Dice sums probabilities, not their squares.
     """
 
     metric: ClassVar[str] = "miou"

@@ -38,7 +38,11 @@ class Checkpointer:
     last_best_step: int = 0  # step of the most recent checkpoint saved as best
 
     def save(self, state: TrainState, metric: float | None, best: bool = False) -> None:
-        """Write a checkpoint; `metric` is stored in the manifest, `best` marks these weights as the best so far.
+        """Write a checkpoint, unless a weight is not finite.
+
+        Args:
+            metric: Validation metric, stored in the manifest.
+            best: Whether these weights are the best so far.
 
         Raises:
             Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
@@ -49,10 +53,10 @@ class Checkpointer:
                 self.checkpoints.save(self.state_dict(state), state.step, metric, best, self.timer.state_dict())
 
     def _is_finite(self, step: int) -> bool:
-        """Return whether the state may be saved: the weights are finite.
+        """Return whether the weights are finite, so that the state may be saved.
 
         Raises:
-            Diverged: With ``trainer.on_non_finite=stop``, the weights or losses not yet logged are not finite.
+            Diverged: With ``trainer.on_non_finite=stop``, a weight or a loss that is not logged yet is not finite.
         """
         stop = self.runner.config.on_non_finite == "stop"
         if stop:

@@ -1,4 +1,4 @@
-"""Losses and times that the loop tracks between two logs."""
+"""Timer of a run, and buffer of the losses between two logs."""
 
 import time
 from collections import Counter
@@ -70,10 +70,10 @@ class Timer:
 
     @property
     def idle_seconds(self) -> float:
-        """Seconds in which there was no work because of missing data, this session.
+        """Estimate of the seconds for which the device waited for data, this session.
 
-        This process runs ahead of the device. What it waits for the device at the next reading, it could also have
-        waited for data before, without a delay.
+        This process runs ahead of the device, so waiting for a batch delays training only for longer than it would
+        otherwise wait for the device at the next reading.
         """
         return max(0.0, self.for_data - self.for_device)
 

@@ -96,7 +96,7 @@ class RunLogger:
                 self.tracker.text(f"{item.tag}/{split}", item.text, step)
 
     def advise(self, workers: int | None) -> None:
-        """Say once if training waited long for data that worker processes could read; called after an epoch.
+        """Log a hint, once, if training waited long for data that worker processes could read; called after an epoch.
 
         Args:
             workers: Processes that decode the examples; None if no examples are decoded.

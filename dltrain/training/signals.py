@@ -71,7 +71,7 @@ class Stop:
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """Do not force a stop inside the context; only a second signal interrupts it."""
+        """Postpone a forced stop until after the context; only a second signal interrupts it."""
         before, self.deferred = self.deferred, True
         try:
             yield

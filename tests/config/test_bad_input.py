@@ -42,6 +42,9 @@ TABLE: dict[str, list[list[str]]] = {
     "data.batch_size=0": [["data.batch_size", "a whole number of at least 1", "0"]],
     "seed=-1": [["seed", "a whole number of at least 0", "-1"]],
     "seed=1,2": [["seed", "one value", "1,2", "dltrain -m seed=1,2"]],
+    "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
+    "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
+    "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
     "model=[gru,lstm]": [["model", "one option", "gru,lstm", "dltrain -m model=gru,lstm"]],
     "trainer.eval_every=often": [["trainer.eval_every", '"1 epoch"', "often"]],
     "trainer.epochs=null": [["trainer.epochs", "a whole number", "null", "trainer.max_steps"]],
@@ -103,15 +106,14 @@ TABLE: dict[str, list[list[str]]] = {
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
     "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
     "data.path='~/nowhere.csv'": [["data.path", "an existing CSV file", "got ~/nowhere.csv"]],
-    "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
     "data.path=gap.csv": [["gap.csv", "line 32", "data.missing=interpolate"]],
     "data.path=words.csv data.column=name": [["data.column", "number", "row 0"]],
     "data.path=words.csv data.column=valeu": [["data.column", "name, value", "valeu"]],
     "data.path=few.csv": [["data.path", "at least", "3 rows", "data.window"]],
     "data.series=co3": [["data.series", "co2", "co3", "Did you mean co2?"]],
-    "data=mnist data.root=.": [["data.root", "mnist", "dltrain data=mnist data.download=true"]],
-    "data=cifar10 data.root=.": [["data.root", "cifar10", "dltrain data=cifar10 data.download=true"]],
+    "data=mnist data.root=.": [["data.root", "mnist", "Add data.download=true"]],
+    "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
     "model=gpt data=digits": [["model=gpt", "data=digits", "needs tokens", "Data that fit model=gpt: text"]],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
@@ -133,8 +135,6 @@ TABLE: dict[str, list[list[str]]] = {
     "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [
         ["optimizer._target_", "LBFGS cannot take a step", "closure"]
     ],
-    "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
-    "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
 }
 
 

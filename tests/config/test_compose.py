@@ -8,7 +8,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from dltrain.config import compose, groups
+from dltrain.config import compose, composer, groups
 from dltrain.errors import ConfigError
 
 Write = Callable[..., tuple[str, ...]]
@@ -229,6 +229,7 @@ def test_composing_a_sweep_calls_hydra_once_per_combination_of_options(monkeypat
         calls.append(arguments)
         return compose_once(*arguments, **options)
 
+    composer.packaged.cache_clear()  # earlier tests may have composed the same options
     monkeypatch.setattr(hydra, "compose", counted)
     assert len(compose.expand(["model=gru,lstm", "seed=range(0,10)"])) == 20
     assert len(calls) == 2

@@ -204,6 +204,11 @@ def test_mix_equals_the_reference_splitmix64():
     assert [value % 2**64 for value in mix(signed).tolist()] == expected
 
 
+def test_numbers_drawn_for_one_key_equal_those_of_a_tensor_of_keys():
+    keys = [0, 1, -1, 2**63 - 1, -(2**63), *mix(torch.arange(50)).tolist()]
+    assert [draw(key, 5) for key in keys] == uniform(torch.tensor(keys), 5).tolist()
+
+
 def test_random_keys_are_the_same_in_every_process():
     code = "from dltrain.keyed_random import key; print(key(7, 3))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -236,7 +241,7 @@ class DecodedNoise(Squares):
 
 
 class RollBlend(nn.Module):
-    """Blend each example with the previous one in its batch."""
+    """Blend of each example with the previous one in its batch."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
         share = uniform(keys, 1)

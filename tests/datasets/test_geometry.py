@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dltrain.datasets.augmentation import Augmentation
+from dltrain.datasets.augmentation import Augmentation, crop_window, crop_windows
 from dltrain.datasets.geometry import Frame, Geometry, move_boxes
 from dltrain.errors import ConfigError
-from dltrain.keyed_random import mix
+from dltrain.keyed_random import draw, mix, uniform
 
 HEIGHT, WIDTH, COUNT, IGNORED = 48, 64, 32, 255
 BOX = (16, 12, 36, 30)  # left, top, right, bottom
@@ -100,6 +100,38 @@ def test_crops_have_the_configured_area_and_aspect_ratio_and_stay_inside_the_ima
     left, top = matrix[:, 0, 2], matrix[:, 1, 2]
     assert left.min() > -1e-3 and (left + across * WIDTH).max() < WIDTH + 1e-3
     assert top.min() > -1e-3 and (top + along * HEIGHT).max() < HEIGHT + 1e-3
+
+
+def test_the_crop_of_one_image_has_the_same_bits_as_the_crops_of_a_batch() -> None:
+    look, keys = Augmentation(min_area=0.3, max_stretch=2.0), mix(torch.arange(500))
+    # Vectorized arithmetic may round differently, so each key is its own batch.
+    for key in keys:
+        expected = torch.stack(crop_windows(look, uniform(key[None], 4).unbind(1), HEIGHT, WIDTH))[:, 0]
+        assert [float(part) for part in crop_window(look, draw(int(key), 4), HEIGHT, WIDTH)] == expected.tolist()
+
+
+def test_a_crop_for_a_result_of_another_aspect_ratio_is_stretched_by_the_difference() -> None:
+    look = Augmentation(min_area=0.2, max_stretch=1.0)
+    for key in range(20):
+        _, _, across, along = crop_window(look, draw(key, 4), 100, 160, 100 / 160)
+        assert across == pytest.approx(0.625 * along, rel=1e-6) or along == 1  # a square, if it fits
+
+
+@pytest.mark.parametrize("look", [{"flip": True}, {"flip_vertical": True}, {"flip": True, "flip_vertical": True}])
+def test_flips_without_boxes_are_those_of_the_matrix(look: dict[str, bool]) -> None:
+    random = torch.Generator().manual_seed(0)
+    batch = {
+        "inputs": torch.randn(COUNT, 3, 7, 5, generator=random),
+        "mask": torch.randint(9, (COUNT, 7, 5), generator=random),
+        "boxes": torch.tensor([[[1.0, 2, 3, 4]]]).expand(COUNT, -1, -1),
+    }
+    before, keys = {name: value.clone() for name, value in batch.items()}, mix(torch.arange(COUNT))
+    frame = Frame({"inputs": torch.zeros(3, 1, 1)}, {"mask": IGNORED})
+    found = Geometry(Augmentation(**look), frame)(batch, keys)
+    by_matrix = Geometry(Augmentation(**look), frame._replace(boxes=("boxes",)))(batch, keys)
+    for name in ("inputs", "mask"):
+        assert torch.equal(found[name], by_matrix[name]) and torch.equal(batch[name], before[name])
+        assert not torch.equal(found[name], batch[name])
 
 
 def test_rotations_preserve_lengths_and_stay_within_the_configured_angle() -> None:

@@ -5,6 +5,7 @@ from PIL import Image
 
 from dltrain.data.loader import Batches
 from dltrain.datasets.image_folder import ImageFolder
+from dltrain.datasets.image_inputs import read_upright
 from dltrain.errors import ConfigError
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -48,6 +49,15 @@ def test_images_are_loaded_with_their_colors_and_labels(tmp_path):
     for pixels, label in examples_of(splits.train):
         expected = np.array(COLOURS[["green", "red"][label]]) / 127.5 - 1
         np.testing.assert_allclose(pixels.numpy(), np.broadcast_to(expected[:, None, None], (3, 5, 5)), atol=1e-5)
+
+
+def test_a_decoded_image_does_not_change_when_its_file_is_overwritten(tmp_path):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name in ("a.pgm", "a.bmp"):  # Pillow maps such files into memory
+        Image.fromarray(levels).save(tmp_path / name)
+        image = read_upright(tmp_path / name, "L")
+        (tmp_path / name).write_bytes(bytes((tmp_path / name).stat().st_size))
+        np.testing.assert_array_equal(np.asarray(image), levels)
 
 
 def test_the_longer_side_is_cropped_at_the_center(tmp_path):

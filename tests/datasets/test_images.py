@@ -33,6 +33,16 @@ def test_pixels_are_normalized_by_mean_and_standard_deviation_per_channel():
     torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
 
 
+def test_pixels_are_scaled_into_new_contiguous_memory_in_any_layout_and_type():
+    prepare = ImageTransform(3, 0.4, 0.3, []).scaling()
+    for pixels in (random_images()["pixels"], random_images()["pixels"].float()):
+        before, expected = pixels.clone(), (pixels.double() / 255 - 0.4) / 0.3
+        for stored in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
+            inputs = prepare({"pixels": stored})["inputs"]
+            assert inputs.is_contiguous() and torch.equal(stored, before)
+            torch.testing.assert_close(inputs.double(), expected, atol=1e-5, rtol=0)
+
+
 def test_mean_and_std_of_one_half_scale_pixels_from_minus_one_to_one():
     rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
     inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows, 10).test.prepare(rows)["inputs"]

@@ -41,7 +41,7 @@ def test_each_class_moves_as_its_name_says() -> None:
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     area = shape.sum((2, 3))
     angles = 2 * np.pi * (np.arange(size) + 0.5) / size
-    circle = np.exp(1j * angles)  # positions on a circle, as what leaves the picture enters on the other side
+    circle = np.exp(1j * angles)  # a shape that leaves the picture enters on the other side
     x, y = (np.angle((shape.sum(axis) * circle).sum(2)) * size / (2 * np.pi) for axis in (2, 3))
     moved = {"right": turns(x, size), "down": turns(y, size)}
     moved |= {"left": -moved["right"], "up": -moved["down"]}

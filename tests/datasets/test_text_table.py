@@ -60,6 +60,13 @@ def test_the_vocabulary_is_sorted_by_frequency_and_rare_words_are_unknown() -> N
     assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
 
 
+def test_a_count_that_no_word_reaches_is_rejected_with_the_largest_count() -> None:
+    with pytest.raises(ConfigError, match=r"^data.min_count: expected at most 3, the count of .*, got 4$"):
+        Words.fit(["b b a c c c", "a d"], True, 4, 10)
+    with pytest.raises(ConfigError, match=r"^data.path: expected training texts with words, got none$"):
+        Words.fit(["", " "], True, 1, 10)
+
+
 def test_the_vocabulary_is_fitted_on_the_training_texts_only(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     texts = data.table.columns[data.text]

@@ -25,6 +25,7 @@ from dltrain.plots import grids
 from dltrain.tasks import (
     adversarial,
     classification,
+    detection,
     forecasting,
     language_modeling,
     layerwise,
@@ -125,6 +126,10 @@ class Variational(Gated, variational.Variational):
 
 
 class Segmentation(Gated, segmentation.Segmentation):
+    pass
+
+
+class Detection(Gated, detection.Detection):
     pass
 
 

@@ -9,7 +9,7 @@ STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
-    **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12)},
+    **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }
 CORE = ("forecast", "vae", "dbn", "images", "gan", "text")  # stopped at every moment by `make test-faults`
 ONCE = ("forecast", "vae", "dbn", "gan", "text")  # kinds without accumulation, or with one loss for each step
@@ -105,6 +105,27 @@ GAN = [
     *["trainer.eval_every=7", "trainer.checkpoint_every=3", "device.precision=fp16"],
 ]
 
+# Images and their boxes with the same random transform: batches with different numbers of boxes.
+BOXES = [
+    *[
+        "model=fcos",
+        "model.backbone=narrow8",
+        "model.fpn_width=32",
+        "model.num_convs=1",
+        "task=detection",
+        "data=shapes",
+        "data.batch_size=10",
+    ],
+    *["data.examples=60", "augment=resized_crop", "augment.rotation=10", "augment.min_area=0.5"],
+    *["task._target_=gated.Detection", "trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=2"],
+]
+# Clips whose frames all have the same random transform.
+CLIPS = [
+    *["model=cnn_lstm", "model.hidden_size=8", "data=moving_shapes", "data.clips=80", "data.image_size=16"],
+    *["data.batch_size=7", "augment.shift=2", "augment.contrast=0.3", "regularization.dropout=0.2"],
+    *["task._target_=gated.Classification", "trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=3"],
+]
+
 
 # Residual networks, whose norms have running statistics.
 RESNET20 = [
@@ -150,6 +171,7 @@ def recipe(kind: str, data_root: Path) -> list[str]:
     if kind in pictures:
         return [*COMMON, *pictures[kind], f"data.root={data_root}"]
     kinds = {"forecast": FORECAST, "vae": VAE, "dbn": DBN, "gan": GAN, "denoising": DENOISING, "masks": MASKS}
+    kinds |= {"boxes": BOXES, "clips": CLIPS}
     if kind in kinds:
         return [*COMMON, *kinds[kind]]
     if kind == "reviews":

@@ -82,7 +82,7 @@ def test_only_a_conditional_model_depends_on_the_class(kind: str) -> None:
 
 
 def test_a_conditional_model_needs_data_with_classes() -> None:
-    with pytest.raises(ConfigError, match=r"model\.conditional: expected false, because the data have no classes"):
+    with pytest.raises(ConfigError, match=r"model\.conditional: not supported because the data have no classes"):
         DenseAutoencoder([4], statistics=1, conditional=True)
 
 

@@ -89,7 +89,7 @@ def test_dropout_works_with_one_layer_and_does_not_warn() -> None:
     [
         ({"bidirectional": True, "causal": True}, r"model\.bidirectional"),
         ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh relu, got gelu"),
-        ({"cell": "lstm", "activation": "relu"}, r"model\.activation: expected null.* got relu"),
+        ({"cell": "lstm", "activation": "relu"}, r"model\.activation: not supported because .* of the lstm are fixed"),
         ({"cell": "lsmt"}, r"model\.cell.*Did you mean lstm\?"),
         ({"hidden_size": -3}, r"model\.hidden_size: expected an integer of at least 1, got -3"),
         ({"num_layers": 0}, r"model\.num_layers"),

@@ -8,6 +8,7 @@ import torch
 from small_network import INPUTS, TARGETS, assert_same_parameters, loss_of, network, optimizer_of, train
 from torch import nn
 
+from dltrain.optim.muon import Muon
 from dltrain.tasks.base import Loss
 
 
@@ -46,17 +47,32 @@ def nothing(model: nn.Module, as_tensor: bool) -> Loss:
         partial(torch.optim.AdamW, lr=0.1),
         partial(torch.optim.Adagrad, lr=0.1),
         partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        partial(torch.optim.RMSprop, lr=0.01, momentum=0.9),  # the last three have no fused kernels
+        partial(torch.optim.NAdam, lr=0.1),
+        partial(Muon, lr=0.1),
     ],
 )
-def test_steps_of_weight_zero_change_neither_weights_nor_momentum(make: partial, as_tensor: bool) -> None:
+@pytest.mark.parametrize("scaled", [False, True])
+def test_steps_of_weight_zero_change_neither_weights_nor_momentum(make: partial, as_tensor: bool, scaled: bool) -> None:
     ours, theirs = network(), network()
-    skipping, plain = (optimizer_of(model, make, weight_decay=0.1, l2=0.1, clip_norm=0.5) for model in (ours, theirs))
+    skipping, plain = (
+        optimizer_of(
+            model,
+            make,
+            scaler=torch.amp.GradScaler("cpu") if scaled else None,
+            weight_decay=0.1,
+            l2=0.1,
+            clip_norm=0.5,
+        )
+        for model in (ours, theirs)
+    )
     for step in range(3):
         skipping.backward(nothing(ours, as_tensor))
         skipping.step(step)
         train(ours, skipping, 1, start=step)
         train(theirs, plain, 1, start=step)
     assert_same_parameters(ours, theirs)
+    assert skipping.skipped == 0, "a step without losses is not an overflow"
 
 
 def test_momentum_is_correct_after_the_first_step_overflows() -> None:

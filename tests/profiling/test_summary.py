@@ -238,7 +238,7 @@ def test_a_model_with_two_inputs_can_be_summarized() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Record the size in bytes of the largest tensor that an operation computes outside the meta device."""
+    """Record of the size in bytes of the largest tensor that an operation computes outside the meta device."""
 
     largest = 0
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dltrain.cli.main import main
-from dltrain.config import compose, groups
+from dltrain.config import compose, composer, groups
 from dltrain.runs.job import load_job, open_run
 from dltrain.storage import fitted
 
@@ -46,9 +46,12 @@ def newer_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     (conf / "config.yaml").write_text(config.replace("trainer:\n", "trainer:\n  extra: 3\n", 1))
     for module in (groups, compose):
         monkeypatch.setattr(module, "conf_dir", lambda: conf)
-    compose.defaults.cache_clear()
+    caches = (compose.defaults, composer.packaged)
+    for cached in caches:
+        cached.cache_clear()
     yield
-    compose.defaults.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
 def result(run: Path) -> dict[str, Any]:

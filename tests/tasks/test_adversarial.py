@@ -1,4 +1,4 @@
-"""Adversarial turns, losses and metrics, compared with closed forms, finite differences and scikit-learn."""
+"""Adversarial turns, losses and metrics, compared with the papers' formulas and scikit-learn."""
 
 import json
 import math
@@ -82,7 +82,8 @@ def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: 
         runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
-        # The output bias of the critic may not change, because its gradients on real and generated examples can cancel.
+        # The output bias of the critic is not checked: it can stay the same, because its gradients on real and
+        # generated examples can cancel.
         assert all(p.dim() < 2 or not torch.equal(p, value) for p, value in zip(own, before, strict=True))
         for p in others:
             p.grad = None

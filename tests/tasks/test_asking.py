@@ -9,7 +9,7 @@ from dltrain.tasks.asking import ask
 
 
 class Masked(nn.Module):
-    """Return the sum of each sequence without padding, times an optional factor."""
+    """Sum of each sequence without padding, times an optional factor."""
 
     def forward(self, tokens: Tensor, lengths: Tensor, *, factor: Tensor | None = None) -> Tensor:
         inside = torch.arange(tokens.shape[1]) < lengths[:, None]

@@ -269,7 +269,7 @@ def test_a_trained_rbm_generates_and_reconstructs_its_patterns(bar_overrides: Ca
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"label": 3}, "--class: expected none"), ({"interpolate": True}, "not supported for RBMs")],
+    [({"label": 3}, "--class: not supported because"), ({"interpolate": True}, "not supported for RBMs")],
 )
 def test_an_unsupported_request_is_rejected(options: dict[str, Any], message: str) -> None:
     task = ContrastiveDivergence([1, 2, 3], [0.0], [1.0])

@@ -14,7 +14,7 @@ NAMES = ["cat", "dog"]
 
 
 class Answers(nn.Module):
-    """Finds the true boxes, shifted by whole pixels, and the losses that stand in the inputs."""
+    """Detector that finds the true boxes, shifted by `shift` pixels; its losses are multiples of the mean input."""
 
     def __init__(self, shift: float = 0.0) -> None:
         super().__init__()

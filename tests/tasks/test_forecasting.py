@@ -72,7 +72,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 class RepeatLast(nn.Module):
-    """Repeat the last input; affine normalization does not change this forecast."""
+    """Forecast that repeats the last input; affine normalization does not change this forecast."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)

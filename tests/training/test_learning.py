@@ -30,7 +30,7 @@ class Network(nn.Module):
 
 
 class HeadFirst(Classification):
-    """Train the head for one epoch and then the whole network; record modes and gradients of each step."""
+    """Task that trains the head for one epoch and then all layers; records modes and `requires_grad` at each step."""
 
     def __init__(self) -> None:
         super().__init__(CLASSES)
@@ -55,7 +55,7 @@ def state(model: nn.Module, prefix: str = "") -> dict[str, bytes]:
 
 
 class Watched(HeadFirst):
-    """Record the state of the body at every evaluation."""
+    """Task that records the state of the body at every evaluation."""
 
     def __init__(self) -> None:
         super().__init__()

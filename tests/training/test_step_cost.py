@@ -53,7 +53,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select
 
 
 class Watch(TorchDispatchMode):
-    """Count operations that make the host wait for a GPU."""
+    """Counter of operations that make the host wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ def test_buffered_losses_are_read_in_one_copy(tmp_path: Path) -> None:
 
 
 class Counting(Scripted):
-    """Count the live tensors and objects at each evaluation."""
+    """Task that counts the live tensors and objects at each evaluation."""
 
     def __init__(self) -> None:
         super().__init__([1.0])
