@@ -47,6 +47,7 @@ def load(
 ) -> Loaded:
     """Copy the weights whose name, shape and meaning match into a model.
 
+    A model may have a method ``adapt_weights(tensors)``, which returns the weights in the shapes of this model.
     Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights
     whose shape depends on the vocabulary require the same tokens.
 
@@ -59,6 +60,8 @@ def load(
         ConfigError: The weights belong to other tokens, or none of them fits.
     """
     heads, embeddings = _dependent(model, rebuild, facts)
+    if adapt := getattr(model, "adapt_weights", None):
+        found = replace(found, tensors=adapt(found.tensors))
     _check_tokens(embeddings, facts, found)
     renewed = dict.fromkeys(heads, _other_outputs(output_names(task), found))
     state, names, new = model.state_dict(), list[str](), dict[str, str]()
