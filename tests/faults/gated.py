@@ -32,6 +32,7 @@ from dltrain.tasks import (
     layerwise,
     reconstruction,
     segmentation,
+    translation,
     variational,
 )
 from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
@@ -127,6 +128,10 @@ class Variational(Gated, variational.Variational):
 
 
 class Segmentation(Gated, segmentation.Segmentation):
+    pass
+
+
+class Translation(Gated, translation.Translation):
     pass
 
 
