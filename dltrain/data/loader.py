@@ -20,7 +20,7 @@ from dltrain.data.plans import FixedSize
 from dltrain.data.ragged import Padding, Ragged, padded_width
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
-from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
+from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader, leave_cores
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import key, mix
 
@@ -120,7 +120,9 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            with torch.no_grad():
+            # A single example keeps all threads, as the order of a sum over a whole tensor depends on their number.
+            beside = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
+            with torch.no_grad(), leave_cores(beside):
                 batch = self._prepare(rows, indices, epoch)
             parts = [value.split(sizes) for value in batch.values()]
             skip = max(0, start - first)

@@ -62,6 +62,7 @@ class Spec:
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
         target_tokens: Vocabulary of the targets, if they are text.
+        target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
     """
 
     shape: tuple[int, ...] | None = None
@@ -90,6 +91,7 @@ class Spec:
     unit: str | None = None
     tokens: Tokens | None = None
     target_tokens: Tokens | None = None
+    target_length: int | None = None
 
 
 class Files(Protocol):
