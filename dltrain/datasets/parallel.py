@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
-from dltrain.data.inputs import InputFile, InputFiles
+from dltrain.data.inputs import InputFile, InputFiles, errors_as
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
@@ -171,7 +171,8 @@ class Parallel:
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read one source per line of a text file, the column of sources of a table, or a text on the command line."""
         if files.text is not None:
-            yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
+            with errors_as("--text"):
+                yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
         if files.names or files.text is None:
             for file in InputFiles(files.names, None, files.batch_size).expand(
                 "a text file or table", (*LINES, *TABLES)
