@@ -126,7 +126,7 @@ def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, si
     """Return how much of each pixel a shape covers, (count, frames, size, size), from 0 to 1."""
     x, y, angle, radius, form = (value[..., None, None] for value in (x, y, angle, radius, form))
     positions = (torch.arange(size) + 0.5) / size
-    across, down = (positions - x + 0.5) % 1 - 0.5, (positions[:, None] - y + 0.5) % 1 - 0.5  # what leaves enters again
+    across, down = (positions - x + 0.5) % 1 - 0.5, (positions[:, None] - y + 0.5) % 1 - 0.5  # wraps around
     along = (across * angle.cos() + down * angle.sin()) / radius
     upward = (down * angle.cos() - across * angle.sin()) / radius
     bar = _box(along, upward, 0.0, 0.0, 1.0, 0.35)
