@@ -204,6 +204,24 @@ def test_mix_equals_the_reference_splitmix64():
     assert [value % 2**64 for value in mix(signed).tolist()] == expected
 
 
+class Threads(nn.Module):
+    def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"inputs": torch.full((len(rows["inputs"]),), torch.get_num_threads())}
+
+
+@pytest.mark.parametrize("workers, expected", [(0, 3), (1, 2), (2, 1)])
+def test_batches_are_prepared_with_the_threads_that_workers_leave(workers: int, expected: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        batches = Batches(Source(Squares(), Threads()), 51, workers=workers)
+        assert [batch["inputs"].unique().tolist() for batch in batches] == [[expected], [expected], [3]]
+        assert torch.get_num_threads() == 3
+        batches.close()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_numbers_drawn_for_one_key_equal_those_of_a_tensor_of_keys():
     keys = [0, 1, -1, 2**63 - 1, -(2**63), *mix(torch.arange(50)).tolist()]
     assert [draw(key, 5) for key in keys] == uniform(torch.tensor(keys), 5).tolist()

@@ -105,6 +105,12 @@ def test_flips_are_rejected_because_they_change_the_class(name: str) -> None:
         MovingShapes(augment={name: True})
 
 
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "randaugment", "erase"])
+def test_changes_of_color_and_cutout_are_rejected(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"augment: changes of color, .* are not supported because"):
+        MovingShapes(clips=40, frames=3, image_size=12, augment={name: 1}).load()
+
+
 def test_clips_written_as_frames_are_read_for_prediction(tmp_path: Path) -> None:
     data, drawn = MovingShapes(clips=8, frames=4, image_size=12), draw_clips(2, 4, 12)["pixels"]
     for number, clip in enumerate(drawn):

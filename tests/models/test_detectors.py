@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.detection_backbones import STRIDES
 from dltrain.models.detectors import Detector
 from dltrain.models.faster_rcnn import FasterRCNN
-from dltrain.models.fcos import FCOS
+from dltrain.models.fcos import FCOS, Vote
 from dltrain.models.retinanet import RetinaNet
 from dltrain.models.ssdlite import SSDLite
 
@@ -222,6 +222,7 @@ def test_the_backbone_has_the_configured_norm() -> None:
         ({"backbone": "resnet19"}, "model.backbone: expected one of"),
         ({"norm": "none"}, "model.norm: expected one of batch, frozen, group, layer"),
         ({"max_boxes": 0}, "model.max_boxes: expected an integer of at least 1"),
+        ({"levels": 6}, "model.levels: expected an integer from 1 to 5, got 6"),
     ],
 )
 def test_wrong_arguments_are_rejected(change: dict[str, Any], message: str) -> None:
@@ -258,3 +259,55 @@ def test_fcos_anchors_are_as_large_as_the_stride_of_their_feature_map(backbone: 
     (anchors,) = model.anchor_generator(ImageList(torch.zeros(2, 3, 128, 256), [(128, 256)]), maps)
     sides = torch.cat([torch.full((128 // each * (256 // each),), float(each)) for each in strides])
     assert torch.equal(anchors[:, 2:] - anchors[:, :2], sides[:, None].expand(-1, 2))
+
+
+@pytest.mark.parametrize(("levels", "fine"), [(1, False), (2, False), (4, False), (2, True)])
+def test_fcos_on_the_finest_maps_equals_torchvision_on_these_maps(levels: int, fine: bool) -> None:
+    x, boxes, kinds = example()
+    model = build(FCOS, levels=levels, fine=fine)
+    found = model(x, boxes, kinds)
+    finest = copy.deepcopy(model.backbone)
+    parts = copy.deepcopy(model)
+    parts.backbone = Finest(finest, levels)
+    expected = reference(parts)(list(x), targets(boxes, kinds))
+    factor = found["weight"] / (found["weight"] - len(x))
+    for name, value in expected.items():
+        torch.testing.assert_close(found["losses"][NAMES[name]] * factor, value, rtol=1e-5, atol=1e-6)
+    assert [len(each["boxes"]) for each in model.eval()(x)["detections"]] == [100] * len(x)
+
+
+class Finest(nn.Module):
+    """The finest maps of a backbone."""
+
+    def __init__(self, backbone: nn.Module, levels: int) -> None:
+        super().__init__()
+        self.backbone, self.levels = backbone, levels
+        self.out_channels = backbone.out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(list(self.backbone(x).items())[: self.levels])
+
+
+def test_the_weight_of_the_boxes_multiplies_their_loss_only() -> None:
+    one, three = (build(FCOS, box_weight=weight)(*example())["losses"] for weight in (1.0, 3.0))
+    torch.testing.assert_close(three, {**one, "boxes": 3 * one["boxes"]})
+
+
+def test_votes_average_the_boxes_of_a_class_by_their_scores() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 15], [0, 0, 10, 10], [5, 5, 5, 5]])
+    scores, labels = torch.tensor([0.8, 0.4, 0.3, 0.2, 0.1]), torch.tensor([1, 1, 1, 2, 2])
+    found = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=3)({"boxes": boxes, "scores": scores, "labels": labels})
+    # The second box joins the first one, the third is too far away from it to join, and the fourth has another class.
+    mean = torch.tensor([0.0, 0, 10, (0.8 * 10 + 0.4 * 11) / 1.2])
+    torch.testing.assert_close(found["boxes"], torch.stack([mean, boxes[2], boxes[3]]))
+    assert found["scores"].tolist() == scores[[0, 2, 3]].tolist() and found["labels"].tolist() == [1, 1, 2]
+    every = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=9)({"boxes": boxes, "scores": scores, "labels": labels})
+    assert every["boxes"][-1].tolist() == [5, 5, 5, 5]
+
+
+def test_votes_among_equal_boxes_are_the_boxes_of_non_maximum_suppression() -> None:
+    x, _, _ = example()
+    plain, voting = build(FCOS).eval(), build(FCOS, vote_iou=0.9999).eval()
+    with torch.inference_mode():
+        for one, other in zip(plain(x)["detections"], voting(x)["detections"], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
