@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dltrain import redaction
 from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
@@ -107,7 +108,8 @@ class Composer:
             return format_error(f"+{key}", "a key that does not exist yet", key, f"To change it: {key}={value}")
         if override.is_delete():
             there = validation.lookup(key, content)
-            return None if value in (None, there) else format_error(f"~{key}", f"its value, {there}", value)
+            expected = f"its value, {redaction.mask(there, key)}"
+            return None if value in (None, there) else format_error(f"~{key}", expected, value)
         return validation.wrong_value(key, value, content, self.groups)
 
     def resolved_errors(
@@ -134,7 +136,7 @@ def call_hydra(*overrides: str) -> DictConfig:
     return hydra.compose("config", list(overrides), return_hydra_config=True)
 
 
-packaged = functools.cache(call_hydra)  # without the user's own YAML, which may change while the process lives
+packaged = functools.cache(call_hydra)  # only without the user's own YAML, which may change while the process runs
 
 
 def is_interpolated(override: Override) -> bool:

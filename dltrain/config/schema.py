@@ -15,9 +15,8 @@ from dltrain.redaction import MASK
 
 UNITS = ("step", "epoch", "minute")
 
-
-LARGEST = 3.4028234663852886e38  # of float32, in which weights and losses are computed
-MOST = 2**53  # whole numbers from here on are not exact as floats
+LARGEST = 3.4028234663852886e38  # largest float32, the type of weights and losses
+MOST = 2**53  # float64 represents all whole numbers up to this one
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class FieldSpec:
     text: str  # a description for messages: "a number above 0"
     accepts: Callable[[Any], bool]  # whether one value is valid
     names: tuple[str, ...] = ()  # to choose from, if it is a choice
-    many: bool = False  # a list of such values may replace the scalar in YAML
+    many: bool = False  # a list of valid values may replace the scalar in YAML
     null: bool = False  # null may replace the value in YAML
     edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
 
 
 def integer(least: int, below: int = MOST, many: bool = False, null: bool = False) -> FieldSpec:
-    """Return the spec of whole numbers from `least` to below `below`."""
+    """Return the spec of whole numbers in [`least`, `below`)."""
     text = f"a whole number of at least {least}" + (f" and at most {below - 1:,}" if below < MOST else "")
     return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
 

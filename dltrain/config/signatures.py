@@ -29,7 +29,7 @@ def annotations(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value matches an annotation; annotations of other kinds match everything but None."""
+    """Return whether a plain value matches an annotation. Other classes accept all but None, other hints all."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, part) for part in _without_tensors(parts))

@@ -25,8 +25,6 @@ from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 
 SHOWN_BAD_SAMPLES = 3
-
-
 WARNING = "warning: "  # prefix of lines in the description of a data set
 
 
