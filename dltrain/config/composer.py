@@ -64,8 +64,7 @@ class Composer:
         typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
         allowed = module_names(content.get("allow_targets"))
         if allowed not in ([], module_names(typed)):
-            expected = "this key on the command line only"
-            errors.append(format_error("allow_targets", expected, allowed, "No YAML may set it."))
+            errors.append("allow_targets: not supported in YAML because it lets code run. Set it on the command line.")
         if not self.sweep and OmegaConf.select(whole, "sweep.resume") is not None:
             errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:
@@ -73,7 +72,7 @@ class Composer:
         return whole
 
     def rejected(self, overrides: Iterable[Override]) -> dict[int, str | None]:
-        """Return Hydra's error for each override that it rejects in combination with those before it."""
+        """Return `id` -> Hydra's error for each override that it rejects in combination with those before it."""
         kept: list[str] = []
         found: dict[int, str | None] = {}
         typed = [(id(o), str(o.input_line)) for o in overrides]

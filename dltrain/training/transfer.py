@@ -21,7 +21,7 @@ class Transfer:
 
     Args:
         weights: Source of the initial weights; None for random weights.
-        freeze: Names or patterns of modules, or ``auto`` for all loaded weights except those of the outputs.
+        freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
         unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
             unfreeze them.
         lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
@@ -172,7 +172,7 @@ def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """Return the parameters of the modules that match a name or pattern."""
+    """Return the parameters that match a name or pattern, or belong to a module that does."""
     found, names = [], dict[str, None]()
     for name, parameter in model.named_parameters():
         parts = name.split(".")
