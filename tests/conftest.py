@@ -34,7 +34,10 @@ def imports_are_frozen() -> None:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for ``data.root``: small random images in the formats of MNIST, Fashion-MNIST and CIFAR-10."""
+    """Return a folder for ``data.root`` with small random data sets.
+
+    They have the formats of MNIST, Fashion-MNIST, CIFAR-10 and of the data sets that the experiments read.
+    """
     root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
         raw = root / name / "raw"
@@ -52,6 +55,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_boxes(root / "trees", 12, (40, 40))
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
+    (root / "verses").mkdir()
+    (root / "verses" / "en-es.tsv").write_text("en\tes\n" + "\n".join(phrases(np.random.default_rng(0))) + "\n")
     (root / "sentiment").mkdir()
     (root / "sentiment" / "movies.tsv").write_text(
         "id\trating\ttext\n" + "\n".join(reviews(np.random.default_rng(0))) + "\n"
@@ -65,6 +70,13 @@ def reviews(random: np.random.Generator) -> list[str]:
     texts = [" ".join(words[random.integers(0, len(words), random.integers(3, 41))]) for _ in range(200)]
     ratings = [text.count("good") - text.count("bad") + random.normal() for text in texts]
     return [f"{n}\t{rating:.3f}\t{text}" for n, (rating, text) in enumerate(zip(ratings, texts, strict=True), 1)]
+
+
+def phrases(random: np.random.Generator) -> list[str]:
+    """Return lines with a phrase of 1 to 12 words and its translation word by word."""
+    words = [("the", "el"), ("dog", "perro"), ("cat", "gato"), ("sees", "ve"), ("and", "y"), ("sleeps", "duerme")]
+    drawn = [[words[number] for number in random.integers(0, len(words), 1 + row % 12)] for row in range(120)]
+    return ["\t".join(" ".join(side) for side in zip(*pairs, strict=True)) for pairs in drawn]
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +115,9 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "detection_folder": root / "crossings",
         "image_masks": root / "scans",
     }
-    return {"csv": root / "table.csv", "text_table": root / "reviews.csv", "npz": root / "arrays.npz", **pictures_of}
+    (root / "phrases.tsv").write_text("english\tspanish\n" + "\n".join(phrases(random)) + "\n")
+    texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
+    return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of}
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +126,8 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
+        "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "reversal": ["data.sequences=200", "data.steps=6", "data.symbols=5"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
         "image_folder": [
             f"data.path={own_files['image_folder']}",

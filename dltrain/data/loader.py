@@ -5,7 +5,8 @@ The plan of an epoch, its batches of examples, depends on (seed, epoch), and the
 run resumes.
 
 Four operations are random, each with its own keys: decoding an example, `augment`, the task's `corrupt`, and `blend`,
-which combines the examples of a batch. Only `corrupt` also applies outside training; its key is then the index alone.
+which combines the examples of a batch. Only `corrupt` also applies outside training; its key then depends on the index
+alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from dltrain.data.plans import FixedSize
 from dltrain.data.ragged import Padding, Ragged, padded_width
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
-from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader
+from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader, leave_cores
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import key, mix
 
@@ -34,7 +35,7 @@ DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; keys 
 
 
 class Batches:
-    """One split in batches.
+    """The batches of one split.
 
     Args:
         source: The split.
@@ -42,7 +43,8 @@ class Batches:
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
         training: Whether to shuffle and augment the examples.
-        sample: Maximum number of examples, at least 1, of which a fixed sample is read; None reads all.
+        sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if the plan is
+            contiguous. None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images and clips to the channels_last memory format of their number of axes.
         corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
@@ -118,7 +120,9 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            with torch.no_grad():
+            # A single example keeps all threads, as the order of a sum over a whole tensor depends on their number.
+            beside = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
+            with torch.no_grad(), leave_cores(beside):
                 batch = self._prepare(rows, indices, epoch)
             parts = [value.split(sizes) for value in batch.values()]
             skip = max(0, start - first)
@@ -147,7 +151,10 @@ class Batches:
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
 
     def widest(self) -> Batch:
-        """Return the batch of epoch 0 that needs the most memory, which for attention grows with the squared width."""
+        """Return the batch of epoch 0 that needs the most memory for attention: examples times squared width.
+
+        Without `lengths`, all examples have the same width, and the first batch is returned.
+        """
         if self.lengths is None:
             return next(iter(self))
         areas = [len(part) * padded_width(self.lengths[part]) ** 2 for part in self.plan(0)]
@@ -210,7 +217,7 @@ class TensorLoader:
         """
         first = start // self.batches * self.batches
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
-        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each may wait for the device
+        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each copy may wait for the device
         for number in range(first, len(plan), self.batches):
             sizes = [part.shape[0] for part in plan[number : number + self.batches]]
             end = begin + sum(sizes)

@@ -176,6 +176,20 @@ class WorkerLoader:
         )
 
 
+@contextlib.contextmanager
+def leave_cores(workers: int) -> Iterator[None]:
+    """Compute with one thread less for each worker process, as threads that wait for the next operation use a core."""
+    before = torch.get_num_threads()
+    if not workers or before == 1:
+        yield
+        return
+    torch.set_num_threads(max(1, before - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _requests(indices: Tensor, key: int | None) -> list[Request]:
     keys = [None] * len(indices) if key is None else mix(indices + key).tolist()
     return list(zip(indices.tolist(), keys, strict=True))

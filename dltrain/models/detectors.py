@@ -56,14 +56,15 @@ class OneStage(Detector):
     head: nn.Module
     anchor_generator: Callable[..., list[Tensor]]
     box_coder: Any  # of torchvision
+    levels: int | None = None  # feature maps to use, the finest ones; None for all
 
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
         """Return the outputs of the head."""
-        return self.head(list(features.values()))
+        return self.head(list(features.values())[: self.levels])
 
     def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
         """Return the outputs of the head as losses and detections."""
-        maps = list(features.values())
+        maps = list(features.values())[: self.levels]
         outputs, size = self.head(maps), (x.shape[2], x.shape[3])
         (anchors,) = self.anchor_generator(ImageList(x, [size]), maps)
         answer: Answer = {}
@@ -143,4 +144,5 @@ def take(values: Tensor, matches: Tensor) -> Tensor:
 
 def one_hot(kinds: Tensor, classes: int, matched: Tensor) -> Tensor:
     """Return 1 for the class of each matched anchor (B, N) and 0 elsewhere: (B, N, classes) in float32."""
-    return torch.nn.functional.one_hot(kinds.clamp(min=0), classes).float() * matched[..., None]
+    numbers = torch.arange(classes, device=kinds.device)
+    return ((kinds[..., None] == numbers) & matched[..., None]).float()

@@ -1,17 +1,22 @@
 """FCOS: a detector that predicts the distances to the edges of a box at each place of the feature maps."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import fcos
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import batched_nms, box_iou, generalized_box_iou_loss, sigmoid_focal_loss
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.detection_backbones import STRIDES, make_pyramid
-from dltrain.models.detectors import UNMATCHED, OneStage, one_hot, take
+from dltrain.models.detectors import UNMATCHED, Answer, OneStage, one_hot, take
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
+READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
+MAX_VOTES = 1000  # detections of an image that are averaged
 GROUP = 8  # channels that are normalized together in the heads
 # A level answers for boxes whose farthest edge is from this to twice this many strides away; the first level also for
 # nearer ones, the last also for farther ones.
@@ -19,7 +24,7 @@ REACH = 4
 
 
 class FCOS(OneStage, fcos.FCOS):
-    """FCOS with a feature pyramid of five levels; weights have the names of torchvision's ``fcos_resnet50_fpn``.
+    """FCOS with a feature pyramid; weights have the names of torchvision's ``fcos_resnet50_fpn``.
 
     Args:
         channels: Channels of the images.
@@ -33,6 +38,9 @@ class FCOS(OneStage, fcos.FCOS):
         min_score: Least score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Most detections in an image.
+        levels: Feature maps to use, the finest of the five; the last one answers for all larger boxes.
+        box_weight: Factor on the loss of the boxes.
+        vote_iou: IoU from which on detections of a class are averaged, weighted by their scores; 1 to keep the best.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of places that belong to a box plus the number of images, so that
@@ -53,20 +61,35 @@ class FCOS(OneStage, fcos.FCOS):
         min_score: float = 0.05,
         nms_iou: float = 0.6,
         max_boxes: int = 100,
+        levels: int = 5,
+        box_weight: float = 1.0,
+        vote_iou: float = 1.0,
     ) -> None:
-        check_sizes(object_outputs=object_outputs, num_convs=num_convs, max_boxes=max_boxes)
-        pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=1 if fine else 2, extra=not fine)
+        check_sizes(object_outputs=object_outputs, num_convs=num_convs, max_boxes=max_boxes, levels=levels)
+        if levels > LEVELS:
+            raise ConfigError(format_error("model.levels", f"an integer from 1 to {LEVELS}", levels))
+        extra = not fine and levels > READ
+        pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=1 if fine else 2, extra=extra)
         finest = STRIDES[backbone] // 2 if fine else STRIDES[backbone]
-        sizes = tuple((finest * 2**level,) for level in range(LEVELS))
+        sizes = tuple((finest * 2**level,) for level in range(levels))
         super().__init__(
             pyramid,
             object_outputs,
-            anchor_generator=AnchorGenerator(sizes, ((1.0,),) * LEVELS),
+            anchor_generator=AnchorGenerator(sizes, ((1.0,),) * levels),
             head=_make_head(fpn_width, object_outputs, num_convs),
             score_thresh=min_score,
-            nms_thresh=nms_iou,
-            detections_per_img=max_boxes,
+            nms_thresh=nms_iou if vote_iou == 1 else 1.0,
+            detections_per_img=max_boxes if vote_iou == 1 else MAX_VOTES,
         )
+        self.levels, self.box_weight = levels, box_weight
+        self.suppress = None if vote_iou == 1 else Vote(nms_iou, vote_iou, max_boxes)
+
+    def detect(
+        self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
+    ) -> list[dict[str, Tensor]]:
+        """Return the detections of each image; outputs and anchors are given by level."""
+        found = super().detect(outputs, anchors, levels, sizes)
+        return found if self.suppress is None else [self.suppress(each) for each in found]
 
     def losses(
         self, outputs: dict[str, Tensor], anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
@@ -85,7 +108,7 @@ class FCOS(OneStage, fcos.FCOS):
         of_center = F.binary_cross_entropy_with_logits(outputs["bbox_ctrness"][..., 0], center.sqrt(), reduction="none")
         sums = {
             "classes": sigmoid_focal_loss(logits, classes, reduction="sum"),
-            "boxes": torch.where(matched, generalized_box_iou_loss(found, target), 0.0).sum(),
+            "boxes": self.box_weight * torch.where(matched, generalized_box_iou_loss(found, target), 0.0).sum(),
             "centerness": torch.where(matched, of_center, 0.0).sum(),
         }
         return {name: value / weight for name, value in sums.items()}, weight
@@ -103,6 +126,33 @@ class FCOS(OneStage, fcos.FCOS):
         areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1)[:, None]
         smallest, matches = torch.where(fits, areas, torch.inf).min(-1)
         return torch.where(smallest < torch.inf, matches, UNMATCHED)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Non-maximum suppression after which a box is the mean of the boxes of its class around it, weighted by score.
+
+    Args:
+        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        vote_iou: IoU with a kept detection from which on detections of its class take part in its mean.
+        max_boxes: Most detections to keep.
+
+    Source: Gidaris, Komodakis 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model".
+    """
+
+    nms_iou: float
+    vote_iou: float
+    max_boxes: int
+
+    def __call__(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the kept detections of an image: ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,)."""
+        boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
+        kept = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_boxes]
+        near = (labels[kept][:, None] == labels) & (box_iou(boxes[kept], boxes) >= self.vote_iou)
+        near[torch.arange(len(kept), device=kept.device), kept] = True  # also boxes without an area
+        weights = scores * near
+        means = weights @ boxes / weights.sum(1, keepdim=True)
+        return {"boxes": means, "scores": scores[kept], "labels": labels[kept]}
 
 
 def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:

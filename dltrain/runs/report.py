@@ -93,6 +93,7 @@ class Report:
                 "baselines": evaluation.baselines,
                 **feature_source(loop.task, evaluation),
                 **class_scores(evaluation),
+                **({"definitions": evaluation.definitions} if evaluation.definitions else {}),
                 "steps": state.step,
                 "epochs": loop.epoch,
                 "stopped_early": state.stopped_early,

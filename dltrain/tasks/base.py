@@ -75,6 +75,7 @@ class Evaluation:
         extra: Data for `Task.show`, which therefore needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
         per_class: Name of a class -> its metrics.
+        definitions: Name of a metric -> how it was computed, such as a signature of sacrebleu.
     """
 
     metrics: dict[str, float]
@@ -82,6 +83,7 @@ class Evaluation:
     extra: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    definitions: dict[str, str] = field(default_factory=dict)
 
 
 class Goal(NamedTuple):

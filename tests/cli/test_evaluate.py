@@ -275,7 +275,7 @@ def test_reading_a_checkpoint_succeeds_while_training_replaces_it(tmp_path: Path
         (["another"], "evaluate: expected dltrain evaluate RUN"),
     ],
 )
-def test_model_overrides_and_wrong_flags_are_rejected(
+def test_unsupported_overrides_and_flags_are_rejected(
     plain_run: Path, evaluate: Callable[..., Result], arguments: list[str], message: str
 ) -> None:
     found = evaluate(plain_run, *arguments)

@@ -54,7 +54,7 @@ Generate = Callable[..., Result]
 
 
 def error_line(result: Result) -> str:
-    """Return the one line of an error message."""
+    """Return the only line of an error message with exit code 2."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
     return line
@@ -122,7 +122,7 @@ def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_an_unsupported_flag_is_rejected_in_one_line(
+def test_every_flag_works_or_is_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -311,7 +311,9 @@ def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, ge
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 
-def test_given_without_a_path_is_rejected_in_one_line(finished_run: FinishedRun, generate: Generate) -> None:
+def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
+    finished_run: FinishedRun, generate: Generate
+) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
     assert "expected at least one example in none.npy" in error_line(
         generate(finished_run(*CONDITIONAL), "--given", "none.npy")

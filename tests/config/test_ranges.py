@@ -22,6 +22,8 @@ FACTS: dict[str, Any] = {
     **{"target_names": ["y"], "each_step": False, "causal": False},
     "clip": {"channels": 3, "frames": 4, "height": 8, "width": 8},
     "tokens": {"size": 11, "encode": list, "decode": str},
+    "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
+    **{"target_length": 8, "target_outputs": 9},
     **{"lags": None, "series_names": None},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
@@ -29,7 +31,7 @@ FACTS: dict[str, Any] = {
 
 
 def options() -> list[tuple[str, str, str, Any]]:
-    """Return group, option, key and value for every choice and every limit of a range of the classes in conf/."""
+    """Return group, option, key and value for every choice and every limit in the schema of the classes in conf/."""
     found = []
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):
@@ -64,6 +66,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
         (folder / "pictures" / name / "1.png").touch()
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
+        "parallel": str(own_files["parallel"]),
         "npz": str(folder / "a.npz"),
         "csv": str(folder / "a.csv"),
         "image_folder": str(folder / "pictures"),

@@ -169,9 +169,9 @@ def test_uniform_passes_a_kolmogorov_smirnov_test():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5)
     assert numbers.min() >= 0 and numbers.max() < 1
     # Kolmogorov-Smirnov: the largest distance from the diagonal stays below 1.95 / sqrt(n) in 999 of 1,000 cases.
-    placed = numbers.flatten().double().sort().values
-    steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)
-    assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
+    ordered = numbers.flatten().double().sort().values
+    steps = torch.arange(len(ordered), dtype=torch.float64) / len(ordered)
+    assert (ordered - steps).abs().max() < 1.95 / len(ordered) ** 0.5
 
 
 def test_uniform_numbers_are_uncorrelated():
@@ -202,6 +202,24 @@ def test_mix_equals_the_reference_splitmix64():
     states = [(1234567 + step * golden) % 2**64 for step in range(3)]
     signed = torch.tensor([state - 2**64 if state >= 2**63 else state for state in states])
     assert [value % 2**64 for value in mix(signed).tolist()] == expected
+
+
+class Threads(nn.Module):
+    def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"inputs": torch.full((len(rows["inputs"]),), torch.get_num_threads())}
+
+
+@pytest.mark.parametrize("workers, expected", [(0, 3), (1, 2), (2, 1)])
+def test_batches_are_prepared_with_the_threads_that_workers_leave(workers: int, expected: int):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        batches = Batches(Source(Squares(), Threads()), 51, workers=workers)
+        assert [batch["inputs"].unique().tolist() for batch in batches] == [[expected], [expected], [3]]
+        assert torch.get_num_threads() == 3
+        batches.close()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_numbers_drawn_for_one_key_equal_those_of_a_tensor_of_keys():
@@ -313,7 +331,7 @@ def test_corruption_is_fixed_in_evaluation_and_changes_with_the_epoch_in_trainin
 def test_normal_passes_a_kolmogorov_smirnov_test_and_is_uncorrelated():
     numbers = normal(mix(torch.arange(20_000)), 3).double()
     assert torch.allclose(numbers.mean(0), torch.zeros(3, dtype=torch.double), atol=0.03)
-    placed = torch.special.ndtr(numbers.flatten()).sort().values
-    steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)
-    assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
+    ordered = torch.special.ndtr(numbers.flatten()).sort().values
+    steps = torch.arange(len(ordered), dtype=torch.float64) / len(ordered)
+    assert (ordered - steps).abs().max() < 1.95 / len(ordered) ** 0.5
     assert (torch.corrcoef(numbers.T) - torch.eye(3)).abs().max() < 5 / 20_000**0.5

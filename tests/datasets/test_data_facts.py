@@ -28,6 +28,7 @@ BUILT_IN = (
     "ring",
     "shapes",
     "moving_shapes",
+    "reversal",
 )
 FROM_FILES = (
     "npz",
@@ -38,6 +39,7 @@ FROM_FILES = (
     "detection_folder",
     "csv",
     "text_table",
+    "parallel",
 )
 
 
@@ -48,6 +50,7 @@ def read_yaml(name, fast=False):
     arguments = {key: value for key, value in config.items() if key != "defaults" and not key.startswith("_")}
     arguments |= {"augment": None} if "augment" in arguments else {}
     arguments |= {"clips": 40} if "clips" in arguments and fast else {}
+    arguments |= {"sequences": 40} if "sequences" in arguments and fast else {}
     return config, getattr(importlib.import_module(module), attribute), arguments
 
 
@@ -66,6 +69,11 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "parallel":
+        (folder / "a.tsv").write_text(
+            "en\tes\n" + "".join(f"{'the dog ' * n}{n}\t{'el perro ' * n}{n}\n" for n in range(1, 20))
+        )
+        return str(folder / "a.tsv")
     if name == "detection_folder":
         images = [{"id": number, "file_name": f"{number}.png", "width": 9, "height": 7} for number in range(20)]
         boxes = [{"image_id": number, "category_id": number % 2, "bbox": [1, 2, 5, 4]} for number in range(20)]
@@ -125,7 +133,7 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", *FROM_FILES]
+    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
 )
 def test_batches_match_the_provided_facts(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)
@@ -135,7 +143,7 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         batch = next(iter(Batches(source, data.batch_size, training=training)))
         inputs, targets = batch["inputs"], batch.get("targets")
         spec = data.spec
-        assert tuple(inputs.shape[1:]) == spec.shape or ("lengths" in batch and inputs.shape[1] <= spec.length)
+        assert tuple(inputs.shape[1:]) == spec.shape or ("lengths" in batch and inputs.shape[1] <= spec.shape[0])
         assert spec.size in (None, inputs[0].numel())
         if spec.object_classes:
             boxes, kinds = batch["boxes"], batch["kinds"]
@@ -149,6 +157,9 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         elif spec.pixel_classes:
             assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]
             assert int(targets.min()) >= 0 and int(targets.max()) < spec.pixel_classes
+        elif spec.target_length:
+            assert targets.shape == batch["previous"].shape and targets.shape[1] <= spec.target_length
+            assert int(inputs.max()) < spec.tokens.size and int(targets.max()) < spec.target_tokens.size
         elif spec.tokens and not spec.classes:
             assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.tokens.size
         else:
@@ -156,7 +167,7 @@ def test_batches_match_the_provided_facts(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", *FROM_FILES]
+    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
 )
 def test_loading_twice_gives_identical_batches(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)

@@ -1,4 +1,4 @@
-"""Shortened commands of README and docs run. Commands that need long training or downloads are only composed."""
+"""Shortened commands of the pages run. By default, those that need long training or downloads are only composed."""
 
 import json
 import re
@@ -35,6 +35,7 @@ SHORT = {
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
     "moving_shapes": ["data.clips=80"],
+    "reverse_sequences": ["data.sequences=40"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
@@ -80,6 +81,11 @@ def here(
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
+    rows = [("the dog sees " * (1 + n % 3), "el perro ve " * (1 + n % 3)) for n in range(40)]
+    (tmp_path / "phrases.tsv").write_text("en\tes\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
+    for number, name in enumerate(("phrases.en", "phrases.es")):
+        (tmp_path / name).write_text("".join(f"{row[number]}\n" for row in rows))
+    (tmp_path / "new_phrases.txt").write_text("the dog\nthe cat sees\n")
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -122,13 +128,15 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
-    if re.search("--(prompt|text) ", line):
+    if re.search("--(prompt|text) ", line) and "the cat" not in line:
         small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
         return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
     if "generate" in line:
         return ["model=vae", "data=digits", "trainer.max_steps=2"]
     if "features" in line:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "phrases" in line or "the cat" in line:
+        return ["model=seq2seq", "model.hidden_size=8", *small_data("parallel"), "trainer.max_steps=2"]
     if "reviews" in line or "--text" in line:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
     if "crossings" in line:
@@ -145,7 +153,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     return ["forecast"] if "predict" in line else ["plain"]
 
 
-# The default tests run the commands of the README, and every third quick command of the other pages.
+# The default tests run the quick commands of the README, and every third quick command.
 DEFAULT = [
     line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 3 == 0
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
+    "translation": (4, 8),
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }
@@ -63,6 +64,12 @@ REVIEWS = [
     *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "data=text_table", "data.max_length=32"],
     *["data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3", "task._target_=gated.Classification"],
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
+]
+# Batches of pairs of similar length, and previous tokens that are drawn from the model with growing probability.
+TRANSLATION = [
+    *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
+    *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
+    *["trainer.checkpoint_every=3", "task.beam=2"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
@@ -150,7 +157,7 @@ TRANSFERS = {
     "gradual": ["data=fashion_mnist", "transfer=gradual", "optimizer/schedule=cosine"],
     "gradual_head": ["data=mnist", "transfer=gradual", "transfer.unfreeze_at=2"],
 }
-# Images and masks that are decoded one by one, cropped at full resolution and moved alike.
+# Images and masks that are decoded one by one, cropped at full resolution and given the same random transform.
 MASK_FILES = [
     *["model=unet", "model.hidden_size=[4,8]", "data=image_masks", "data.image_size=16", "data.channels=1"],
     *["data.batch_size=5", "augment=resized_crop", "augment.rotation=10", "regularization.dropout=0.2"],
@@ -176,6 +183,8 @@ def recipe(kind: str, data_root: Path) -> list[str]:
         return [*COMMON, *kinds[kind]]
     if kind == "reviews":
         return [*COMMON, *REVIEWS, f"data.path={data_root / 'sentiment' / 'movies.tsv'}"]
+    if kind == "translation":
+        return [*COMMON, *TRANSLATION, f"data.path={data_root / 'verses' / 'en-es.tsv'}"]
     return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
 
 

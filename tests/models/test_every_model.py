@@ -14,11 +14,11 @@ from dltrain.training.precision import use_fp32_where_needed
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Larger variants of a class are built only by the slow tests; the default tests build the smallest.
+# Built only in slow tests: larger variants of a class, large networks and those of an optional package.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
-DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they answer with losses and boxes: see test_detectors.py
+DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 BUILT = [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in NAMES if n not in DETECTORS]
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
@@ -32,8 +32,9 @@ SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+PAIRS = {"tokens": {"size": 11}, "target_outputs": 9}
 # Models that do not read images -> the facts they are built with.
-FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS} | dict.fromkeys(VIDEO, CLIP)
+FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS, "seq2seq": PAIRS} | dict.fromkeys(VIDEO, CLIP)
 
 
 def target(name: str) -> type[nn.Module]:
@@ -48,13 +49,27 @@ def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
     resolved = OmegaConf.to_container(config, resolve=True)["model"]
     arguments = {key: value for key, value in resolved.items() if key not in ("_target_", "defaults")}
     arguments |= {"stem": "small"} if "stem" in arguments else {}
-    return target(name)(**arguments | SMALLER.get(name, {}) | changes)
+    model = target(name)(**arguments | SMALLER.get(name, {}) | changes)
+    return FixedTarget(model) if facts is PAIRS else model
+
+
+class FixedTarget(nn.Module):
+    """Sequence-to-sequence network that reads the previous tokens of the target 0, 1, 2, ... with each source."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x, torch.arange(9, device=x.device).expand(len(x), -1))
 
 
 def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     """Return a model and a batch for it: tokens, windows of series, clips, or images."""
     torch.manual_seed(0)
     facts = FACTS.get(name, IMAGE)
+    if facts is PAIRS:
+        return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     if facts is TEXT:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)

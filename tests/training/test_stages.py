@@ -37,7 +37,7 @@ class Players(nn.Module):
 
 
 class Duel(Task):
-    """The generator learns to copy, then competes with the critic. No loss is detached, so gradients reach both."""
+    """Task whose generator learns to copy, then competes with the critic. No loss is detached in the competition."""
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
@@ -147,7 +147,7 @@ def test_each_turn_logs_its_own_loss(tmp_path: Path) -> None:
 
 
 class TwoStages(Classification):
-    """Two stages, of which the first trains on unlabelled examples and has its own metric."""
+    """Task of two stages; the first trains on unlabelled examples and has its own metric."""
 
     def __init__(self, distances: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)

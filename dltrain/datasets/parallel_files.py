@@ -1,0 +1,118 @@
+"""Read pairs of texts: a table with a column of sources and one of targets, or two aligned text files."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dltrain.data.bad_samples import BadSamples
+from dltrain.data.checks import existing_file
+from dltrain.datasets.csv_file import Notation, read_csv
+from dltrain.datasets.csv_table import Table
+from dltrain.errors import ConfigError, format_error
+
+TABLES = (".csv", ".tsv")
+EXPECTED = "a table with columns of sources and targets, or two aligned text files: [SOURCES,TARGETS]"
+
+
+class Pairs(NamedTuple):
+    """Pairs of texts.
+
+    Args:
+        name: The file or files.
+        sources, targets: The texts.
+        columns: Names of the columns of sources and targets; empty for text files.
+    """
+
+    name: str
+    sources: list[str]
+    targets: list[str]
+    columns: list[str]
+
+
+class PairReader:
+    """Reader of the pairs in a table or in two text files.
+
+    Args:
+        path: A table, or two text files.
+        source, target: Columns of the table; None for the first two columns that do not hold numbers.
+        header: Whether the first line of the table names the columns.
+        bad: Policy for unreadable lines and empty texts.
+
+    Raises:
+        ConfigError: There are not one or two files, or columns are named for text files.
+    """
+
+    def __init__(
+        self, path: str | list[str], source: str | None, target: str | None, header: bool, bad: BadSamples
+    ) -> None:
+        self.paths = [path] if isinstance(path, str) else [str(each) for each in path]
+        if len(self.paths) not in (1, 2):
+            raise ConfigError(format_error("data.path", EXPECTED, f"{len(self.paths)} files"))
+        for key, name in (("source", source), ("target", target)):
+            if name is not None and len(self.paths) == 2:
+                raise ConfigError(format_error(f"data.{key}", "null for two text files, which have no columns", name))
+        self.columns = source, target
+        self.notation, self.bad = Notation(header), bad
+
+    def read(self) -> Pairs:
+        """Read all pairs, without those that have an empty text if they may be skipped.
+
+        Raises:
+            ConfigError: The files do not exist, are not text, or have different numbers of lines; a text is empty.
+        """
+        files = [existing_file(path, EXPECTED) for path in self.paths]
+        if len(files) == 2:
+            sides = [_read_lines(file) for file in files]
+            _check_aligned(files, sides)
+            lines = list(range(1, len(sides[0]) + 1))
+            return self._without_empty(f"{files[0].name} and {files[1].name}", sides, lines, [])
+        table = read_csv(files[0], self.notation, self.bad)
+        self.notation = replace(self.notation, trained_on=table.marks)
+        columns = self._choose(table)
+        cells = [table.columns[column] for column in columns]
+        sides = [[side.words[code] for code in side.codes] for side in cells]
+        return self._without_empty(files[0].name, sides, table.lines.tolist(), [table.header[each] for each in columns])
+
+    def _choose(self, table: Table) -> list[int]:
+        """Return the columns of sources and targets."""
+        if len(table.header) < 2:
+            raise ConfigError(format_error("data.path", EXPECTED, f"one column in {table.path}"))
+        named = [name for name in self.columns if name is not None]
+        taken = table.indices_of(named)
+        free = (each for each in range(len(table.header)) if each not in taken and not table.is_numeric(each))
+        chosen = [next(free, -1) if name is None else taken[named.index(name)] for name in self.columns]
+        if -1 in chosen:
+            hint = f"Set data.source and data.target to two of {', '.join(table.header)}."
+            raise ConfigError(format_error("data.path", f"two columns of texts in {table.path}", "fewer", hint))
+        return chosen
+
+    def _without_empty(self, name: str, sides: list[list[str]], lines: list[int], columns: list[str]) -> Pairs:
+        kept = []
+        for row, (source, target) in enumerate(zip(*sides, strict=True)):
+            if source.strip() and target.strip():
+                kept.append(row)
+                continue
+            got = f"an empty {'target' if source.strip() else 'source'}"
+            self.bad.add(format_error("data.path", f"a source and a target in line {lines[row]} of {name}", got))
+        sources, targets = ([side[row] for row in kept] for side in sides)
+        return Pairs(name, sources, targets, columns)
+
+
+def _read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file; only line feeds end a line, as in other tools for aligned files."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {file}", str(error))) from error
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _check_aligned(files: list[Path], sides: list[list[str]]) -> None:
+    counts = [len(side) for side in sides]
+    if counts[0] == counts[1]:
+        return
+    longer, fewest = files[counts[1] > counts[0]], min(counts)
+    expected = f"as many lines in {files[1]} as in {files[0]}, which has {counts[0]:,}"
+    hint = f"Line {fewest + 1:,} of {longer} has no counterpart."
+    raise ConfigError(format_error("data.path", expected, f"{counts[1]:,}", hint))

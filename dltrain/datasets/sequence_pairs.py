@@ -1,0 +1,70 @@
+"""Pairs of token sequences as the fields of a batch, and lines of text as inputs for prediction."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dltrain.data.inputs import InputFile
+from dltrain.data.loader import Batch
+from dltrain.data.ragged import Ragged
+from dltrain.data.spec import Inputs
+from dltrain.datasets.vocabularies import BEGIN, END, PAD, Vocabulary
+from dltrain.errors import ConfigError, format_error
+
+LINES = (".txt",)
+
+
+class PreparePairs(nn.Module):
+    """Source and target tokens as the fields of a batch.
+
+    Shape: source (B, S) and, if known, target (B, T), which ends with the token END -> inputs (B, S), targets (B, T)
+    and previous (B, T), the token before each target, all int64; lengths (B,), on the CPU, if sources are padded.
+    """
+
+    def forward(self, rows: Batch) -> Batch:
+        """Prepare any number of pairs at once."""
+        batch = {"inputs": rows["source"].long()}
+        if "source_lengths" in rows:
+            batch["lengths"] = rows["source_lengths"]
+        if "target" in rows:
+            targets = rows["target"].long()
+            previous = torch.cat([torch.full_like(targets[:, :1], BEGIN), targets[:, :-1]], dim=1)
+            batch |= {"previous": previous, "targets": targets}
+        return batch
+
+
+def as_ragged(encoded: Iterable[list[int]], end: bool = False) -> Ragged:
+    """Return lists of tokens as rows of different lengths; with `end`, each is followed by the token END."""
+    rows = [[*tokens, END] if end else tokens for tokens in encoded]
+    values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+    return Ragged(torch.from_numpy(values), torch.tensor([len(row) for row in rows], dtype=torch.int64), PAD)
+
+
+def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: Vocabulary) -> Inputs:
+    """Return texts to translate.
+
+    Raises:
+        ConfigError: A text is empty; the message names its line.
+    """
+    encoded = [vocabulary.encode(text) for text in texts]
+    for name, tokens in zip(names, encoded, strict=True):
+        if not tokens:
+            place = f" in line {name['line']} of {name['input']}" if "line" in name else ""
+            raise ConfigError(format_error("text", f"a text{place}", "an empty one"))
+    rows: dict[str, Tensor | Ragged] = {"source": as_ragged(encoded)}
+    return Inputs(rows, names)
+
+
+def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
+    """Yield the lines of a text file as texts to translate, ``size`` at a time."""
+    try:
+        with file.open_text() as lines:
+            numbered = enumerate((line.rstrip("\r\n") for line in lines), 1)
+            while found := list(islice(numbered, size)):
+                names: list[dict[str, object]] = [{"input": file.name, "line": number} for number, _ in found]
+                yield encode_inputs([text for _, text in found], names, vocabulary)
+    except UnicodeDecodeError as error:
+        raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error

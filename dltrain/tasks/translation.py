@@ -1,0 +1,204 @@
+"""Translation: a model reads a sequence of tokens and writes another one."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError, format_error
+from dltrain.metrics import translation as metrics
+from dltrain.metrics.running import Mean
+from dltrain.plots.attention import attention
+from dltrain.tasks.asking import ask
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.beam_search import Search
+
+NUM_SHOWN = 4  # translations in the log
+NAMES = ("source", "reference", "translation")
+
+Decode = Callable[[list[int]], str]
+
+
+@dataclass(eq=False)
+class Translation(Task):
+    """Translation: cross-entropy between the model's outputs (B, T, vocabulary) and the targets (B, T) before padding.
+
+    A batch has ``inputs`` (B, S), ``targets`` (B, T), which end with the token ``end``, and ``previous`` (B, T), the
+    token before each target. The model returns the outputs of a whole batch; called with ``inputs`` alone, the state
+    before the first token; called with tokens and a state, their outputs and the next state.
+
+    Args:
+        vocabulary: Number of distinct tokens of the target.
+        pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
+        length: Maximum number of tokens of a translation, the end included.
+        decode, decode_source: Functions that turn tokens of the target and of the source into text.
+        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
+        teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
+            the other previous tokens are the model's most likely ones (scheduled sampling), and training then computes
+            one step of the target after another.
+        beam, length_penalty: See `dltrain.tasks.beam_search.Search`.
+        decode_examples: Number of examples that an evaluation translates, at least 0.
+
+    Source: scheduled sampling, Bengio et al. 2015.
+    """
+
+    metric: ClassVar[str] = "loss"
+    better: ClassVar[Literal["min", "max"]] = "min"
+
+    vocabulary: int
+    pad_token: int
+    begin_token: int
+    end_token: int
+    length: int
+    decode: Decode | None = None
+    unknown_token: int | None = None
+    decode_source: Decode | None = None
+    label_smoothing: float = 0.0
+    teacher_forcing: float = 1.0
+    beam: int = 1
+    length_penalty: float = 1.0
+    decode_examples: int = 200
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.teacher_forcing <= 1:
+            raise ConfigError(format_error("task.teacher_forcing", "a number from 0 to 1", self.teacher_forcing))
+        if self.beam < 1:
+            raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
+        excluded = (self.pad_token, self.begin_token)
+        self.search = Search(self.begin_token, self.end_token, excluded, self.length, self.beam, self.length_penalty)
+
+    def facts(self) -> dict[str, Any]:
+        """Return one output per token of the target."""
+        return {"target_outputs": self.vocabulary}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return a source, a target and the tokens before it."""
+        batch = super().example(facts, batch_size)
+        target = torch.empty(batch_size, self.length, dtype=torch.int64, device="meta")
+        return {**batch, "previous": target, "targets": target}
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Return the mean cross-entropy over the tokens of the targets, in nats."""
+        truth = 1 - (1 - self.teacher_forcing) * progress
+        logits = ask(model, batch) if truth == 1 else self._sample_previous(model, batch, truth)
+        targets = batch["targets"]
+        count = (targets != self.pad_token).sum()
+        total = F.cross_entropy(
+            logits.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=self.pad_token,
+            label_smoothing=self.label_smoothing,
+            reduction="sum",
+        )
+        return Loss(total / count.clamp(min=1), count)
+
+    def _sample_previous(self, model: nn.Module, batch: Batch, truth: float) -> Tensor:
+        """Return the outputs if each previous token is the true one with probability `truth`, else the most likely."""
+        state, outputs = read_source(model, batch), list[Tensor]()
+        true = batch["previous"]
+        is_true = torch.rand(true.shape, device=true.device) < truth
+        tokens = true[:, :1]
+        for step in range(true.shape[1]):
+            if step:
+                likely = outputs[-1].detach().argmax(-1)
+                tokens = torch.where(is_true[:, step : step + 1], true[:, step : step + 1], likely)
+            logits, state = model(tokens, state=state)
+            outputs.append(logits)
+        return torch.cat(outputs, dim=1)
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
+        mean, pairs, exact, shown = Mean(), list[tuple[str, str]](), list[bool](), dict[str, Any]()
+        for batch in batches:
+            targets, logits = batch["targets"], ask(model, batch).float()
+            known = targets != self.pad_token
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
+            hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
+            mean.add(known.sum(), loss=loss, token_accuracy=hits)
+            if (left := self.decode_examples - len(exact)) > 0:
+                some = {name: value[:left] for name, value in batch.items()}
+                found, references = (
+                    self._cut(rows) for rows in (self.search(model, read_source(model, some)).tokens, some["targets"])
+                )
+                for one, other in zip(found, references, strict=True):
+                    exact.append(one == other and self.unknown_token not in other)
+                    pairs.append((self._as_scored(one), self._text(other)))
+                shown = shown or {"batch": {name: value[:NUM_SHOWN] for name, value in some.items()}, "found": found}
+        scores, definitions = self._score(pairs, exact)
+        return Evaluation(mean.read() | scores, extra={"shown": shown}, definitions=definitions)
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """Return the translation of each source, and its log-probability per token to the power of the penalty."""
+        found = self.search(model, read_source(model, batch))
+        texts = map(self._text, self._cut(found.tokens))
+        return [{"translation": text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
+
+    def _cut(self, rows: Tensor) -> list[list[int]]:
+        """Return the tokens of each row before the first end."""
+        ends = (row.index(self.end_token) if self.end_token in row else len(row) for row in rows.tolist())
+        return [row[:end] for row, end in zip(rows.tolist(), ends, strict=True)]
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
+
+    def _as_scored(self, tokens: list[int]) -> str:
+        """Return the text of a translation without unknown tokens: those of the reference are therefore never right."""
+        return self._text([token for token in tokens if token != self.unknown_token])
+
+    def _score(self, pairs: list[tuple[str, str]], exact: list[bool]) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the metrics of translations, and the signatures of BLEU and chrF."""
+        if not exact:
+            return {}, {}
+        found = {"exact_match": sum(exact) / len(exact)}
+        if not metrics.is_available():
+            return found, {}
+        scores, signatures = metrics.score_translations(*zip(*pairs, strict=True))
+        return found | scores, signatures
+
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Return a note if BLEU and chrF cannot be computed."""
+        if metrics.is_available() or not self.decode_examples:
+            return None
+        return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
+        """Return translations with their references and, for models with attention, the weights of the first one."""
+        batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
+        if batch is None:
+            return []
+        rows = zip(batch["inputs"].tolist(), self._cut(batch["targets"]), found, strict=False)
+        texts = [(self._source_text(source), self._text(target), self._text(each)) for source, target, each in rows]
+        lines = [f"    {name:12}{text}" for row in texts for name, text in zip(NAMES, row, strict=True)]
+        return [Media("translations", text="\n".join(lines)), *self._show_attention(model, batch)]
+
+    def _show_attention(self, model: nn.Module, batch: Batch) -> list[Media]:
+        """Return a picture of the attention of the first target to its source, if the model has attention weights."""
+        first = {name: value[:1] for name, value in batch.items()}
+        target = [*self._cut(first["targets"])[0], self.end_token]
+        _, state = model(first["previous"][:, : len(target)], state=read_source(model, first))
+        if "attention" not in state:
+            return []
+        source = first["inputs"][0].tolist()[: int(first["lengths"][0]) if "lengths" in first else None]
+        weights = state["attention"][0, :, : len(source)]
+        names = [self._source_text([token]) for token in source], [self._text([token]) for token in target[:-1]]
+        return [Media("attention", attention(weights, names[0], [*names[1], "end"]))]
+
+    def _source_text(self, tokens: list[int]) -> str:
+        return self.decode_source(tokens) if self.decode_source is not None else " ".join(map(str, tokens))
+
+
+def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:
+    """Return the state of a model that has read the source, before the first token of the target.
+
+    Raises:
+        ConfigError: The model is not one that reads a source.
+    """
+    state = ask(model, {name: value for name, value in batch.items() if name not in ("previous", "targets")})
+    if not isinstance(state, dict):
+        raise ConfigError(
+            format_error("model", "a model that reads a source and writes a target", type(model).__name__)
+        )
+    return state
