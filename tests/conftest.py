@@ -34,7 +34,10 @@ def imports_are_frozen() -> None:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for ``data.root``: small random images in the formats of MNIST, Fashion-MNIST and CIFAR-10."""
+    """Return a folder for ``data.root`` with small random data sets.
+
+    They have the formats of MNIST, Fashion-MNIST, CIFAR-10 and of the data sets that the experiments read.
+    """
     root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
         raw = root / name / "raw"

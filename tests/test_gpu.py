@@ -155,6 +155,7 @@ def test_a_training_step_on_padded_texts_never_waits_for_the_gpu(
 
 
 def take_steps_without_waiting(overrides: list[str], tmp_path: Path) -> None:
+    """Take eight steps, and fail if one of the last five waits for the GPU."""
     job = compose.compose([*overrides, GPU])
     components = assemble.build_components(job)
     batches = dry_run.build_batches(components, components.data.load())

@@ -16,7 +16,7 @@ from dltrain.runs import launch
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Return a function that takes overrides and returns the folder of a short run, which is trained once."""
+    """Return a function that takes overrides and returns a short run, trained once for the same overrides."""
     known: dict[tuple[str, ...], Path] = {}
 
     def once(*overrides: str) -> Path:

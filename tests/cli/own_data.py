@@ -1,4 +1,4 @@
-"""Train on tables and other data, and delete the data after training."""
+"""Random tables, and short runs on tables and other data."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLOURS = ["password", "red", "token"]  # as configuration keys, these words would be redacted
+COLOURS = ["password", "red", "token"]  # the values of configuration keys with such names are redacted
 
 
 def train(folder: Path, *overrides: str) -> Path:
@@ -19,7 +19,7 @@ def train(folder: Path, *overrides: str) -> Path:
 
 
 def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[dict[str, str]]:
-    """Write a table with two columns of numbers, one of words, and two targets: a class and a number."""
+    """Write a table with two columns of numbers, one of words, a class and a number as targets; return its rows."""
     random = np.random.default_rng(seed)
     lines = []
     for number in random.normal(shift, 3, size=rows):

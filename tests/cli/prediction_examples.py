@@ -25,7 +25,7 @@ Predict = Callable[..., Result]
 
 
 class Known(NamedTuple):
-    """A trained model and the batches of its test split."""
+    """The components of a run with its best weights, and the batches of its test split."""
 
     components: assemble.Components
     batches: Batches

@@ -13,18 +13,18 @@ from dltrain.storage.checkpoints import Checkpoints
 
 FCOS = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"]
 FASTER_RCNN = ["model=fasterrcnn", "model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"]
-LOOK = ["augment=resized_crop", "augment.rotation=10", "trainer.checkpoint_every=1", "device=cpu"]
+SETTINGS = ["augment=resized_crop", "augment.rotation=10", "trainer.checkpoint_every=1", "device=cpu"]
 
 
 @pytest.mark.parametrize(
     ("model", "workers"),
     [(FCOS, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((FASTER_RCNN, 0), (FCOS, 2)))],
 )
-def test_a_detector_resumed_in_mid_epoch_has_the_same_weights(
+def test_a_detector_resumed_within_an_epoch_ends_with_the_same_weights(
     model: list[str], workers: int, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
-    common = [*model, *small_data("detection_folder"), *LOOK]
+    common = [*model, *small_data("detection_folder"), *SETTINGS]
     assert main([*common, "trainer.max_steps=6", f"hydra.run.dir={whole}"]) == 0
     assert main([*common, "trainer.max_steps=2", f"data.workers={workers}", f"hydra.run.dir={run}"]) == 0
     assert main(["resume", str(run), "trainer.max_steps=6", "data.workers=0"]) == 0
@@ -32,7 +32,7 @@ def test_a_detector_resumed_in_mid_epoch_has_the_same_weights(
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-def test_predictions_are_in_pixels_of_the_files_and_drawn(
+def test_predicted_boxes_are_in_pixels_of_the_image_file_and_drawn(
     finished_run: Callable[..., Path],
     small_data: Callable[[str], list[str]],
     own_files: dict[str, Path],

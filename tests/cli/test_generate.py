@@ -21,8 +21,9 @@ from torch import Tensor
 
 from dltrain.config import groups
 from dltrain.datasets.digits import Digits
+from dltrain.errors import OutOfMemory
 from dltrain.plots import charts, grids
-from dltrain.runs import job
+from dltrain.runs import generation, job
 from dltrain.runs.assemble import build_components
 from dltrain.runs.inference import eval_batches, restore_weights
 from dltrain.tasks.base import GenerateRequest, Task
@@ -53,7 +54,7 @@ Generate = Callable[..., Result]
 
 
 def error_line(result: Result) -> str:
-    """Return the one line of an error message."""
+    """Return the only line of an error message with exit code 2."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
     return line
@@ -121,7 +122,7 @@ def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_an_unsupported_flag_is_rejected_in_one_line(
+def test_every_flag_works_or_is_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -310,11 +311,19 @@ def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, ge
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 
-def test_given_without_a_path_is_rejected_in_one_line(finished_run: FinishedRun, generate: Generate) -> None:
+def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
+    finished_run: FinishedRun, generate: Generate
+) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))
     assert "expected at least one example in none.npy" in error_line(
         generate(finished_run(*CONDITIONAL), "--given", "none.npy")
     )
+
+
+def test_out_of_memory_with_given_does_not_suggest_a_smaller_count() -> None:
+    expected = "All examples are reconstructed at once: try fewer images in --given"
+    with pytest.raises(OutOfMemory, match=expected), generation._explain_out_of_memory(None):
+        torch.empty(2**60)
 
 
 def test_out_of_memory_is_reported_as_in_training(finished_run: FinishedRun, generate: Generate) -> None:

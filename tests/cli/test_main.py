@@ -88,7 +88,7 @@ def test_commands_that_do_not_train_import_neither_torch_nor_numpy(
     assert not list(tmp_path.iterdir())
 
 
-# Remove functions that Windows lacks. It also lacks SIGCHLD, but torch needs it on every other platform.
+# Remove the signals and functions that Windows lacks, except SIGCHLD, which torch needs on every other platform.
 NOT_EVERYWHERE = """
 import os, signal, sys
 for name in ("SIGUSR1", "SIGALRM", "SIGBUS", "alarm", "sigtimedwait", "pthread_sigmask"):
@@ -284,7 +284,7 @@ LONG = "a" * 300
         "hydra.run.dir='~nosuch/x'",
     ],
 )
-def test_a_file_name_that_is_too_long_is_rejected_in_one_line(
+def test_a_path_that_is_too_long_or_names_an_unknown_user_is_rejected_in_one_line(
     empty_folder: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert main.main(command.format(run=plain_run).split()) == 2

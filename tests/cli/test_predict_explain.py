@@ -1,4 +1,4 @@
-"""Pictures of what a classifier looked at, from ``dltrain predict --explain``."""
+"""``dltrain predict --explain``: images with a color over the parts that support their class."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_each_image_has_a_picture_of_its_own_and_the_same_prediction(
+def test_explain_draws_one_picture_per_image_and_does_not_change_predictions(
     finished_run: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished_run("augmented")
@@ -45,7 +45,7 @@ def test_each_image_has_a_picture_of_its_own_and_the_same_prediction(
         ("forecast", ["--out", "out"], "--explain: not supported because the task is Forecasting"),
     ],
 )
-def test_what_cannot_be_explained_ends_in_one_line(
+def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     kind: str,
     words: list[str],
     message: str,

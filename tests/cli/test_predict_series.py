@@ -24,7 +24,7 @@ def two_series(folder: Path, rows: int = 260) -> Path:
 
 
 @pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_a_file_that_ends_with_a_test_window_is_forecast_as_in_evaluation(
+def test_a_file_that_ends_before_a_test_target_is_forecast_as_in_evaluation(
     normalise: str,
     train: Train,
     predict: Predict,

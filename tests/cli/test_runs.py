@@ -125,7 +125,7 @@ def test_a_killed_run_is_shown_as_lost_and_a_run_in_progress_as_running(
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
     started = datetime.fromisoformat(json.loads((run / "status.json").read_text())["started"]).timestamp()
-    # The time is the larger of that in the newest checkpoint and that from the start to the last write of a file.
+    # The time is the maximum of the training time in the manifest and the time from the start to the last write.
     for seconds in (0, earlier + 30):
         for file in run.rglob("*"):
             os.utime(file, (started + seconds,) * 2)
@@ -220,7 +220,9 @@ def test_the_newest_run_comes_first_by_default_and_sweep_jobs_are_included(
 
 
 @pytest.mark.parametrize("key", ["step", "time"])
-def test_sorting_by_time_lists_the_longest_run_first(five_runs: Path, runs: Callable[..., Result], key: str) -> None:
+def test_sorting_by_step_or_time_lists_the_longest_run_first(
+    five_runs: Path, runs: Callable[..., Result], key: str
+) -> None:
     values = [row[key] for row in runs(five_runs, "--sort", key, "--json").rows]
     assert values == sorted(values, reverse=True) and len(set(values)) > 1
 

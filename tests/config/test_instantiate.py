@@ -230,13 +230,13 @@ def test_a_misspelled_attribute_of_a_fact_is_rejected_with_the_nearest_name() ->
         fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
 
 
-def test_a_missing_fact_is_rejected_unless_the_argument_accepts_none() -> None:
+def test_a_fact_is_required_unless_its_argument_accepts_none() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
         "cell": "lstm",
         "features": Fact("features"),
         "outputs": Fact("outputs"),
-        "hidden": 3,
+        "hidden_size": 3,
         "vocabulary": Fact("tokens.size"),
     }
     assert instantiate.required_facts(node, "model") == ["features", "outputs"]

@@ -45,7 +45,7 @@ def misspell(random: np.random.Generator, word: str) -> str:
 
 
 def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:
-    """Return one to three overrides, most of them wrong."""
+    """Return one to three overrides with random keys and values, many of them invalid."""
     words = []
     for _ in range(random.integers(1, 4)):
         key = str(random.choice(keys))

@@ -31,7 +31,7 @@ FACTS: dict[str, Any] = {
 
 
 def options() -> list[tuple[str, str, str, Any]]:
-    """Return group, option, key and value for every choice and every limit of a range of the classes in conf/."""
+    """Return group, option, key and value for every choice and every limit in the schema of the classes in conf/."""
     found = []
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):

@@ -1,4 +1,4 @@
-"""Shortened commands of README and docs run. Commands that need long training or downloads are only composed."""
+"""Shortened commands of the pages run. By default, those that need long training or downloads are only composed."""
 
 import json
 import re
@@ -153,7 +153,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     return ["forecast"] if "predict" in line else ["plain"]
 
 
-# The default tests run the commands of the README, and every third quick command of the other pages.
+# The default tests run the quick commands of the README, and every third quick command.
 DEFAULT = [
     line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 3 == 0
 ]

@@ -24,7 +24,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def renamed(tmp_path: Path, script: ModuleType) -> Callable[[Path, str, int], TimmNetwork]:
-    """Return a network with the weights of a file whose names are not those of timm."""
+    """Return a function that renames the weights in a file for a network of timm and returns the network."""
 
     def load(source: Path, name: str, outputs: int) -> TimmNetwork:
         script.main(str(source), name, str(tmp_path / "renamed.pt"))

@@ -23,7 +23,7 @@ TIMEOUT_S = 300.0
 
 @dataclass
 class Child:
-    """A running command. ``code`` is its exit code, or minus the number of the signal that killed it."""
+    """A command. After its end, ``code`` is its exit code, or minus the number of the signal that killed it."""
 
     stdout_path: Path
     stderr_path: Path
@@ -64,7 +64,7 @@ class Child:
         return self
 
     def wait_until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
-        """Wait until ``happened()`` is true and return its value; fail if the process ends before."""
+        """Wait until ``happened()`` is true and return its value; fail at the end of the process or of `timeout`."""
         limit = time.monotonic() + timeout
         while not (found := happened()):
             if self.ended.is_set() and not (found := happened()):
@@ -125,7 +125,7 @@ class ServerClient:
         Args:
             argv: The arguments of ``dltrain``.
             cwd: The working directory.
-            environment: Variables to add to the environment of the tests.
+            environment: Variables to add to the environment of the server.
             limits: Resource limits, e.g. ``{"RLIMIT_FSIZE": 1_000_000}``, and paths at which to mount a file system
                 of the given size in bytes. Without the permission to mount, the command ends with exit code 77.
             stderr: File for standard error instead of the one that ``Child.stderr`` reads.
@@ -170,7 +170,7 @@ class Gate:
         (self.folder / moment).touch()
 
     def delay(self, seconds: float) -> None:
-        """Delay every batch."""
+        """Delay every batch and every other moment by `seconds`."""
         (self.folder / "delay").write_text(str(seconds))
 
     def wait_until_reached(self, child: Child, moment: str) -> None:

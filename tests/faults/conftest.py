@@ -12,7 +12,7 @@ from recipes import recipe
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerClient]:
-    """Return the fork server of this process."""
+    """Return a client of a fork server that serves all tests of this process."""
     found = ServerClient(tmp_path_factory.mktemp("server"))
     yield found
     found.close()

@@ -5,7 +5,8 @@ variable GATE names a folder; without it the classes never wait. A file ``train-
 at its seventh loss. The process renames the file to ``train-7.reached`` and continues when the test removes it. The
 other moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1`` (loading the
 data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay``
-contains the seconds to wait at each of these moments. A file ``seen`` collects the hashes of all training examples.
+contains the seconds to wait at each of these moments. A file ``seen``, if it exists, collects the hashes of the
+examples of all training batches.
 """
 
 import functools
@@ -66,7 +67,7 @@ class Gate:
 
 
 class Gated:
-    """Mixin that calls the gate for every batch of a task, except in the dry run."""
+    """Mixin that calls the gate for batches, images and saves of a task after the dry run, and for all its stages."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

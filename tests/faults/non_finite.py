@@ -9,10 +9,12 @@ from dltrain.tasks.classification import Classification
 
 
 class Faulty(Classification):
-    """Classification with a fault in the steps from ``begin`` to ``end`` of ``steps``, counted from 1.
+    """Classification with a fault.
 
-    The faults are ``loss`` (a NaN loss), ``gradient`` (a NaN gradient of a finite loss), ``memory`` (batches of more
-    than ``most`` examples run out of memory) and ``metric`` (a NaN metric).
+    The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in the steps from
+    ``begin`` to ``end`` of ``steps``, counted from 1. The faults ``memory`` (batches of more than ``most`` examples run
+    out of memory) and ``metric`` (a NaN metric) occur in every step and evaluation. The file ``witness`` receives the
+    inputs of the first faulty batch after step 1.
     """
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):

@@ -157,7 +157,7 @@ TRANSFERS = {
     "gradual": ["data=fashion_mnist", "transfer=gradual", "optimizer/schedule=cosine"],
     "gradual_head": ["data=mnist", "transfer=gradual", "transfer.unfreeze_at=2"],
 }
-# Images and masks that are decoded one by one, cropped at full resolution and moved alike.
+# Images and masks that are decoded one by one, cropped at full resolution and given the same random transform.
 MASK_FILES = [
     *["model=unet", "model.hidden_size=[4,8]", "data=image_masks", "data.image_size=16", "data.channels=1"],
     *["data.batch_size=5", "augment=resized_crop", "augment.rotation=10", "regularization.dropout=0.2"],

@@ -14,7 +14,7 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """Assert that `run` has the same checkpoint files, results, curves, pictures and film as `reference`.
+    """Assert that `run` has the same last and best checkpoint, metrics, results, curves, pictures and film.
 
     Times and memory are not compared.
 

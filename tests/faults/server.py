@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def prepare() -> None:
-    """Import all modules, and assert that no other thread runs, since a fork does not copy threads."""
+    """Import `MODULES`, and assert that no other thread runs, since a fork does not copy threads."""
     import importlib
 
     for name in MODULES:
@@ -94,7 +94,7 @@ def reap(children: set[int]) -> list[tuple[int, int]]:
 
 
 def end_all(children: set[int]) -> int:
-    """Kill the remaining children."""
+    """Kill the remaining children, and return the exit code of the server."""
     for pid in children:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ def end_all(children: set[int]) -> int:
 
 
 def child(request: dict[str, Any]) -> int:
-    """Become the process of one command and run it."""
+    """Become the process of one command, run it and return its exit code."""
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):

@@ -22,7 +22,7 @@ SKIP = "data.on_bad_sample=skip"
 
 
 def load_split(root: Path, workers: int, training: bool = False, skip: bool = False) -> tuple[Batches, list[Path]]:
-    """Return the batches of the training or test images, and the image files."""
+    """Return the batches of the training or test images, and their files."""
     splits = ImageFolder(str(root), image_size=8, validation=0, test=0.2).load()
     source = splits.train if training else splits.test
     bad = BadSamples("skip" if skip else "stop")
@@ -120,12 +120,12 @@ def test_skipped_images_are_reported_and_a_killed_run_resumes_to_identical_resul
     assert_same(run, whole)
 
 
-def test_an_empty_batch_keeps_its_place_in_a_resumed_run(
+def test_an_empty_batch_keeps_its_position_in_a_resumed_run(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, tmp_path: Path
 ) -> None:
     root = paint(tmp_path / "pictures")
     epoch_steps = -(-len(ImageFolder(str(root)).load().train) // 2)
-    # Two of three images are unreadable, so many batches of one image are empty, and some steps of two batches, too.
+    # Two of three images are unreadable, so many batches of one image are empty, and so are some steps of two batches.
     for path in [path for n, path in enumerate(sorted(root.rglob("*.png"))) if n % 3]:
         path.write_bytes(b"")
     arguments = command(root, SKIP, "data.workers=0", "data.batch_size=1", "trainer.accumulate=2", "trainer.epochs=3")

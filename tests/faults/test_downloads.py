@@ -202,7 +202,7 @@ class Bomb:
         return os.system, (f"touch {self.canary}",)
 
 
-def test_a_pickled_cifar10_file_with_a_wrong_hash_is_not_read(tmp_path: Path) -> None:
+def test_a_pickled_cifar10_file_with_a_wrong_hash_is_not_unpickled(tmp_path: Path) -> None:
     folder, canary = tmp_path / "cifar-10-batches-py", tmp_path / "canary"
     folder.mkdir()
     for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):

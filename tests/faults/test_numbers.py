@@ -44,7 +44,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
-    """Return a function that trains with a fault between two steps and returns the process and its run folder."""
+    """Return a function that trains with a fault from one step to another and returns the process and run folder."""
     yaml = {"_target_": "non_finite.Faulty", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)
@@ -64,7 +64,7 @@ def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_nan_loss_is_reported_and_the_last_good_checkpoint_kept(
+def test_a_non_finite_loss_is_reported_and_the_last_good_checkpoint_kept(
     accumulate: int, run_with_fault: Run, tmp_path: Path
 ) -> None:
     child, run = run_with_fault("loss", 15, 99, f"trainer.accumulate={accumulate}")

@@ -1,4 +1,4 @@
-"""A stopped and resumed run has the same bytes as an uninterrupted one."""
+"""A stopped and resumed run has the same results as an uninterrupted one."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def test_running_a_command_twice_gives_identical_results(
 
 
 def moments(kind: str) -> dict[str, str]:
-    """Map each moment of a stop to the gate to close. Every process counts its losses from 1."""
+    """Return the gate to close for each moment of a stop. Every process counts its losses from 1."""
     epoch, losses = STEPS[kind][0], LOSSES_PER_STEP[kind]
     return {
         "the first step": "train-1",
@@ -44,7 +44,11 @@ def moments(kind: str) -> dict[str, str]:
 
 
 def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
-    """Return the marks of a stop: none for the default suite, `faults`, or `slow` for other moments of other kinds."""
+    """Return the marks of a stop.
+
+    One stop is in the default suite. All other stops of the kinds in `CORE`, and those in the middle of an epoch, are
+    marked `faults`; the rest are marked `slow`.
+    """
     if name.startswith("the middle") and kind == "images":
         return []
     return [pytest.mark.faults if kind in CORE or name.startswith("the middle") else pytest.mark.slow]

@@ -1,4 +1,4 @@
-"""A killed sweep can be resumed and ends with the same bytes as an uninterrupted one."""
+"""A sweep that is killed and resumed ends with the same results as an uninterrupted one."""
 
 import csv
 import random
@@ -128,7 +128,7 @@ def test_a_sweep_stopped_by_a_signal_can_be_resumed(
 
 
 @pytest.mark.faults
-def test_a_sweep_killed_repeatedly_ends_with_the_same_bytes_as_an_uninterrupted_one(
+def test_a_sweep_killed_repeatedly_ends_with_the_same_results_as_an_uninterrupted_one(
     uninterrupted_sweep: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],

@@ -208,7 +208,7 @@ def test_lines_that_are_not_log_entries_are_dropped(tmp_path, damaged):
 
 
 @pytest.mark.parametrize("name", ["².3.x", "1.².x", f"{'9' * 200}.3.x", "٣.3.x"])
-def test_files_with_similar_names_are_ignored(tmp_path, name):
+def test_files_whose_names_resemble_event_files_are_ignored(tmp_path, name):
     (tmp_path / f"events.out.tfevents.{name}").touch()
     with closing(Tracker(tmp_path, 0)) as tracker:
         tracker.scalars(1, 0.1, "train", {"loss": 1.0})

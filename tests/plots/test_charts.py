@@ -241,7 +241,7 @@ def test_the_legend_counts_the_classes_that_share_the_last_color():
 
 
 @pytest.mark.parametrize("spread", [1e-4, 1.0, 1e5, 1e30])
-def test_axes_are_in_the_same_place_in_all_frames_of_a_film(spread):
+def test_axes_have_the_same_position_in_all_frames_of_a_film(spread):
     points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
     kinds = torch.arange(100) % 2
     expected = (

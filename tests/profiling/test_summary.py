@@ -250,7 +250,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_summarizing_a_billion_parameters_allocates_no_memory() -> None:
+def test_summarizing_a_billion_parameters_computes_no_large_tensor() -> None:
     with LargestTensor() as computed:
         tokens = torch.empty(8, 1024, dtype=torch.int64, device="meta")
         summary = summarize(lambda: Gpt(2048, 20), {"inputs": tokens}, 2, ask)

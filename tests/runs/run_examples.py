@@ -1,4 +1,4 @@
-"""Small runs of every kind of data, and functions that read their folders."""
+"""Overrides of small runs, and functions that read run folders."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def read(path: Path) -> Any:
 
 
 def lines(outcome: Outcome) -> list[dict[str, Any]]:
-    """Return the lines of the log without times and memory."""
+    """Return the lines of ``metrics.jsonl`` without throughput and memory."""
     found = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(("throughput", "memory"))} for line in found]
 

@@ -26,7 +26,7 @@ def unbalanced(tmp_path: Path) -> list[str]:
     return ["model=mlp", "data=csv", f"data.path={tmp_path / 'table.csv'}", "data.batch_size=16"]
 
 
-def test_a_run_balances_its_classes_and_keeps_the_scores_of_each(
+def test_a_run_weights_its_classes_and_stores_the_scores_of_each_class(
     train: Callable[..., Outcome], unbalanced: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train(*unbalanced, *FEW, "task.class_weights=balanced")
@@ -55,7 +55,7 @@ def test_classes_of_image_files_are_counted_without_decoding_images(tmp_path: Pa
 
 
 @pytest.mark.parametrize("weights", ["none", "[1.0]"])
-def test_wrong_weights_end_in_one_line(
+def test_invalid_class_weights_are_rejected_in_one_line(
     weights: str,
     unbalanced: list[str],
     tmp_path: Path,

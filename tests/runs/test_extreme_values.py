@@ -51,7 +51,7 @@ def is_finite(value: Any) -> bool:
 
 
 def check_run(seed: int, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Train two steps with one to three extreme values."""
+    """Train two steps with one to three extreme values, and check the exit code, the messages and the result."""
     random = np.random.default_rng(seed)
     keys = random.choice(list(EXTREMES), size=int(random.integers(1, 4)), replace=False)
     words = [f"{key}={random.choice(EXTREMES[key])}" for key in keys]

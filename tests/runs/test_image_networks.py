@@ -24,7 +24,9 @@ NETWORKS |= {"vgg13": ["model.norm=batch"]}
 TRANSFER = ["transfer=finetune", "transfer=freeze"]
 
 
-def test_auxiliary_heads_of_other_classes_are_new_and_their_other_layers_are_loaded(tmp_path: Path) -> None:
+def test_output_layers_of_auxiliary_heads_are_new_for_other_classes_and_their_other_layers_are_loaded(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "googlenet.pt"
     reference = torchvision.models.googlenet(weights=None, init_weights=False, num_classes=7)
     torch.save(reference.state_dict(), file)

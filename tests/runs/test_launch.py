@@ -46,7 +46,7 @@ def test_logging_evaluation_and_checkpoint_intervals_do_not_change_training(
     assert equal(model_of(train(*TEXT, *small_data("text"), *seldom)), model_of(language_model_run))
 
 
-def test_another_seed_gives_different_weights_and_a_different_data_order(
+def test_another_seed_gives_different_weights_and_losses(
     regression_run: Outcome, train: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     other = train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS, "seed=1")

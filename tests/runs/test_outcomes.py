@@ -35,7 +35,7 @@ from dltrain.tasks.classification import Classification
 
 
 class Faulty(Classification):
-    """Fail in the step after ``after``."""
+    """Classification that fails in the step after ``after`` steps, or has a NaN metric."""
 
     def __init__(self, classes, fault, after):
         super().__init__(classes)

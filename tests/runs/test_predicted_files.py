@@ -1,3 +1,5 @@
+"""Files of predictions: masks, and images with drawn objects."""
+
 from pathlib import Path
 
 import numpy as np

@@ -69,8 +69,8 @@ def weights(folder: Path, name: str = "best.pt") -> dict[str, bytes]:
 def test_a_run_starts_from_the_best_weights_of_another_run_and_records_them(
     train: Train, source: Outcome, animals: list[str]
 ) -> None:
-    frozen = ["transfer=finetune", f"transfer.weights={source.folder}", "transfer.freeze=[layers]"]
-    run = train(*MLP, *animals, *STILL, *frozen[:2], "seed=7", "trainer.max_steps=1")
+    chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
+    run = train(*MLP, *animals, *STILL, *chosen, "seed=7", "trainer.max_steps=1")
     there = weights(source.folder)
     here = weights(run.folder)
     learned = [name for name in here if "running" not in name and "num_batches" not in name]
@@ -108,7 +108,7 @@ def test_frozen_modules_and_their_running_statistics_do_not_change(
         assert changed == set(record["new"])
 
 
-# Networks of images -> overrides that keep them small.
+# For each network for images, overrides that make it small.
 NETWORKS = {
     **{
         "cnn": ["model.blocks=[{channels: 4, pool: max}]", "model.hidden_size=[8]", "model.norm=batch"],
@@ -122,7 +122,7 @@ NETWORKS = {
 @pytest.mark.parametrize(
     "name", [name if name == "cnn" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 )
-def test_every_weight_and_statistic_of_a_frozen_network_stays_except_the_head(
+def test_no_weight_or_statistic_of_a_frozen_network_changes_except_those_of_the_head(
     name: str, train: Train, data_root: Path
 ) -> None:
     common = [f"model={name}", *NETWORKS[name], f"data.root={data_root}", "data.batch_size=18"]
@@ -299,7 +299,7 @@ def cells(own_files: dict[str, Path]) -> list[str]:
     return ["model=unet", "model.hidden_size=[2]", "data=image_masks", f"data.path={own_files['image_masks']}"]
 
 
-def test_the_output_of_pixels_is_kept_only_for_classes_of_the_same_names(
+def test_the_output_layer_of_a_segmenter_is_kept_only_for_the_same_class_names_in_the_same_order(
     train: Train, cells: list[str], notes: Callable[..., list[str]]
 ) -> None:
     small = [*cells, "data.image_size=8", "data.batch_size=6"]
@@ -312,7 +312,7 @@ def test_the_output_of_pixels_is_kept_only_for_classes_of_the_same_names(
     assert not any("new:" in line for line in notes(*small, "data.class_names=[rest,cell,wall]", *chosen))
 
 
-def test_the_class_scores_of_a_detector_are_kept_only_for_classes_of_the_same_names(
+def test_the_class_layer_of_a_detector_is_kept_only_for_the_same_class_names_in_the_same_order(
     train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
 ) -> None:
     small = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1", "data=detection_folder"]

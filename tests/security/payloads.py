@@ -1,4 +1,4 @@
-"""Malicious targets: code that runs creates the file ``canary`` or deletes the folder ``victim``."""
+"""Malicious targets that create the file ``canary``, delete the folder ``victim`` or import ``evil`` if they run."""
 
 import os
 from typing import Any
@@ -35,7 +35,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": TOUCH}},
     "hydra._internal.utils._run_hydra": {},
 }
-# Representative payloads, for places where trying all of them takes too long.
+# Representative payloads, for tests in which all of them would take too long.
 FEW = ("torch.load", "os.system", "evil.Model")
 # Keys of a run's configuration at which a node is inserted.
 PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]

@@ -87,7 +87,7 @@ def test_an_invalid_job_is_rejected(run_copy: Path, capsys: pytest.CaptureFixtur
 
 
 def forge_checkpoints(run: Path, content: bytes) -> None:
-    """Replace every checkpoint by a file, with its hash in the manifest."""
+    """Replace the content of every checkpoint, and update hash and size in the manifest."""
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     for name, entry in manifest.items():
         (run / "checkpoints" / name).write_bytes(content)

@@ -1,4 +1,4 @@
-"""Checkpoints: atomic, hashed, data only."""
+"""Checkpoints are written atomically, checked by their hashes, and loaded without running code."""
 
 import hashlib
 import json
@@ -134,7 +134,9 @@ def test_training_may_change_the_state_after_save(checkpoints: Checkpoints) -> N
     assert first_weight(checkpoints.load("last.pt")) == 1
 
 
-def test_waiting_checkpoints_are_dropped_on_a_slow_disk_but_not_the_best(tmp_path: Path) -> None:
+def test_on_a_slow_disk_only_the_newest_and_the_latest_best_of_the_waiting_checkpoints_are_written(
+    tmp_path: Path,
+) -> None:
     free, written = threading.Event(), []
 
     def before() -> None:

@@ -46,8 +46,8 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "is_one"),
+    ("value", "expected"),
     [(1, True), (0.5, True), (10**400, False), (float("nan"), False), (True, False), ("1", False), (None, False)],
 )
-def test_is_number_accepts_finite_floats(value: object, is_one: bool) -> None:
-    assert safe_read.is_number(value) == is_one
+def test_is_number_accepts_only_numbers_with_a_finite_float_value(value: object, expected: bool) -> None:
+    assert safe_read.is_number(value) == expected

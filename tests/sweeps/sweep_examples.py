@@ -19,30 +19,30 @@ from dltrain.models.feedforward import MLP
 ALIVE = weakref.WeakSet()
 
 class Faulty(MLP):
-    def __init__(self, size: int, outputs: int, hidden_size: int, trouble: str = "none") -> None:
+    def __init__(self, size: int, outputs: int, hidden_size: int, fault: str = "none") -> None:
         super().__init__(size, outputs, hidden_size)
         ALIVE.add(self)
         with open("alive", "a") as file:
-            print(trouble, len(ALIVE), file=file)
-        self.trouble, self.steps = trouble, 0
+            print(fault, len(ALIVE), file=file)
+        self.fault, self.steps = fault, 0
 
     def forward(self, inputs):
         found = super().forward(inputs)
         if torch.is_grad_enabled():
             self.steps += 1
-        elif self.trouble == "metric":
+        elif self.fault == "metric":
             return found * float("nan")
-        return found * self.meet_trouble() if self.steps == 3 else found
+        return found * self.apply_fault() if self.steps == 3 else found
 
-    def meet_trouble(self) -> float:
-        if self.trouble == "raise":
+    def apply_fault(self) -> float:
+        if self.fault == "raise":
             raise RuntimeError("the third step is broken")
-        if self.trouble == "memory":
+        if self.fault == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 PiB")
-        if self.trouble in ("SIGTERM", "SIGINT") and not pathlib.Path("signalled").exists():
+        if self.fault in ("SIGTERM", "SIGINT") and not pathlib.Path("signalled").exists():
             pathlib.Path("signalled").touch()
-            os.kill(os.getpid(), getattr(signal, self.trouble))
-        return float("nan") if self.trouble == "loss" else 1.0
+            os.kill(os.getpid(), getattr(signal, self.fault))
+        return float("nan") if self.fault == "loss" else 1.0
 
 class Broken(torch.nn.Module):
     def __init__(self, outputs: int, hidden_size: int) -> None:
@@ -58,7 +58,7 @@ def write_models(folder: Path) -> None:
     """Write user models that fail in different ways."""
     (folder / "failing_models.py").write_text(MODELS)
     (folder / "my_conf" / "model").mkdir(parents=True)
-    for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\ntrouble: none\n")):
+    for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\nfault: none\n")):
         text = f"_target_: failing_models.{name}\noutputs: ${{spec.outputs}}\nhidden_size: 8\n{more}"
         (folder / "my_conf" / "model" / f"{name.lower()}.yaml").write_text(text)
 

@@ -138,13 +138,13 @@ def test_a_sweep_stopped_by_ctrl_c_starts_no_further_job(model_folder: Path) -> 
     assert sorted(os.listdir(model_folder / "exactly" / "here")) == left
 
 
-TROUBLES = "none,raise,memory,loss,metric,'none'"
+FAULTS = "none,raise,memory,loss,metric,'none'"
 
 
 def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next_job(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [*USER_MODELS, "-m", "model=faulty", f"model.trouble={TROUBLES}", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=faulty", f"model.fault={FAULTS}", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     rows, captured = summary_rows(model_folder / "whole"), capsys.readouterr()
     states = ["finished", "failed", "out_of_memory", "diverged", "diverged", "finished"]

@@ -15,7 +15,7 @@ from dltrain.loggers.console import Console
 
 
 def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*USER_MODELS, "-m", "model=faulty", "model.trouble=none,raise,memory,loss", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=faulty", "model.fault=none,raise,memory,loss", *SMALL]
     arguments += ["hydra.sweep.dir=whole"]
     assert main.main(arguments) == 1
     home = model_folder / "whole"
@@ -26,17 +26,17 @@ def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: p
     assert main.main([*arguments, "sweep.resume=whole"]) == 1
     stderr = capsys.readouterr().err
     for number, end in ((1, "finished"), (3, "out_of_memory"), (4, "diverged")):
-        assert f"job {number} of 4: model.trouble={rows[number - 1]['model.trouble']} ({end}, not run again)" in stderr
+        assert f"job {number} of 4: model.fault={rows[number - 1]['model.fault']} ({end}, not run again)" in stderr
     assert summary_rows(home) == rows
     for path in (home / row["folder"] for row in rows):
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
 
 
-@pytest.mark.parametrize(("trouble", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("fault", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
 def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
-    model_folder: Path, capsys: pytest.CaptureFixture[str], trouble: str, code: int
+    model_folder: Path, capsys: pytest.CaptureFixture[str], fault: str, code: int
 ) -> None:
-    arguments = [*USER_MODELS, "-m", "model=faulty", "seed=0,1", f"model.trouble={trouble}", *SMALL]
+    arguments = [*USER_MODELS, "-m", "model=faulty", "seed=0,1", f"model.fault={fault}", *SMALL]
     (model_folder / "signalled").touch()  # no signal in the first sweep
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (model_folder / "signalled").unlink()

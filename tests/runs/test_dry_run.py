@@ -1,4 +1,4 @@
-"""The dry run computes the batch that needs most memory, or two examples if these are enough."""
+"""The dry run computes the widest batch if batches differ in shape, and otherwise only two examples."""
 
 from collections.abc import Callable
 
