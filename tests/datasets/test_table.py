@@ -69,7 +69,7 @@ def test_a_numeric_target_is_normalized_and_restored_to_its_units(tmp_path):
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=1e-4)
 
 
-def test_large_targets_are_restored_exactly(tmp_path):
+def test_large_targets_are_restored_without_loss_of_precision(tmp_path):
     answers = 2e9 + NUMBERS[:, 0]
     test = batch_of((data := table(tmp_path, answers)).load().test)
     values = [test[name].double().numpy() for name in ("targets", "scale", "shift", "shift_rest")]
