@@ -148,7 +148,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Images of class a have gray level 40, those of class b 200. In ``other``, half of the test labels are wrong."""
+    # Images of class a have gray level 40, those of class b 200. In `other`, half of the test labels are wrong.
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
