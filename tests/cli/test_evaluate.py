@@ -153,10 +153,10 @@ def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rej
         for number in range(40):
             shown = classes[number % 2]
             folder = tmp_path / name / "test" / (classes[number // 2 % 2] if wrong else shown)
-            for place in (folder, tmp_path / name / "train" / shown):
-                place.mkdir(parents=True, exist_ok=True)
+            for target in (folder, tmp_path / name / "train" / shown):
+                target.mkdir(parents=True, exist_ok=True)
                 picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
-                picture.save(place / f"{number}.png")
+                picture.save(target / f"{number}.png")
     run = tmp_path / "run"
     data = [
         "data=image_folder",

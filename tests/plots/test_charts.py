@@ -266,10 +266,10 @@ def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
     figure = figure_of(
         charts.histograms, {"real": torch.linspace(0, 1, 1000), "generated": torch.full((50,), 3.0)}, "outputs"
     )
-    real, made_up = (patch.get_data() for patch in figure.axes[0].patches)
-    assert real.values.sum() == pytest.approx(1) == made_up.values.sum()
-    place = made_up.values.argmax()
-    assert made_up.edges[place] <= 3 <= made_up.edges[place + 1]
+    real, generated = (patch.get_data() for patch in figure.axes[0].patches)
+    assert real.values.sum() == pytest.approx(1) == generated.values.sum()
+    peak = generated.values.argmax()
+    assert generated.edges[peak] <= 3 <= generated.edges[peak + 1]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["real, mean 0.5", "generated, mean 3"]
 
 
