@@ -8,10 +8,10 @@ from pathlib import Path
 from dltrain.errors import ConfigError, format_error, suggest
 
 
-def at_least(key: str, value: int, least: int) -> int:
-    """Return ``value`` if it is an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(format_error(key, f"a whole number of at least {least}", value))
+def at_least(key: str, value: int, minimum: int) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(format_error(key, f"a whole number of at least {minimum}", value))
     return value
 
 
@@ -41,7 +41,7 @@ def one_of(key: str, value: str, known: Iterable[str]) -> str:
 
 def user_path(path: str) -> Path:
     """Return a path with ``~`` expanded."""
-    return Path(os.path.expanduser(path))  # Path.expanduser and Path.is_file raise for some names, os.path does not
+    return Path(os.path.expanduser(path))  # Path.expanduser and Path.is_file raise for some names; os.path does not
 
 
 def existing_file(path: str | Path, expected: str) -> Path:

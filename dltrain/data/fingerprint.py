@@ -21,8 +21,9 @@ def fingerprint(splits: Splits) -> dict[str, str]:
 
     Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. For overlapping
     windows, the memory that they share is hashed once. Tensors above 256 MiB are sampled: evenly spaced blocks of
-    256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
-    hashes joined by a dash: one of the file names and one of the file sizes. Of computed data, the settings are hashed.
+    about 256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
+    hashes joined by a dash: one of the file names and one of the file sizes. For computed data, the settings are hashed
+    instead of the values.
     """
     sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
     return {name: _hash_source(source) for name, source in sources.items() if source is not None}

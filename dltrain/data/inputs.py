@@ -23,7 +23,7 @@ class InputFiles:
 
     Args:
         names: Paths of files and folders, or ``-`` for standard input.
-        text: A text, for text data.
+        text: A text from the command line, for text data; None if there is none.
         batch_size: Maximum number of examples to read at a time.
     """
 
@@ -39,7 +39,7 @@ class InputFiles:
             suffixes: Suffixes of the files to read in folders, in lower case; empty to reject folders.
 
         Raises:
-            ConfigError: There is no file, or one of the wrong kind.
+            ConfigError: There is no file, one of the wrong kind, or a text instead.
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
@@ -101,7 +101,7 @@ class InputFile:
 
     @contextmanager
     def errors_as_input(self) -> Iterator[None]:
-        """Replace the key of error messages, which is that of training, by ``INPUT n``."""
+        """Raise ConfigError and OSError as ConfigError with the key ``INPUT n`` instead of a key of training."""
         try:
             yield
         except ConfigError as error:

@@ -5,7 +5,8 @@ The plan of an epoch, its batches of examples, depends on (seed, epoch), and the
 run resumes.
 
 Four operations are random, each with its own keys: decoding an example, `augment`, the task's `corrupt`, and `blend`,
-which combines the examples of a batch. Only `corrupt` also applies outside training; its key is then the index alone.
+which combines the examples of a batch. Only `corrupt` also applies outside training; its key then depends on the index
+alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,7 @@ DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; keys 
 
 
 class Batches:
-    """One split in batches.
+    """The batches of one split.
 
     Args:
         source: The split.
@@ -42,7 +43,8 @@ class Batches:
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
         training: Whether to shuffle and augment the examples.
-        sample: Maximum number of examples, at least 1, of which a fixed sample is read; None reads all.
+        sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if the plan is
+            contiguous. None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images and clips to the channels_last memory format of their number of axes.
         corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
@@ -149,7 +151,10 @@ class Batches:
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
 
     def widest(self) -> Batch:
-        """Return the batch of epoch 0 that needs the most memory, which for attention grows with the squared width."""
+        """Return the batch of epoch 0 that needs the most memory for attention: examples times squared width.
+
+        Without `lengths`, all examples have the same width, and the first batch is returned.
+        """
         if self.lengths is None:
             return next(iter(self))
         areas = [len(part) * padded_width(self.lengths[part]) ** 2 for part in self.plan(0)]
@@ -212,7 +217,7 @@ class TensorLoader:
         """
         first = start // self.batches * self.batches
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
-        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each may wait for the device
+        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each copy may wait for the device
         for number in range(first, len(plan), self.batches):
             sizes = [part.shape[0] for part in plan[number : number + self.batches]]
             end = begin + sum(sizes)

@@ -48,7 +48,7 @@ class ByLength:
 
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
-        max_tokens: Steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
+        max_tokens: Maximum steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
     """
 
     contiguous: ClassVar[bool] = False
@@ -90,16 +90,16 @@ class Streams:
     all later ones.
 
     Args:
-        most: Maximum number of streams, at least 1; None for ``batch_size``.
+        max_streams: Maximum number of streams, at least 1; None for ``batch_size``.
     """
 
     contiguous: ClassVar[bool] = True
 
-    most: int | None = None
+    max_streams: int | None = None
 
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
         """Return the examples of each batch of an epoch."""
-        streams = min(batch_size, len(examples), self.most or batch_size)
+        streams = min(batch_size, len(examples), self.max_streams or batch_size)
         length, longer = divmod(len(examples), max(1, streams))
         rows = torch.arange(streams)
         starts = rows * length + rows.clamp(max=longer)

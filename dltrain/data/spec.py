@@ -13,7 +13,7 @@ from dltrain.data.tokens import Tokens
 
 
 class Clip(NamedTuple):
-    """Size of a clip, a short piece of a video: YAML refers to a part of it, ``channels: ${spec.clip.channels}``.
+    """Size of a clip, a short piece of a video. YAML refers to a part of it: ``channels: ${spec.clip.channels}``.
 
     Args:
         channels: Channels of each frame.
@@ -57,7 +57,7 @@ class Spec:
         series_names: Names of several series of a file, each split by time separately.
         columns: Number of columns that are forecast together.
         horizon: Steps to predict.
-        lags: Past values in an example of series, window times columns, for models with a linear path.
+        lags: Past values per example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
@@ -134,8 +134,8 @@ class Source:
             ``augment(batch, keys)``. All random numbers come from the keys (int64, one per example); see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
-        fingerprinted: Tensors to fingerprint instead of `rows`, or the settings of computed rows as text, because their
-            last digits depend on the CPU; None for `rows`.
+        fingerprinted: Tensors to fingerprint instead of `rows`. For computed rows, whose last digits depend on the CPU,
+            the settings as text. None for `rows`.
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
@@ -206,7 +206,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples, ``files.batch_size`` at a time; those before an error are yielded first."""
+        """Yield user-provided examples, about ``files.batch_size`` at a time; batches before an error come first."""
 
 
 def describe_data(data: Data) -> list[str]:

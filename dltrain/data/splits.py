@@ -12,7 +12,7 @@ def permutation(count: int) -> Tensor:
 
 
 def held_out_size(count: int, fraction: float) -> int:
-    """Return the number of examples in a fraction of ``count``: at least one, unless the fraction is 0."""
+    """Return the number of examples in a fraction of ``count``: at least one, unless either is 0."""
     return min(count, max(1, round(count * fraction))) if fraction else 0
 
 

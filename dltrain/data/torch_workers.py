@@ -28,8 +28,8 @@ def end_workers(loader: DataLoader[Any], kill: bool) -> None:
 
     Args:
         loader: A loader with workers, or one that has not started any.
-        kill: Kill them. An orderly shutdown waits 5 seconds for each hanging worker, and forever for a lock that a
-            killed worker held.
+        kill: Whether to kill them. An orderly shutdown waits 5 seconds for each hanging worker, and forever for a
+            lock that a killed worker held.
     """
     iterator: Any = loader._iterator
     if iterator is not None and kill:

@@ -10,7 +10,7 @@ from dltrain.datasets.voc_files import read_voc
 from dltrain.errors import ConfigError, format_error
 
 HINT = "COCO's JSON with images and annotations, or an XML file of Pascal VOC for each picture"
-LISTS = Path("ImageSets") / "Main"  # of Pascal VOC: the names of the pictures of each split
+LISTS = Path("ImageSets") / "Main"  # folder of Pascal VOC with the names of the pictures of each split
 
 Parts = dict[str, list[Annotated]]
 
@@ -18,7 +18,7 @@ Parts = dict[str, list[Annotated]]
 def find_annotated(root: Path) -> Parts:
     """Return the annotated pictures of each split that the folder defines; all are ``train`` if it defines none.
 
-    Splits are folders, several JSON files, or lists of names, called after a split.
+    Splits are folders, several JSON files, or lists of names, which are named after a split.
 
     Raises:
         ConfigError: There are no annotations, or some cannot be read or assigned to a split.

@@ -1,4 +1,4 @@
-"""Pictures with boxes as annotation files state them, and checks of both."""
+"""Pictures with the boxes of their annotation files, and checks of both."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError, format_error
 
 END_OF_JPEG = b"\xff\xd9"
 TAIL = 4096  # bytes at the end of a file in which that marker is expected
-ORIENTATION, TURNED = 0x0112, 5  # a tag of EXIF, and the first of its values for pictures that lie on their side
+ORIENTATION, TURNED = 0x0112, 5  # EXIF tag, and the smallest of its values that swap width and height
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Annotated:
     Args:
         image: The file.
         source: The annotation file, for messages.
-        size: Width and height in pixels by the annotation; None if it does not state them.
+        size: Width and height in pixels according to the annotation; None if it does not state them.
         boxes: Left, top, right and bottom edge in pixels of the upright picture, (M, 4) in float64.
         names: The class of each object.
-        crowds: Whether a box is ignored: a crowd in COCO, a difficult object in Pascal VOC.
+        crowds: Whether each box is ignored: a crowd in COCO, a difficult object in Pascal VOC.
     """
 
     image: Path
@@ -40,7 +40,7 @@ class Annotated:
 
 
 def split_in(name: str) -> str | None:
-    """Return the split that a name mentions, such as ``instances_val2017``; None if there is no or more than one."""
+    """Return the split that a name such as ``instances_val2017`` contains; None if it contains none or several."""
     words = re.split(r"[\W_\d]+", name)
     named = {split for word in (name, *words) if (split := split_of(word))}
     return named.pop() if len(named) == 1 else None
@@ -61,15 +61,15 @@ class ImageIndex:
                 self.by_name.setdefault(path.name, []).append(path)
 
     def find(self, name: str, source: Path, split: str | None = None) -> Path | None:
-        """Return the file called `name` next to the annotation file or elsewhere below the root, or None.
+        """Return the file called `name` below the root, or None; of several, the one next to the annotation file.
 
         Args:
             name: Path of the picture as written in the annotation.
             source: The annotation file.
-            split: The split of the annotation, to choose between files of one name.
+            split: The split of the annotation, to choose between several other files of this name.
 
         Raises:
-            ConfigError: Several files have this name.
+            ConfigError: Several files have this name, and none can be chosen.
         """
         parts = Path(name.replace("\\", "/"))
         found = [path for path in self.by_name.get(parts.name, []) if path.parts[-len(parts.parts) :] == parts.parts]
@@ -110,10 +110,10 @@ def _ends(path: Path) -> bool:
 
 
 def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Annotated], list[str]]:
-    """Return the pictures with their sizes and their boxes cut at the edges, and a line for each that is left out.
+    """Return the pictures with their sizes and their boxes cut at the edges, and a message for each one left out.
 
     Args:
-        skip: Leave out pictures that cannot be read and boxes outside their pictures, instead of raising an error.
+        skip: Leave out pictures that are unreadable or of another size, and boxes outside, instead of raising an error.
 
     Raises:
         ConfigError: A picture cannot be read, has another size than its annotation states, or a box is outside.
@@ -133,14 +133,14 @@ def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Anno
         kept.append(inside)
         problems += outside
     if problems and not skip:
-        more = f" {len(problems) - 1:,} more are wrong." if len(problems) > 1 else ""
+        more = f" {len(problems):,} pictures and boxes are wrong in all." if len(problems) > 1 else ""
         raise ConfigError(f"{problems[0]}. data.on_bad_sample=skip leaves such pictures or boxes out.{more}")
     left_out = problems
     return kept, left_out
 
 
 def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
-    """Return the picture with its boxes cut at the edges, without those that have no area left, and a line for each."""
+    """Return the picture with its boxes cut at the edges, without those of no area left, and a message for each."""
     assert picture.size is not None
     width, height = picture.size
     boxes = picture.boxes.clip(0, [width, height, width, height])
@@ -156,5 +156,5 @@ def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
 
 
 def as_boxes(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return boxes as an array (M, 4), also if there is none."""
+    """Return boxes as an array (M, 4), also if there are none."""
     return np.array(rows, dtype=np.float64).reshape(-1, 4)

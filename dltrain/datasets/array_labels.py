@@ -14,7 +14,7 @@ from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.errors import ConfigError, format_error
 
 MIN_REPEATS = 2  # examples per class on average; numbers that repeat less often are not classes
-SIGNS = [-1, 1]  # the only negative labels: -1 alone often stands for no label
+SIGNS = [-1, 1]  # the only classes with a negative number; in other labels, -1 often marks a missing label
 MAX_EXACT = 2**24  # float32 represents all whole numbers up to this
 
 

@@ -12,7 +12,7 @@ DARKEST_BYTES = 64  # floats with a lower maximum are not read as 0 to 255
 
 @dataclass(frozen=True)
 class ArrayScale:
-    """Numbers that stand for black and white in arrays of images.
+    """Numbers for black and white in arrays of images.
 
     Args:
         black: Number for black.
@@ -63,7 +63,7 @@ UNIT = ArrayScale(0.0, 1.0, whole=False)
 
 
 def find_scale(pixels: np.ndarray) -> ArrayScale:
-    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else the range of their numbers and 0."""
+    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else their range including 0."""
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     for white, least in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
         if low >= -OVERSHOOT * white and least <= high <= (1 + OVERSHOOT) * white:

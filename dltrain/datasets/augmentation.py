@@ -88,7 +88,7 @@ class Augmentation:
         return (drawn * (2 * self.shift + 1)).long() - self.shift
 
     def rotated_and_zoomed(self, turn: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of a rotation divided by the relative size, for uniform numbers (B,)."""
+        """Return cosine and sine of random rotations, divided by the random zoom factors, for uniform numbers (B,)."""
         angle = math.radians(self.rotation) * (2 * turn - 1)
         scale = 1 + self.zoom * (2 * size - 1)
         return angle.cos() / scale, angle.sin() / scale
@@ -98,7 +98,7 @@ def read_augmentation(value: Any) -> Augmentation:
     """Parse ``data.augment``: the keys of the group ``augment``, or a list of names as in earlier versions.
 
     Raises:
-        ConfigError: A name is unknown, or both mixup and cutmix are enabled.
+        ConfigError: The type is wrong, a name is unknown, or both mixup and cutmix are enabled.
     """
     if isinstance(value, str) or not isinstance(value or [], Mapping | Sequence):
         raise ConfigError(format_error("data.augment", "the keys of the group augment, or a list", value))

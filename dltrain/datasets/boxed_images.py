@@ -41,7 +41,7 @@ def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int
 
 
 def cut_window(picture: Image.Image, window: Window, size: int) -> np.ndarray:
-    """Return a window of a picture as a square (size, size, channels) in uint8; black beyond the edges."""
+    """Return a window of a picture, resized to a square (size, size, channels) in uint8; black beyond the edges."""
     whole = window[0] >= 0 and window[1] >= 0 and window[2] <= picture.width and window[3] <= picture.height
     if not whole:
         left, top = math.floor(window[0]), math.floor(window[1])
@@ -61,7 +61,7 @@ class BoxedImages:
         kinds: Name of a class -> its number, from 1 on.
         size: Height and width of an example in pixels.
         mode: Mode of PIL for the pictures.
-        visible: Least share of the area of a box that must be inside a part.
+        visible: Minimum share of the area of a box that must be inside a part.
         augmentation: Crop of each part at full resolution in training.
     """
 
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield a name for the annotations and window of each part, and the size of its file; -1 if it is missing."""
+        """Yield the path of each part with a hash of its boxes and window, and the file size; -1 if it is missing."""
         for number, window in self.parts:
             picture = self.pictures[number]
             content = f"{picture.boxes.tolist()} {picture.names} {picture.crowds} {window}"
@@ -97,7 +97,7 @@ class BoxedImages:
             )
 
     def count_boxes(self) -> Counter[str]:
-        """Return the number of boxes of each class, without crowds; a box that tiles cut counts in each of them."""
+        """Return the number of boxes of each class, without crowds; a box in several tiles counts in each."""
         counts: Counter[str] = Counter()
         for number, window in self.parts:
             picture = self.pictures[number]

@@ -24,7 +24,7 @@ Picture = tuple[dict[str, Any], list[Boxed]]  # a name, and the parts
 def read_boxed(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, int, int], tile: int | None = None
 ) -> Iterator[Inputs]:
-    """Yield images with the frames that map boxes to pixels of the files; all parts of an image are in one piece.
+    """Yield images with the frames that map boxes to pixels of the files; all parts of an image are in one batch.
 
     Args:
         files: Image files, which are resized, and arrays, whose shape and scale must be those of the data set.

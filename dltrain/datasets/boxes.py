@@ -39,7 +39,7 @@ class PrepareBoxes(nn.Module):
     """Scaled pixels and unchanged boxes.
 
     Shape:
-        pixels (B, channels, height, width) in uint8 -> inputs in float32; other fields are unchanged
+        pixels (B, channels, height, width) in uint8 -> inputs in float32; `FIELDS` are unchanged
     """
 
     def __init__(self, scaling: ScalePixels) -> None:
@@ -79,7 +79,7 @@ def cut_boxes(
 
     Args:
         window: Left, top, right and bottom edge.
-        visible: Least share of the area of a box that must be inside.
+        visible: Minimum share of the area of a box that must be inside.
     """
     left, top, right, bottom = window
     inside = boxes.clip([left, top, left, top], [right, bottom, right, bottom])
@@ -100,7 +100,7 @@ def to_window(boxes: np.ndarray, window: Sequence[float], size: int) -> tuple[np
 def stack_boxed(examples: Sequence[Boxed]) -> dict[str, Tensor]:
     """Return ``pixels`` (B, channels, size, size), ``boxes`` (B, M, 4), ``kinds`` (B, M), ``frame`` and ``parts``.
 
-    Boxes are padded to the largest number of an image, at least 1, with kind 0.
+    Images are padded with boxes of kind 0 to the largest number of boxes in an image, at least 1.
     """
     most = max(1, *(len(each.kinds) for each in examples))
     boxes = np.zeros((len(examples), most, 4), np.float32)

@@ -50,7 +50,7 @@ class Cells:
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from texts, after stripping whitespace and a unit, such as %, that all of them have.
+        """Build from texts, after stripping whitespace and a unit, such as %, that all values have.
 
         Args:
             column: The distinct texts if `rows` is given, otherwise one text per row.
@@ -78,7 +78,7 @@ class Cells:
         return Cells([self.words[code] for code in used], codes)
 
     def numbers(self, decimal: str) -> np.ndarray:
-        """Return the number that each word is, in float64; NaN for text and missing values."""
+        """Return the number in each word, in float64; NaN for text and missing values."""
         if decimal not in self.parsed:
             self.parsed[decimal] = parse_numbers(self.words, decimal)
         return self.parsed[decimal]
@@ -104,7 +104,7 @@ def _find_unit(words: Sequence[str]) -> str:
 
 @cache
 def number_pattern(decimal: str) -> re.Pattern[str]:
-    """Return the pattern of numbers with a decimal mark, in which the other mark or spaces may group thousands."""
+    """Return the pattern of numbers with a decimal mark; the other mark, spaces or apostrophes may group thousands."""
     mark, other = re.escape(decimal), re.escape(COMMA if decimal == POINT else POINT)
     groups = rf"[1-9]\d{{0,2}}(?P<group>[{other}{BLANKS}])\d{{3}}(?:(?P=group)\d{{3}})*"
     lakhs = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
@@ -134,7 +134,7 @@ class Evidence(NamedTuple):
     """Evidence in one column for the decimal mark of its file.
 
     Args:
-        proofs: Decimal mark -> the first cell that is a number with this mark only.
+        proofs: Decimal mark -> a cell that proves it, usually the first that is a number with this mark only.
         ambiguous: The first cell that is a number with either mark, but has a different value with each.
         bare: Whether some numbers contain neither mark.
         narrow: Whether at least `MIN_NARROW` numbers contain a mark and, read with decimal points, lie within a factor

@@ -11,6 +11,7 @@ from dltrain.datasets.augmentation import Augmentation
 from dltrain.datasets.blending import make_blend
 from dltrain.datasets.geometry import Frame, Geometry
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels
+from dltrain.errors import ConfigError
 
 Augment = dict[str, Any] | list[str] | None
 
@@ -70,10 +71,16 @@ def prepare_clips(transform: ImageTransform) -> PrepareClips:
 def clip_splits(
     transform: ImageTransform, spec: Spec, train: Rows | Files, val: Rows | Files | None, test: Rows | Files
 ) -> Splits:
-    """Return splits of ``pixels`` (B, channels, frames, height, width) and ``labels`` (B,) with the augmentation.
+    """Return splits of ``pixels`` (B, channels, frames, height, width) and ``labels`` (B,).
 
-    Random crops of `Files` are not applied here, but while they are decoded.
+    Only training clips are augmented; `Files` are cropped during decoding.
+
+    Raises:
+        ConfigError: Changes of color, RandAugment or cutout are set.
     """
+    if transform.augment.recolors or transform.augment.erase:
+        reason = "clips have only geometric changes, mixup and cutmix"
+        raise ConfigError(f"augment: changes of color, RandAugment and cutout are not supported because {reason}")
     prepare = prepare_clips(transform)
     augmentation = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()
     frames = spec.clip.frames if spec.clip else 1

@@ -30,10 +30,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:
-    """Return the pictures of a file in the order of their names; pictures without objects are kept.
+    """Return the pictures of a file in the order of their paths; pictures without objects are kept.
 
     Raises:
-        ConfigError: An entry is incomplete, refers to nothing, or its picture is missing.
+        ConfigError: An entry is incomplete or refers to nothing, or several files have the name of a picture.
     """
     try:
         return _read(path, content, images, split)

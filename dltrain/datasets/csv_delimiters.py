@@ -12,7 +12,7 @@ DECIMALS = {"point": POINT, "comma": COMMA}
 def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
     """Return the delimiter that best splits the first lines into as many cells as the header.
 
-    Cells that contain another delimiter count against it.
+    Cells that contain a delimiter count against it, unless they are numbers.
 
     Args:
         head: The first lines.
@@ -38,7 +38,7 @@ def _is_number(cell: str) -> bool:
 
 
 def has_equal_tabs(text: str) -> bool:
-    """Return whether all lines have equally many tabs.
+    """Return whether all lines that are not empty have the same number of tabs.
 
     If so, almost certainly no quoted cell contains a tab or a line break.
     """

@@ -123,7 +123,7 @@ def iterate_tables(
     notation: Notation | None = None,
     bad: BadSamples | None = None,
 ) -> Iterator[Table]:
-    """Yield the rows of a file in tables of ``size`` rows, or in one table; there is at least one row.
+    """Yield the rows of a file in tables of at most ``size`` rows, none of them empty.
 
     Args:
         lines: Lines of the file, read as they are needed.
@@ -133,7 +133,7 @@ def iterate_tables(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file is not a CSV file; the message names the line.
+        ConfigError: The file is not a CSV file, or has no rows; the message names the line.
     """
     reader = Reader(lines, path, notation or Notation())
     rows = iter(reader)
@@ -161,7 +161,7 @@ class Reader:
         self.path = path
         self.notation = notation
         lines = iter(lines)
-        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # do not wait for later rows
+        head = list(islice(lines, 1 if notation.trained_on else SNIFFED))  # in prediction, do not wait for later rows
         declared = re.fullmatch(r"sep=(.)\s*", head[0]) if head else None
         self.delimiter = (
             declared[1]

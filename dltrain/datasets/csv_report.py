@@ -11,7 +11,7 @@ from dltrain.datasets.describe import count, listed, missing_line
 
 
 def describe_csv(path: str, **settings: Any) -> list[str]:
-    """Return the kind of each column of a CSV file, its missing values and its rows.
+    """Return lines about a CSV file: number of rows and columns, kind of each column, missing values.
 
     Args:
         path: The file.

@@ -103,7 +103,7 @@ class Table:
         return np.unique(found[~np.isnan(found)])
 
     def text_mask(self, column: int) -> np.ndarray:
-        """Return for each row whether a column holds neither a finite number nor a missing value."""
+        """Return for each row whether its cell is text: neither a finite number nor a missing value."""
         return self._text[column][self.columns[column].codes]
 
     def is_numeric(self, column: int) -> bool:
@@ -129,7 +129,7 @@ def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Tab
 
     Args:
         table: The file.
-        messages: Error message by row.
+        messages: Row -> error message.
         bad: Policy for these rows.
 
     Raises:

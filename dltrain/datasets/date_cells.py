@@ -27,7 +27,7 @@ class DateCells:
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts in another language that has these words for other months
+    other_months: list[str] | None = None  # the texts if their words are read as other months of another language
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -52,7 +52,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
     """Return the texts without their offsets from UTC, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
-    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # faster
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # equally long: faster
         return [text[:-length] for text in texts], ends
     found = [OFFSET.search(text) for text in texts]
     bare = [
@@ -63,7 +63,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
 
 
 def sample_texts(texts: list[str]) -> list[str]:
-    """Return at most twice SAMPLE evenly spaced texts."""
+    """Return evenly spaced texts, fewer than twice `SAMPLE`."""
     return texts[:: max(1, len(texts) // SAMPLE)]
 
 

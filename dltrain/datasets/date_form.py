@@ -105,12 +105,12 @@ class DateForm:
 
     @property
     def day_first(self) -> bool | None:
-        """Whether the day precedes the month; None if the year comes first, because the day is then always last."""
+        """Whether the day precedes the month; None if the year comes first, or if `day_precedes` returns None."""
         return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
 def day_precedes(pattern: str) -> bool | None:
-    """Return whether the day precedes the month in a pattern; None if one of them is missing."""
+    """Return whether the day precedes the month in a pattern; None if one of them is missing or not a number."""
     order = re.findall("%-?([dmo])", pattern)
     return order[0] != "m" if len(order) == 2 else None
 

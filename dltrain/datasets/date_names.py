@@ -19,7 +19,7 @@ class Language(NamedTuple):
 
 
 def fold(word: str) -> str:
-    """Return a word in lowercase, without accents and dots."""
+    """Return the letters of a word in lowercase, without accents."""
     letters = unicodedata.normalize("NFKD", word.casefold())
     return "".join(letter for letter in letters if letter.isalpha() and not unicodedata.combining(letter))
 

@@ -12,11 +12,11 @@ from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_
 from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column; the rest are errors
+DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column; the others are errors
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # minimum lead in plausibility of an irregular reading over the next one
 TINY = 1e-9
-LEAST_SHARE = 0.7  # minimum share of steps in one direction or of one length; a smaller one may be chance
+MIN_SHARE = 0.7  # minimum share of steps in one direction or of one length; a smaller one may be chance
 
 Reading = tuple[float, str, np.ndarray]
 
@@ -26,9 +26,9 @@ class Dates(NamedTuple):
 
     Args:
         times: Local times (datetime64), NaT for missing cells.
-        utc: The same instants in UTC if every cell has an offset; otherwise None.
+        utc: The same instants in UTC if every cell has an offset or is a Unix time; otherwise None.
         form: Their format.
-        bad: Position of the first cell that is not a date although most are; None if all are dates.
+        bad: Position of the first cell that is neither a date nor missing, although most are dates; None if all are.
     """
 
     times: pd.Series
@@ -47,7 +47,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten distinct cells are dates.
+        The dates, or None if fewer than nine in ten distinct cells are dates; for numbers, if any is not.
     """
     known = cells.dropna()
     if known.empty:
@@ -109,7 +109,7 @@ def _choose_reading(
     best = max(readings, key=lambda reading: reading[0])
     rivals = [reading for reading in readings if best[0] - reading[0] < (MARGIN if best[0] < REGULAR else TINY)]
     best, rivals = _nearest_years(best, rivals)
-    if "." in best[1]:  # usually with the day first
+    if re.search(r"%[dmy]\s?\.", best[1]):  # dates separated by dots usually have the day first
         best, rivals = rivals[0], []
     form = replace(_complete(best[1], cells), readings=_two_readings(originals, best, rivals))
     if cells.other_months:
@@ -119,7 +119,7 @@ def _choose_reading(
 
 
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
-    """Choose between dates with the year first and last: the reading with the clearly shorter span of time."""
+    """Choose between readings with the year first and last by the span of time, if one is clearly shorter."""
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
     first = shortest[1].startswith("%y")
@@ -131,7 +131,7 @@ def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[
 
 
 def _are_days(pattern: str, texts: list[str]) -> bool:
-    """Return whether "May 14" is followed by "May 15", which is the day of a month rather than a year."""
+    """Return whether a month repeats in the next cell ("May 14", "May 15"), so that the numbers are days, not years."""
     return pattern == "%b %y" and any(text[:3] == later[:3] for text, later in pairwise(texts))
 
 
@@ -171,7 +171,10 @@ def _date_parts(pattern: str) -> set[str]:
 
 
 def _plausibility(times: np.ndarray) -> float:
-    """Return the share of steps in one direction plus the share of the most frequent step: time, weekdays or months."""
+    """Return the share of steps in one direction plus the share of the most frequent step length.
+
+    Lengths are measured in time, weekdays or months. Shares below `MIN_SHARE` count as 0.
+    """
     known = pd.Series(times).dropna().drop_duplicates()
     if len(known) < 3:
         return 0
@@ -186,7 +189,7 @@ def _plausibility(times: np.ndarray) -> float:
         (weekdays == 1).sum() if (ordered.dt.day_of_week < 5).all() else 0,
     )
     ahead = (steps > pd.Timedelta(0)).mean()
-    return sum(float(share) for share in (max(ahead, 1 - ahead), max(counts) / len(steps)) if share >= LEAST_SHARE)
+    return sum(float(share) for share in (max(ahead, 1 - ahead), max(counts) / len(steps)) if share >= MIN_SHARE)
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:

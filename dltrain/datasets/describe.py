@@ -10,7 +10,7 @@ LISTED = 8  # names in a list
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join the first `LISTED` names with commas."""
+    """Join the first `LISTED` names with commas, and count the others."""
     names = list(names)
     more = len(names) - LISTED
     return ", ".join(names[:LISTED] + ([f"and {more} more"] if more > 0 else []))

@@ -25,7 +25,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 PARTS = ("train", "val", "test")
 SPLIT_BY = ("picture", "area")
 ONLY = "object"  # name of the class, if all objects are of one
-FEWEST_ROWS = 3  # of tiles, for a picture to have a part in each split
+MIN_TILE_ROWS = 3  # a picture with fewer rows of tiles is not divided among the splits
 
 
 class DetectionFolder:
@@ -42,9 +42,9 @@ class DetectionFolder:
         class_names: Names of the classes; None takes those that occur in training, in alphabetical order.
         single_class: Whether all objects are of one class, called ``object``.
         tile: Side in pixels of tiles that cut pictures without overlap; each is an example. None for whole pictures.
-        min_visible: Least share of the area of a box that a tile or crop must hold; other boxes are dropped, in [0, 1].
-        split_by: What a split consists of: a ``picture``, or the ``area`` of a picture: with tiles, the lowest rows are
-            for testing, those above for validation.
+        min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
+        split_by: ``picture`` divides the pictures among the splits; ``area`` divides each picture by rows of tiles: the
+            lowest for testing, those above for validation.
         block: Consecutive pictures, by name, that stay in one split, at least 1.
         validation: Fraction of training to hold out, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
@@ -55,7 +55,7 @@ class DetectionFolder:
         workers: Processes that decode pictures; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable pictures and boxes outside their pictures: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of pictures to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of pictures to skip after `load` before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes the classes of the annotations.
     """
 
@@ -124,7 +124,7 @@ class DetectionFolder:
         return wanted or found
 
     def _checked(self, pictures: Sequence[Annotated]) -> list[Annotated]:
-        """Return pictures whose files and boxes are good and whose classes are known."""
+        """Check that all classes are known, and return the pictures whose files and boxes are valid."""
         for picture in pictures:
             for name in picture.names if not self.single_class else ():
                 if name not in self.names:
@@ -180,13 +180,13 @@ class DetectionFolder:
     def _split_areas(
         self, own: dict[str, list[int]], pictures: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
-        """Return the tiles of each split: the lowest rows of training pictures for those that have no pictures."""
+        """Return the tiles of each split: splits without pictures get the lowest rows of the training pictures."""
         parts = {split: self._cut(own.get(split, []), pictures) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:
             rows = sorted({part.window[1] for part in tiles if part.picture == number and part.window})
             kept = rows
-            for split, fraction in fractions.items() if len(rows) >= FEWEST_ROWS else ():
+            for split, fraction in fractions.items() if len(rows) >= MIN_TILE_ROWS else ():
                 count = min(held_out_size(len(rows), fraction), len(kept) - 1)
                 kept, held = kept[: len(kept) - count], kept[len(kept) - count :]
                 parts[split] += [part for part in tiles if part.picture == number and part.window[1] in held]  # type: ignore[index]

@@ -27,7 +27,7 @@ def missing_files_error(name: str, root: Path, missing: Path) -> ConfigError:
 def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) -> None:
     """Download a data set of torchvision into ``root``; concurrent downloads of the same set wait for each other.
 
-    Files are moved to their place after all of them are complete, so an interrupted download leaves no partial file.
+    Files are moved into ``root`` after all of them are complete, so an interrupted download leaves no partial file.
 
     Args:
         dataset: Name of its class in torchvision.
@@ -80,7 +80,7 @@ def _safe_network() -> Iterator[None]:
 
     torchvision itself does the latter only from version 0.29 on.
     """
-    if hasattr(tarfile, "data_filter"):  # Python 3.11.4
+    if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_S)

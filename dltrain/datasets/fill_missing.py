@@ -7,7 +7,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -> np.ndarray:
-    """Return the series (rows, columns) in float64; each split is filled from the rows before its end only."""
+    """Return the series (rows, columns) in float64; each split is filled only from rows before its end."""
     columns = [table.index_of(name) for name in names]
     values = np.stack([parse_column(table, column) for column in columns], axis=1)
     if policy == "refuse":

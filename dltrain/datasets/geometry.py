@@ -22,7 +22,7 @@ class Frame(NamedTuple):
         pictures: Name of a field (B, channels, height, width) -> its values outside the picture, (channels, 1, 1).
         masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the picture.
         boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that leaves the
-            frame becomes all zeros.
+            picture becomes all zeros.
     """
 
     pictures: Mapping[str, Tensor]
@@ -143,7 +143,7 @@ def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bo
 
 
 def move_boxes(boxes: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
-    """Return the smallest boxes around the moved corners, cut at the frame; all zeros if nothing is left.
+    """Return the smallest boxes around the moved corners, cut at the edges; all zeros if nothing is left.
 
     Shape:
         boxes (B, N, 4) as left, top, right, bottom; matrix (B, 2, 3) -> (B, N, 4)

@@ -12,7 +12,7 @@ from dltrain.datasets.image_inputs import DEEP_MODES, FORMATS, UNREADABLE, decod
 from dltrain.errors import ConfigError
 
 T = TypeVar("T")
-MAX_CHECKED = 20_000  # files checked at most; more would delay the start of training
+MAX_CHECKED = 20_000  # maximum number of files to check; more would delay the start of training
 TAIL_BYTES = 4096
 # Last bytes of a complete file of a format. Other bytes may follow, and some decoders do not need them, so a file that
 # lacks them is decoded to be sure. Files of other formats are always decoded.

@@ -73,7 +73,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the class index of each pixel value from 0 to 255, in uint8."""
+    """Return the class index of each pixel value from 0 to 255 in uint8, or `UNKNOWN` if ignored, or `FOREIGN`."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:

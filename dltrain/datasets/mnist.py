@@ -67,7 +67,7 @@ class MNIST:
         self.spec = self.transform.add_bounds(image_spec(1, SIZE, SIZE, self.class_names))
 
     def load(self) -> Splits:
-        """Read the four files; download them first if ``download``."""
+        """Read the four files; download them first if one is missing or incomplete and ``download`` is set."""
         raw = self.root / self.folder / "raw"
         files = [path for part in PARTS for path in _paths(raw, part)]
         missing = [path for path in files if not path.is_file()]
@@ -128,7 +128,7 @@ def _complete(files: list[Path]) -> bool:
 
 
 def _expected_size(path: Path) -> int:
-    """Return the size of an IDX file in bytes; the number of examples is its second big-endian word."""
+    """Return the size of an IDX file in bytes; the number of examples is its second 32-bit word, big-endian."""
     with path.open("rb") as file:
         count = int.from_bytes(file.read(8)[4:], "big")
     return IMAGES_HEADER + count * SIZE * SIZE if "images" in path.name else LABELS_HEADER + count

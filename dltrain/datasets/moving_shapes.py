@@ -18,7 +18,7 @@ from dltrain.errors import ConfigError
 from dltrain.keyed_random import uniform
 
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counter-clockwise", "grow", "shrink")
-MIRRORED = ("flip", "flip_vertical")  # they turn one motion into another
+MIRRORED = ("flip", "flip_vertical")  # augmentations that turn one motion into another
 FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
 DRAWN = 8  # uniform numbers per clip, before those of the noise

@@ -106,7 +106,7 @@ class Npz:
         return Source({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, self.prepare)
 
     def load(self) -> Splits:
-        """Read all arrays."""
+        """Read and split all arrays."""
         x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
         rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
         train, val = (select_rows(rest, indices) for indices in hold_out(len(x), self.validation))

@@ -1,4 +1,4 @@
-"""Numerics of normalization: float64 precision on devices that have only float32, and nonzero scales."""
+"""Numerics of normalization: nearly float64 precision on devices that have only float32, and nonzero scales."""
 
 import numpy as np
 import torch

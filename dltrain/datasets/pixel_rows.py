@@ -60,7 +60,7 @@ def read_rows(
     first = next(lines, "")
     delimiter = next((mark for mark in DELIMITERS if columns.pixels in _names(first, mark)), ",")
     if not (header := _names(first, delimiter)):
-        expected = f"{path} to have a header with the column names"
+        expected = f"a header with the column names in {path}"
         raise ConfigError(format_error("data.path", expected, "an empty first line" if first else "an empty file"))
     places = [_place(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
     rows = csv.reader(lines, delimiter=delimiter)

@@ -131,7 +131,7 @@ class PixelsCsv:
         return Source(self._rows(rows), self.prepare)
 
     def load(self) -> Splits:
-        """Return the splits, those without rows cut from the training rows."""
+        """Return the splits; splits without rows are cut from the training rows."""
         for split, fraction in self.fractions.items():
             if split not in self.parts:
                 train = self.parts["train"]

@@ -1,4 +1,4 @@
-"""Download weights from the servers of torchvision, checked by hash."""
+"""Download weights of torchvision, verified by hash."""
 
 import os
 from http.client import HTTPException

@@ -19,7 +19,7 @@ OPERATIONS = (
 MOVES = OPERATIONS[1:6]
 LARGEST = 30  # largest magnitude
 SHEAR, SHIFT, TURN, ENHANCE, BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # at the largest magnitude
-LANE = 201  # added to keys, so that these random numbers are independent of those of other changes
+LANE = 201  # added to keys, so that these random numbers are independent of those of the other augmentations
 
 
 class RandAugment(nn.Module):
@@ -104,7 +104,7 @@ def sharpen(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: int) -> Tensor:
-    """Keep the first bits of each pixel."""
+    """Keep the `bits` most significant bits of each pixel."""
     levels = 2**bits
     return (images * levels).floor().clamp(0, levels - 1) / levels
 

@@ -33,12 +33,12 @@ class Series(NamedTuple):
 def choose_columns(
     table: Table, column: str | list[str] | None, excluded: Sequence[int]
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the series to forecast, and of columns of numbers that are left out.
+    """Return the names of the columns to forecast, and of the numeric columns that are left out.
 
     Args:
         table: The file.
-        column: A name or a list of them; ``auto`` takes the columns of numbers except timestamps, row numbers and
-            flags (0 or 1); None takes row numbers and flags as well.
+        column: A name or a list of them; ``auto`` takes the numeric columns except timestamps, row numbers and,
+            unless all columns are flags, flags (0 or 1); None takes row numbers and flags as well.
         excluded: Columns to exclude: dates, and the one that distinguishes series.
     """
     if isinstance(column, list) or column not in ("auto", None):

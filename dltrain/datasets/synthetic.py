@@ -63,7 +63,7 @@ class Ring:
     """Points of Gaussians whose means lie evenly on a circle; the class is the index of the Gaussian.
 
     The points do not depend on a seed: every run sees the same 10,000 training, 2,000 validation and 2,000 test points,
-    with equally many per class. On another kind of CPU, the last digits of some points differ.
+    whose class counts differ by at most one. On another kind of CPU, the last digits of some points differ.
 
     Args:
         modes: Number of Gaussians, at least 1.

@@ -59,8 +59,8 @@ class CsvTable:
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
-        ignore: Columns to leave out: a list of names, or ``auto`` for columns that identify the rows or have a
-            different text in most rows. None leaves nothing out and reads dates as words, as version 0.1 did.
+        ignore: Columns to leave out: a list of names, or ``auto`` for columns that are empty, identify the rows or
+            have a different text in most rows. None leaves nothing out and reads dates as words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
             the column to predict.
         stratify: Whether the splits have the same fraction of every class, as far as possible.
@@ -219,7 +219,7 @@ class CsvTable:
 def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
     """Return an error message for each row with text in a column of at least 90% numbers.
 
-    Columns with few distinct whole numbers are skipped, because they and the text may be names of classes.
+    Columns with few distinct whole numbers are skipped, because both the numbers and the text may be class names.
 
     Args:
         table: The file.

@@ -85,7 +85,7 @@ class DateColumn(NamedTuple):
         """Return (rows, 5 or 7), with 0 for missing values.
 
         Raises:
-            ConfigError: A cell is not a date in the format of the training file.
+            ConfigError: A cell is not a date.
         """
         named = is_time_name(self.name)
         dates = parse_cells(table.columns[column], self.day_first, named)
@@ -122,7 +122,7 @@ def fit_column(
         day_first: Whether the day precedes the month; None infers it from the column.
 
     Raises:
-        ConfigError: There is no number in the training rows, or there are too many different words.
+        ConfigError: There is no number or date in the training rows, or there are too many different words.
     """
     name = table.header[column]
     if dates and (is_time_name(name) or not table.is_numeric(column)):
@@ -130,7 +130,7 @@ def fit_column(
         if found is not None:
             check_dates(table, column, found, missing=True)
             days = days_of(found.times)
-            known = days[train][~np.isnan(days[train])]
+            known = _known_values(days[train], "date", name)
             return DateColumn(
                 name, found.form.day_first, float(known.mean()), float(nonzero_std(known)), bool((known % 1).any())
             )
@@ -142,12 +142,17 @@ def fit_column(
             raise ConfigError(format_error("data.path", expected, f"{len(words):,}", hint))
         return WordColumn(name, words)
     values = parse_column(table, column)
-    known = values[train][~np.isnan(values[train])]
-    if not len(known):
-        raise ConfigError(
-            format_error("data.path", f"a number in the training rows of column {name}", "only missing values")
-        )
+    known = _known_values(values[train], "number", name)
     return NumberColumn(name, float(known.mean()), float(nonzero_std(known)))
+
+
+def _known_values(values: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """Return the training values of a column that are not missing, at least one."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        expected = f"a {kind} in the training rows of column {name}"
+        raise ConfigError(format_error("data.path", expected, "only missing values"))
+    return known
 
 
 def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
@@ -165,7 +170,7 @@ def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
 
 
 def reason_to_ignore(table: Table, column: int) -> str | None:
-    """Return why a column cannot help a model: it is empty, numbers the rows, or has texts that rarely repeat."""
+    """Return why a column cannot help a model: empty, an identifier, or texts that rarely repeat; None if it can."""
     cells = table.columns[column]
     known = [word for word in cells.words if not table.is_missing_word(word)]
     if not known:

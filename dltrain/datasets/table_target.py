@@ -54,7 +54,9 @@ class Target(NamedTuple):
         return {name: torch.tensor([[value]], dtype=torch.float32) for name, value in fields.items()}
 
     def rows(self, table: Table, column: int) -> dict[str, Tensor]:
-        """Return ``targets`` and, for numbers, ``values`` and `units`; a number that is not a class has the class -1.
+        """Return ``targets``; for numbers also `units` and, if they can be classes, ``values``.
+
+        A number that is not a class has the class -1.
 
         Raises:
             ConfigError: A cell holds a word that is not one of the classes, or text in a column of numbers.

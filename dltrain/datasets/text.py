@@ -27,9 +27,9 @@ EVALUATION_STREAMS = 16
 class Text:
     """A text file, split in its order into training, validation and test tokens.
 
-    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split once;
-    the last window is padded with the token -1. The vocabulary is that of the whole file, so characters that occur only
-    in the test split are known, but untrained.
+    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
+    once, except the first; the last window is padded with the token -1. The vocabulary is that of the whole file, so
+    characters that occur only in the test split are known, but untrained.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
@@ -69,7 +69,7 @@ class Text:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         if fitted is None and path:
-            existing_file(path, "an existing text file")  # before `user_path`, to show the path as typed
+            existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
         self.tokenizer: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer()
             if tokens == "bytes"
@@ -108,9 +108,9 @@ class Text:
         )
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read whole texts, each followed by the token -1 for unknown."""
+        """Read whole texts, each followed by the token -1, as the next token is unknown."""
         if files.text is not None:
-            yield _whole_text("--text", self.tokenizer.encode(files.text))
+            yield _whole_text("--text", self.tokenizer.encode(files.text), key="--text")
         if files.names or files.text is None:
             for file in replace(files, text=None).expand("a text file"):
                 with file.errors_as_input():
@@ -157,9 +157,9 @@ def _check_stride(stride: int | None, streams: bool, context_length: int) -> int
     return at_least("data.stride", stride, 1)
 
 
-def _whole_text(name: str, tokens: list[int]) -> Inputs:
+def _whole_text(name: str, tokens: list[int], key: str = "INPUT") -> Inputs:
     if not tokens:
-        raise ConfigError(format_error(name, "a text of at least one character", "an empty text"))
+        raise ConfigError(format_error(key, "a text of at least one character", "an empty text"))
     return Inputs({"tokens": torch.tensor([[*tokens, UNKNOWN]])}, [{"input": name}])
 
 
@@ -194,7 +194,7 @@ class CharacterTokenizer:
         self.numbers = {character: number for number, character in enumerate(self.characters)}
 
     def encode_file(self, path: Path) -> Tensor:
-        """Return the characters of a file in the smallest of uint8, int16 and int32."""
+        """Return the tokens of a file, in the smallest of uint8, int16 and int32."""
         codes = np.frombuffer(_read_text(path).encode("utf-32-le"), dtype=np.uint32)
         known = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._check_known(map(chr, np.setdiff1d(codes, known).tolist()))

@@ -17,7 +17,7 @@ MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column
 
 
 def choose_text(table: Table, name: str | None) -> int:
-    """Return the column of texts: by name, or the only column whose cells usually have several words.
+    """Return the column of texts: by name, or the only column in which most distinct cells have three words or more.
 
     Raises:
         ConfigError: No column, or more than one, looks like texts.
@@ -90,7 +90,7 @@ class Target:
         return {name: torch.full((count, 1), value, dtype=torch.float32) for name, value in values.items()}
 
     def encode(self, table: Table, column: int) -> dict[str, Tensor]:
-        """Return ``targets``, as classes if there are classes, and ``values`` for numbers that are also classes."""
+        """Return ``targets``, as classes if there are any; for numbers also `units` and, with classes, ``values``."""
         if self.mean is None or self.scale is None:
             return {"targets": self._classes(table, column, None)}
         values = parse_column(table, column)

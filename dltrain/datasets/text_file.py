@@ -25,7 +25,7 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
     """Read the ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
 
     Returns:
-        Columns ``text`` and ``label``, and the rows of each split that has a folder.
+        Columns ``text`` and ``label``, and the rows of each split that has a folder, if ``val`` or ``test`` has one.
 
     Raises:
         ConfigError: There are no such files, or one of them is not text.
@@ -64,10 +64,11 @@ def read_text(file: Path, bad: BadSamples | None = None) -> str | None:
 def iterate_json(
     lines: Iterable[str], path: Path, size: int | None, header: list[str] | None = None, bad: BadSamples | None = None
 ) -> Iterator[Table]:
-    """Yield the rows of a JSON lines file, one object per line, in tables of ``size`` rows, or in one table.
+    """Yield the rows of a JSON lines file, one object per line, in tables of at most ``size`` rows.
 
     Args:
         path: The file, for messages.
+        size: Rows per table; None reads all rows into one.
         header: Fields to read; None for those of the first object.
         bad: Policy for unreadable lines; None rejects them.
 

@@ -58,8 +58,8 @@ class TextTable:
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         lowercase: Whether to convert texts to lower case.
-        min_count: Occurrences in the training texts below which a word is unknown, at least 1.
-        max_words: Maximum size of the vocabulary, at least 1.
+        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
+        max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use

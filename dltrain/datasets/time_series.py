@@ -23,7 +23,7 @@ from dltrain.datasets.fill_missing import fill_missing
 from dltrain.datasets.numerics import split_float64
 from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
 from dltrain.datasets.steps import infer_season, step_words
-from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales, least_rows, split_ranges
+from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales, min_rows, split_ranges
 from dltrain.errors import ConfigError, format_error
 
 SEASONS = 3  # minimum number of seasons in a series for its season to be used
@@ -59,7 +59,7 @@ class TimeSeries:
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
-            is filled from a later split; missing values at the start take the first value.
+            is filled from a later split; missing values at the start take the first known value.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -103,12 +103,12 @@ class TimeSeries:
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
         if path and fitted is None:
-            existing_file(path, "an existing CSV file")  # before `user_path`, to show the path as typed
+            existing_file(path, "an existing CSV file")  # not `self.path`, to show the path as typed
         self.notation = Notation(header, decimal, tuple(missing_words or ()))
         if fitted is not None:
             self._adopt(fitted)
         else:
-            self._understand(column)
+            self._find_columns(column)
             self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
             self._leave_out_short_series()
             self.known = [one.name for one in self.series]
@@ -117,7 +117,7 @@ class TimeSeries:
     def _read(self) -> Table:
         return select_rows(read_csv(existing_file(self.path, "an existing CSV file"), self.notation), self.where)
 
-    def _understand(self, column: str | list[str] | None) -> None:
+    def _find_columns(self, column: str | list[str] | None) -> None:
         """Read the file, and find its times, the columns to forecast and the series."""
         self.table = self._read()
         self.notation = replace(self.notation, trained_on=self.table.marks)
@@ -294,7 +294,7 @@ class TimeSeries:
         return split_ranges(rows, self.window, self.lead, self.validation, self.test)
 
     def _too_short(self, rows: int) -> ConfigError:
-        enough = least_rows(rows, self.window, self.horizon, self.lead, self.validation, self.test)
+        enough = min_rows(rows, self.window, self.horizon, self.lead, self.validation, self.test)
         sizes = f"window {self.window}, horizon {self.horizon} and season {self.season}"
         expected = f"at least {enough} rows for {sizes} in {self.path}"
         hint = "Reduce data.window or data.horizon"

@@ -15,9 +15,10 @@ def has_voc_layout(root: Path) -> bool:
 
 
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
-    """Return image and mask of each name in those of ``train.txt``, ``val.txt`` and ``test.txt`` that exist.
+    """Return image and mask of each name in the lists ``train.txt``, ``val.txt`` and ``test.txt``.
 
-    A test list without masks is left out: those of Pascal VOC 2012 are not public.
+    Missing and empty lists are left out. So is a test list without masks: the test masks of Pascal VOC 2012 are not
+    public.
 
     Raises:
         ConfigError: There is no list for training, or a file of a name is missing.

@@ -13,7 +13,7 @@ from dltrain.data.splits import held_out_size
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
 # The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
-LEAST_SCALE = 0.1
+MIN_SCALE = 0.1
 
 
 class SplitRange(NamedTuple):
@@ -48,7 +48,7 @@ def split_ranges(rows: int, window: int, lead: int, validation: float, test: flo
     return {**ranges, "test": SplitRange(max(cut + val, lead), rows, lead)}
 
 
-def least_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
+def min_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
     """Return the smallest number of rows above `rows` that gives each split a window."""
     # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
     least = (window + horizon - 2) / (1 - validation - test)
@@ -75,7 +75,7 @@ def fit_scales(train: Sequence[np.ndarray], horizon: int, normalise: str, season
     change = np.stack([_typical_change(rows, horizon) for rows in train])
     scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
     naive = np.stack([_seasonal_change(rows, season) for rows in train])
-    fitted = zip(SCALES[1:], (scale, LEAST_SCALE * change, naive), strict=True)
+    fitted = zip(SCALES[1:], (scale, MIN_SCALE * change, naive), strict=True)
     mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
     return {"mean": mean, **{name: torch.from_numpy(value.astype(np.float32))[..., None] for name, value in fitted}}
 
@@ -95,7 +95,7 @@ class Normalize(nn.Module):
           index of the series.
         - Output: inputs (B, window, columns); targets (B, horizon, columns); shift, shift_rest (rounding error of the
           shift) and scale, each (B, 1, columns). With ``history`` also history (B, lead, columns), ahead (B, horizon,
-          columns) and naive_error (B, 1, columns), the mean absolute change over a season in training.
+          columns), naive_error (B, 1, columns), the mean absolute change over a season in training, and group.
     """
 
     mean: Tensor

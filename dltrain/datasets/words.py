@@ -18,7 +18,7 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*|[^
 class Words:
     """Vocabulary of words and symbols.
 
-    Token 0 pads, token 1 stands for every unknown word.
+    Token 0 is padding, token 1 any unknown word.
 
     Args:
         words: The words, from token 2 on.

@@ -1,10 +1,10 @@
-"""The configuration keys that `resume`, and `evaluate`, `predict` and `generate`, may override."""
+"""Configuration keys that `resume` may override, and those that `evaluate`, `predict` and `generate` may override."""
 
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
 
 # Keys that a resumed run may override: how long it trains, what it logs and keeps, how it handles interruptions and
-# lack of memory, and where and how its data are read. All keys of `device` except the precision may change as well.
+# running out of memory, and where and how its data are read. All keys of `device` except the precision may change too.
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
     *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),

@@ -145,6 +145,28 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
+def test_changed_data_are_rejected_even_if_their_class_has_an_attribute_fitted(
+    own_files: dict[str, Path],
+    finished_run: FinishedRun,
+    evaluate: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = "from dltrain.datasets.table import CsvTable\n\nclass Keeping(CsvTable):\n"
+    source += "    def __init__(self, fitted=None, **options):\n"
+    source += "        super().__init__(fitted=fitted, **options)\n        self.fitted = fitted\n"
+    (tmp_path / "keeping_data.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, trusted = tmp_path / "own.csv", "allow_targets=[keeping_data]"
+    shutil.copy(own_files["csv"], path)
+    data = ["data=csv", "data._target_=keeping_data.Keeping", trusted, f"data.path={path}", "data.column=kind"]
+    run = finished_run("model=mlp", *data, "trainer.epochs=1")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    result = evaluate(run, trusted)
+    assert result.code == 2 and "expected those the run was trained on, got other data" in result.err
+
+
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:

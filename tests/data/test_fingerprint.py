@@ -107,10 +107,10 @@ def test_only_the_start_and_end_of_a_large_tensor_are_hashed(hashed_arrays: list
     large = torch.zeros(2 * WHOLE_BYTES, dtype=torch.uint8)
     known = digest(x=large)
     assert sum(size for _, size in hashed_arrays) == 2 * WHOLE_BYTES  # for train and test
-    for place in (0, -1):
-        large[place] = 1
+    for index in (0, -1):
+        large[index] = 1
         assert digest(x=large) != known
-        large[place] = 0
+        large[index] = 0
     assert digest(x=large) == known
 
 
@@ -209,7 +209,7 @@ def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_reje
     assert "File sizes differ" not in capsys.readouterr().err
 
 
-def test_the_fingerprint_of_computed_data_depends_on_their_settings_alone() -> None:
+def test_the_fingerprint_of_computed_data_depends_only_on_their_settings() -> None:
     def computed(rows: Tensor, settings: str) -> str:
         source = Source({"x": rows}, nn.Identity(), fingerprinted=settings)
         return fingerprint(Splits(source, None, source))["train"]

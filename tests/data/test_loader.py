@@ -169,9 +169,9 @@ def test_uniform_passes_a_kolmogorov_smirnov_test():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5)
     assert numbers.min() >= 0 and numbers.max() < 1
     # Kolmogorov-Smirnov: the largest distance from the diagonal stays below 1.95 / sqrt(n) in 999 of 1,000 cases.
-    placed = numbers.flatten().double().sort().values
-    steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)
-    assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
+    ordered = numbers.flatten().double().sort().values
+    steps = torch.arange(len(ordered), dtype=torch.float64) / len(ordered)
+    assert (ordered - steps).abs().max() < 1.95 / len(ordered) ** 0.5
 
 
 def test_uniform_numbers_are_uncorrelated():
@@ -331,7 +331,7 @@ def test_corruption_is_fixed_in_evaluation_and_changes_with_the_epoch_in_trainin
 def test_normal_passes_a_kolmogorov_smirnov_test_and_is_uncorrelated():
     numbers = normal(mix(torch.arange(20_000)), 3).double()
     assert torch.allclose(numbers.mean(0), torch.zeros(3, dtype=torch.double), atol=0.03)
-    placed = torch.special.ndtr(numbers.flatten()).sort().values
-    steps = torch.arange(len(placed), dtype=torch.float64) / len(placed)
-    assert (placed - steps).abs().max() < 1.95 / len(placed) ** 0.5
+    ordered = torch.special.ndtr(numbers.flatten()).sort().values
+    steps = torch.arange(len(ordered), dtype=torch.float64) / len(ordered)
+    assert (ordered - steps).abs().max() < 1.95 / len(ordered) ** 0.5
     assert (torch.corrcoef(numbers.T) - torch.eye(3)).abs().max() < 5 / 20_000**0.5

@@ -70,7 +70,7 @@ def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (14, 4), (3, 8), (9, 1)])
-def test_each_row_of_a_stream_continues_that_row_of_the_previous_batch(count: int, size: int) -> None:
+def test_each_row_of_a_batch_of_streams_continues_the_same_row_of_the_previous_batch(count: int, size: int) -> None:
     plan = Streams()(torch.arange(count), size, Generator())
     assert [len(part) for part in plan[:-1]] == [min(size, count)] * (len(plan) - 1)
     for part, following in itertools.pairwise(plan):

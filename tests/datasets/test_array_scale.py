@@ -42,7 +42,7 @@ def read_inputs(data: Npz, path: Path) -> torch.Tensor:
         (60_000 * UNIT, "not rescaled"),
     ],
 )
-def test_pixels_are_scaled_to_0_to_1_in_testing_and_in_prediction(x, words, tmp_path):
+def test_low_and_high_of_the_spec_are_the_range_of_the_inputs_and_prediction_reads_the_same_inputs(x, words, tmp_path):
     data = save_npz(tmp_path, x)
     batch = next(iter(Batches(data.load().test, 20)))["inputs"]
     unit = PixelRange(data.spec.low, data.spec.high).to_unit(batch)

@@ -30,9 +30,9 @@ def test_mixing_weights_have_the_beta_distribution(alpha: float) -> None:
     first, second = uniform(mix(torch.arange(20_000)), 2).unbind(1)
     share = symmetric_beta(first, second, alpha).double().numpy()
     assert np.isfinite(share).all()
-    places = np.linspace(0.001, 0.999, 200)
-    apart = np.abs((share[None] <= places[:, None]).mean(1) - stats.beta(alpha, alpha).cdf(places)).max()
-    assert apart < 1.95 / 20_000**0.5
+    points = np.linspace(0.001, 0.999, 200)
+    distance = np.abs((share[None] <= points[:, None]).mean(1) - stats.beta(alpha, alpha).cdf(points)).max()
+    assert distance < 1.95 / 20_000**0.5
 
 
 def test_mixup_is_the_weighted_mean_of_two_examples_and_of_their_classes() -> None:

@@ -1,4 +1,4 @@
-"""Changes of color and RandAugment, against the functions of torchvision on the same images."""
+"""Color changes and RandAugment, compared with the functions of torchvision on the same images."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ ENHANCE = {
 
 
 def images(channels: int = 3, count: int = COUNT) -> Tensor:
-    """Return smooth images of whole levels of 255, of different ranges."""
+    """Return smooth images in [0, 1] with the levels of 8 bits; each image has a different range."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, channels, 5, 6, generator=draw) * torch.linspace(0.4, 1, count)[:, None, None, None]
     smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")
@@ -55,7 +55,7 @@ def test_a_color_changes_as_in_torchvision(name: str, channels: int) -> None:
 
 
 def of_torchvision(name: str, image: Tensor, sign: float) -> Tensor:
-    """Return the result of an operation of RandAugment at magnitude 9 of 30."""
+    """Return the result of an operation of RandAugment in torchvision, at magnitude 9 of 30."""
     move = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
     slant, turn = math.degrees(math.atan(0.3 * STRENGTH * sign)), 30 * STRENGTH * sign
     moves = {
@@ -134,8 +134,8 @@ def test_masks_move_with_their_images_and_are_unchanged_by_other_operations() ->
 
 
 def test_brightness_changes_by_factors_within_its_range_and_all_channels_change_equally() -> None:
-    look = Augmentation(brightness=0.3)
-    module = make_changes(look, Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD))
+    augmentation = Augmentation(brightness=0.3)
+    module = make_changes(augmentation, Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD))
     assert module is not None
     x = torch.full((500, 3, 2, 2), 0.5)
     found = module({"inputs": normalized(x)}, mix(torch.arange(500)))["inputs"] * STD + MEAN
@@ -158,10 +158,10 @@ def test_colors_and_randaugment_leave_masks_of_shapes_valid() -> None:
 
 
 def test_no_value_is_read_back_from_the_device() -> None:
-    """On the meta device, which has no values, reading one raises an error."""
-    look = Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, randaugment=2)
+    """Use the meta device, where reading a value raises an error."""
+    augmentation = Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, randaugment=2)
     frame = Frame({"inputs": torch.zeros(3, 1, 1)}, {"targets": -1}, ("boxes",))
-    module = make_changes(look, frame, Unit(MEAN, STD))
+    module = make_changes(augmentation, frame, Unit(MEAN, STD))
     assert module is not None
     shapes = {"inputs": (5, 3, HEIGHT, WIDTH), "targets": (5, HEIGHT, WIDTH), "boxes": (5, 2, 4)}
     batch = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}

@@ -13,9 +13,9 @@ from dltrain.errors import ConfigError
 
 
 def write_table(folder: Path, name: str, header: str, rows: int = 60) -> str:
-    """Write a CSV file with one number for each column name in each row."""
+    """Write a CSV file with a number in each column of each row; return its path."""
     columns = header.count(",") + 1
-    lines = [",".join(f"{row * (place + 1) % 37}.25" for place in range(columns)) for row in range(rows)]
+    lines = [",".join(f"{row * (column + 1) % 37}.25" for column in range(columns)) for row in range(rows)]
     (folder / name).write_text("\n".join([header, *lines]))
     return str(folder / name)
 

@@ -25,7 +25,7 @@ class RandomFile(NamedTuple):
 
 
 def write_number(value: float, digits: int, decimal: str, thousands: str) -> str:
-    """Format a number like a spreadsheet, with grouped thousands."""
+    """Format a number like a spreadsheet, with grouped thousands; return an empty string for NaN."""
     if np.isnan(value):
         return ""
     text = f"{value:,.{digits}f}"
@@ -42,8 +42,8 @@ def random_file(random: np.random.Generator) -> RandomFile:
     texts: dict[str, list[str]] = {}
     words: dict[str, list[str]] = {}
     kinds = random.choice(["count", "price", "share", "word", "thousandth"], size=int(random.integers(2, 6)))
-    for place, kind in enumerate(kinds):
-        name = f"{kind}{place}" + random.choice(["", " (m²)", ", net"])
+    for column, kind in enumerate(kinds):
+        name = f"{kind}{column}" + random.choice(["", " (m²)", ", net"])
         if kind == "word":
             words[name] = texts[name] = random.choice(["red", "green, dark", "blue", 'five" wide'], rows).tolist()
             continue

@@ -11,7 +11,7 @@ def erased() -> torch.Tensor:
     images = torch.ones(COUNT, 3, HEIGHT, WIDTH)
     changed = Cutout(SIDE)({"inputs": images}, mix(torch.arange(COUNT)))["inputs"]
     assert ((changed == 0) | (changed == 1)).all() and (images == 1).all()
-    assert (changed.amin(1) == changed.amax(1)).all()  # all channels alike
+    assert (changed.amin(1) == changed.amax(1)).all()  # all channels are equal
     return changed[:, 0] == 0
 
 
@@ -19,15 +19,15 @@ def test_cutout_erases_a_square_that_may_leave_the_image() -> None:
     for image in erased()[:200]:
         rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
         assert image.sum() == len(rows) * len(columns)  # a rectangle without holes
-        for places, size in ((rows, HEIGHT), (columns, WIDTH)):
-            assert places.tolist() == list(range(int(places[0]), int(places[-1]) + 1))
-            assert len(places) == SIDE or places[0] == 0 or places[-1] == size - 1
+        for indices, size in ((rows, HEIGHT), (columns, WIDTH)):
+            assert indices.tolist() == list(range(int(indices[0]), int(indices[-1]) + 1))
+            assert len(indices) == SIDE or indices[0] == 0 or indices[-1] == size - 1
 
 
 def test_each_pixel_is_the_center_of_the_square_equally_often() -> None:
-    """The chance of a pixel to be erased is the share of centers within half a side of it."""
+    """Compare how often each pixel is erased with the share of centers within half a side of it."""
     rows, columns = (
-        torch.tensor([sum(abs(place - center) <= SIDE // 2 for center in range(size)) / size for place in range(size)])
+        torch.tensor([sum(abs(pixel - center) <= SIDE // 2 for center in range(size)) / size for pixel in range(size)])
         for size in (HEIGHT, WIDTH)
     )
     expected = rows[:, None] * columns[None]

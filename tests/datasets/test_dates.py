@@ -194,6 +194,7 @@ def test_ambiguous_dates_are_reported_with_both_interpretations() -> None:
     assert parse_dates(pd.Series(["14/01/2021"]), day_first=False) is None
     assert parse(["1 lis 2021", "2 lis 2021"]).form.readings == ("1 lis 2021", "2021-11-01", "2021-10-01")
     assert not parse(["01.02.2021", "01.03.2021"]).form.ambiguous
+    assert parse(["01/02/2021 10:00:00.5", "01/03/2021 10:00:00.5"]).form.ambiguous
 
 
 def test_missing_cells_stay_missing_and_the_first_invalid_cell_is_reported() -> None:

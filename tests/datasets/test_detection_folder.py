@@ -17,7 +17,7 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.datasets.shapes import draw_shapes
 from dltrain.errors import ConfigError
 
-BOX = (2.0, 1.0, 8.0, 5.0)  # of the class cat in each picture of 12 x 8 pixels
+BOX = (2.0, 1.0, 8.0, 5.0)  # of the cat in each picture of 12 x 8 pixels; the first picture of `coco` has none
 Edit = dict[str, Any]
 
 
@@ -86,7 +86,7 @@ def test_voc_counts_pixels_from_1_and_includes_the_last_one(tmp_path: Path) -> N
     assert (found.boxes * found.frame[[2, 3, 2, 3]])[0].tolist() == [2.0, 1.0, 8.0, 5.0]
 
 
-def test_voc_files_with_a_box_that_begins_at_0_hold_edges(tmp_path: Path) -> None:
+def test_voc_coordinates_are_0_based_edges_if_any_box_starts_at_0(tmp_path: Path) -> None:
     voc(tmp_path / "train", 9, first=0)
     voc(tmp_path / "test", 3, first=0)
     found = first_example(tmp_path, validation=0.2)
@@ -145,7 +145,7 @@ def test_lists_of_names_divide_voc_files(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val or []), len(splits.test)) == (12, 3, 2)
 
 
-def test_blocks_of_pictures_stay_in_one_split(tmp_path: Path) -> None:
+def test_all_pictures_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     splits = DetectionFolder(str(coco(tmp_path, 40)), block=5, validation=0.25, test=0.25).load()
     found = [{rows.pictures[part.picture].image.stem for part in rows.parts} for rows in _rows(splits)]
     assert [len(names) for names in found] == [20, 10, 10] and len(set.union(*found)) == 40
@@ -156,7 +156,7 @@ def _rows(splits: Any) -> list[Any]:
     return [splits.train.rows, splits.val.rows, splits.test.rows]
 
 
-def test_tiles_cover_a_picture_once() -> None:
+def test_tiles_cover_each_pixel_exactly_once() -> None:
     covered = np.zeros((70, 110), dtype=int)
     for left, top, right, bottom in tile_windows(110, 70, 32):
         covered[top:bottom, left:right] += 1
@@ -195,7 +195,7 @@ def test_boxes_of_tiles_are_the_parts_of_the_boxes_inside(tmp_path: Path) -> Non
         assert np.array_equal(found.boxes, kept) and found.frame.tolist() == [left, top, 1, 1]
 
 
-def test_boxes_of_which_less_than_the_least_share_is_visible_are_dropped(tmp_path: Path) -> None:
+def test_boxes_with_a_visible_fraction_below_min_visible_are_dropped(tmp_path: Path) -> None:
     root, counts = str(drawn(tmp_path)), list[int]()
     for share in (0.0, 0.25, 0.6):
         rows: Any = DetectionFolder(root, tile=32, min_visible=share, image_size=32, validation=0).load().train.rows
@@ -204,12 +204,12 @@ def test_boxes_of_which_less_than_the_least_share_is_visible_are_dropped(tmp_pat
     assert counts[0] > counts[1] > counts[2]
 
 
-def test_areas_of_a_picture_are_in_one_split_each(tmp_path: Path) -> None:
+def test_split_by_area_divides_each_picture_among_the_splits(tmp_path: Path) -> None:
     data = DetectionFolder(str(drawn(tmp_path, 120)), tile=20, split_by="area", image_size=20, validation=0.2, test=0.3)
     parts = [rows.parts for rows in _rows(data.load())]
     assert sum(map(len, parts)) == 6 * 36 == len({part for each in parts for part in each})
     rows = [{part.window[1] for part in each} for each in parts]
-    assert rows == [{0, 20, 40}, {60}, {80, 100}], "training above validation above testing"
+    assert rows == [{0, 20, 40}, {60}, {80, 100}], "training is at the top, testing at the bottom"
     assert [sorted({part.picture for part in each}) for each in parts] == [list(range(6))] * 3
 
 
@@ -242,7 +242,7 @@ def test_pictures_of_other_modes_are_converted(mode: str, channels: int, tmp_pat
     assert abs(int(rows.example(number, None).pixels.mean()) - 200) <= 3
 
 
-def test_a_picture_that_exif_turns_has_boxes_in_the_upright_picture(tmp_path: Path) -> None:
+def test_boxes_of_a_picture_rotated_by_exif_refer_to_the_upright_picture(tmp_path: Path) -> None:
     root = coco(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -309,7 +309,7 @@ def test_a_picture_that_cannot_be_used_stops_the_run_before_training_or_is_left_
     assert any(line.startswith("left out: 1; the first: data.path: expected") for line in data.describe())
 
 
-def test_a_cmyk_jpeg_without_its_end_is_found_before_training(tmp_path: Path) -> None:
+def test_a_truncated_cmyk_jpeg_is_found_before_training(tmp_path: Path) -> None:
     root = voc(tmp_path)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).convert("CMYK")
     picture.save(root / "03.jpg")

@@ -15,7 +15,7 @@ from dltrain.keyed_random import draw, mix, uniform
 
 HEIGHT, WIDTH, COUNT, IGNORED = 48, 64, 32, 255
 BOX = (16, 12, 36, 30)  # left, top, right, bottom
-LOOKS = {
+AUGMENTATIONS = {
     "flip": {"flip": True},
     "flip_vertical": {"flip_vertical": True},
     "shift": {"shift": 6},
@@ -34,10 +34,10 @@ def drawn(box: tuple[float, float, float, float] = BOX) -> Tensor:
     return torch.from_numpy(np.array(canvas))
 
 
-def moved(look: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
+def moved(settings: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
     """Return a rectangle as image, mask and box after random transforms, and the matrices of the transforms."""
     frame = Frame({"inputs": torch.full((2, 1, 1), -1.0)}, {"mask": IGNORED}, ("boxes",))
-    geometry, keys = Geometry(Augmentation(**look), frame), mix(torch.arange(COUNT))
+    geometry, keys = Geometry(Augmentation(**settings), frame), mix(torch.arange(COUNT))
     batch = {
         "inputs": (2.0 * drawn() - 1).expand(COUNT, 2, -1, -1).contiguous(),
         "mask": drawn().long().expand(COUNT, -1, -1).contiguous(),
@@ -52,16 +52,16 @@ def polygon(matrix: Tensor) -> Tensor:
     left, top, right, bottom = BOX
     whole = np.vstack([matrix.double().numpy(), [0, 0, 1]])
     corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]).T
-    places = np.linalg.solve(whole, corners)[:2].T
+    transformed = np.linalg.solve(whole, corners)[:2].T
     scale = 8  # draw at eight times the resolution, then average
     canvas = Image.new("F", (WIDTH * scale, HEIGHT * scale))
-    ImageDraw.Draw(canvas).polygon([tuple(scale * place - 0.5) for place in places], fill=1)
+    ImageDraw.Draw(canvas).polygon([tuple(scale * corner - 0.5) for corner in transformed], fill=1)
     return torch.from_numpy(np.array(canvas)).view(HEIGHT, scale, WIDTH, scale).mean((1, 3))
 
 
-@pytest.mark.parametrize("name", LOOKS)
+@pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_transformed_images_masks_and_boxes_equal_a_drawn_shape(name: str) -> None:
-    found, matrices = moved(LOOKS[name])
+    found, matrices = moved(AUGMENTATIONS[name])
     assert torch.equal(found["labels"], torch.arange(COUNT))
     for picture, mask, boxes, matrix in zip(found["inputs"], found["mask"], found["boxes"], matrices, strict=True):
         expected = polygon(matrix)
@@ -79,13 +79,13 @@ def test_transformed_images_masks_and_boxes_equal_a_drawn_shape(name: str) -> No
 
 @pytest.mark.parametrize("name", ["flip", "flip_vertical", "shift"])
 def test_flips_and_shifts_keep_every_pixel_value(name: str) -> None:
-    found, _ = moved(LOOKS[name])
+    found, _ = moved(AUGMENTATIONS[name])
     assert set(found["inputs"].unique().tolist()) == {-1.0, 1.0}
     assert len(found["inputs"].flatten(1).unique(dim=0)) > 1
 
 
 def test_transformed_masks_have_no_new_classes() -> None:
-    found, _ = moved(LOOKS["all"])
+    found, _ = moved(AUGMENTATIONS["all"])
     assert found["mask"].dtype == torch.int64 and set(found["mask"].unique().tolist()) <= {0, 1, IGNORED}
 
 
@@ -103,22 +103,24 @@ def test_crops_have_the_configured_area_and_aspect_ratio_and_stay_inside_the_ima
 
 
 def test_the_crop_of_one_image_has_the_same_bits_as_the_crops_of_a_batch() -> None:
-    look, keys = Augmentation(min_area=0.3, max_stretch=2.0), mix(torch.arange(500))
+    augmentation, keys = Augmentation(min_area=0.3, max_stretch=2.0), mix(torch.arange(500))
     # Vectorized arithmetic may round differently, so each key is its own batch.
     for key in keys:
-        expected = torch.stack(crop_windows(look, uniform(key[None], 4).unbind(1), HEIGHT, WIDTH))[:, 0]
-        assert [float(part) for part in crop_window(look, draw(int(key), 4), HEIGHT, WIDTH)] == expected.tolist()
+        expected = torch.stack(crop_windows(augmentation, uniform(key[None], 4).unbind(1), HEIGHT, WIDTH))[:, 0]
+        found = crop_window(augmentation, draw(int(key), 4), HEIGHT, WIDTH)
+        assert [float(part) for part in found] == expected.tolist()
 
 
-def test_a_crop_for_a_result_of_another_aspect_ratio_is_stretched_by_the_difference() -> None:
-    look = Augmentation(min_area=0.2, max_stretch=1.0)
+def test_a_crop_without_stretch_has_the_aspect_ratio_of_the_result() -> None:
+    augmentation = Augmentation(min_area=0.2, max_stretch=1.0)
     for key in range(20):
-        _, _, across, along = crop_window(look, draw(key, 4), 100, 160, 100 / 160)
-        assert across == pytest.approx(0.625 * along, rel=1e-6) or along == 1  # a square, if it fits
+        _, _, across, along = crop_window(augmentation, draw(key, 4), 100, 160, 100 / 160)
+        # A square, unless it is cut to the height of the image.
+        assert across == pytest.approx(0.625 * along, rel=1e-6) or along == 1
 
 
-@pytest.mark.parametrize("look", [{"flip": True}, {"flip_vertical": True}, {"flip": True, "flip_vertical": True}])
-def test_flips_without_boxes_are_those_of_the_matrix(look: dict[str, bool]) -> None:
+@pytest.mark.parametrize("settings", [{"flip": True}, {"flip_vertical": True}, {"flip": True, "flip_vertical": True}])
+def test_flips_of_data_without_boxes_equal_flips_by_the_matrix(settings: dict[str, bool]) -> None:
     random = torch.Generator().manual_seed(0)
     batch = {
         "inputs": torch.randn(COUNT, 3, 7, 5, generator=random),
@@ -127,8 +129,8 @@ def test_flips_without_boxes_are_those_of_the_matrix(look: dict[str, bool]) -> N
     }
     before, keys = {name: value.clone() for name, value in batch.items()}, mix(torch.arange(COUNT))
     frame = Frame({"inputs": torch.zeros(3, 1, 1)}, {"mask": IGNORED})
-    found = Geometry(Augmentation(**look), frame)(batch, keys)
-    by_matrix = Geometry(Augmentation(**look), frame._replace(boxes=("boxes",)))(batch, keys)
+    found = Geometry(Augmentation(**settings), frame)(batch, keys)
+    by_matrix = Geometry(Augmentation(**settings), frame._replace(boxes=("boxes",)))(batch, keys)
     for name in ("inputs", "mask"):
         assert torch.equal(found[name], by_matrix[name]) and torch.equal(batch[name], before[name])
         assert not torch.equal(found[name], batch[name])

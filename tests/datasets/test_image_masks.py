@@ -65,7 +65,7 @@ def test_class_names_are_assigned_to_the_mask_values_from_0(tmp_path: Path) -> N
     assert data.spec.pixel_classes == 3 and set(np.unique(decoded(data))) == {0, 2}
 
 
-def test_blocks_of_images_stay_in_one_split(tmp_path: Path) -> None:
+def test_all_images_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     data = ImageMasks(many(tmp_path, 40), block=5, validation=0.25, test=0.25)
     numbers = {part: [int(image.stem) for image, _ in pairs] for part, pairs in data.pairs.items()}
     assert sorted(itertools.chain(*numbers.values())) == list(range(40))
@@ -93,7 +93,7 @@ def test_image_and_mask_have_the_same_crop_at_full_resolution(tmp_path: Path) ->
     files, starts = data.load().train.rows, set()
     for key in range(20):
         pixels, mask = files.example(0, key)
-        # Pixels at a boundary of two classes.
+        # Pixels near a boundary of two classes are not compared.
         near = np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8
         assert np.array_equal(mask[~near], (pixels[..., 0] // 24)[~near])
         starts.add(int(pixels[0, 0, 0]))
@@ -121,7 +121,7 @@ def test_shapes_are_the_same_in_every_run_and_every_class_occurs() -> None:
         assert set(split.rows["masks"].unique().tolist()) == {0, 1, 2, 3}
 
 
-def test_the_held_out_shapes_do_not_depend_on_how_many_are_trained_on() -> None:
+def test_validation_and_test_shapes_do_not_depend_on_the_number_of_training_shapes() -> None:
     few, many = Shapes(examples=50).load(), Shapes(examples=500).load()
     for one, other in ((few.val, many.val), (few.test, many.test)):
         assert torch.equal(one.rows["pixels"], other.rows["pixels"])

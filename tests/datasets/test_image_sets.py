@@ -108,8 +108,8 @@ def test_missing_files_are_rejected_with_a_hint_on_how_to_download_them(data, na
 
 def test_a_truncated_idx_file_is_rejected_by_name(tmp_path):
     write_mnist(tmp_path)
-    torn = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
-    torn.write_bytes(torn.read_bytes()[:-5])
+    truncated = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    truncated.write_bytes(truncated.read_bytes()[:-5])
     with pytest.raises(ConfigError, match="t10k-images-idx3-ubyte"):
         MNIST(root=str(tmp_path)).load()
 
@@ -157,7 +157,7 @@ def test_cifar10_reads_the_folder_of_torchvision(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
+def test_a_failed_download_is_rejected_with_its_key(tmp_path, monkeypatch):
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
@@ -167,16 +167,16 @@ def test_a_failed_download_is_reported_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("data", "look", "train"),
+    ("data", "normalization", "train"),
     [
         (MNIST, {"mean": 0.1307, "std": 0.3081}, 54_000),
         (FashionMNIST, {"mean": 0.2860, "std": 0.3530}, 54_000),
         (CIFAR10, {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2470, 0.2435, 0.2616]}, 45_000),
     ],
 )
-def test_the_downloaded_data_sets_have_the_published_sizes_and_are_normalized(data, look, train):
+def test_the_downloaded_data_sets_have_the_published_sizes_and_are_normalized(data, normalization, train):
     try:
-        splits = data(root=str(CACHE), **look).load()
+        splits = data(root=str(CACHE), **normalization).load()
     except ConfigError:
         pytest.skip("the real data sets are not on this machine; data.download=true fetches them")
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [train, train // 9, 10_000]

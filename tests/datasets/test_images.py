@@ -72,15 +72,15 @@ def test_crop_equals_cropping_the_image_padded_with_black():
     source, batch = prepare_images(["crop"], mean=[0.2, 0.3, 0.4], std=[0.5, 0.6, 0.7])
     found = source.augment(batch, keys(64))["inputs"]
     black = source.prepare({"pixels": torch.zeros(1, 3, 17, 17, dtype=torch.uint8), "labels": torch.zeros(1)})["inputs"]
-    places = set()
+    offsets = set()
     for number in range(64):
         padded = black[0].clone()
         padded[:, 4:13, 4:13] = batch["inputs"][number]
         crops = {(y, x): padded[:, y : y + 9, x : x + 9] for y in range(9) for x in range(9)}
-        matching = [place for place, crop in crops.items() if torch.equal(crop, found[number])]
+        matching = [offset for offset, crop in crops.items() if torch.equal(crop, found[number])]
         assert len(matching) == 1
-        places.update(matching)
-    assert {y for y, _ in places} == {x for _, x in places} == set(range(9))
+        offsets.update(matching)
+    assert {y for y, _ in offsets} == {x for _, x in offsets} == set(range(9))
 
 
 def test_augmentation_depends_only_on_the_keys_and_keeps_the_targets():

@@ -47,10 +47,10 @@ def test_labelled_examples_are_stratified_and_always_the_same():
 
 
 @pytest.mark.parametrize("data", [MNIST, FashionMNIST])
-@pytest.mark.parametrize(("validation", "all_of_them"), [(0.0, 60), (0.1, 54)])
-def test_mnist_and_fashion_mnist_support_num_labels(data, validation, all_of_them, data_root):
+@pytest.mark.parametrize(("validation", "training_examples"), [(0.0, 60), (0.1, 54)])
+def test_mnist_and_fashion_mnist_support_num_labels(data, validation, training_examples, data_root):
     splits = data(root=str(data_root), num_labels=20, validation=validation).load()
-    assert len(splits.train) == 20 and len(splits.unlabelled) == all_of_them
+    assert len(splits.train) == 20 and len(splits.unlabelled) == training_examples
     assert torch.bincount(splits.train.rows["labels"].long()).tolist() == pytest.approx([2] * 10, abs=1)
 
 

@@ -31,11 +31,11 @@ def shapes_of(clips: Tensor) -> np.ndarray:
 
 
 def turns(values: np.ndarray, period: float) -> np.ndarray:
-    """Return the sum of the changes between frames, each the shortest way around a circle."""
+    """Return the sum of the changes between frames, each the shortest way around a circle of length `period`."""
     return ((np.diff(values, axis=1) + period / 2) % period - period / 2).sum(1)
 
 
-def test_each_class_moves_as_its_name_says() -> None:
+def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
     size = 48
     drawn = draw_clips(160, 8, size)
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
@@ -56,14 +56,14 @@ def test_each_class_moves_as_its_name_says() -> None:
         assert name in ("grow", "shrink") or (growth.min() > 0.6 and growth.max() < 1.6), name
 
 
-def test_shapes_turn_in_the_direction_of_their_class_and_only_then() -> None:
+def test_only_shapes_of_the_two_rotation_classes_turn_each_in_its_direction() -> None:
     drawn = draw_clips(160, 8, 48)
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     turned = {
         name: turns(np.array([[orientation(frame) for frame in clip] for clip in shape[labels == number]]), np.pi)
         for number, name in enumerate(MOTIONS)
     }
-    # The axis of a triangle is not well defined.
+    # The axis of a triangle is not well defined, so 80 percent of the clips are enough.
     assert np.mean(turned.pop("clockwise") > 1) > 0.8 and np.mean(turned.pop("counter-clockwise") < -1) > 0.8
     assert all(np.mean(np.abs(values) < 0.5) > 0.8 for values in turned.values())
 
@@ -103,6 +103,12 @@ def test_a_shift_is_the_same_for_all_frames_of_a_clip() -> None:
 def test_flips_are_rejected_because_they_change_the_class(name: str) -> None:
     with pytest.raises(ConfigError, match=f"augment.{name}: not supported by data=moving_shapes because"):
         MovingShapes(augment={name: True})
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "randaugment", "erase"])
+def test_changes_of_color_and_cutout_are_rejected(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"augment: changes of color, .* are not supported because"):
+        MovingShapes(clips=40, frames=3, image_size=12, augment={name: 1}).load()
 
 
 def test_clips_written_as_frames_are_read_for_prediction(tmp_path: Path) -> None:

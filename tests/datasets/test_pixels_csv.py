@@ -20,7 +20,7 @@ USAGES = ["Training"] * 6 + ["PublicTest"] * 2 + ["PrivateTest"] * 3
 
 
 def picture(number: int, side: int = 3) -> str:
-    return " ".join(str((17 * number + place) % 256) for place in range(side * side))
+    return " ".join(str((17 * number + pixel) % 256) for pixel in range(side * side))
 
 
 def write(path: Path, rows: list[str] | None = None, header: str = "emotion,pixels,Usage") -> str:
@@ -44,7 +44,7 @@ def test_usage_names_the_splits_and_pixels_are_read_row_by_row(tmp_path: Path) -
     ]
 
 
-def test_names_of_classes_and_columns_can_be_given_and_columns_may_have_another_order(tmp_path: Path) -> None:
+def test_names_of_classes_and_columns_can_be_set_and_columns_may_have_another_order(tmp_path: Path) -> None:
     rows = [f'{usage};"{picture(number)}";x;{number % 2}' for number, usage in enumerate(USAGES)]
     path = write(tmp_path / "a.csv", rows, "part;gray;more;label")
     data = PixelsCsv(path, column="label", pixels="gray", usage="part", class_names=["angry", "happy", "sad"])
@@ -118,7 +118,7 @@ def test_a_row_that_cannot_be_read_is_named_with_its_line_or_skipped(kind: str, 
         ),
     ],
 )
-def test_a_file_that_does_not_fit_is_rejected(
+def test_unusable_pictures_classes_and_column_names_are_rejected(
     rows: list[str], arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.csv", rows or None)
@@ -129,7 +129,7 @@ def test_a_file_that_does_not_fit_is_rejected(
 
 def test_an_empty_file_and_one_without_rows_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
-    with pytest.raises(ConfigError, match=r"data.path: expected .*a.csv to have a header .*, got an empty file"):
+    with pytest.raises(ConfigError, match=r"data.path: expected a header with .* in .*a.csv, got an empty file"):
         PixelsCsv(str(tmp_path / "a.csv"))
     (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
     with pytest.raises(ConfigError, match=r"data.path: expected rows of pictures in .*a.csv, got none"):

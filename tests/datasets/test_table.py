@@ -69,7 +69,7 @@ def test_a_numeric_target_is_normalized_and_restored_to_its_units(tmp_path):
     np.testing.assert_allclose(restored[:, 0], answers[data.parts[2].numpy()], rtol=1e-4)
 
 
-def test_large_targets_are_restored_exactly(tmp_path):
+def test_large_targets_are_restored_without_loss_of_precision(tmp_path):
     answers = 2e9 + NUMBERS[:, 0]
     test = batch_of((data := table(tmp_path, answers)).load().test)
     values = [test[name].double().numpy() for name in ("targets", "scale", "shift", "shift_rest")]
@@ -145,6 +145,14 @@ def test_an_unusable_table_is_rejected(columns, arguments, part, tmp_path):
     with pytest.raises(ConfigError) as caught:
         CsvTable(path, **arguments)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "kind"), [("2021-03-04", "date"), ("1.5", "number")])
+def test_a_column_without_a_value_in_the_training_rows_is_rejected(value, kind, tmp_path):
+    held_out = torch.cat(table(tmp_path, WORDS).parts[1:]).tolist()
+    path = write(tmp_path / "a.csv", ["a", "b"], [value if row in held_out else "" for row in range(100)], WORDS)
+    with pytest.raises(ConfigError, match=f"a {kind} in the training rows of column a, got only missing values"):
+        CsvTable(path, missing="mean")
 
 
 def test_a_table_of_one_column_is_rejected(tmp_path):

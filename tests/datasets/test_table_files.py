@@ -33,7 +33,7 @@ FRAME.loc[5::13, "colour"] = np.nan
 
 
 def write(path: Path, frame: pd.DataFrame, **options: Any) -> str:
-    """Write a table with NULL for missing values."""
+    """Write a table to a CSV file, by default with NULL for missing values; return its path."""
     frame.to_csv(path / "a.csv", index=False, **{"na_rep": "NULL", **options})
     return str(path / "a.csv")
 

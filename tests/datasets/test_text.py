@@ -28,7 +28,7 @@ def test_targets_are_the_next_tokens_and_training_windows_start_at_every_positio
         assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
-def test_validation_and_test_predict_each_token_of_their_split_once(tmp_path):
+def test_validation_and_test_predict_each_token_of_their_split_after_the_first_once(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
     data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
@@ -47,7 +47,7 @@ def test_the_fingerprint_equals_that_of_earlier_versions():
     }
 
 
-def test_stride_is_the_distance_of_training_windows(tmp_path):
+def test_stride_is_the_distance_between_training_windows(tmp_path):
     path = write(tmp_path / "a.txt", "abcdefghij" * 20)
     assert len(Text(path, context_length=7, stride=5).load().train) == (160 - 8) // 5 + 1
 

@@ -60,7 +60,7 @@ def test_the_vocabulary_is_sorted_by_frequency_and_rare_words_are_unknown() -> N
     assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
 
 
-def test_a_count_that_no_word_reaches_is_rejected_with_the_largest_count() -> None:
+def test_a_min_count_that_no_word_reaches_is_rejected_with_the_largest_count() -> None:
     with pytest.raises(ConfigError, match=r"^data.min_count: expected at most 3, the count of .*, got 4$"):
         Words.fit(["b b a c c c", "a d"], True, 4, 10)
     with pytest.raises(ConfigError, match=r"^data.path: expected training texts with words, got none$"):
@@ -146,8 +146,8 @@ def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp
     rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
-    said = "\n".join(data.describe())
-    assert "19 texts cut after 12 words (data.max_length)" in said and "1 text without a word" in said
+    description = "\n".join(data.describe())
+    assert "19 texts cut after 12 words (data.max_length)" in description and "1 text without a word" in description
     lengths = torch.cat([source.rows["tokens"].lengths for source in vars(data.load()).values() if source])
     assert (int(lengths.min()), int(lengths.max())) == (0, 12) and data.spec.length == 16
     (piece,) = data.inputs(InputFiles(text="word " * 20))
@@ -199,7 +199,7 @@ def test_unreadable_lines_and_files_can_be_skipped(tmp_path: Path) -> None:
     assert len(TextTable(str(folder), on_bad_sample="skip").table) == 20
 
 
-def test_max_tokens_must_be_at_least_the_longest_text(tmp_path: Path) -> None:
+def test_max_tokens_must_be_at_least_max_length_and_needs_batching_by_length(tmp_path: Path) -> None:
     path = write(tmp_path)
     with pytest.raises(ConfigError, match=r"^data.max_tokens: expected a whole number of at least 256, got 200"):
         TextTable(path, max_tokens=200)

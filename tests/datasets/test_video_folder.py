@@ -25,14 +25,14 @@ def write_clip(folder: Path, levels: list[int], size: tuple[int, int] = (12, 8))
 
 
 def write(root: Path, count: int = 10, frames: int = 12) -> str:
-    """Write clips of two classes; the gray level is the number of the frame, times ten."""
+    """Write clips of two classes; the gray level of a frame is ten times its number, counted from 0."""
     for number in range(count):
         write_clip(root / ("jump" if number % 2 else "walk") / f"clip{number}", [10 * n for n in range(frames)])
     return str(root)
 
 
 def levels(clip: np.ndarray) -> list[int]:
-    """Return the number of each frame that was read, by its gray level."""
+    """Return the number of each frame of a clip, inferred from its gray level."""
     assert (clip == clip[:, :1, :1, :1]).all()
     return [int(level) // 10 for level in clip[:, 0, 0, 0]]
 
@@ -61,7 +61,7 @@ def test_a_clip_that_is_too_short_ends_with_its_last_frame(tmp_path: Path) -> No
 
 
 def gradient(root: Path) -> str:
-    """Write clips of equal frames whose red is the column and whose green is the row, relative to the size."""
+    """Write clips of equal frames: the red channel is the relative column, the green channel the relative row."""
     across = np.broadcast_to(np.linspace(0, 255, 120)[None], (80, 120))
     along = np.broadcast_to(np.linspace(0, 255, 80)[:, None], (80, 120))
     frame = Image.fromarray(np.stack([across, along, 0 * along], -1).round().astype(np.uint8))
@@ -73,9 +73,9 @@ def gradient(root: Path) -> str:
     return str(root)
 
 
-def test_crop_flip_and_rotation_are_those_of_the_clip_in_all_frames(tmp_path: Path) -> None:
-    look = {"min_area": 0.2, "flip": True, "rotation": 10.0}
-    source = VideoFolder(gradient(tmp_path), frames=3, frame_stride=1, image_size=16, augment=look).load().train
+def test_crop_flip_and_rotation_are_the_same_in_all_frames_of_a_clip(tmp_path: Path) -> None:
+    augment = {"min_area": 0.2, "flip": True, "rotation": 10.0}
+    source = VideoFolder(gradient(tmp_path), frames=3, frame_stride=1, image_size=16, augment=augment).load().train
     crops = [source.rows.example(0, key)[0] for key in range(8)]
     assert all(np.array_equal(clip[0], frame) for clip in crops for frame in clip)
     assert len({clip.tobytes() for clip in crops}) == 8
@@ -86,8 +86,8 @@ def test_crop_flip_and_rotation_are_those_of_the_clip_in_all_frames(tmp_path: Pa
 
 
 def test_batches_have_the_same_bytes_with_and_without_workers(tmp_path: Path) -> None:
-    look = {"min_area": 0.2, "flip": True, "shift": 2}
-    source = VideoFolder(write(tmp_path), frames=3, image_size=6, augment=look).load().train
+    augment = {"min_area": 0.2, "flip": True, "shift": 2}
+    source = VideoFolder(write(tmp_path), frames=3, image_size=6, augment=augment).load().train
     found = []
     for workers in (0, 2):
         batches = Batches(source, 3, training=True, workers=workers, seed=5)
@@ -151,7 +151,7 @@ def test_a_folder_with_another_layout_is_rejected(make: Callable[[Path], None], 
         VideoFolder(str(tmp_path)).load()
 
 
-def test_a_video_file_without_the_package_that_reads_it_is_one_clear_line(
+def test_a_video_file_is_rejected_with_an_install_hint_if_the_package_av_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path)
@@ -164,7 +164,7 @@ def test_a_video_file_without_the_package_that_reads_it_is_one_clear_line(
 
 
 def write_video(path: Path, count: int) -> None:
-    """Write a video whose gray level is that of the frame's number, times ten."""
+    """Write a video; the gray level of a frame is ten times its number, counted from 0."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)

@@ -1,4 +1,4 @@
-"""Average precision, against pycocotools and by hand."""
+"""Average precision, compared with pycocotools and with values calculated by hand."""
 
 import contextlib
 import io
@@ -94,7 +94,7 @@ def test_a_box_with_an_iou_of_8_tenths_counts_at_seven_of_ten_thresholds() -> No
     assert metrics["map_medium"] == pytest.approx(0.7) and "map_small" not in metrics
 
 
-def test_padding_is_no_object() -> None:
+def test_padding_does_not_count_as_an_object() -> None:
     images = some_images()
     padded = [
         (torch.cat([b, torch.zeros(2, 4)]), torch.cat([k, torch.zeros(2, dtype=torch.int64)]), f) for b, k, f in images

@@ -13,7 +13,7 @@ from dltrain.metrics.sample_quality import Quality
 
 
 def random_features(count: int, size: int, seed: int) -> Tensor:
-    """Return correlated features."""
+    """Return correlated features (count, size)."""
     noise = torch.Generator().manual_seed(seed)
     mixed = torch.randn(count, size, generator=noise) @ torch.randn(size, size, generator=noise)
     return mixed + torch.randn(size, generator=noise)
@@ -50,7 +50,7 @@ def test_the_frechet_distance_equals_torchmetrics() -> None:
 
 
 def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
-    """For diagonal covariances it equals the squared distance of the means plus that of the standard deviations."""
+    """Use diagonal covariances: the squared distances of means and of standard deviations are added."""
     noise = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 2.0, 1.0])
     real = torch.randn(200_000, 3, generator=noise)

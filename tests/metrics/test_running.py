@@ -40,7 +40,7 @@ def test_a_mean_without_values_has_no_metrics() -> None:
     assert Mean().read() == {}
 
 
-def test_a_mean_of_ten_million_small_numbers_is_precise() -> None:
+def test_a_mean_over_ten_million_examples_is_precise() -> None:
     mean = Mean()
     mean.add(10_000_000, loss=torch.tensor(1.0))
     mean.add(1, loss=torch.tensor(2.0))

@@ -28,10 +28,10 @@ SMALL: dict[type[Detector], dict[str, Any]] = {
 ONE_STAGE = (FCOS, RetinaNet, SSDLite)
 PLAIN = {"min_size": SIDE, "max_size": SIDE, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
 NAMES = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centerness"}
-Made = type[Detector]
+DetectorClass = type[Detector]
 
 
-def build(kind: Made, seed: int = 0, **changes: Any) -> Detector:
+def build(kind: DetectorClass, seed: int = 0, **changes: Any) -> Detector:
     torch.manual_seed(seed)
     return kind(**{"channels": 3, "object_outputs": 4, "min_score": 0.01, **SMALL[kind], **changes})
 
@@ -51,7 +51,7 @@ def targets(boxes: Tensor, kinds: Tensor) -> list[dict[str, Tensor]]:
 
 
 def reference(model: Any) -> nn.Module:
-    """Return torchvision's class with the modules of a model, which resizes and normalizes nothing."""
+    """Return torchvision's detector built from copies of the modules of `model`, without resizing or normalization."""
     shared = (
         {"score_thresh": model.score_thresh, "detections_per_img": model.detections_per_img}
         if hasattr(model, "score_thresh")
@@ -59,19 +59,19 @@ def reference(model: Any) -> nn.Module:
     )
     parts = copy.deepcopy(model)
     if isinstance(model, FCOS):
-        made = detection.FCOS(
+        detector = detection.FCOS(
             parts.backbone, 4, anchor_generator=parts.anchor_generator, head=parts.head, **PLAIN, **shared
         )
     elif isinstance(model, RetinaNet):
-        made = detection.RetinaNet(
+        detector = detection.RetinaNet(
             parts.backbone, 4, anchor_generator=parts.anchor_generator, head=parts.head, **PLAIN, **shared
         )
     elif isinstance(model, SSDLite):
         mean = {name: PLAIN[name] for name in ("image_mean", "image_std")}
         more = {"nms_thresh": model.nms_thresh, "topk_candidates": model.topk_candidates, **mean, **shared}
-        made = detection.ssd.SSD(parts.backbone, parts.anchor_generator, (SIDE, SIDE), 4, head=parts.head, **more)
+        detector = detection.ssd.SSD(parts.backbone, parts.anchor_generator, (SIDE, SIDE), 4, head=parts.head, **more)
     else:
-        made = detection.FasterRCNN(
+        detector = detection.FasterRCNN(
             parts.backbone,
             rpn_anchor_generator=parts.rpn.anchor_generator,
             rpn_head=parts.rpn.head,
@@ -81,23 +81,21 @@ def reference(model: Any) -> nn.Module:
             box_score_thresh=model.roi_heads.score_thresh,
             **PLAIN,
         )
-    made.load_state_dict(model.state_dict())
-    return made.train(model.training)
+    detector.load_state_dict(model.state_dict())
+    return detector.train(model.training)
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_losses_of_a_batch_equal_those_of_torchvision(kind: Made) -> None:
+def test_losses_of_a_batch_equal_those_of_torchvision(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
-    if kind is SSDLite:  # torchvision's loss fails for images without boxes
-        x, boxes, kinds = x[:2], boxes[:2], kinds[:2]
     model = build(kind)
     expected = reference(model)(list(x), targets(boxes, kinds))
-    answer = model(x, boxes, kinds)
-    # torchvision divides by the number of matches, FCOS and SSDLite here also by the number of images.
-    factor = 1.0 if kind is RetinaNet else answer["weight"] / (answer["weight"] - len(x))
-    assert answer["losses"].keys() == {NAMES[name] for name in expected}
+    result = model(x, boxes, kinds)
+    # torchvision divides by the number of matches; FCOS and SSDLite here by the number of matches plus images.
+    factor = 1.0 if kind is RetinaNet else result["weight"] / (result["weight"] - len(x))
+    assert result["losses"].keys() == {NAMES[name] for name in expected}
     for name, value in expected.items():
-        torch.testing.assert_close(answer["losses"][NAMES[name]] * factor, value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(result["losses"][NAMES[name]] * factor, value, rtol=1e-5, atol=1e-6)
 
 
 def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples() -> None:
@@ -107,8 +105,9 @@ def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples()
     torch.manual_seed(3)
     expected = other(list(x), targets(boxes, kinds))
     torch.manual_seed(3)
+    # torchvision draws a random number per image to choose its size, even if there is only one size.
     for _ in x:
-        torch.empty(1).uniform_()  # torchvision draws the size of each image, here from one
+        torch.empty(1).uniform_()
     losses = model(x, boxes, kinds)["losses"]
     assert len(losses) == len(expected) == 4
     torch.testing.assert_close(sum(losses.values()), sum(expected.values()))
@@ -116,7 +115,7 @@ def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples()
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_detections_equal_those_of_torchvision(kind: Made) -> None:
+def test_detections_equal_those_of_torchvision(kind: DetectorClass) -> None:
     x, _, _ = example()
     model = build(kind).eval()
     with torch.inference_mode():
@@ -127,7 +126,7 @@ def test_detections_equal_those_of_torchvision(kind: Made) -> None:
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_a_batch_in_parts_has_the_loss_of_the_whole(kind: Made) -> None:
+def test_a_batch_in_parts_has_the_loss_of_the_whole(kind: DetectorClass) -> None:
     x, boxes, kinds = example(6)
     model = build(kind).eval()
     whole, parts = model(x, boxes, kinds), [model(x[n : n + 1], boxes[n : n + 1], kinds[n : n + 1]) for n in range(6)]
@@ -137,7 +136,7 @@ def test_a_batch_in_parts_has_the_loss_of_the_whole(kind: Made) -> None:
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_padding_and_crowds_are_not_learned(kind: Made) -> None:
+def test_padding_crowds_and_boxes_without_area_do_not_change_the_losses(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
     model = build(kind).eval()
     more = torch.cat([boxes, torch.tensor([[[5.0, 5.0, 40.0, 50.0], [0.0] * 4, [9.0, 9.0, 9.0, 30.0]]] * 3)], 1)
@@ -146,7 +145,7 @@ def test_padding_and_crowds_are_not_learned(kind: Made) -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_every_parameter_gets_a_gradient(kind: Made) -> None:
+def test_every_parameter_gets_a_gradient(kind: DetectorClass) -> None:
     x, boxes, kinds = example(6)
     model = build(kind)
     sum(model(x, boxes, kinds)["losses"].values()).backward()
@@ -155,7 +154,7 @@ def test_every_parameter_gets_a_gradient(kind: Made) -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_batch_without_boxes_has_finite_losses_and_gradients(kind: Made) -> None:
+def test_a_batch_without_boxes_has_finite_losses_and_gradients(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
     model = build(kind)
     losses = model(x, torch.zeros_like(boxes), torch.zeros_like(kinds))["losses"]
@@ -165,21 +164,21 @@ def test_a_batch_without_boxes_has_finite_losses_and_gradients(kind: Made) -> No
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_boxes_are_computed_in_full_precision_under_bfloat16_autocast(kind: Made) -> None:
+def test_boxes_are_computed_in_full_precision_under_bfloat16_autocast(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
     model = build(kind).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        answer = model(x, boxes, kinds)
+        result = model(x, boxes, kinds)
     with torch.inference_mode():
         exact = model(x, boxes, kinds)
-    assert {each[name].dtype for each in answer["detections"] for name in ("boxes", "scores")} == {torch.float32}
-    assert any((each["boxes"] != each["boxes"].bfloat16().float()).any() for each in answer["detections"])
+    assert {each[name].dtype for each in result["detections"] for name in ("boxes", "scores")} == {torch.float32}
+    assert any((each["boxes"] != each["boxes"].bfloat16().float()).any() for each in result["detections"])
     for name, value in exact["losses"].items():
-        torch.testing.assert_close(answer["losses"][name], value, rtol=0.05, atol=0.02)
+        torch.testing.assert_close(result["losses"][name], value, rtol=0.05, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_detector_builds_and_runs_on_the_meta_device(kind: Made) -> None:
+def test_a_detector_builds_and_runs_on_the_meta_device(kind: DetectorClass) -> None:
     with torch.device("meta"):
         model = build(kind, channels=1)
         model(torch.empty(2, 1, SIDE, SIDE), torch.empty(2, 1, 4), torch.empty(2, 1, dtype=torch.int64))
@@ -187,7 +186,7 @@ def test_a_detector_builds_and_runs_on_the_meta_device(kind: Made) -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_saved_weights_load_and_give_the_same_detections(kind: Made) -> None:
+def test_saved_weights_load_and_give_the_same_detections(kind: DetectorClass) -> None:
     x, _, _ = example()
     model, other = build(kind).eval(), build(kind, seed=1).eval()
     other.load_state_dict(model.state_dict())
@@ -196,7 +195,7 @@ def test_saved_weights_load_and_give_the_same_detections(kind: Made) -> None:
             assert all(torch.equal(each[name], same[name]) for name in each)
 
 
-def test_evaluation_of_faster_rcnn_repeats_its_samples_and_leaves_the_generator_alone() -> None:
+def test_evaluation_of_faster_rcnn_repeats_its_samples_and_keeps_the_state_of_the_global_generator() -> None:
     x, boxes, kinds = example()
     model = build(FasterRCNN).eval()
     state = torch.get_rng_state()
@@ -206,7 +205,7 @@ def test_evaluation_of_faster_rcnn_repeats_its_samples_and_leaves_the_generator_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_the_norm_of_the_backbone_is_that_of_the_configuration() -> None:
+def test_the_backbone_has_the_configured_norm() -> None:
     def norms(name: str) -> set[type[nn.Module]]:
         kinds = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
         return {type(module) for module in build(FCOS, norm=name).backbone.modules() if isinstance(module, kinds)}
@@ -243,7 +242,7 @@ def test_wrong_arguments_are_rejected(change: dict[str, Any], message: str) -> N
 )
 def test_the_default_is_the_network_of_torchvision(kind: Any, make: Any, parameters: int) -> None:
     model, other = kind(3, 91), make(weights=None, weights_backbone=None, num_classes=91)
-    # torchvision states the parameters of networks with frozen norms, whose numbers are buffers.
+    # Some of torchvision's published counts are for frozen batch norm, whose weight and bias are buffers.
     frozen = sum(p.numel() for m in other.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     found = sum(p.numel() for p in model.parameters())
     assert parameters in (found, found - frozen)
@@ -252,7 +251,7 @@ def test_the_default_is_the_network_of_torchvision(kind: Any, make: Any, paramet
 
 @pytest.mark.parametrize("backbone", ["narrow", "narrow8", "resnet18"])
 @pytest.mark.parametrize("fine", [False, True])
-def test_fcos_places_answer_for_the_pixels_of_their_feature_maps(backbone: str, fine: bool) -> None:
+def test_fcos_anchors_are_as_large_as_the_stride_of_their_feature_map(backbone: str, fine: bool) -> None:
     model = build(FCOS, backbone=backbone, fine=fine)
     maps = list(model.backbone(torch.zeros(2, 3, 128, 256)).values())
     strides = [STRIDES[backbone] * 2**level // (2 if fine else 1) for level in range(5)]

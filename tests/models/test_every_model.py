@@ -14,11 +14,11 @@ from dltrain.training.precision import use_fp32_where_needed
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Larger variants of a class are built only by the slow tests; the default tests build the smallest.
+# Built only in slow tests: larger variants of a class, large networks and those of an optional package.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
-DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they answer with losses and boxes: see test_detectors.py
+DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 BUILT = [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in NAMES if n not in DETECTORS]
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},

@@ -87,7 +87,7 @@ def spectral_norms(model: GANBase) -> list[float]:
 
 
 def with_large_weights(model: GANBase, x: Tensor) -> GANBase:
-    """Give the critic large weights, and update its spectral norms by passes in training mode."""
+    """Give the critic large weights and update its spectral norms; return the model in evaluation mode."""
     with torch.no_grad():
         for parameter in model.critic.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=3.0)

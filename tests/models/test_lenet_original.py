@@ -64,7 +64,7 @@ def test_the_scaled_tanh_keeps_one_and_minus_one() -> None:
     torch.testing.assert_close(ScaledTanh()(x)[::2], x[::2], atol=1e-4, rtol=0)
 
 
-def test_sub_sampling_leaves_out_an_odd_row_and_column() -> None:
+def test_sub_sampling_ignores_the_last_row_and_column_of_an_odd_size() -> None:
     layer = SubSampling(1)
     torch.nn.init.constant_(layer.weight, 2.0), torch.nn.init.constant_(layer.bias, 0.5)
     x = torch.arange(9.0).view(1, 1, 3, 3)

@@ -57,7 +57,7 @@ def test_weights_have_the_names_and_shapes_of_torchvision(
     assert shapes[0] == shapes[1]
 
 
-def test_gray_images_are_read_and_no_other_weight_changes_its_shape() -> None:
+def test_for_gray_images_only_the_first_convolution_has_another_shape() -> None:
     gray, color = DeepLabV3(1, 4, "mobilenet_v3_large"), DeepLabV3(3, 4, "mobilenet_v3_large")
     here, there = gray.state_dict(), color.state_dict()
     changed = {name: value.shape for name, value in here.items() if value.shape != there[name].shape}

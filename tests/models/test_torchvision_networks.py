@@ -53,7 +53,7 @@ def parameters(model: nn.Module) -> int:
 
 @pytest.fixture
 def meta() -> Iterator[None]:
-    """Build without memory for the weights."""
+    """Build networks on the meta device, without memory for weights."""
     with torch.device("meta"):
         yield
 
@@ -108,8 +108,8 @@ def test_inputs_are_rescaled_as_torchvision_does_for_its_trained_weights() -> No
         make("googlenet", channels=1, transform_input=True)
 
 
-def first_maps(model: nn.Module, x: Tensor, layer: str) -> torch.Size:
-    """Return the shape of the inputs of a layer."""
+def input_size(model: nn.Module, x: Tensor, layer: str) -> torch.Size:
+    """Return height and width of the input of a layer."""
     found: list[torch.Size] = []
     model.get_submodule(layer).register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].shape[2:]))
     model.eval()(x)  # batch statistics are slow on the meta device
@@ -117,27 +117,27 @@ def first_maps(model: nn.Module, x: Tensor, layer: str) -> torch.Size:
 
 
 @pytest.mark.parametrize(
-    ("name", "behind"),
+    ("name", "layer"),
     [("resnet18", "layer1"), ("alexnet", "features.3"), ("googlenet", "inception3a"), ("inception_v3", "Mixed_5b")],
 )
 @pytest.mark.usefixtures("meta")
-def test_the_small_stem_keeps_the_size_of_the_image(name: str, behind: str) -> None:
+def test_the_small_stem_keeps_the_size_of_the_image(name: str, layer: str) -> None:
     model = make(name, channels=1, side=28, stem="small")
-    assert first_maps(model, torch.empty(2, 1, 28, 28), behind) == (28, 28)
+    assert input_size(model, torch.empty(2, 1, 28, 28), layer) == (28, 28)
 
 
 @pytest.mark.usefixtures("meta")
 def test_a_small_vgg_pools_any_image_to_one_pixel() -> None:
     model = make("vgg11", channels=1, side=28, stem="small")
     for side in (1, 8, 28, 32):
-        assert first_maps(model, torch.empty(2, 1, side, side), "avgpool") == (1, 1)
+        assert input_size(model, torch.empty(2, 1, side, side), "avgpool") == (1, 1)
     assert parameters(make("vgg11")) - parameters(model) == 48 * 512 * 4096 + 2 * 9 * 64
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 @pytest.mark.parametrize("name", ["alexnet", "vgg11", "googlenet", "inception_v3"])
 @pytest.mark.usefixtures("meta")
-def test_images_of_the_smallest_size_can_be_computed_and_smaller_ones_are_rejected(name: str, stem: str) -> None:
+def test_images_of_the_smallest_size_are_accepted_and_smaller_images_rejected(name: str, stem: str) -> None:
     plain = {"aux_weight": 0.0} if name == "inception_v3" else {}
     smallest = FAMILIES[name].smallest[stem == "small"]
     model = make(name, side=smallest, stem=stem, **plain).eval()
@@ -155,7 +155,7 @@ def test_the_auxiliary_head_of_inception_needs_large_images_or_the_small_stem() 
     model = make("inception_v3", side=299)
     assert model.AuxLogits(torch.empty(2, 768, 17, 17)).shape == (2, 1000)
     for side, pixels in ((298, 16), (299, 17)):
-        assert first_maps(model, torch.empty(2, 3, side, side), "Mixed_7a") == (pixels, pixels)
+        assert input_size(model, torch.empty(2, 3, side, side), "Mixed_7a") == (pixels, pixels)
     with pytest.raises(RuntimeError):
         model.AuxLogits(torch.empty(2, 768, 16, 16))
     with pytest.raises(
@@ -191,7 +191,7 @@ def test_a_new_first_convolution_is_initialized_as_the_one_of_torchvision(name: 
 
 
 @pytest.mark.parametrize(
-    ("made", "message"),
+    ("construct", "message"),
     [
         (
             lambda: TorchvisionNetwork(3, 64, 64, 10, "resnet19"),
@@ -203,9 +203,9 @@ def test_a_new_first_convolution_is_initialized_as_the_one_of_torchvision(name: 
         (lambda: InceptionNetwork(3, 64, 64, 10, "vgg11", 0.5, 0.3), r"model.name: expected one of googlenet incep"),
     ],
 )
-def test_wrong_arguments_are_rejected(made: Callable[[], nn.Module], message: str) -> None:
+def test_wrong_arguments_are_rejected(construct: Callable[[], nn.Module], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        made()
+        construct()
 
 
 def test_images_that_are_too_small_end_in_one_line(
@@ -213,7 +213,7 @@ def test_images_that_are_too_small_end_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["model=alexnet", "data=digits", "device=cpu"]) == 2
-    _, line = capsys.readouterr().err.splitlines()  # after the whole command
+    _, line = capsys.readouterr().err.splitlines()  # the first line is the complete command
     expected = "data: expected images of at least 63x63 pixels for alexnet with model.stem=imagenet, got 8x8. Use"
     assert expected in line
     assert not (tmp_path / "outputs").exists()

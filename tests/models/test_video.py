@@ -51,9 +51,9 @@ def by_hand(state: dict[str, Tensor], clip: Tensor) -> Tensor:
         x = (state["frames.head.1.weight"] @ x + state["frames.head.1.bias"]).relu()
         gates = state["lstm.weight_ih_l0"] @ x + state["lstm.weight_hh_l0"] @ hidden
         gates = gates + state["lstm.bias_ih_l0"] + state["lstm.bias_hh_l0"]
-        entering, kept, candidate, shown = gates.split(5)
-        cell = kept.sigmoid() * cell + entering.sigmoid() * candidate.tanh()
-        hidden = shown.sigmoid() * cell.tanh()
+        input_gate, forget_gate, candidate, output_gate = gates.split(5)
+        cell = forget_gate.sigmoid() * cell + input_gate.sigmoid() * candidate.tanh()
+        hidden = output_gate.sigmoid() * cell.tanh()
     return state["head.weight"] @ hidden + state["head.bias"]
 
 

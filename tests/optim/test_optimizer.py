@@ -68,7 +68,7 @@ def test_a_step_returns_the_gradient_norm_only_on_request_and_clears_gradients()
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_the_backward_pass_of_a_turn_computes_only_gradients_of_its_own_parameters() -> None:
+def test_with_only_own_the_backward_pass_computes_no_gradients_of_other_parameters() -> None:
     model = network()
     own = list(model[0].parameters())
     optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), only_own=True)
@@ -172,7 +172,7 @@ def test_every_optimizer_in_conf_resumes_bit_for_bit_from_a_weights_only_file(fi
 
 
 def test_optimizer_state_has_the_memory_layout_of_its_weights() -> None:
-    """Fused kernels pair state and weights by memory position, so both need the same layout."""
+    """Load a state of another layout: fused kernels pair state and weights by their position in memory."""
     plain = nn.Conv2d(3, 4, 3)
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     first, second = (optimizer_of(model, partial(torch.optim.Adam, lr=0.1)) for model in (plain, other))

@@ -37,13 +37,13 @@ def test_different_learning_rates_equal_parameter_groups_of_torch(kind: Any, dec
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, Muon])
 def test_different_learning_rates_are_restored_on_resume(kind: Any) -> None:
     model = network()
-    made = [optimizer_with_slow_body(model, kind)]
-    train(model, made[0], 3)
+    optimizers = [optimizer_with_slow_body(model, kind)]
+    train(model, optimizers[0], 3)
     resumed = copy.deepcopy(model)
-    made.append(optimizer_with_slow_body(resumed, kind))
-    made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+    optimizers.append(optimizer_with_slow_body(resumed, kind))
+    optimizers[1].load_state_dict(copy.deepcopy(optimizers[0].state_dict()))
     before = copy.deepcopy(model)
-    for network_, optimizer in zip((model, resumed), made, strict=True):
+    for network_, optimizer in zip((model, resumed), optimizers, strict=True):
         train(network_, optimizer, 3, start=3)
     assert_same_parameters(model, resumed)
     assert_same_parameters(model[0], before[0], rtol=0, atol=1e-20)

@@ -28,6 +28,6 @@ def losses_by_hand(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tenso
     if name == "least_squares":
         return F.mse_loss(real, one) / 2 + F.mse_loss(fake, zero) / 2, F.mse_loss(fake, one) / 2
     if name == "hinge":
-        worse = [-torch.minimum(zero, -1 + real).mean(), -torch.minimum(zero, -1 - fake).mean()]
-        return worse[0] + worse[1], -fake.mean()
+        parts = [-torch.minimum(zero, -1 + real).mean(), -torch.minimum(zero, -1 - fake).mean()]
+        return parts[0] + parts[1], -fake.mean()
     return -(real.mean() - fake.mean()), -fake.mean()

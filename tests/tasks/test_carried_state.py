@@ -36,8 +36,8 @@ def task(data: Text) -> LanguageModeling:
     return LanguageModeling(data.spec.tokens.size, LENGTH, decode=data.spec.tokens.decode)
 
 
-def losses_of_whole_streams(model: Recurrent, tokens: Tensor) -> Tensor:
-    """Return the loss of every token after the first, in one pass from the start of the text."""
+def losses_in_one_pass(model: Recurrent, tokens: Tensor) -> Tensor:
+    """Return the loss of every token of a stream after the first, computed in one pass."""
     states, _ = model.layers(model.steps(tokens[None, :-1]))
     return F.cross_entropy(model.head(states)[0], tokens[1:], reduction="none")
 
@@ -51,7 +51,7 @@ def test_training_losses_equal_those_of_one_pass_over_each_stream(data: Text, ce
     windows = (len(tokens) - 1) // LENGTH
     sizes = [windows // STREAMS + (stream < windows % STREAMS) for stream in range(STREAMS)]
     ends = [0, *itertools.accumulate(size * LENGTH for size in sizes)]
-    each = [losses_of_whole_streams(model, tokens[a : b + 1]).split(LENGTH) for a, b in itertools.pairwise(ends)]
+    each = [losses_in_one_pass(model, tokens[a : b + 1]).split(LENGTH) for a, b in itertools.pairwise(ends)]
     expected = [torch.stack([stream[n] for stream in each if n < len(stream)]).mean() for n in range(max(sizes))]
     assert windows % STREAMS and len(losses) == len(expected)
     torch.testing.assert_close(torch.stack([loss.total for loss in losses]), torch.stack(expected))
@@ -92,7 +92,7 @@ def test_losses_of_evaluation_and_prediction_equal_those_of_one_pass_over_the_te
     with torch.no_grad():
         for split_name, text in (("val", slice(803, 903)), ("test", slice(903, None))):
             tokens = data.tokenizer.encode_file(data.path).long()[text]
-            expected = float(losses_of_whole_streams(model, tokens).mean())
+            expected = float(losses_in_one_pass(model, tokens).mean())
             metrics = learning.evaluate(model, Batches(getattr(data_of_one.load(), split_name), 1)).metrics
             assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
             row = {"inputs": tokens[None], "targets": torch.cat([tokens[1:], torch.tensor([-1])])[None]}
@@ -100,7 +100,7 @@ def test_losses_of_evaluation_and_prediction_equal_those_of_one_pass_over_the_te
             assert line["nats_per_character"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_predicts_every_token_once_in_at_most_16_streams(data: Text) -> None:
+def test_evaluation_predicts_every_token_after_the_first_once_in_at_most_16_streams(data: Text) -> None:
     batches = list(Batches(data.load().test, 64))
     assert max(len(batch["inputs"]) for batch in batches) == 16
     targets = torch.cat([batch["targets"].flatten() for batch in batches])
@@ -113,7 +113,9 @@ def transformer(size: int) -> nn.Module:
     return Transformer(size, LENGTH, size, hidden_size=8, vocabulary=size, each_step=True, causal=True)
 
 
-@pytest.mark.parametrize("make", [transformer, lambda size: GPT(size, LENGTH, size, hidden_size=8)], ids=["a", "gpt"])
+@pytest.mark.parametrize(
+    "make", [transformer, lambda size: GPT(size, LENGTH, size, hidden_size=8)], ids=["transformer", "gpt"]
+)
 def test_a_model_without_a_state_in_training_is_rejected(data: Text, make) -> None:  # type: ignore[no-untyped-def]
     (batch, *_) = Batches(data.load().train, STREAMS).epoch(0)
     with pytest.raises(ConfigError, match=r"^data.streams: not supported .* carries no state from batch to batch"):

@@ -85,7 +85,7 @@ def test_balanced_weights_equal_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_weighted_loss_equals_torch_and_its_parts_average_to_that_of_the_whole(smoothing: float) -> None:
+def test_the_weighted_loss_equals_torch_and_the_weighted_mean_over_batches(smoothing: float) -> None:
     logits, targets = examples()
     weights = [0.5, 2.0, 0.0, 1.0, 3.0]
     task = Classification(CLASSES, label_smoothing=smoothing, class_weights=weights)

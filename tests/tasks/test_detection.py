@@ -13,7 +13,7 @@ from dltrain.tasks.detection import Detection, to_file
 NAMES = ["cat", "dog"]
 
 
-class Answers(nn.Module):
+class ShiftedTruth(nn.Module):
     """Detector that finds the true boxes, shifted by `shift` pixels; its losses are multiples of the mean input."""
 
     def __init__(self, shift: float = 0.0) -> None:
@@ -28,7 +28,7 @@ class Answers(nn.Module):
 
 
 def batch(count: int = 4) -> dict[str, Tensor]:
-    """Return images of 20 pixels with up to three boxes; a pixel of the input is 2 wide and 3 high in the file."""
+    """Return images of 20 x 20 pixels with up to three boxes; each pixel is 2 pixels wide and 3 high in the file."""
     draw = torch.Generator().manual_seed(0)
     corner = torch.randint(0, 8, (count, 3, 2), generator=draw).float()
     kinds = torch.tensor([[1, 2, 2], [1, 2, 0], [2, 0, 0], [0, 0, 0]])[:count]
@@ -43,7 +43,7 @@ def task() -> Detection:
 
 def test_the_loss_is_the_sum_of_the_losses_of_the_model() -> None:
     examples = batch()
-    loss = task().loss(Answers(), examples, 0.0)
+    loss = task().loss(ShiftedTruth(), examples, 0.0)
     torch.testing.assert_close(loss.total, 3 * examples["inputs"].mean())
     assert set(loss.parts) == {"classes", "boxes"} and int(loss.weight) == 6
 
@@ -51,18 +51,18 @@ def test_the_loss_is_the_sum_of_the_losses_of_the_model() -> None:
 def test_metrics_of_a_perfect_detector_are_1_and_losses_are_weighted_means() -> None:
     examples = batch()
     parts = [{name: value[n : n + 2] for name, value in examples.items()} for n in (0, 2)]
-    metrics = task().evaluate(Answers(), parts).metrics
+    metrics = task().evaluate(ShiftedTruth(), parts).metrics
     assert metrics["map"] == metrics["map50"] == metrics["mar100"] == metrics["ap cat"] == pytest.approx(1)
     means = [part["inputs"].mean().item() for part in parts]
     assert metrics["loss"] == pytest.approx(3 * (5 * means[0] + means[1]) / 6, rel=1e-5)
 
 
 def test_metrics_are_measured_in_pixels_of_the_files() -> None:
-    metrics = task().evaluate(Answers(1.0), [batch()]).metrics
+    metrics = task().evaluate(ShiftedTruth(1.0), [batch()]).metrics
     # Boxes of 8 x 8 pixels are 16 x 24 in the file; shifted by one pixel they have an IoU of 49 / 79.
     assert metrics["map50"] == pytest.approx(1) and metrics["map"] == pytest.approx(0.3)
     large = {**batch(), "frame": torch.tensor([[0.0, 0.0, 20.0, 20.0]]).expand(4, -1)}
-    assert "map_small" in metrics and "map_large" in task().evaluate(Answers(), [large]).metrics
+    assert "map_small" in metrics and "map_large" in task().evaluate(ShiftedTruth(), [large]).metrics
 
 
 def test_boxes_are_mapped_to_the_file() -> None:
@@ -70,9 +70,9 @@ def test_boxes_are_mapped_to_the_file() -> None:
     assert found.tolist() == [[12.0, 21.0, 16.0, 22.0]]
 
 
-def test_a_prediction_lists_objects_with_a_score_above_the_limit_the_best_first() -> None:
+def test_a_prediction_lists_the_objects_above_the_score_limit_in_descending_order() -> None:
     examples = batch()
-    lines = list(task().predictions(Answers(), [examples]))
+    lines = list(task().predictions(ShiftedTruth(), [examples]))
     assert [len(line["objects"]) for line in lines] == [2, 1, 1, 0]
     first = lines[0]["objects"][0]
     expected = (
@@ -84,16 +84,16 @@ def test_a_prediction_lists_objects_with_a_score_above_the_limit_the_best_first(
 def test_the_objects_of_the_parts_of_an_image_are_joined() -> None:
     examples = {**batch(), "parts": torch.tensor([3, 3, 3, 1])}
     parts = [{name: value[n : n + 2] for name, value in examples.items()} for n in (0, 2)]
-    lines = list(task().predictions(Answers(), parts))
+    lines = list(task().predictions(ShiftedTruth(), parts))
     assert [len(line["objects"]) for line in lines] == [4, 0]
     scores = [found["score"] for found in lines[0]["objects"]]
     assert scores == sorted(scores, reverse=True)
 
 
-def test_true_boxes_are_shown_next_to_those_that_were_found() -> None:
+def test_true_boxes_are_shown_next_to_detected_boxes() -> None:
     examples = batch()
-    evaluation = task().evaluate(Answers(), [examples])
-    (media,) = task().show(Answers(), evaluation)
+    evaluation = task().evaluate(ShiftedTruth(), [examples])
+    (media,) = task().show(ShiftedTruth(), evaluation)
     assert media.tag == "boxes" and media.image is not None and media.image.shape[0] == 3
     scale = 256 // 20
     height, width = (4 * (20 * scale + 2) + 2, 2 * (20 * scale + 2) + 2)
@@ -103,7 +103,9 @@ def test_true_boxes_are_shown_next_to_those_that_were_found() -> None:
     assert all(share > 0.2 for share in colored), "boxes are drawn in color on gray images"
 
 
-def test_without_the_package_of_the_metrics_the_task_is_rejected_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_is_rejected_with_an_install_hint_if_the_package_of_the_metrics_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(average_precision, "PACKAGE", "no_such_package")
     with pytest.raises(ConfigError, match=r"task=detection: not supported because .*dltrain\[detection\]"):
         task()

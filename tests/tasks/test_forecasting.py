@@ -193,12 +193,12 @@ def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
 class FixedOutputs(nn.Module):
     """A model that returns fixed outputs."""
 
-    def __init__(self, answers: Tensor) -> None:
+    def __init__(self, outputs: Tensor) -> None:
         super().__init__()
-        self.answers = answers
+        self.outputs = outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.answers.flatten(1)
+        return self.outputs.flatten(1)
 
 
 def test_skill_is_one_for_a_perfect_forecast_and_zero_for_the_best_baseline() -> None:

@@ -18,18 +18,18 @@ def test_losses_equal_their_closed_forms(name: str) -> None:
     torch.testing.assert_close(GAN_LOSSES[name].generator(fake), generator)
 
 
-def penalty_by_differences(critic: nn.Module, places: Tensor, step: float = 1e-5) -> Tensor:
+def penalty_by_differences(critic: nn.Module, points: Tensor, step: float = 1e-5) -> Tensor:
     """Return the gradient penalty, computed with central differences of the critic in double precision."""
-    flat, slopes = places.flatten(1), []
+    flat, slopes = points.flatten(1), []
     for axis in range(flat.shape[1]):
         moved = torch.zeros_like(flat)
         moved[:, axis] = step
-        ahead, behind = (critic((flat + s * moved).view_as(places), None).flatten() for s in (1, -1))
+        ahead, behind = (critic((flat + s * moved).view_as(points), None).flatten() for s in (1, -1))
         slopes.append((ahead - behind) / (2 * step))
     return (torch.stack(slopes, 1).norm(dim=1) - 1).square().mean()
 
 
-def places_of(real: Tensor, fake: Tensor) -> Tensor:
+def points_between(real: Tensor, fake: Tensor) -> Tensor:
     torch.manual_seed(3)
     share = torch.rand(len(real), *[1] * (real.dim() - 1))
     return (1 - share) * real + share * fake
@@ -40,19 +40,19 @@ def test_the_gradient_penalty_and_its_gradient_equal_finite_differences(kind: st
     model = point_gan(activation="tanh") if kind == "points" else image_gan(critic_norm="layer")
     shape = (2,) if kind == "points" else (1, 8, 8)
     real, fake = torch.randn(2, 6, *shape, generator=torch.Generator().manual_seed(2))
-    exact, places = copy.deepcopy(model).double(), places_of(real, fake).double()
+    exact, points = copy.deepcopy(model).double(), points_between(real, fake).double()
     torch.manual_seed(3)
     penalty = gradient_penalty(model, real, fake, None)
-    assert penalty.item() == pytest.approx(penalty_by_differences(exact.critic, places).item(), rel=1e-4)
+    assert penalty.item() == pytest.approx(penalty_by_differences(exact.critic, points).item(), rel=1e-4)
     weight = next(p for p in model.critic.parameters())
     (gradient,) = torch.autograd.grad(penalty, weight)
-    index, bent = (0,) * weight.dim(), next(p for p in exact.critic.parameters())
+    index, perturbed = (0,) * weight.dim(), next(p for p in exact.critic.parameters())
     sides = []
     for step in (1e-4, -1e-4):
         with torch.no_grad():
-            bent[index] += step
-            sides.append(penalty_by_differences(exact.critic, places))
-            bent[index] -= step
+            perturbed[index] += step
+            sides.append(penalty_by_differences(exact.critic, points))
+            perturbed[index] -= step
     assert gradient[index].item() == pytest.approx(((sides[0] - sides[1]) / 2e-4).item(), rel=1e-2, abs=1e-5)
 
 

@@ -57,12 +57,12 @@ def test_the_weights_of_the_maps_equal_numerical_derivatives() -> None:
     maps, step = body(x).detach(), 1e-6
     best = head(maps).argmax()
     gradient = torch.zeros_like(maps)
-    for place in range(maps.numel()):
+    for index in range(maps.numel()):
         moved = [maps.clone(), maps.clone()]
-        moved[0].view(-1)[place] += step
-        moved[1].view(-1)[place] -= step
-        scores = [head(there)[0, best] for there in moved]
-        gradient.view(-1)[place] = (scores[0] - scores[1]) / (2 * step)
+        moved[0].view(-1)[index] += step
+        moved[1].view(-1)[index] -= step
+        scores = [head(changed)[0, best] for changed in moved]
+        gradient.view(-1)[index] = (scores[0] - scores[1]) / (2 * step)
     sums = (gradient.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).relu().float()
     expected = F.interpolate(sums, (5, 5), mode="bilinear")[:, 0]
     model = nn.Sequential(body, head)

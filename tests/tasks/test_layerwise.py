@@ -33,7 +33,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, ass
 
 
 def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
-    """Train three layers, with a checkpoint of every epoch."""
+    """Train a DBN and keep all checkpoints; return the outcome and the components before training."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
@@ -71,9 +71,9 @@ def test_every_pretraining_stage_trains_only_one_layer(
     ends = last_of_each_stage(outcome)
     assert len(ends) == 4
     before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
-    ways = ("up.weight", "up.bias", "down.bias")
-    upwards = {f"layers.{number}.{way}" for number in range(3) for way in ways[:2]}
-    expected = [{f"layers.{number}.{way}" for way in ways} for number in range(3)]
+    names = ("up.weight", "up.bias", "down.bias")
+    upwards = {f"layers.{number}.{name}" for number in range(3) for name in names[:2]}
+    expected = [{f"layers.{number}.{name}" for name in names} for number in range(3)]
     expected.append(upwards | {"head.weight", "head.bias"})
     for after, changed in zip(ends, expected, strict=True):
         assert {name for name in after if not torch.equal(after[name], before[name])} == changed

@@ -42,7 +42,7 @@ def network(**changes: Any) -> DenseAutoencoder:
 # --- the distance ---------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_squared_distance_of_pixels_scaled_to_0_and_1() -> None:
+def test_the_loss_is_the_squared_distance_of_pixels_scaled_to_the_range_0_to_1() -> None:
     x, model = images(7), network()
     loss = Reconstruction(**IMAGE).loss(model, {"inputs": x}, 0.0)
     by_hand = sum(((model(row[None])[0].sigmoid() - (row + 1) / 4) ** 2).sum() for row in x) / 7
@@ -98,7 +98,7 @@ def test_examples_with_more_than_2048_numbers_have_no_baseline() -> None:
 
 
 def corrupted(unit: Tensor, **changes: Any) -> Tensor:
-    """Return corrupted examples that have 50 numbers from 0 to 1."""
+    """Return examples of 50 numbers after corruption, (examples, 50)."""
     task = Reconstruction([50], 50, low=[0.0], high=[1.0], **changes)
     return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
 
@@ -225,9 +225,9 @@ def test_the_contraction_penalty_equals_finite_differences() -> None:
     leaf = x.clone().requires_grad_()
     found = squared_jacobian(model.encoder(leaf), leaf)
     total = torch.zeros(3, dtype=torch.double)
-    for place in range(36):
+    for pixel in range(36):
         moved = x.clone().flatten(1)
-        moved[:, place] += step
+        moved[:, pixel] += step
         slope = (model.encoder(moved.view_as(x)) - model.encoder(x)) / step
         total += slope.square().sum(1).detach()
     torch.testing.assert_close(found, total, rtol=1e-5, atol=1e-8)
@@ -285,10 +285,10 @@ def test_codes_are_drawn_from_a_gaussian_fitted_to_the_training_codes() -> None:
 
 def test_interpolation_connects_the_codes_of_two_examples() -> None:
     x, model, task = images(50), network(), Reconstruction(**IMAGE)
-    ways = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
-    distances = torch.cdist(ways[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
+    paths = decoded_codes(model, task, request_from(x, 24, interpolate=True)).view(3, 8, LATENT)
+    distances = torch.cdist(paths[:, [0, 7]].flatten(0, 1), model.encoder(x).detach())
     assert distances.amin(1).max() < 1e-5
-    torch.testing.assert_close(ways[:, 3], torch.lerp(ways[:, 0], ways[:, 7], 3 / 7))
+    torch.testing.assert_close(paths[:, 3], torch.lerp(paths[:, 0], paths[:, 7], 3 / 7))
 
 
 def test_given_examples_are_reconstructed_and_samples_are_determined_by_the_seed() -> None:
@@ -322,6 +322,6 @@ def test_codes_with_a_constant_dimension_can_be_sampled() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, because task\.sparsity"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+def test_unknown_names_and_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Reconstruction([4], 4, **given)

@@ -8,9 +8,9 @@ from dltrain.tasks.sampling import slerp_path
 
 def test_spherical_interpolation_follows_great_circles_in_equal_steps() -> None:
     start, end = torch.randn(2, 5, 64, generator=torch.Generator().manual_seed(0))
-    way = slerp_path(start, end, 8).view(5, 8, 64)
-    torch.testing.assert_close(way[:, 0], start)
-    torch.testing.assert_close(way[:, -1], end)
+    path = slerp_path(start, end, 8).view(5, 8, 64)
+    torch.testing.assert_close(path[:, 0], start)
+    torch.testing.assert_close(path[:, -1], end)
     unit = slerp_path(F.normalize(start), F.normalize(end), 8).view(5, 8, 64)
     torch.testing.assert_close(unit.norm(dim=2), torch.ones(5, 8))
     steps = (unit[:, :-1] * unit[:, 1:]).sum(2).acos()

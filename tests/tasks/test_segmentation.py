@@ -12,13 +12,6 @@ CLASSES = 4
 NAMES = ["rest", "cell", "wall", "core"]
 
 
-class Answers(nn.Module):
-    """Model that returns its inputs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x
-
-
 def example(count: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return outputs (count, 4, 6, 5) and targets (count, 6, 5) with some ignored pixels."""
     draw = torch.Generator().manual_seed(seed)
@@ -28,12 +21,12 @@ def example(count: int = 9, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def evaluate(outputs: Tensor, targets: Tensor, size: int = 4) -> dict[str, float]:
     batches = [{"inputs": x, "targets": y} for x, y in zip(outputs.split(size), targets.split(size), strict=True)]
-    return Segmentation(CLASSES, NAMES).evaluate(Answers(), batches).metrics
+    return Segmentation(CLASSES, NAMES).evaluate(nn.Identity(), batches).metrics
 
 
 def test_the_loss_equals_torch_cross_entropy_without_ignored_pixels() -> None:
     outputs, targets = example()
-    loss = Segmentation(CLASSES).loss(Answers(), {"inputs": outputs, "targets": targets}, 0.0)
+    loss = Segmentation(CLASSES).loss(nn.Identity(), {"inputs": outputs, "targets": targets}, 0.0)
     torch.testing.assert_close(loss.total, F.cross_entropy(outputs, targets, ignore_index=-1))
     assert int(loss.weight) == int((targets >= 0).sum())
 
@@ -58,23 +51,25 @@ def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0(dice: float) -> 
     assert loss.total.item() == 0 and int(loss.weight) == 0 and not outputs.grad.any()
 
 
-def test_the_dice_loss_of_certain_answers_is_one_minus_the_dice_of_torchmetrics() -> None:
+def test_the_dice_loss_of_certain_predictions_is_one_minus_the_dice_of_torchmetrics() -> None:
     outputs, targets = example()
     targets, predicted = targets.clamp(min=0), outputs.argmax(1)
     certain = F.one_hot(predicted, CLASSES).movedim(-1, 1) * 1000.0
-    for answer, mask, found in zip(predicted, targets, soft_dice_loss(certain, targets), strict=True):
-        each = torchmetrics.F1Score("multiclass", num_classes=CLASSES, average="none")(answer.flatten(), mask.flatten())
+    for prediction, mask, found in zip(predicted, targets, soft_dice_loss(certain, targets), strict=True):
+        each = torchmetrics.F1Score("multiclass", num_classes=CLASSES, average="none")(
+            prediction.flatten(), mask.flatten()
+        )
         assert found.item() == pytest.approx(1 - each[mask.unique()].mean().item(), abs=1e-6)
 
 
 def test_the_dice_loss_equals_its_formula_and_ignored_pixels_change_nothing() -> None:
     outputs, targets = example(3)
     expected = []
-    for answer, mask in zip(outputs.double().softmax(1), targets, strict=True):
+    for prediction, mask in zip(outputs.double().softmax(1), targets, strict=True):
         known = mask >= 0
         scores = []
         for number in mask[known].unique():
-            probability, own = answer[number][known], (mask[known] == number).double()
+            probability, own = prediction[number][known], (mask[known] == number).double()
             scores.append(2 * (probability * own).sum() / (probability.sum() + own.sum()))
         expected.append(1 - sum(scores) / len(scores))
     found = soft_dice_loss(outputs, targets)
@@ -127,7 +122,7 @@ def test_classes_without_pixels_are_excluded_from_mean_metrics() -> None:
 
 def test_a_prediction_has_a_mask_and_the_share_of_pixels_of_each_class() -> None:
     outputs, _ = example()
-    lines = Segmentation(CLASSES, NAMES).predict(Answers(), {"inputs": outputs})
+    lines = Segmentation(CLASSES, NAMES).predict(nn.Identity(), {"inputs": outputs})
     for line, expected in zip(lines, outputs.argmax(1), strict=True):
         assert line["mask"].dtype == torch.uint8 and torch.equal(line["mask"].long(), expected)
         shares = [(expected == number).float().mean().item() for number in range(CLASSES)]

@@ -20,8 +20,8 @@ LATENT = 3
 
 def images(count: int, seed: int = 0, low: float = 0.0, high: float = 1.0) -> Tensor:
     """Return images with a vertical bar at random positions."""
-    place = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
-    unit = torch.exp(-((torch.arange(6) - place) ** 2)).expand(count, 1, 6, 6)
+    position = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed)) * 6
+    unit = torch.exp(-((torch.arange(6) - position) ** 2)).expand(count, 1, 6, 6)
     return low + unit * (high - low)
 
 
@@ -50,7 +50,7 @@ def test_the_bernoulli_likelihood_equals_torch() -> None:
     torch.testing.assert_close(Variational(**IMAGE).nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_images_uses_pixels_scaled_to_0_and_1() -> None:
+def test_the_gaussian_likelihood_of_images_uses_pixels_scaled_to_the_range_0_to_1() -> None:
     task = Variational(**IMAGE, likelihood="gaussian", std=0.3)
     outputs, targets = normal(5, 1, 6, 6), normal(5, 1, 6, 6, seed=1).sigmoid()
     expected = -Normal(outputs.sigmoid(), 0.3).log_prob(targets).flatten(1).sum(1)
@@ -132,10 +132,10 @@ def test_binarized_pixels_are_black_or_white_and_have_the_original_mean() -> Non
 
 
 class LinearGaussian(nn.Module):
-    """p(z) = N(0, 1) and p(x|z) = N(Wz + b, std^2), so p(x) and p(z|x) are known Gaussians.
+    """Linear Gaussian model, p(z) = N(0, 1) and p(x|z) = N(Wz + b, std^2), with known p(x) and p(z|x).
 
     Args:
-        exact: Whether the encoder returns p(z|x) or a shifted Gaussian.
+        exact: Whether the encoder returns p(z|x) instead of a shifted and wider Gaussian.
     """
 
     def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:
@@ -281,10 +281,10 @@ def test_interpolations_are_straight_lines_of_eight_codes() -> None:
     model, task = network(), Variational(**IMAGE)
     model.decoder.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
     assert task.generate(model, request(20, interpolate=True)).shape == (20, 1, 6, 6)
-    ways = codes[0].view(3, 8, LATENT)
-    steps = ways.diff(dim=1)
+    paths = codes[0].view(3, 8, LATENT)
+    steps = paths.diff(dim=1)
     torch.testing.assert_close(steps, steps[:, :1].expand_as(steps), atol=1e-5, rtol=1e-4)
-    assert steps[:, 0].abs().amax(1).min() > 1e-3 and not torch.equal(ways[0, -1], ways[1, 0])
+    assert steps[:, 0].abs().amax(1).min() > 1e-3 and not torch.equal(paths[0, -1], paths[1, 0])
 
 
 def test_each_given_example_is_reconstructed_from_its_posterior_mean() -> None:
@@ -322,7 +322,7 @@ def test_numeric_targets_are_not_used_as_classes() -> None:
 
 def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
     class Ends:
-        """A classifier whose features are the first and the last column."""
+        """A classifier whose features are the means of the first and the last column."""
 
         name = "two columns"
 
@@ -349,7 +349,7 @@ def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
         ({"binarise": True}, r"task\.binarise: expected false"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+def test_unknown_names_and_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Variational([4], 4, **given)
 

@@ -130,7 +130,7 @@ def test_averaged_weights_are_evaluated_and_kept(tmp_path: Path) -> None:
 
 
 class Poisoned(Classification):
-    """A task whose loss is NaN from a given step."""
+    """A task whose loss is NaN from a given step on."""
 
     def __init__(self, step: int) -> None:
         super().__init__(CLASSES)

@@ -68,7 +68,7 @@ def trained(folder: Path, clock: Clock, decoding: float, step: float, console: C
 
 
 @pytest.mark.parametrize(("decoding", "step", "share"), [(0.5, 1.0, 0.8), (0.0, 1.0, 0.0), (1.0, 0.0, 1.0)])
-def test_the_share_of_each_interval_is_logged(
+def test_the_share_of_waiting_in_each_logging_interval_is_logged(
     decoding: float, step: float, share: float, tmp_path: Path, clock: Clock
 ) -> None:
     trained(tmp_path, clock, decoding, step, Console(io.StringIO()))
@@ -84,7 +84,7 @@ ADVICE = "of the training time was spent waiting for data"
     [(0.5, 1.0, 1), (0.5, 40.0, 0), (0.005, 0.01, 0)],
     ids=["long", "a small share", "a few seconds"],
 )
-def test_long_waiting_is_turned_into_advice_once(
+def test_advice_is_given_once_if_waiting_is_long_and_its_share_large(
     decoding: float, step: float, times: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 6)
@@ -106,7 +106,7 @@ def test_smaller_files_are_advised_if_there_are_as_many_workers_as_cores(
     loop.logger.advise(None)
     assert ADVICE not in out.getvalue(), "data in memory have no workers"
     loop.logger.advise(2)
-    assert f"80% {ADVICE}. Store files of about the size in pixels" in out.getvalue()
+    assert f"80% {ADVICE}. Store files whose size in pixels" in out.getvalue()
 
 
 def test_waiting_for_the_device_does_not_count_as_waiting_for_data(clock: Clock) -> None:
@@ -118,7 +118,7 @@ def test_waiting_for_the_device_does_not_count_as_waiting_for_data(clock: Clock)
             yield number
 
     assert list(timer.watch(batches())) == [0, 1, 2] and timer.idle_seconds == 6
-    with timer.reading():  # steps that were queued meanwhile still took 5 seconds: at most 1 was lost
+    with timer.reading():  # the queued steps took another 5 seconds, so the device was idle for at most 1
         clock.now += 5
     assert timer.idle_seconds == 1
     with timer.reading():

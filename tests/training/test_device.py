@@ -47,12 +47,13 @@ def test_auto_selects_the_best_available_device() -> None:
     assert device.resolve_device("auto") == best
 
 
-def test_channels_last_is_the_layout_for_the_number_of_axes() -> None:
+def test_channels_last_is_used_for_weights_and_batches_of_images_and_clips() -> None:
     device = Device(torch.device("cpu"), "fp32", True, False, False)
     over_time, image, matrix = device.place(nn.ModuleList([nn.Conv3d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 4)]))
     assert over_time.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert image.weight.is_contiguous(memory_format=torch.channels_last) and matrix.weight.is_contiguous()
-    gray = device.place(nn.Conv2d(1, 6, 5))  # contiguous in both layouts, but only these strides are passed on
+    # Weights for one channel are contiguous in both layouts; only channels_last strides make the output channels_last.
+    gray = device.place(nn.Conv2d(1, 6, 5))
     assert gray(torch.randn(2, 1, 28, 28)).is_contiguous(memory_format=torch.channels_last)
     (batch,) = Batches(Source({"inputs": torch.randn(4, 3, 5, 5, 5)}, nn.Identity()), 4, channels_last=True)
     assert batch["inputs"].is_contiguous(memory_format=torch.channels_last_3d)

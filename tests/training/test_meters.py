@@ -18,7 +18,7 @@ def test_loss_weights_may_be_numbers_or_tensors() -> None:
     assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_loss_parts_are_averaged_like_the_loss_and_logged_with_the_name_of_their_turn() -> None:
+def test_parts_are_averaged_like_losses_and_losses_are_logged_with_the_name_of_their_turn() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"gap": torch.tensor(10.0)}))
     buffer.add("critic", Loss(torch.tensor(3.0), 3, {"gap": torch.tensor(30.0)}))
@@ -145,7 +145,8 @@ def test_losses_of_weight_zero_are_excluded_from_logged_means(skip: bool) -> Non
     for loss in (empty, Loss(torch.tensor(3.0), 2, {"part": torch.tensor(4.0)}), empty):
         buffer.add("train", loss)
     assert buffer.read({}).logged == {"loss": 3.0, "part": 4.0}
-    buffer.add("train", Loss(torch.tensor(0.0), torch.tensor(0)))  # a weight on the device is not read
+    # Tensors are not read, so a weight of 0 in a tensor is not recognized.
+    buffer.add("train", Loss(torch.tensor(0.0), torch.tensor(0)))
     assert buffer.read({}).logged == {"loss": 0.0}
 
 

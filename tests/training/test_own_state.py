@@ -35,7 +35,7 @@ class Numpy(Plain):
     def first(self) -> Any:
         return np.arange(3)
 """
-YAML = "# A user's own.\n_target_: stateful.{}\nsize: ${{spec.size}}\noutputs: ${{spec.outputs}}\n"
+YAML = "# A model of a user.\n_target_: stateful.{}\nsize: ${{spec.size}}\noutputs: ${{spec.outputs}}\n"
 TYPED = ["--config-dir", "mine", "data=digits", "device=cpu", "allow_targets=[stateful]", "trainer.max_steps=2"]
 
 

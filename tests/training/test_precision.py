@@ -19,7 +19,7 @@ from dltrain.errors import ConfigError
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
-OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for these CPUs
+OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for CPUs of this level
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
@@ -67,7 +67,7 @@ def on_cpu(kind: str) -> Device:
 
 
 def computes(layer: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> bool:
-    """Return whether a layer can be trained and evaluated on ordinary inputs."""
+    """Return whether a layer can be trained and evaluated on the given inputs."""
     with contextlib.suppress(RuntimeError), device.autocast():
         output = layer.train()(*inputs)
         (output if isinstance(output, Tensor) else output[0]).sum().backward()

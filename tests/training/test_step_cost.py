@@ -43,7 +43,7 @@ def test_fp16_skips_steps_that_overflow_and_logs_their_number(tmp_path: Path) ->
 
 
 def huge() -> Source:
-    """Return inputs so large that scaled gradients of the first steps overflow float16."""
+    """Return examples with large inputs: the scaled gradients of the first steps overflow float16."""
     rows = source().rows
     assert isinstance(rows, dict)
     return Source({**rows, "inputs": 100 * rows["inputs"]}, nn.Identity())

@@ -19,14 +19,14 @@ UNITS, EXAMPLES, BATCH = 7, 24, 8
 
 
 class Turning(nn.Module):
-    """An RBM with a deterministic Gibbs step: each step rotates the units by one place, so a chain counts its steps."""
+    """An RBM with a deterministic Gibbs step: each step rotates the units by one, so a chain counts its steps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(UNITS, UNITS), nn.Linear(UNITS, UNITS)
         with torch.no_grad():
-            for layer, places in ((self.up, 0), (self.down, 1)):
-                layer.weight.copy_(60 * torch.eye(UNITS).roll(places, 0))
+            for layer, shift in ((self.up, 0), (self.down, 1)):
+                layer.weight.copy_(60 * torch.eye(UNITS).roll(shift, 0))
                 layer.bias.fill_(-30)
 
 
