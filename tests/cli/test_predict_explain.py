@@ -33,7 +33,7 @@ def test_explain_draws_one_picture_per_image_and_does_not_change_predictions(
     assert lines == plain and files == [str(tmp_path / "out" / f"{name}.png") for name in ("one", "two")]
     for file in files:
         drawn = np.array(Image.open(file))
-        assert drawn.shape == (heat.SMALLEST, heat.SMALLEST, 3)  # 8x8 pixels, enlarged
+        assert drawn.shape == (heat.MIN_SIDE, heat.MIN_SIDE, 3)  # 8x8 pixels, enlarged
         assert (drawn[..., 0] != drawn[..., 2]).any()  # colored
 
 

@@ -167,7 +167,7 @@ def test_only_some_examples_are_translated(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_missing_sacrebleu_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "is_available", lambda: False)
-    note = task().fit_baselines([], None)
+    note = task().fit_baselines([copies()], None)
     assert note is not None and "pip install 'dltrain[text]'" in note
     assert set(task(length=9).evaluate(Echo(), [copies()]).metrics) == {"loss", "token_accuracy", "exact_match"}
 
