@@ -32,25 +32,25 @@ class ConfigError(DltrainError):
 
 
 class CheckpointError(DltrainError):
-    """No checkpoint can be loaded; the message states the reason for each file."""
+    """Failure to load a checkpoint or another state file of a run; the message gives the reason for each file."""
 
     code = 5
 
 
 class WorkerError(DltrainError):
-    """A data loading worker died or stopped responding."""
+    """Death or timeout of a data loading worker."""
 
     code = 1
 
 
 class OutputError(DltrainError):
-    """Standard output cannot be written: it is closed or full."""
+    """Failure to write to standard output: it is closed or full."""
 
     code = 1
 
 
 class OutOfMemory(DltrainError):
-    """Out of memory; the message lists settings that reduce memory use."""
+    """Out-of-memory error; the message suggests how to use less memory."""
 
     code = 4
 

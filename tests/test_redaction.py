@@ -271,3 +271,13 @@ def test_interpolations_in_a_run_folder_cannot_compute_the_name_of_an_environmen
             stderr = capfd.readouterr().err
             assert stderr.startswith("dltrain: model._note_: expected ${oc.env:NAME}") and stderr.count("\n") == 1
     assert_no_secrets("", "zorro")
+
+
+def test_the_error_in_a_deleted_key_hides_the_secret_in_the_yaml(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "online.yaml").write_text(YAML.replace("???", SECRET))
+    assert main.main(["--config-dir", str(tmp_path), "model=online", "~model.api_key=wrong"]) == 2
+    error = capsys.readouterr().err
+    assert "~model.api_key: expected its value, ***, got ***" in error and SECRET not in error

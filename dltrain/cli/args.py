@@ -76,7 +76,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     found.verb = name
     found.overrides = [word for word in rest if name in ONLY_OVERRIDES or is_override(word)]
     found.names = [word for word in rest if word not in found.overrides] + words[end + 1 :]
-    least, most = verb.names
-    if not (found.help or least <= len(found.names) <= most):
+    minimum, maximum = verb.names
+    if not (found.help or minimum <= len(found.names) <= maximum):
         raise ConfigError(format_error(name, verb.usage, " ".join(found.names) or None))
     return found

@@ -1,4 +1,4 @@
-"""``dltrain evaluate RUN``: metrics of a run's checkpoint on one of its splits, or on other data."""
+"""``dltrain evaluate RUN``: print the metrics of a run's checkpoint on one of its splits, or on other data."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from dltrain.storage.run_files import CHECKPOINTS
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folder, rebuild the model, evaluate and print."""
+    """Rebuild the model of a run, evaluate it and print the metrics."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
     name = _checkpoint_file(path, arguments.checkpoint)
     check_predict(changes)

@@ -41,7 +41,7 @@ def temperature(text: str) -> float:
     """Parse a finite number of at least 0."""
     value = _number(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {shorten(text)}")
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {shorten(text)}")
     return value
 
 

@@ -54,25 +54,25 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     out = Path(os.path.expanduser(arguments.out or f"generated{next(iter(export.encoders(spec)))}"))
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
-    made = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
-    content = export.encode(made, out, spec)
+    generated = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
+    content = export.encode(generated, out, spec)
     _reject_existing(out, arguments.force)
     try:
         write_atomic(out, content)
     except OSError as error:
-        raise ConfigError(format_error("--out", f"a file that can be written at {out}", error.strerror)) from error
-    Console().info(f"{checkpoint}: {len(made.examples):,} examples")
+        raise ConfigError(format_error("--out", "a file that can be written", out, f"{error.strerror}.")) from error
+    Console().info(f"{checkpoint}: {len(generated.examples):,} examples")
     print(out)
     return 0
 
 
 def _check_flags(arguments: argparse.Namespace, components: "Components", is_text: bool) -> None:
     """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text."""
-    made, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
+    output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
     flags = EXAMPLE_FLAGS if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
     given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
     if given:
-        raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {made}" for flag in given))
+        raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
 
 
 def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:

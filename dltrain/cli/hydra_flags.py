@@ -48,13 +48,13 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
 
 
 def _prepare_completion(words: list[str]) -> None:
-    """Complete verbs, and reduce ``COMP_LINE`` to the words that Hydra can complete."""
+    """Print the verbs that complete the first word, and reduce ``COMP_LINE`` to the words that Hydra can complete."""
     action, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if action not in ("install", "uninstall", "query") or shell not in SHELLS:
         expected = "install=SHELL, where SHELL is bash, fish or zsh"
         raise ConfigError(format_error("--shell-completion", expected, " ".join(words)))
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
-    # Hydra would import the packages that hydra. keys name.
+    # Hydra would import the packages that keys below `hydra` name.
     line = [word for word in line[:-1] if not word.lstrip("+~").startswith("hydra")] + line[-1:]
     if action == "query" and len(line) == 2:
         for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):

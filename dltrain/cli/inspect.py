@@ -7,7 +7,7 @@ from dltrain.loggers.console import clean
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose, read the data, print."""
+    """Compose the configuration, read its data and print a description of them."""
     job = compose(arguments.overrides, tuple(arguments.config_dir))
     from dltrain.runs.inspection import inspect_data
 

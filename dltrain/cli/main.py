@@ -1,4 +1,4 @@
-"""Entry point: call a verb and turn each error into a message and an exit code. Imports neither torch nor Hydra."""
+"""Entry point: run a verb and turn each error into a message and an exit code. Imports neither torch nor Hydra."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
 # Imports and the composition create a million objects, most of which live until the end: with Python's own thresholds,
-# a tenth of the time to the first step is spent on searching them. The training loop restores those thresholds.
+# the garbage collector takes a tenth of the time to the first step. The training loop restores those thresholds.
 RARE_COLLECTIONS = (50_000, 20, 100)
 HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 
@@ -74,7 +74,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return text as one line that is safe to print on a terminal: secrets and control characters are removed."""
+    """Return text as one line that is safe to print on a terminal: secrets redacted, control characters removed."""
     shown = CONTROL_CODES.sub("", text).replace("\n", " ")
     return redaction.redact("".join(c for c in shown if c.isprintable() or c == "\t"))
 

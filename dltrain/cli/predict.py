@@ -1,4 +1,4 @@
-"""``dltrain predict RUN INPUT ...``: predictions of a run's model for new data, as JSON lines or CSV."""
+"""``dltrain predict RUN INPUT ...``: print predictions of a run's model for new data, as JSON lines or CSV."""
 
 import argparse
 import csv
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folder, rebuild the model, print its predictions."""
+    """Rebuild the model of a run and print its predictions."""
     run, *names = arguments.names
     path, job, changes = open_run(run, arguments.overrides)
     check_inputs(names)

@@ -1,4 +1,4 @@
-"""``dltrain runs``: a table of runs, finished or not."""
+"""``dltrain runs``: print a table of finished and unfinished runs."""
 
 import argparse
 import json
@@ -39,9 +39,10 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with reordered overrides: first those that not all runs of a folder have, then the others.
+    """Return the rows with reordered overrides: first those that differ between the runs of a folder.
 
-    In both parts ``--config-dir`` comes last."""
+    Among these and among the others, ``--config-dir`` comes last.
+    """
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]
     shared: dict[Path, set[str]] = {}
@@ -66,7 +67,7 @@ def _cells(row: RunInfo) -> list[str]:
 
 def _sort_key(row: RunInfo, key: str) -> Any:
     """Return the sort key of a run for a column: the best metric, the largest number and the newest run come first."""
-    if key == "metric":  # runs of one metric together, those without one last
+    if key == "metric":  # runs of one metric together, runs without a metric last
         value = row["value"] or 0.0
         return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
     if key in ("step", "time"):

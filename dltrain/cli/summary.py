@@ -1,4 +1,4 @@
-"""``dltrain summary``: layers, parameters and memory of a model; with ``--input``, no data are needed."""
+"""``dltrain summary``: print layers, parameters and memory of a model; with ``--input``, no data are needed."""
 
 import argparse
 
@@ -10,7 +10,7 @@ COLUMNS = ("layer", "kind", "output", "parameters", "multiply-adds", "receptive 
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose, build on the meta device, print."""
+    """Compose the configuration, build its model on the meta device and print the summary."""
     if (arguments.input is None) != (arguments.outputs is None):
         raise ConfigError("--input and --outputs: expected both or neither. Example: --input 3x32x32 --outputs 10")
     job = compose(arguments.overrides, tuple(arguments.config_dir))

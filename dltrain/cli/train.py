@@ -1,4 +1,4 @@
-"""``dltrain GROUP=OPTION KEY=VALUE``: train, evaluate and keep a run; with ``-m`` a sweep."""
+"""``dltrain GROUP=OPTION KEY=VALUE``: train and evaluate a model; with ``-m`` run a sweep."""
 
 import argparse
 
@@ -12,7 +12,7 @@ from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose, print the command, then import torch and run it."""
+    """Compose the configuration, print the command, then import torch and run the job or the sweep."""
     console, config_dirs = Console(), tuple(arguments.config_dir)
     if arguments.multirun:
         jobs = expand(arguments.overrides, config_dirs)

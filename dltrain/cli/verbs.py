@@ -10,8 +10,9 @@ RUN = ("RUN", "the folder of the run, or latest for the most recently active run
 LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
-    "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints and lack of "
-    "memory, keys of data for its location, workers and unreadable examples, keys of device except precision"
+    "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints, requeueing and "
+    "running out of memory, keys of data for its location, workers and unreadable examples, keys of device except "
+    "precision"
 )
 
 
@@ -28,9 +29,9 @@ class Verb(NamedTuple):
 
 
 def _train_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain`` itself; Hydra handles those that only print something."""
+    """Declare the flags of ``dltrain`` itself; Hydra answers those in `dltrain.cli.main.HYDRA_FLAGS`."""
     add = parser.add_argument
-    add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one by one")
+    add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one at a time")
     add("-r", "--run", action="store_true", help=SUPPRESS)
     _config_dir(parser)
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
@@ -71,7 +72,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     add(
         "--out",
         metavar="FOLDER",
-        help="a new or empty folder for predicted masks, or images with boxes",
+        help="a new or empty folder for predicted masks, images with boxes, or the pictures of --explain",
     )
     explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out"
     add("--explain", action="store_true", help=explain)
@@ -86,7 +87,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--interpolate", action="store_true", help="interpolate between samples")
     given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
-    out = "the file to write (default: generated.png; generated.csv for examples that cannot be drawn)"
+    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn)"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
     add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt)")
@@ -123,7 +124,7 @@ def _checkpoint(parser: ArgumentParser) -> None:
 
 VERBS = {
     "train": Verb(
-        summary="train, evaluate and keep a run (the default)",
+        summary="train and evaluate a model (the default)",
         usage="dltrain [train] [-m] [GROUP=OPTION ...] [KEY=VALUE ...] [FLAGS]",
         description="""\
 Train a model and evaluate its best checkpoint on the test split. A run folder keeps checkpoints, logs and results.
@@ -205,7 +206,8 @@ must be of the same kind as the training data:
             series of the run
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
-            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables
+            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables; for
+            a run that translates, the translation of each line and its score, with task.beam=5 by beam search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,

@@ -51,7 +51,7 @@ class Job:
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
     def ready(self) -> None:
-        """Set the environment variables that torch reads when it is imported."""
+        """Set environment variables for CUDA libraries; call it before torch is imported."""
         if self.resolved["device"]["deterministic"]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -88,7 +88,7 @@ def defaults() -> Job:
 def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
     """Separate dltrain's configuration from Hydra's."""
     choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-    run_dir, sweep_dir = (_place_of(whole, key) for key in SETTABLE_IN_HYDRA.values())
+    run_dir, sweep_dir = (_folder_of(whole, key) for key in SETTABLE_IN_HYDRA.values())
     typed = tuple(str(o.input_line) for o in parsed if first_name(o) not in LOCATIONS)
     config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
     allow = tuple(module_names(config.get("allow_targets")))
@@ -97,14 +97,14 @@ def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[st
     return Job(config, choices, typed, run_dir, sweep_dir, config_dirs, allow, resumed)
 
 
-def _place_of(whole: DictConfig, key: str) -> str | None:
+def _folder_of(whole: DictConfig, key: str) -> str | None:
     """Return the folder that ``hydra.run.dir`` or ``hydra.sweep.dir`` names, or None for a new one."""
     try:
-        place = OmegaConf.select(whole, key)
+        folder = OmegaConf.select(whole, key)
     except OmegaConfBaseException as error:
         written = OmegaConf.select(whole, key.rpartition(".")[0])._get_node("dir")._value()
         raise ConfigError(format_error(key, "a folder", written, f"{str(error).splitlines()[0]}.")) from None
-    return None if place in ("auto", "", None) else str(place)
+    return None if folder in ("auto", "", None) else str(folder)
 
 
 @contextmanager

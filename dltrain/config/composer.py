@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from dltrain import redaction
 from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error
@@ -63,8 +64,7 @@ class Composer:
         typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
         allowed = module_names(content.get("allow_targets"))
         if allowed not in ([], module_names(typed)):
-            expected = "this key on the command line only"
-            errors.append(format_error("allow_targets", expected, allowed, "No YAML may set it."))
+            errors.append("allow_targets: not supported in YAML because it lets code run. Set it on the command line.")
         if not self.sweep and OmegaConf.select(whole, "sweep.resume") is not None:
             errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:
@@ -72,7 +72,7 @@ class Composer:
         return whole
 
     def rejected(self, overrides: Iterable[Override]) -> dict[int, str | None]:
-        """Return Hydra's error for each override that it rejects in combination with those before it."""
+        """Return `id` -> Hydra's error for each override that it rejects in combination with those before it."""
         kept: list[str] = []
         found: dict[int, str | None] = {}
         typed = [(id(o), str(o.input_line)) for o in overrides]
@@ -107,7 +107,8 @@ class Composer:
             return format_error(f"+{key}", "a key that does not exist yet", key, f"To change it: {key}={value}")
         if override.is_delete():
             there = validation.lookup(key, content)
-            return None if value in (None, there) else format_error(f"~{key}", f"its value, {there}", value)
+            expected = f"its value, {redaction.mask(there, key)}"
+            return None if value in (None, there) else format_error(f"~{key}", expected, value)
         return validation.wrong_value(key, value, content, self.groups)
 
     def resolved_errors(
@@ -134,7 +135,7 @@ def call_hydra(*overrides: str) -> DictConfig:
     return hydra.compose("config", list(overrides), return_hydra_config=True)
 
 
-packaged = functools.cache(call_hydra)  # without the user's own YAML, which may change while the process lives
+packaged = functools.cache(call_hydra)  # only without the user's own YAML, which may change while the process runs
 
 
 def is_interpolated(override: Override) -> bool:

@@ -27,7 +27,7 @@ def find_fact(facts: Mapping[str, Any], name: str) -> Any:
     """Return the value of a fact, or of a part of it; None if there is no such fact.
 
     Args:
-        facts: Facts by name; True stands for a value that is not known yet.
+        facts: Facts by name; True for a value that is not known yet.
         name: ``NAME`` or ``NAME.PART``.
     """
     name, *parts = name.split(".")
@@ -55,9 +55,9 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
 
 
 def renamed_fact(key: str, value: Any) -> str | None:
-    """Return the error if the resolved value of a key is a fact that has another name now."""
+    """Return the error if the resolved value of a key is a fact under its old name."""
     if isinstance(value, Fact) and value.name in RENAMED:
-        return format_error(key, str(Fact(RENAMED[value.name])), value, "The fact has another name.")
+        return format_error(key, str(Fact(RENAMED[value.name])), value, "The fact was renamed.")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The YAML groups as files and names. Needs neither Hydra nor OmegaConf, so that help and completion stay fast."""
+"""The YAML groups as files and names. Needs neither Hydra nor OmegaConf, so that help stays fast."""
 
 import functools
 import os

@@ -17,11 +17,8 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-NOT_CONFIGURED = (
-    "self",
-    "params",
-    "fitted",
-)  # arguments that dltrain sets: parameters of an optimizer, state fitted to data
+# Arguments that dltrain sets itself: the parameters of an optimizer, and the fitted state of data.
+NOT_CONFIGURED = ("self", "params", "fitted")
 
 # Allowed targets: dltrain's own classes, and names directly in one of these packages of libraries.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
@@ -116,7 +113,7 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
 
 
 def _unknown_arguments(advice: Mapping[str, str], takes: str) -> Iterator[str]:
-    """Yield a line for each unknown argument, or one for all unless each has a suggestion."""
+    """Yield one line per unknown argument if all have a suggestion, otherwise a single line for all of them."""
     if all(advice.values()):
         yield from (f"{argument}: unknown argument. {text}" for argument, text in advice.items())
     else:
@@ -156,7 +153,7 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
 
 
 def _is_model_builder(found: Any) -> bool:
-    """Return whether a function of torchvision.models builds a model; its other functions have side effects."""
+    """Return whether a function of torchvision.models builds a model; others, such as `list_models`, do not."""
     models = importlib.import_module("torchvision.models")
     return getattr(found, "__name__", "") in models.list_models(module=models)
 

@@ -20,7 +20,7 @@ COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\
 
 
 def unresolvable(config: dict[str, Any]) -> Iterator[str]:
-    """Yield an error for each interpolation that has no value or is part of a cycle; placeholders stand for facts."""
+    """Yield an error for each interpolation that has no value or is part of a cycle, with placeholders for facts."""
     root = _with_placeholders(config)
     for key, value in validation.leaves(config):
         if isinstance(value, str) and "${" in value:

@@ -53,7 +53,7 @@ def new_facts(text: str) -> str:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the job.yaml of an earlier version with the new names."""
+    """Return the content of the job.yaml of an earlier version with new names and unchanged reading of its data."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     data = config.get("data") or {}

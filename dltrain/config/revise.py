@@ -77,8 +77,8 @@ def _check_shape(content: dict[str, Any], own: dict[str, Any], groups: list[str]
 
 def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
     """Replace a group, and the groups within it, by those of a configuration with the chosen option."""
-    place = key.replace("/", ".")
-    OmegaConf.update(config, place, OmegaConf.select(base, place), merge=False)
+    path = key.replace("/", ".")
+    OmegaConf.update(config, path, OmegaConf.select(base, path), merge=False)
     chosen = base.hydra.runtime.choices
     choices.update({name: chosen[name] for name in chosen if f"{name}/".startswith(f"{key}/")})
 

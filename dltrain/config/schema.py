@@ -15,9 +15,8 @@ from dltrain.redaction import MASK
 
 UNITS = ("step", "epoch", "minute")
 
-
-LARGEST = 3.4028234663852886e38  # of float32, in which weights and losses are computed
-MOST = 2**53  # whole numbers from here on are not exact as floats
+MAX_FLOAT = 3.4028234663852886e38  # largest float32, the type of weights and losses
+MAX_INTEGER = 2**53  # float64 represents all whole numbers up to this one
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,15 @@ class FieldSpec:
     text: str  # a description for messages: "a number above 0"
     accepts: Callable[[Any], bool]  # whether one value is valid
     names: tuple[str, ...] = ()  # to choose from, if it is a choice
-    many: bool = False  # a list of such values may replace the scalar in YAML
+    many: bool = False  # a list of valid values may replace the scalar in YAML
     null: bool = False  # null may replace the value in YAML
     edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
 
 
-def integer(least: int, below: int = MOST, many: bool = False, null: bool = False) -> FieldSpec:
-    """Return the spec of whole numbers from `least` to below `below`."""
-    text = f"a whole number of at least {least}" + (f" and at most {below - 1:,}" if below < MOST else "")
-    return FieldSpec(text, lambda value: type(value) is int and least <= value < below, (), many, null, (least,))
+def integer(minimum: int, below: int = MAX_INTEGER, many: bool = False, null: bool = False) -> FieldSpec:
+    """Return the spec of whole numbers in [`minimum`, `below`)."""
+    text = f"a whole number of at least {minimum}" + (f" and at most {below - 1:,}" if below < MAX_INTEGER else "")
+    return FieldSpec(text, lambda value: type(value) is int and minimum <= value < below, (), many, null, (minimum,))
 
 
 def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
@@ -67,7 +66,7 @@ def parse_interval(value: Any) -> tuple[float, str] | None:
     if not match or unit not in UNITS or float(match[1]) <= 0:
         return None
     count = float(match[1])
-    return None if count >= MOST or (unit != "minute" and count != int(count)) else (count, unit)
+    return None if count >= MAX_INTEGER or (unit != "minute" and count != int(count)) else (count, unit)
 
 
 INTERVAL = FieldSpec(
@@ -184,13 +183,13 @@ def check_range(key: str, value: Any, target: str = "") -> str | None:
             if not field.accepts(item):
                 return format_error(key, field.text, item, suggest(str(item), field.names))
     large = next((item for item in items if is_too_large(item)), None)
-    limit = f"of at most {LARGEST:.2g} (float32)" if type(large) is float else "below 2**63"
+    limit = f"of at most {MAX_FLOAT:.2g} (float32)" if type(large) is float else "below 2**63"
     return None if large is None else format_error(key, f"a number {limit}", large)
 
 
 def is_too_large(value: Any) -> bool:
     """Return whether a number exceeds the range of float32 or int64."""
-    return (type(value) is float and LARGEST < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
+    return (type(value) is float and MAX_FLOAT < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
 
 
 def check_type(key: str, value: Any, default: Any) -> str | None:

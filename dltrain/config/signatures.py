@@ -12,24 +12,24 @@ from dltrain.config import schema
 KINDS: dict[Any, tuple[tuple[type, ...], str]] = {**schema.KINDS, type(None): ((type(None),), "null")}
 
 
-def parameters(made: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+def parameters(constructor: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     """Return the parameters of a constructor; if they cannot be read, one that accepts any keyword."""
     try:
-        return inspect.signature(made).parameters
+        return inspect.signature(constructor).parameters
     except (ValueError, TypeError):
         return {"anything": inspect.Parameter("anything", inspect.Parameter.VAR_KEYWORD)}
 
 
-def annotations(made: Callable[..., Any]) -> dict[str, Any]:
+def annotations(constructor: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a constructor's arguments; empty if they cannot be resolved."""
     try:
-        return typing.get_type_hints(made.__init__ if isinstance(made, type) else made)  # type: ignore[misc]
+        return typing.get_type_hints(constructor.__init__ if isinstance(constructor, type) else constructor)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):
         return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value matches an annotation; annotations of other kinds match everything but None."""
+    """Return whether a plain value matches an annotation. Other classes accept all but None, other hints all."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, part) for part in _without_tensors(parts))

@@ -97,7 +97,7 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
     Args:
         content: The configuration.
         own: dltrain's own configuration, unchanged.
-        groups: All groups; constructors check their keys.
+        groups: Names of all groups. Constructors check the keys of those that are not in `PLAIN`.
     """
     text = str(content)
     for prefix, node, known in (("", content, own), *((f"{g}.", content.get(g, {}), own[g]) for g in PLAIN)):

@@ -48,7 +48,7 @@ class Console:
         self._remove_log()
 
     def start(self, title: str, facts: Mapping[str, str]) -> None:
-        """Announce a run: a title, which may be empty, and facts in two aligned columns."""
+        """Show a title, unless it is empty, and facts in two aligned columns, before the progress of a run."""
         self._reset_progress()
         width = max(map(len, facts), default=0)
         if title:

@@ -95,7 +95,7 @@ class Tracker:
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
-        """Show a uint8 picture (3, height, width) or animation (frames, 3, height, width) in the tab Images."""
+        """Show a uint8 picture (3, height, width) or animation (frames, 3, height, width) in the Images tab."""
         height, width = picture.shape[-2:]
         if picture.dim() == 4:
             content = encode_gif([to_pil(frame) for frame in picture], CLIP_FRAME_MS, CLIP_LAST_FRAME_MS)
@@ -112,7 +112,7 @@ class Tracker:
             metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash is used as
                 it is, and not logged again if it is the last point of that curve. Non-finite values are omitted.
         """
-        # Importing these takes 30 ms, by which a run would start later.
+        # Importing these takes 30 ms, which would delay the start of a run.
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2
         from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 

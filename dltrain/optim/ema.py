@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of the weights, kept as a copy of the model.
 
-    Floating point buffers (running statistics) are averaged like weights. Other buffers, and those with infinities, are
-    copied.
+    Floating point buffers (running statistics) are averaged like weights. Other buffers, and those with NaN or
+    infinity, are copied.
 
     Args:
         model: The model, on its device.

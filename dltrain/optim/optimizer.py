@@ -91,8 +91,8 @@ class Optimizer:
         """Update the weights at step `number` of the stage and drop the gradients.
 
         If `measure`, return the total norm of the gradients, including penalties, before clipping. If all
-        micro-batches have weight 0, neither the weights nor the optimizer's state change; if the weights are tensors,
-        optimizers without fused kernels read them, which waits for the device.
+        micro-batches have weight 0, neither the parameters nor the optimizer's state change; if these weights are
+        tensors, optimizers without fused kernels read them, which waits for the device.
         """
         if self._count == 0:
             return None

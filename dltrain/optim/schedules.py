@@ -45,7 +45,7 @@ class Step(Schedule):
     Args:
         step_size: Steps between two reductions; a value between 0 and 1 is a fraction of all steps.
         gamma: Factor of each reduction, between 0 and 1.
-        warmup: See `Schedule`; intervals are counted from the start of the run.
+        warmup: See `Schedule`; intervals are counted from the start of the stage.
 
     Source: He et al. 2016, "Deep residual learning for image recognition", section 3.4.
     """
@@ -64,7 +64,7 @@ class Cosine(Schedule):
     """Cosine decay from the full rate to ``end_factor``.
 
     Args:
-        end_factor: Factor approached at the end of the run, between 0 and 1.
+        end_factor: Factor approached at the end of the stage, between 0 and 1.
         warmup: See `Schedule`; the cosine spans the steps after it.
 
     Source: Loshchilov and Hutter 2017, "SGDR: stochastic gradient descent with warm restarts", equation 5, one cycle.

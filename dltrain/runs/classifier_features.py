@@ -31,7 +31,7 @@ class ClassifierFeatures(nn.Module):
         name: Run and accuracy of the classifier, for reports.
 
     Raises:
-        ValueError: There is no linear layer, or `forward` does not call the last one once with one row per image.
+        ValueError: There is no linear layer, or `forward` does not call the last one on a matrix, one row per image.
 
     Shape:
         - Input: (B, channels, height, width), from 0 (black) to 1 (white)
@@ -53,7 +53,7 @@ class ClassifierFeatures(nn.Module):
         logits = self.classifier(self.model_inputs(images))
         features, self.features = self.features, None
         if features is None or features.dim() != 2 or logits.dim() != 2:
-            raise ValueError("its last linear layer is not called once per image")
+            raise ValueError("its last linear layer is not called on one row per image")
         return features.float(), logits.float()
 
     def _store_features(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -107,7 +107,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         return network
     except (ConfigError, CheckpointError) as error:
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
-    except STATE_ERRORS as error:  # the weights do not fit, or the model is not such a classifier
+    except STATE_ERRORS as error:  # the weights do not fit, or `ClassifierFeatures` rejects the model
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
 

@@ -154,7 +154,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
     If all batches have the same shape, a few examples are enough. Otherwise, unless ``trainer.on_oom`` is
-    ``shrink``, the widest batch is computed in full, with its gradients, so that a lack of memory is found before
+    ``shrink``, the widest batch is computed in full, with its gradients, so that a shortage of memory is found before
     training. The random state, the buffers of the model and the state of the task are restored afterwards.
 
     Raises:
@@ -165,7 +165,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     memory = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    batch, held_out = (_rehearsed(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
+    batch, held_out = (_trial_batch(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
     try:
         _check_optimizer(components)
         _check_batch_of_one(components, batches["train"], batch, held_out)
@@ -183,7 +183,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
             buffer.copy_(buffers[name])
 
 
-def _rehearsed(batches: Batches, few: bool) -> Batch:
+def _trial_batch(batches: Batches, few: bool) -> Batch:
     """Return the widest batch, or a few of its examples if `few` or if all batches have one shape."""
     batch = batches.widest()
     return {name: value[:FEW] for name, value in batch.items()} if few or batches.lengths is None else batch

@@ -42,54 +42,55 @@ def encoders(spec: Spec) -> dict[str, Encode]:
     return {".csv": _csv, ".npy": _npy} if len(shape) == 1 else {".npy": _npy}
 
 
-def encode(made: Generated, path: Path, spec: Spec) -> bytes:
+def encode(generated: Generated, path: Path, spec: Spec) -> bytes:
     """Return the content of the file `path`, in the format of its extension."""
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))
         expected = f"a file ending in {' or '.join(fitting)} for examples of {shape}"
         raise ConfigError(format_error("--out", expected, path))
-    return fitting[path.suffix.lower()](made)
+    return fitting[path.suffix.lower()](generated)
 
 
-def _grid(made: Generated) -> bytes:
+def _grid(generated: Generated) -> bytes:
     """Return a grid of images as PNG; reconstructions are below their originals."""
-    count = len(made.examples)
-    if made.given is None:
-        columns = COLUMNS if made.interpolated else max(COLUMNS, math.isqrt(count // 2))
-        return film.encode_png(grids.images(made.examples, columns))
+    count = len(generated.examples)
+    if generated.given is None:
+        columns = COLUMNS if generated.interpolated else max(COLUMNS, math.isqrt(count // 2))
+        return film.encode_png(grids.images(generated.examples, columns))
     columns = min(COLUMNS, count)
-    rows = zip(made.given.split(columns), made.examples.split(columns), strict=True)
-    white = made.examples.new_ones(-count % columns, *made.examples.shape[1:])  # fills the last rows
+    rows = zip(generated.given.split(columns), generated.examples.split(columns), strict=True)
+    white = generated.examples.new_ones(-count % columns, *generated.examples.shape[1:])  # fills the last rows
     wide = [picture for pair in rows for row in pair for picture in (row, white[: columns - len(row)])]
     return film.encode_png(grids.images(torch.cat(wide), columns))
 
 
-def _gif(made: Generated) -> bytes:
+def _gif(generated: Generated) -> bytes:
     """Return an animation of one image per frame; reconstructions are next to their originals."""
-    each = made.examples[:, None] if made.given is None else torch.stack([made.given, made.examples], 1)
+    originals, examples = generated.given, generated.examples
+    each = examples[:, None] if originals is None else torch.stack([originals, examples], 1)
     frames = [film.to_pil(grids.images(pictures, tile=GIF_SIDE)) for pictures in each]
     return film.encode_gif(frames, FRAME_MS, LAST_FRAME_MS)
 
 
-def _scatter(made: Generated) -> bytes:
-    title = f"{len(made.examples):,} points"
-    if made.given is None:
-        return film.encode_png(charts.scatter(made.examples, None, (), title))
-    kinds = torch.arange(2).repeat_interleave(len(made.examples))
-    points = torch.cat([made.given, made.examples])
+def _scatter(generated: Generated) -> bytes:
+    title = f"{len(generated.examples):,} points"
+    if generated.given is None:
+        return film.encode_png(charts.scatter(generated.examples, None, (), title))
+    kinds = torch.arange(2).repeat_interleave(len(generated.examples))
+    points = torch.cat([generated.given, generated.examples])
     return film.encode_png(charts.scatter(points, kinds, ("given", "reconstructed"), title))
 
 
-def _npy(made: Generated) -> bytes:
+def _npy(generated: Generated) -> bytes:
     file = io.BytesIO()
-    np.save(file, made.examples.numpy(), allow_pickle=False)
+    np.save(file, generated.examples.numpy(), allow_pickle=False)
     return file.getvalue()
 
 
-def _csv(made: Generated) -> bytes:
+def _csv(generated: Generated) -> bytes:
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(f"x{column}" for column in range(1, made.examples.shape[1] + 1))
-    writer.writerows([f"{value:.9g}" for value in row] for row in made.examples.tolist())
+    writer.writerow(f"x{column}" for column in range(1, generated.examples.shape[1] + 1))
+    writer.writerows([f"{value:.9g}" for value in row] for row in generated.examples.tolist())
     return lines.getvalue().encode()

@@ -45,7 +45,7 @@ def generate(
         with explain_missing_data():
             return training_data(components).load()
 
-    with contextlib.ExitStack() as stack, _explain_out_of_memory(count):
+    with contextlib.ExitStack() as stack, _explain_out_of_memory(None if inputs else count):
 
         def train() -> Batches:
             return stack.enter_context(contextlib.closing(eval_batches(components, splits(), "train")))
@@ -84,14 +84,17 @@ def write(components: Components, request: TextRequest, emit: Callable[[str], No
 
 
 @contextlib.contextmanager
-def _explain_out_of_memory(count: int) -> Iterator[None]:
+def _explain_out_of_memory(count: int | None) -> Iterator[None]:
+    """Explain that all examples are generated at once; `count` is None for reconstructions."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = f"All {count:,} examples are generated at once: try a smaller --count"
+        hint = "All examples are reconstructed at once: try fewer images in --given"
+        if count is not None:
+            hint = f"All {count:,} examples are generated at once: try a smaller --count"
         raise OutOfMemory(f"out of memory: {reason}. {hint}") from None
 
 

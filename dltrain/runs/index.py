@@ -81,7 +81,7 @@ def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], know
 
 
 def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
-    """Return the seconds that a run without a result took, including earlier sessions recorded in checkpoints."""
+    """Return how long a run without a result took: the latest session or, if longer, all up to a checkpoint."""
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):

@@ -95,7 +95,7 @@ class Trained:
 
 
 def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
-    """Yield lines. Each is computed in inference mode and under autocast; neither is active while the caller runs."""
+    """Yield lines, computed in inference mode and under autocast; neither is active while the caller runs."""
     while True:
         with torch.inference_mode(), device.autocast():
             line = next(lines, None)
@@ -155,7 +155,7 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
         splits = components.data.load()
     skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
-    if others and reject_other_data and getattr(components.data, "fitted", True):
+    if others and reject_other_data:
         hint = "data.path= or data.root= sets where they are, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
@@ -241,7 +241,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Explain in errors about missing data that the run's own data are needed."""
+    """Add to errors about missing data that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:

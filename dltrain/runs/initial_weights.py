@@ -22,7 +22,7 @@ Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the initial weights of a new run, or return the record of those loaded when the run began.
+    """Load the initial weights of a new run, or read the record of those loaded if the stages depend on it.
 
     Args:
         begun: Folder of the run, if it already has a checkpoint.
@@ -57,16 +57,16 @@ def load(
         task: Configuration of the task with its facts filled in.
 
     Raises:
-        ConfigError: The weights belong to other tokens, or none of them fits.
+        ConfigError: The weights may belong to other tokens, or none of them fits.
     """
     heads, embeddings = _dependent(model, rebuild, facts)
     if adapt := getattr(model, "adapt_weights", None):
         found = replace(found, tensors=adapt(found.tensors))
     _check_tokens(embeddings, facts, found)
-    renewed = dict.fromkeys(heads, _other_outputs(output_names(task), found))
+    reinitialized = dict.fromkeys(heads, _other_outputs(output_names(task), found))
     state, names, new = model.state_dict(), list[str](), dict[str, str]()
     for name, value in state.items():
-        reason = renewed.get(name) or _misfit(value, found.tensors.get(name))
+        reason = reinitialized.get(name) or _misfit(value, found.tensors.get(name))
         if reason:
             new[name] = reason
         elif isinstance(value, Tensor):

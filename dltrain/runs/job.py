@@ -118,8 +118,7 @@ def list_runs(root: Path) -> list[Path]:
 def previous_run(job: Job) -> Path | None:
     """Return the run in ``hydra.run.dir`` that ``trainer.resume=auto`` resumes, or None if it has not started yet."""
     if job.run_dir is None:
-        expected = "hydra.run.dir=FOLDER together with auto"
-        raise ConfigError(format_error("trainer.resume", expected, "none"))
+        raise ConfigError("trainer.resume: not supported without hydra.run.dir=FOLDER, the folder to resume")
     path = Path(job.run_dir).expanduser()
     return path if (path / run_files.JOB).is_file() else None
 

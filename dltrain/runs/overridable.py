@@ -1,10 +1,10 @@
-"""The configuration keys that `resume`, and `evaluate`, `predict` and `generate`, may override."""
+"""Configuration keys that `resume` may override, and those that `evaluate`, `predict` and `generate` may override."""
 
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError
 
 # Keys that a resumed run may override: how long it trains, what it logs and keeps, how it handles interruptions and
-# lack of memory, and where and how its data are read. All keys of `device` except the precision may change as well.
+# running out of memory, and where and how its data are read. All keys of `device` except the precision may change too.
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
     *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
@@ -17,7 +17,7 @@ PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),
 )
-PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
+PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
@@ -48,7 +48,8 @@ def names_other_data(changes: Changes) -> bool:
 def check_predict(changes: Changes) -> None:
     """Raise ConfigError for changes that a trained model does not allow."""
     data = [f"data.{name}" for name in PREDICT_DATA]
-    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, task.features and allow_targets may change."
+    tasks = "task.{features,beam,length_penalty}"
+    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
     lines = [
         f"{key}: cannot be changed after training, expected {old}, got {new}. {hint}"
         for key, (old, new) in changes.items()

@@ -1,4 +1,4 @@
-"""Write the files of predictions: masks, and images with the objects that were found."""
+"""Write the files of predictions: masks, explanations, and images with the detected objects."""
 
 import contextlib
 from itertools import count

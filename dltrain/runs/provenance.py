@@ -73,7 +73,7 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 
 
 def describe_platform(device: str) -> dict[str, Any]:
-    """Return versions, platform, device, commit and command for environment.json."""
+    """Return versions, platform, device, commit, command and current folder for environment.json."""
     packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
     versions: dict[str, str | None] = dict.fromkeys(packages)
     for name in packages:
@@ -92,7 +92,7 @@ def describe_platform(device: str) -> dict[str, Any]:
 
 
 def _git_commit() -> dict[str, Any] | None:
-    """Return the commit of dltrain's checkout and whether files were changed since, or None outside a checkout."""
+    """Return the commit of dltrain's checkout and whether files were changed since, or None if it is unknown."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

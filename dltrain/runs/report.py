@@ -25,8 +25,6 @@ from dltrain.training.loop import Loop
 from dltrain.training.meters import Timer
 
 SHOWN_BAD_SAMPLES = 3
-
-
 WARNING = "warning: "  # prefix of lines in the description of a data set
 
 
@@ -184,9 +182,9 @@ def print_metrics(
     rows += [[name, *[format_number(values.get(m)) for m in metrics]] for name, values in baselines.items()]
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
-        gain, least = metrics["skill"], min(values["mae"] for values in baselines.values())
+        gain, lowest_mae = metrics["skill"], min(values["mae"] for values in baselines.values())
         # Several series are compared by MASE; with one series the skill is the same for both.
-        name = "mae" if math.isclose(gain, 1 - metrics["mae"] / least, rel_tol=1e-3, abs_tol=1e-3) else "mase"
+        name = "mae" if math.isclose(gain, 1 - metrics["mae"] / lowest_mae, rel_tol=1e-3, abs_tol=1e-3) else "mase"
         best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
         side = "below" if gain >= 0 else "above"
         console.info(f"{name.upper()} is {abs(gain):.1%} {side} the best baseline ({best})")

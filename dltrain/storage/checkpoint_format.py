@@ -21,7 +21,7 @@ MAX_DIFFERENCES = 6  # shown in an error message
 
 
 def canonical(value: Any) -> Any:
-    """Copy a state to the CPU such that equal states are saved as equal bytes.
+    """Return a state on the CPU such that equal states are saved as equal bytes.
 
     Pickle encodes which objects are identical, so containers are rebuilt and strings interned. A tensor that views a
     larger storage is cloned, since torch.save would write the whole storage.
@@ -117,7 +117,7 @@ def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise a `CheckpointError` that names each weight that is missing, unexpected or of another shape."""
+    """Raise a `CheckpointError` that names some weights that are missing, unexpected or of another shape, if any."""
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [

@@ -34,13 +34,13 @@ class Write(NamedTuple):
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
-    Files are named by their step; ``last.pt`` and ``best.pt`` are links to two of them; ``manifest.json`` has step,
+    Files are named by their step; ``last.pt`` and ``best.pt`` are links to them; ``manifest.json`` has step,
     metric, SHA-256 and size of each. Training waits until a file is written; a thread makes it durable.
 
     Args:
         run: The run folder.
         keep_last: Number of newest checkpoints to keep.
-        keep_best: Number of best checkpoints to keep. A checkpoint is best if no earlier one had a better metric.
+        keep_best: Number of newest checkpoints to keep among those that were the best when they were saved.
         before_commit: Called in the thread before a checkpoint is committed, to make the run's other files durable.
     """
 

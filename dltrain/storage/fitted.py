@@ -33,7 +33,7 @@ def keep(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load the file of a run; return None for a run of an earlier version, which has no such file.
+    """Load the file of a run; return None if it has none, like runs of earlier versions and of data without `fit`.
 
     Raises:
         CheckpointError: The file is missing, damaged or invalid.

@@ -19,7 +19,7 @@ NAN_REPORT = "nan_report.json"
 FRAMES, FILM = "frames", "film.gif"
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 LAST, BEST = "last.pt", "best.pt"  # links in the checkpoints folder
-LOCK = ".lock"  # locked for the life of the process; the system releases it when the process dies
+LOCK = ".lock"  # locked while the run is active; the system releases the lock when the process dies
 
 SWEEP = "sweep.json"
 SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"

@@ -26,7 +26,7 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     """Run all jobs; a job that fails does not affect the others.
 
     Returns:
-        0; 1 if a job failed; 130 or 143 if Ctrl-C or SIGTERM ended the sweep.
+        0; 1 if a job failed, diverged or ran out of memory; 130 or 143 if a signal ended the sweep.
     """
     values = [dict(word.lstrip("+").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # keys as typed
@@ -61,7 +61,7 @@ class Sweep:
         self.code = 130  # exit code if the sweep is interrupted
 
     def run(self, swept: list[str]) -> int:
-        """Run the jobs that are left, print the summary of all, and return the exit code."""
+        """Run the remaining jobs, print the summary of all jobs, and return the exit code."""
         self.home.write_status("running")
         jobs = f"{len(self.jobs)} job{'s' * (len(self.jobs) > 1)}"
         over = f" over {', '.join(swept)}" if swept else ""

@@ -20,7 +20,7 @@ from dltrain.training.step import StepRunner
 
 
 class Diverged(Exception):
-    """A loss, a weight or a metric on the test split is not finite."""
+    """Divergence: a loss, a weight or a metric on the test split that is not finite."""
 
 
 @dataclass

@@ -87,8 +87,8 @@ class Loop:
             Diverged: A loss or a weight is not finite and ``on_non_finite`` is ``stop``.
             Stopped: A signal arrived; the run can be resumed from its last checkpoint.
         """
-        # Imported objects live until the end, so the garbage collector does not need to scan them during training. The
-        # default thresholds find cycles that hold tensors soon.
+        # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
+        # the default thresholds, it soon finds cycles that hold tensors.
         gc.collect()
         gc.freeze()
         thresholds = gc.get_threshold()

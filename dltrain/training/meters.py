@@ -48,7 +48,7 @@ class Timer:
                 self.paused += time.perf_counter() - begun
 
     def watch(self, batches: Iterator[T]) -> Iterator[T]:
-        """Yield the batches, and measure how long each takes to arrive; nothing waits for the device."""
+        """Yield the batches, and measure how long each takes to arrive, without waiting for the device."""
         while True:
             begun = time.perf_counter()
             try:
@@ -78,11 +78,11 @@ class Timer:
         return max(0.0, self.for_data - self.for_device)
 
     def begin(self) -> None:
-        """Start the training time."""
+        """Start to measure the training time."""
         self.training_since, self.paused = time.perf_counter(), 0.0
 
     def end(self) -> None:
-        """Stop the training time."""
+        """Stop measuring the training time."""
         self.ended = time.perf_counter()
 
     def training_seconds(self) -> float:

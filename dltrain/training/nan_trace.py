@@ -127,7 +127,7 @@ def _float_tensors(value: Any) -> list[Tensor]:
 
 
 def summarize(report: dict[str, Any]) -> str:
-    """Return the report in one or two lines."""
+    """Return the error message for a report."""
     where = f"first module with a non-finite output: {report['module']}. " if report["module"] else ""
     loss = report["last_finite_loss"]
     before = "no finite loss before it" if loss is None else f"the loss before it was {loss:.4g}"

@@ -17,9 +17,9 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # shortest wait for data, and its least share of the time, for an advice
-PROGRESS_SECONDS = 0.2  # shortest time between two updates of the progress line
-MEMORY_SECONDS = 1.0  # shortest time between two readings of the peak memory, which take as long as the rest of a log
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and its minimum share of the training time, for a hint
+PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
+MEMORY_SECONDS = 1.0  # minimum time between two readings of the peak memory, each as slow as the rest of a log
 
 
 @dataclass
@@ -106,7 +106,7 @@ class RunLogger:
         if self.advised or workers is None or idle < LONG_WAIT_S or share < LARGE_SHARE:
             return
         self.advised = True
-        hint = "Store files of about the size in pixels that data.image_size asks for"
+        hint = "Store files whose size in pixels is about data.image_size"
         if workers < (os.cpu_count() or 1):
             hint = f"Raise data.workers (now {workers}; this machine has {os.cpu_count()} CPU cores)"
         self.console.info(f"{share:.0%} of the training time was spent waiting for data. {hint}.")

@@ -17,7 +17,7 @@ SAVE_SIGNAL = "SIGUSR1"
 
 
 class Stopped(BaseException):
-    """The run is stopped early by a signal or by ``max_minutes``. ``except Exception`` does not catch it."""
+    """Early end of a run by a signal or by ``max_minutes``. ``except Exception`` does not catch it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

@@ -30,7 +30,11 @@ class TrainerConfig:
 
 @dataclass
 class TrainState:
-    """Position of a run: together with weights, optimizers and seed, it determines how the run continues."""
+    """Position of a run.
+
+    Together with the weights and the states of optimizers, task and random generators, it determines how the run
+    continues.
+    """
 
     step: int = 0  # optimizer steps so far
     stage: int = 0  # index of the current stage
@@ -114,5 +118,5 @@ class Stages:
         self.epochs = sum(plan.epochs for plan in self.plans)
 
     def epoch(self, state: TrainState) -> float:
-        """Return the number of epochs so far, with the fraction of the current one and all earlier stages."""
+        """Return the number of epochs so far, including earlier stages and the fraction of the current epoch."""
         return state.epoch + state.batch / len(self.plans[state.stage].batches)

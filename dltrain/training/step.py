@@ -39,10 +39,12 @@ class StepRunner:
         self.autocast = device.autocast()
         self.loss_buffer = LossBuffer(skip_non_finite=config.on_non_finite == "skip")
         self.optimizers: dict[str, Optimizer] = {}
+        self.skipped_before = 0  # steps skipped in earlier stages
         self.num_chunks = 1  # per batch; doubled when memory runs out
 
     def begin_stage(self, stage: Stage, steps: int) -> None:
         """Create the optimizers of a stage."""
+        self.skipped_before = self.skipped_steps
         self.optimizers = {turn.name: self.make_optimizer(turn, steps) for turn in stage.turns}
 
     def run(self, stage: Stage, batches: list[Batch], info: StepInfo, measure_norm: bool) -> None:
@@ -91,8 +93,8 @@ class StepRunner:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps that were skipped because gradients were not finite; waits for the device."""
-        return sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
+        """Steps of all stages that were skipped because gradients were not finite; waits for the device."""
+        return self.skipped_before + sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
     def read(self) -> Readings:
         """Return the buffered losses, norms and learning rates; waits for the device."""
@@ -106,12 +108,13 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return optimizers, schedules, buffered losses and number of chunks, under the keys of a checkpoint."""
+        """Return optimizers, schedules, buffered losses and counts, under the keys of a checkpoint."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},
             "record": self.loss_buffer.state_dict(),
             "parts": self.num_chunks,
+            "skipped_before": self.skipped_before,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -121,6 +124,7 @@ class StepRunner:
             optimizer.schedule.load_state_dict(state["schedules"][name])
         self.loss_buffer.load_state_dict(state["record"], self.device.device)
         self.num_chunks = state["parts"]
+        self.skipped_before = state.get("skipped_before", 0)  # absent in checkpoints of earlier versions
 
 
 def split(batches: list[Batch], num_chunks: int) -> Iterator[Batch]:

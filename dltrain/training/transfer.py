@@ -21,7 +21,7 @@ class Transfer:
 
     Args:
         weights: Source of the initial weights; None for random weights.
-        freeze: Names or patterns of modules, or ``auto`` for all loaded weights except those of the outputs.
+        freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
         unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
             unfreeze them.
         lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
@@ -141,26 +141,27 @@ def plan(
 
 def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str], heads: Collection[str]) -> list[_Part]:
     """Return disjoint parts of the model that are frozen for some epochs or have a learning rate factor."""
-    came = [p for name, p in model.named_parameters() if name in loaded]
+    loaded_parameters = [p for name, p in model.named_parameters() if name in loaded]
     never = 0 if transfer.freeze == () else float("inf")
     until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)
     if transfer.freeze == AUTO:
         (rate,) = _each(transfer.lr_scale, AUTO)
-        last = [p for name, p in model.named_parameters() if name in heads]
-        kept = set(map(id, last))
-        return [_Part([p for p in came if id(p) not in kept], until[0], rate), _Part(last, 0, rate)]
+        outputs = [p for name, p in model.named_parameters() if name in heads]
+        output_ids = set(map(id, outputs))
+        others = [p for p in loaded_parameters if id(p) not in output_ids]
+        return [_Part(others, until[0], rate), _Part(outputs, 0, rate)]
     found: list[_Part] = []
     listed = isinstance(transfer.lr_scale, Sequence)
     rates = _each(transfer.lr_scale if listed else 1.0, transfer.freeze)
     scale = 1.0 if isinstance(transfer.lr_scale, Sequence) else transfer.lr_scale
-    scaled = set(map(id, came))
+    loaded_ids = set(map(id, loaded_parameters))
     taken: set[int] = set()
     for pattern, epoch, rate in zip(transfer.freeze, until, rates, strict=True):
         chosen = [p for p in _matching(model, pattern) if id(p) not in taken]
         taken |= set(map(id, chosen))
-        fast = [p for p in chosen if id(p) not in scaled]
-        found += [_Part([p for p in chosen if id(p) in scaled], epoch, rate * scale), _Part(fast, epoch, rate)]
-    return [*found, _Part([p for p in came if id(p) not in taken], 0, scale)]
+        new = [p for p in chosen if id(p) not in loaded_ids]
+        found += [_Part([p for p in chosen if id(p) in loaded_ids], epoch, rate * scale), _Part(new, epoch, rate)]
+    return [*found, _Part([p for p in loaded_parameters if id(p) not in taken], 0, scale)]
 
 
 def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
@@ -171,7 +172,7 @@ def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """Return the parameters of the modules that match a name or pattern."""
+    """Return the parameters that match a name or pattern, or belong to a module that does."""
     found, names = [], dict[str, None]()
     for name, parameter in model.named_parameters():
         parts = name.split(".")

@@ -145,18 +145,40 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
+def test_changed_data_are_rejected_even_if_their_class_has_an_attribute_fitted(
+    own_files: dict[str, Path],
+    finished_run: FinishedRun,
+    evaluate: Callable[..., Result],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source = "from dltrain.datasets.table import CsvTable\n\nclass Keeping(CsvTable):\n"
+    source += "    def __init__(self, fitted=None, **options):\n"
+    source += "        super().__init__(fitted=fitted, **options)\n        self.fitted = fitted\n"
+    (tmp_path / "keeping_data.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    path, trusted = tmp_path / "own.csv", "allow_targets=[keeping_data]"
+    shutil.copy(own_files["csv"], path)
+    data = ["data=csv", "data._target_=keeping_data.Keeping", trusted, f"data.path={path}", "data.column=kind"]
+    run = finished_run("model=mlp", *data, "trainer.epochs=1")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    result = evaluate(run, trusted)
+    assert result.code == 2 and "expected those the run was trained on, got other data" in result.err
+
+
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Images of class a have gray level 40, those of class b 200. In ``other``, half of the test labels are wrong."""
+    # Images of class a have gray level 40, those of class b 200. In `other`, half of the test labels are wrong.
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
             folder = tmp_path / name / "test" / (classes[number // 2 % 2] if wrong else shown)
-            for place in (folder, tmp_path / name / "train" / shown):
-                place.mkdir(parents=True, exist_ok=True)
+            for target in (folder, tmp_path / name / "train" / shown):
+                target.mkdir(parents=True, exist_ok=True)
                 picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
-                picture.save(place / f"{number}.png")
+                picture.save(target / f"{number}.png")
     run = tmp_path / "run"
     data = [
         "data=image_folder",

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from dltrain.config import groups
 from dltrain.datasets.digits import Digits
+from dltrain.errors import OutOfMemory
 from dltrain.plots import charts, grids
-from dltrain.runs import job
+from dltrain.runs import generation, job
 from dltrain.runs.assemble import build_components
 from dltrain.runs.inference import eval_batches, restore_weights
 from dltrain.tasks.base import GenerateRequest, Task
@@ -317,6 +318,12 @@ def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
     assert "expected at least one example in none.npy" in error_line(
         generate(finished_run(*CONDITIONAL), "--given", "none.npy")
     )
+
+
+def test_out_of_memory_with_given_does_not_suggest_a_smaller_count() -> None:
+    expected = "All examples are reconstructed at once: try fewer images in --given"
+    with pytest.raises(OutOfMemory, match=expected), generation._explain_out_of_memory(None):
+        torch.empty(2**60)
 
 
 def test_out_of_memory_is_reported_as_in_training(finished_run: FinishedRun, generate: Generate) -> None:

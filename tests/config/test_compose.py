@@ -192,7 +192,7 @@ def test_user_options_and_experiments_are_found_but_do_not_replace_built_in_ones
         ("# @package _global_\nlearning_rate: 3\n", "learning_rate: unknown key."),
         ("# @package _global_\nseed: -1\n", "seed: expected a whole number of at least 0, got -1"),
         ("trainer:\n  epochs: 3\n", "# @package _global_"),
-        ("# @package _global_\nallow_targets: [os]\n", "allow_targets: expected this key on the command line only"),
+        ("# @package _global_\nallow_targets: [os]\n", "allow_targets: not supported in YAML"),
         ("# @package _global_\ndefaults:\n  - override /model: lsmt\n", "lsmt"),
         ("# @package _global_\nseed: [\n", "expected the node content"),
     ],

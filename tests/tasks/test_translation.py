@@ -167,7 +167,7 @@ def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.Monk
 
 def test_a_note_says_how_to_install_sacrebleu_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "is_available", lambda: False)
-    note = task().fit_baselines([], None)
+    note = task().fit_baselines([copies()], None)
     assert note is not None and "pip install 'dltrain[text]'" in note
     assert set(task(length=9).evaluate(Echo(), [copies()]).metrics) == {"loss", "token_accuracy", "exact_match"}
 

@@ -215,3 +215,30 @@ def test_epochs_are_numbered_across_stages(tmp_path: Path) -> None:
         [step / EPOCH for step in range(1, 3 * EPOCH + 1)]
     )
     assert loop.state.epoch == 2  # index of the last epoch
+
+
+class InfiniteAtFirst(Classification):
+    """Two stages, each with an infinite loss in its first step."""
+
+    def stages(self, model: nn.Module) -> list[Stage]:
+        def stage(name: str) -> Stage:
+            factors = itertools.chain([math.inf], itertools.repeat(1.0))
+
+            def loss(batch: Batch, progress: float) -> Loss:
+                found = self.loss(model, batch, progress)
+                return Loss(found.total * next(factors), found.weight)
+
+            return Stage(name, [Turn("train", list(model.parameters()), loss)], epochs=1)
+
+        return [stage("first"), stage("second")]
+
+
+def test_skipped_steps_are_counted_over_all_stages_also_after_resuming(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"precision": "fp16", "on_non_finite": "skip", "val": False}
+    loop = make_loop(tmp_path / "whole", InfiniteAtFirst(CLASSES), **given)
+    loop.run()
+    logged = [line["skipped_steps"] for line in lines(tmp_path / "whole", "train")]
+    assert loop.runner.skipped_steps == logged[EPOCH - 1] + logged[-1] and min(logged) >= 1
+    resumed = make_loop(tmp_path / "resumed", InfiniteAtFirst(CLASSES), **given)
+    resumed.load_state_dict(loop.checkpointer.checkpoints.load("last.pt"), {})
+    assert resumed.runner.skipped_steps == loop.runner.skipped_steps
