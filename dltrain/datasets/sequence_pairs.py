@@ -59,12 +59,16 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: 
 
 
 def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
-    """Yield the lines of a text file as texts to translate, ``size`` at a time."""
+    """Yield the lines of a text file as texts to translate, ``size`` at a time; there is at least one."""
     try:
         with file.open_text() as lines:
             numbered = enumerate((line.rstrip("\r\n") for line in lines), 1)
+            empty = True
             while found := list(islice(numbered, size)):
+                empty = False
                 names: list[dict[str, object]] = [{"input": file.name, "line": number} for number, _ in found]
                 yield encode_inputs([text for _, text in found], names, vocabulary)
+        if empty:
+            raise ConfigError(format_error("text", f"a text in each line of {file.path}", "an empty file"))
     except UnicodeDecodeError as error:
         raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
