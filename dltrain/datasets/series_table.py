@@ -86,7 +86,7 @@ def select_rows(table: Table, where: str | None) -> Table:
     name, sign, value = str(where).partition("=" if "=" in str(where) else ":")
     if not sign:
         raise ConfigError(format_error("data.where", "a column and its value, such as store:A", where))
-    cells = table.columns[table.index_of(name.strip())]
+    cells = table.columns[table.index_of(name.strip(), "data.where")]
     rows = np.flatnonzero(cells.among([value.strip().casefold()]))
     if not len(rows):
         expected = f"a value of column {name} in {table.path}"
@@ -103,7 +103,7 @@ def split_series(table: Table, group: str | None) -> list[Series]:
     """
     if group is None:
         return [Series(None, np.arange(len(table)))]
-    cells = table.columns[table.index_of(group)].select(np.arange(len(table)))
+    cells = table.columns[table.index_of(group, "data.group")].select(np.arange(len(table)))
     order = dict.fromkeys(cells.codes.tolist())
     return [Series(cells.words[code], np.flatnonzero(cells.codes == code)) for code in order]
 
