@@ -64,16 +64,16 @@ def dcgan(task: Any) -> None:
             model.critic.zero_grad()
             on_real = distance(model.critic(real).sigmoid().flatten(), ones)
             on_real.backward()
-            made = model.generator(torch.randn(len(real), LATENT)).tanh()
-            on_made = distance(model.critic(made.detach()).sigmoid().flatten(), zeros)
-            on_made.backward()
+            fake = model.generator(torch.randn(len(real), LATENT)).tanh()
+            on_fake = distance(model.critic(fake.detach()).sigmoid().flatten(), zeros)
+            on_fake.backward()
             adams[0].step()
             model.generator.zero_grad()
-            fooled = distance(model.critic(made).sigmoid().flatten(), ones)
+            fooled = distance(model.critic(fake).sigmoid().flatten(), ones)
             fooled.backward()
             adams[1].step()
             step += 1
             task.stamp()
-            print(f"step {step} critic {on_real.item() + on_made.item():.4f} generator {fooled.item():.4f}")
+            print(f"step {step} critic {on_real.item() + on_fake.item():.4f} generator {fooled.item():.4f}")
             if step == task.steps:
                 return

@@ -51,13 +51,11 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
     """Print one paragraph per network: medians over all checkpoints, with quartiles."""
     step = 1000 * statistics.median(found["step"] for found in rounds)
     print(f"{label}: a step takes {step:.3f} ms, a checkpoint has {rounds[0]['bytes'] / 1e6:.1f} MB")
-    for what in ("standstill", "loss in all"):
+    for what in ("blocked", "in total"):
         ours, plain = (sorted(1000 * t for found in rounds for t in found[what][name]) for name in NAMES)
         for name, times in zip(NAMES, (ours, plain), strict=True):
             low, middle, high = statistics.quantiles(times, n=4)
-            print(
-                f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, {len(times)} of them)"
-            )
+            print(f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, n = {len(times)})")
         ratio, share = statistics.median(ours) / statistics.median(plain), statistics.median(ours) / (epoch * step)
         print(f"  {'':<12} {ratio:.2f} times plain; one per epoch of {epoch} steps: {share:.2%} of training")
 
@@ -109,7 +107,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
     costs = costs_of(stamps[: kind["steps"]], part)
     steps = statistics.median(later - sooner for sooner, later in itertools.pairwise(stamps))
     lost = {"checkpoint": costs[::2], "plain": costs[1::2]}
-    return {"standstill": stopped, "loss in all": lost, "step": steps, "bytes": size}
+    return {"blocked": stopped, "in total": lost, "step": steps, "bytes": size}
 
 
 def costs_of(stamps: list[float], part: int) -> list[float]:

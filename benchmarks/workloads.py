@@ -115,8 +115,8 @@ def read_npz(path: str) -> Data:
     return Npz(path, validation=0.0)
 
 
-def read_unscaled_npz(path: str) -> Data:
-    """Read images with pixels from 0 to 1."""
+def read_unnormalized_npz(path: str) -> Data:
+    """Read images with pixels scaled to [0, 1] but not normalized."""
     return Npz(path, validation=0.0, mean=0.0, std=1.0)
 
 
@@ -216,7 +216,7 @@ WORKLOADS = {
         examples.VAE,
         F.cross_entropy,  # not used: the example has its own loss
         write_digits,
-        read_unscaled_npz,
+        read_unnormalized_npz,
         ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
         example=examples.vae,
     ),
@@ -225,7 +225,7 @@ WORKLOADS = {
         40,
         5,
         lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
-        F.cross_entropy,  # not used, as above
+        F.cross_entropy,  # not used: the example has its own loss
         write_color_images,
         read_npz,
         ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),

@@ -79,7 +79,7 @@ def rows_of(group: str, text: str) -> Iterator[Row]:
 
 
 def accepted(key: str, default: Any, target: str) -> str:
-    """Return what a key accepts, in words: its range, and the annotation of its constructor."""
+    """Return the values that a key accepts, in words, from its range in the schema and its annotation."""
     field, hint = schema.field_of(key, target), annotation(key, target)
     kinds = alternatives(hint) if hint else []
     listed = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
@@ -101,8 +101,8 @@ def annotation(key: str, target: str) -> Any:
     """Return the annotation of the argument that a key sets, or None if it sets no argument directly."""
     if not target and not key.startswith("device."):
         return None
-    made = find_target(target, key, ()) if target else select_device
-    return signatures.annotations(made).get(key.rsplit(".", 1)[-1])
+    function = find_target(target, key, ()) if target else select_device
+    return signatures.annotations(function).get(key.rsplit(".", 1)[-1])
 
 
 def alternatives(hint: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
     python convert_weights.py efficientnet_lite0.pth tf_efficientnet_lite0 lite0.pt
 
-Weights are paired by their position. Layers of the same shape in another order are not noticed: compare the outputs of
+Weights are paired by their position. Layers of the same shape in another order are not detected: compare the outputs of
 the network with those of the program that the file was written for.
 """
 

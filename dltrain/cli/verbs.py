@@ -206,7 +206,8 @@ must be of the same kind as the training data:
             series of the run
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
-            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables
+            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables; for
+            a run that translates, the translation of each line and its score, with task.beam=5 by beam search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
-from dltrain.data.inputs import InputFile, InputFiles
+from dltrain.data.inputs import InputFile, InputFiles, errors_as
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
@@ -41,10 +41,10 @@ class Parallel:
         header: Whether the first line of a table names the columns.
         tokens: ``words`` (and symbols), ``characters``, or ``bpe``: byte pair encoding, by the package tokenizers.
         lowercase: Whether to convert texts to lower case.
-        min_count: Occurrences in the training texts below which a piece is unknown, at least 1.
-        max_words: Maximum size of each vocabulary, at least 1.
+        min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
+        max_words: Maximum number of pieces in each vocabulary, at least 1.
         max_length: Maximum number of tokens of a text; pairs with a longer one are left out. At least 1.
-        max_tokens: Maximum number of tokens per batch including padding, of sources and of targets; replaces
+        max_tokens: Maximum number of tokens per training batch including padding, of sources and of targets; replaces
             ``batch_size``. None to use ``batch_size``.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
@@ -144,7 +144,7 @@ class Parallel:
 
     def load(self) -> Splits:
         """Return the splits."""
-        train, val, test = (self._source(self.encoded, part) for part in self.parts)
+        train, val, test = (self._source(self.encoded, part, by_length=part is self.parts[0]) for part in self.parts)
         return Splits(train, val if len(val) else None, test)
 
     def describe(self) -> list[str]:
@@ -169,9 +169,10 @@ class Parallel:
         return [*lines, splits_line({name: len(part) for name, part in zip(SPLITS, self.parts, strict=True)}, "pairs")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read one source per line of a text file, the column of sources of a table, or a text of the command line."""
+        """Read one source per line of a text file, the column of sources of a table, or a text on the command line."""
         if files.text is not None:
-            yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
+            with errors_as("--text"):
+                yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
         if files.names or files.text is None:
             for file in InputFiles(files.names, None, files.batch_size).expand(
                 "a text file or table", (*LINES, *TABLES)
@@ -193,10 +194,13 @@ class Parallel:
         source, target = self.vocabularies
         return [source.encode(text) for text in pairs.sources], [target.encode(text) for text in pairs.targets]
 
-    def _source(self, encoded: Encoded, part: Tensor | None) -> Source:
-        """Return pairs as a split; the targets come first, because their outputs need the most memory."""
+    def _source(self, encoded: Encoded, part: Tensor | None, by_length: bool = False) -> Source:
+        """Return pairs as a split, in batches of similar length or in their own order, whose start is a fair sample.
+
+        The targets come first, because their outputs need the most memory.
+        """
         rows = range(len(encoded[0])) if part is None else part.tolist()
         source, target = ([side[row] for row in rows] for side in encoded)
         ragged = {"target": as_ragged(target, end=True), "source": as_ragged(source)}
         lengths = torch.maximum(ragged["source"].lengths, ragged["target"].lengths)
-        return Source(ragged, self.prepare, plan=ByLength(lengths, self.max_tokens))
+        return Source(ragged, self.prepare, plan=ByLength(lengths, self.max_tokens) if by_length else None)

@@ -44,7 +44,7 @@ def as_ragged(encoded: Iterable[list[int]], end: bool = False) -> Ragged:
 
 
 def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: Vocabulary) -> Inputs:
-    """Return texts to translate.
+    """Return the tokens of texts to translate.
 
     Raises:
         ConfigError: A text is empty; the message names its line.
@@ -52,19 +52,23 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: 
     encoded = [vocabulary.encode(text) for text in texts]
     for name, tokens in zip(names, encoded, strict=True):
         if not tokens:
-            place = f" in line {name['line']} of {name['input']}" if "line" in name else ""
-            raise ConfigError(format_error("text", f"a text{place}", "an empty one"))
+            where = f" in line {name['line']} of {name['input']}" if "line" in name else ""
+            raise ConfigError(format_error("text", f"a text{where}", "an empty one"))
     rows: dict[str, Tensor | Ragged] = {"source": as_ragged(encoded)}
     return Inputs(rows, names)
 
 
 def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
-    """Yield the lines of a text file as texts to translate, ``size`` at a time."""
+    """Yield the lines of a text file as texts to translate, at most ``size`` at a time; there is at least one."""
     try:
         with file.open_text() as lines:
             numbered = enumerate((line.rstrip("\r\n") for line in lines), 1)
+            empty = True
             while found := list(islice(numbered, size)):
+                empty = False
                 names: list[dict[str, object]] = [{"input": file.name, "line": number} for number, _ in found]
                 yield encode_inputs([text for _, text in found], names, vocabulary)
+        if empty:
+            raise ConfigError(format_error("text", f"a text in each line of {file.path}", "an empty file"))
     except UnicodeDecodeError as error:
         raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error

@@ -20,10 +20,9 @@ def is_available() -> bool:
 class AveragePrecision:
     """Ground-truth and detected boxes of a split, and the average precision of the detections.
 
-    Metrics are means over IoU thresholds from 0.5 to 0.95 in steps of 0.05 and over the classes that occur: ``map``;
-    ``map50`` and ``map75`` at one threshold; ``map_small``, ``map_medium`` and ``map_large`` for boxes of less than
-    32 x 32 pixels, less than 96 x 96 pixels, and more, if there are any; ``mar100`` is the recall of at most 100
-    detections in an image.
+    Metrics are means over the classes that occur and over IoU thresholds from 0.5 to 0.95 in steps of 0.05: ``map`` for
+    all boxes; ``map_small`` below 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, if there
+    are any; ``mar100`` is the recall of at most 100 detections per image. ``map50`` and ``map75`` have one threshold.
 
     Args:
         names: Names of the classes 1, 2, ...

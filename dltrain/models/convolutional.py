@@ -17,7 +17,7 @@ POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
 
 @dataclass(frozen=True)
 class _Block:
-    """One entry of ``blocks``; ``key`` is its place in the configuration."""
+    """One entry of ``blocks``; ``key`` is its path in the configuration."""
 
     key: str
     channels: int
@@ -53,7 +53,7 @@ class _Block:
             return pixels
         if pixels < 2:
             hint = "Set it to none, or use larger images."
-            raise ConfigError(f"{self.key}.pool: not supported because the image has one pixel at this block. {hint}")
+            raise ConfigError(f"{self.key}.pool: not supported because a side of the image has one pixel here. {hint}")
         return pixels // 2
 
     def layers(self, channels: int) -> list[nn.Module]:

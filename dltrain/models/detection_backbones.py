@@ -1,4 +1,4 @@
-"""Backbones of detectors: residual networks, or a narrow one, with a feature pyramid."""
+"""Backbones of detectors: residual networks with a feature pyramid, and MobileNetV3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +15,18 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 from dltrain.models.layers import norm as make_norm
 
-# Stride of the second of the four stages, the first that one-stage detectors read.
+# Stride of the second of the four stages: the finest feature map of RetinaNet, and of FCOS unless `fine`.
 STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
-EVERY = 32  # channels of a pyramid are a multiple of it: heads normalize groups of so many channels
+WIDTH_UNIT = 32  # channels of a pyramid are a multiple of it: torchvision's FCOS head normalizes 32 groups of channels
 
 
 class Narrow(nn.Module):
     """Residual network with four stages of 16 to 128 channels and one block each.
 
     Args:
-        stride: Stride of the second stage, 4 or 8; each stage has twice that of the one before.
-        norm_layer: Makes the normalization for a number of channels.
+        stride: Stride of the second stage, 4 or 8; each stage has twice the stride of the previous one.
+        norm_layer: Function that makes the normalization layer for a number of channels.
 
     Shape: (B, channels, height, width) -> (B, 128, height / (4 * stride), width / (4 * stride)).
     """
@@ -52,7 +52,7 @@ class Narrow(nn.Module):
 
 
 class NarrowBlock(nn.Module):
-    """Two 3x3 convolutions added to the input, the first of them with a stride."""
+    """Two 3x3 convolutions whose output is added to the input; the first one has the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class NarrowBlock(nn.Module):
 
 
 def norm_maker(name: str) -> Callable[[int], nn.Module]:
-    """Return a function that makes the normalization called `name` for a number of channels.
+    """Return a function that makes the normalization layer called `name` for a number of channels.
 
     Args:
         name: ``batch``, ``frozen`` (batch norm whose statistics and weights never change, for pretrained weights),
@@ -94,8 +94,8 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
     """
     choose("model.backbone", backbone, STRIDES)
     check_sizes(channels=channels)
-    if width < EVERY or width % EVERY:
-        raise ConfigError(format_error("model.fpn_width", f"a multiple of {EVERY}", width))
+    if width < WIDTH_UNIT or width % WIDTH_UNIT:
+        raise ConfigError(format_error("model.fpn_width", f"a multiple of {WIDTH_UNIT}", width))
     make = norm_maker(norm)
     if backbone in ("narrow", "narrow8"):
         network: Any = Narrow(channels, STRIDES[backbone], make)
@@ -110,7 +110,7 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
 
 
 def replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
-    """Replace the first convolution by one for another number of channels, initialized in the same way."""
+    """Replace the first convolution by one for another number of channels, initialized as in torchvision's ResNets."""
     old: Any = network.get_submodule(name)
     if old.in_channels == channels:
         return
@@ -120,5 +120,5 @@ def replace_first_convolution(network: nn.Module, name: str, channels: int) -> N
 
 
 def make_mobilenet(norm: Callable[[int], nn.Module], width_mult: float) -> nn.Module:
-    """Return MobileNetV3-Large with a last stage of half the width, without weights of ImageNet."""
+    """Return MobileNetV3-Large with a last stage of half the width and random weights."""
     return mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True, width_mult=width_mult)

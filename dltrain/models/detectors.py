@@ -1,4 +1,4 @@
-"""Base classes of detectors: the boxes of a batch, matching with anchors, and the form of an answer."""
+"""Base classes of detectors: losses and detections of a batch, and the matching of anchors with boxes."""
 
 import contextlib
 from abc import abstractmethod
@@ -17,14 +17,14 @@ UNMATCHED, BETWEEN = -1, -2  # matches of an anchor: background, and neither bac
 class Detector(nn.Module):
     """Mixin of detectors of torchvision that read a batch of images of one size with padded boxes.
 
-    In training an answer has ``losses``, named means, and ``weight``, the number that they are means over. In
-    evaluation it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
+    In training, the output has ``losses``, means by name, and their ``weight``, the number of averaged items. In
+    evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
     and also the losses if boxes are given.
 
     Shape:
         x (B, channels, height, width); boxes (B, M, 4) as left, top, right, bottom in pixels; kinds (B, M), classes
-        from 1 on, 0 for padding and negative for boxes that are not learned. On the meta device the answer is the
-        outputs of all heads.
+        from 1 on, 0 for padding and negative for boxes that are not learned. On the meta device, the output is
+        that of all heads.
     """
 
     backbone: nn.Module
@@ -47,11 +47,11 @@ class Detector(nn.Module):
 
     @abstractmethod
     def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
-        """Return the answer; `learned` has boxes, kinds, and which of them are objects to learn."""
+        """Return losses and detections; `learned` has boxes, kinds, and a mask of the boxes to learn."""
 
 
 class OneStage(Detector):
-    """Detector with a head that answers for every anchor of every feature map."""
+    """Detector whose head has outputs for every anchor of every feature map."""
 
     head: nn.Module
     anchor_generator: Callable[..., list[Tensor]]
@@ -85,7 +85,7 @@ class OneStage(Detector):
     def detect(
         self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Return the detections of each image; outputs and anchors are given by level."""
+        """Return the detections of each image; `levels` has the number of pixels of each feature map."""
         anchors_per_place = len(anchors) // sum(levels)
         parts = [count * anchors_per_place for count in levels]
         by_level = {name: list(value.split(parts, 1)) for name, value in outputs.items()}
@@ -128,7 +128,7 @@ def match_priors(quality: Tensor, threshold: float) -> Tensor:
     found = torch.where(value < threshold, UNMATCHED, matches)
     most, best = quality.max(2)
     count, anchors = quality.shape[1:]
-    places = torch.where(most > 0, best, anchors)  # the place behind the last anchor is for boxes that are not real
+    places = torch.where(most > 0, best, anchors)  # the column after the last anchor is for boxes without an anchor
     found = torch.cat([found, found[:, :1]], 1)
     numbers = torch.arange(count, device=quality.device).expand_as(places)
     return found.scatter(1, places, numbers)[:, :-1]

@@ -15,10 +15,10 @@ from dltrain.models.detection_backbones import STRIDES, make_pyramid
 from dltrain.models.detectors import Answer, Detector
 from dltrain.models.layers import check_sizes
 
-SIDE = 8  # strides: side of the anchors of a level
-POOLED = 7  # height and width of a region
-SAMPLED = 512  # regions of an image in training
-SEED = 0  # of the samples in evaluation
+SIDE = 8  # side of the anchors of a level, in strides
+POOLED = 7  # height and width of the features of a region
+SAMPLED = 512  # regions per image that the losses use
+SEED = 0  # seed of the sampled regions in evaluation
 NAMES = {"loss_classifier": "classes", "loss_box_reg": "boxes", "loss_objectness": "proposals"}
 NAMES |= {"loss_rpn_box_reg": "proposed_boxes"}
 
@@ -26,19 +26,19 @@ NAMES |= {"loss_rpn_box_reg": "proposed_boxes"}
 class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
     """Faster R-CNN with a feature pyramid; weights have the names of torchvision's ``fasterrcnn_resnet50_fpn``.
 
-    Its losses are of anchors and regions that are sampled with torch's global generator, whose state is in the
-    checkpoints; in evaluation the samples are always the same. The selection of regions waits for the device.
+    The losses use anchors and regions that are sampled with torch's global generator, whose state is stored in the
+    checkpoints; in evaluation, the seed is fixed. The selection of regions waits for the device.
 
     Args:
         channels: Channels of the images.
-        object_outputs: Classes of objects, and one for the background.
+        object_outputs: Number of classes of objects plus 1 for the background.
         backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid, a multiple of 32.
-        hidden_size: Units of the two layers that classify a region.
-        min_score: Least score of a detection.
+        hidden_size: Width of each of the two layers that classify a region.
+        min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        max_boxes: Most detections in an image.
+        max_boxes: Maximum number of detections per image.
 
     Source: Ren, He, Girshick, Sun 2015, "Faster R-CNN"; Lin et al. 2017, "Feature pyramid networks for object
     detection".
@@ -60,7 +60,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         max_boxes: int = 100,
     ) -> None:
         check_sizes(object_outputs=object_outputs, hidden_size=hidden_size, max_boxes=max_boxes)
-        # The narrow network has the stride 4 at its second stage, the others at their first.
+        # `narrow` has a stride of 4 at its second stage, the other backbones at their first.
         first = 2 if backbone == "narrow" else 1
         pyramid = make_pyramid(backbone, channels, norm, fpn_width, first, extra=False)
         levels = 5 - first
@@ -108,7 +108,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
 
     @contextlib.contextmanager
     def _fixed_samples(self, device: torch.device) -> Iterator[None]:
-        """Make proposals and samples as in training, the same at each call, without a change of the generators."""
+        """Make proposals and samples as in training, with a fixed seed; restore the random generators afterwards."""
         cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)

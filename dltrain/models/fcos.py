@@ -1,4 +1,4 @@
-"""FCOS: a detector that predicts the distances to the edges of a box at each place of the feature maps."""
+"""FCOS: a detector that predicts the distances to the edges of a box at each pixel of the feature maps."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ LEVELS = 5
 READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
 MAX_VOTES = 1000  # detections of an image that are averaged
 GROUP = 8  # channels that are normalized together in the heads
-# A level answers for boxes whose farthest edge is from this to twice this many strides away; the first level also for
-# nearer ones, the last also for farther ones.
+# The locations of a level are matched to boxes whose farthest edge is between this and twice this number of strides
+# away; there is no minimum at the first level and no maximum at the last.
 REACH = 4
 
 
@@ -28,19 +28,19 @@ class FCOS(OneStage, fcos.FCOS):
 
     Args:
         channels: Channels of the images.
-        object_outputs: Classes of objects, and one for the background.
+        object_outputs: Number of classes of objects plus 1 for the background.
         backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         num_convs: Convolutions of each head before its output.
         fine: Whether the feature maps start at the first stage of the backbone, with half the stride, for objects that
             are close to one another. The fifth map is then a pooling of the fourth.
-        min_score: Least score of a detection.
+        min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        max_boxes: Most detections in an image.
-        levels: Feature maps to use, the finest of the five; the last one answers for all larger boxes.
+        max_boxes: Maximum number of detections per image.
+        levels: Feature maps to use, the finest of the five; the last one is matched to all larger boxes.
         box_weight: Factor on the loss of the boxes.
-        vote_iou: IoU from which on detections of a class are averaged, weighted by their scores; 1 to keep the best.
+        vote_iou: Minimum IoU of detections of a class to be averaged, weighted by their scores; 1 to keep the best one.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of places that belong to a box plus the number of images, so that
@@ -87,7 +87,7 @@ class FCOS(OneStage, fcos.FCOS):
     def detect(
         self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
-        """Return the detections of each image; outputs and anchors are given by level."""
+        """Return the detections of each image; `levels` has the number of pixels of each feature map."""
         found = super().detect(outputs, anchors, levels, sizes)
         return found if self.suppress is None else [self.suppress(each) for each in found]
 
@@ -114,7 +114,7 @@ class FCOS(OneStage, fcos.FCOS):
         return {name: value / weight for name, value in sums.items()}, weight
 
     def match_places(self, anchors: Tensor, levels: list[int], boxes: Tensor, real: Tensor) -> Tensor:
-        """Return the number of the smallest box that each place answers for, or `UNMATCHED`: (B, N)."""
+        """Return the number of the smallest box that each location is matched to, or `UNMATCHED`: (B, N)."""
         places, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
         centers = (boxes[..., :2] + boxes[..., 2:]) / 2
         near = (places[:, None] - centers[:, None]).abs().amax(-1) < self.center_sampling_radius * strides[:, None]
@@ -134,8 +134,8 @@ class Vote:
 
     Args:
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        vote_iou: IoU with a kept detection from which on detections of its class take part in its mean.
-        max_boxes: Most detections to keep.
+        vote_iou: Minimum IoU with a kept detection of the detections of its class that its mean includes.
+        max_boxes: Maximum number of detections to keep.
 
     Source: Gidaris, Komodakis 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model".
     """

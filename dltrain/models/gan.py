@@ -113,7 +113,7 @@ class DCGAN(GANBase):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        check_sizes(least=2, height=height, width=width)
+        check_sizes(minimum=2, height=height, width=width)
         check_sizes(channels=channels, answers=answers, latent=latent, hidden_size=hidden_size)
         num_classes, norm = num_conditioning_classes(conditional, classes), _choose_norm(critic_norm, spectral)
         halvings = max(1, (min(height, width) // MIN_SIDE).bit_length() - 1)
@@ -153,7 +153,7 @@ def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
 
 
 def _initialize(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02), the weights of norms from N(1, 0.02), and set biases to 0."""
+    """Draw weights with a standard deviation of 0.02 around 0, those of norms around 1, and set biases to 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

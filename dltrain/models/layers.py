@@ -31,12 +31,12 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 }
 
 
-def check_sizes(dropout: float = 0.0, least: int = 1, **sizes: int | None) -> None:
-    """Raise ConfigError unless all sizes are None or at least `least`, and the dropout is in [0, 1)."""
+def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> None:
+    """Raise ConfigError unless all sizes are None or at least `minimum`, and the dropout is in [0, 1)."""
     wrong = [
-        format_error(f"model.{name}", f"an integer of at least {least}", size)
+        format_error(f"model.{name}", f"an integer of at least {minimum}", size)
         for name, size in sizes.items()
-        if size is not None and size < least
+        if size is not None and size < minimum
     ]
     if not 0 <= dropout < 1:
         wrong.append(format_error("model.dropout", "a number from 0 to below 1", dropout))
@@ -48,7 +48,7 @@ def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
     """Return a list of one width per hidden layer; a single ``hidden_size`` is used for all layers.
 
     Raises:
-        ConfigError: A width is below 1, or there are not ``num_layers`` widths.
+        ConfigError: ``num_layers`` or a width is below 1, or there are not ``num_layers`` widths.
     """
     widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
     check_sizes(num_layers=num_layers, hidden_size=min(widths, default=1))
@@ -108,7 +108,7 @@ def fully_connected(
 
 
 def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that doubles feature maps to ``size``, adding a row or column if it is odd."""
+    """Return a transposed convolution that doubles feature maps to ``size``, plus 1 pixel along odd sides."""
     odd = (size[0] % 2, size[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 

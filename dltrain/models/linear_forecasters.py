@@ -1,4 +1,4 @@
-"""Linear forecasters: one linear layer over the window, with a decomposition or relative to the last value."""
+"""Linear forecasters: linear layers on the window, decomposed or relative to its last value."""
 
 import torch
 from torch import Tensor, nn
@@ -94,8 +94,8 @@ class NLinear(nn.Module):
         return (self.layer(x - last) + last).transpose(1, 2).flatten(1)
 
 
-def check_outputs(outputs: int, steps: int) -> None:
-    """Reject a task that does not ask for one output per step and series."""
-    if outputs != steps:
+def check_outputs(outputs: int, expected: int) -> None:
+    """Raise ConfigError unless the task needs one output per step and column."""
+    if outputs != expected:
         hint = "This model only forecasts series; use another model for other tasks."
-        raise ConfigError(format_error("model.outputs", f"{steps}, the horizon times the series", outputs, hint))
+        raise ConfigError(format_error("model.outputs", f"{expected}, the horizon times the columns", outputs, hint))

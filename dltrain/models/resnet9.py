@@ -18,7 +18,7 @@ def conv_block(inputs: int, outputs: int, activation: str, pool: bool = False) -
 
 
 class Residual(nn.Module):
-    """Two convolution blocks, added to the input."""
+    """Two convolution blocks whose output is added to the input."""
 
     def __init__(self, channels: int, activation: str) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ WIDTHS = (16, 32, 64)  # channels of the three stages
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with batch norm, added to the input.
+    """Two 3x3 convolutions with batch norm, whose output is added to the input.
 
     If the number of channels changes, the shortcut takes every other pixel and fills the new channels with zeros
     (option A).

@@ -1,4 +1,4 @@
-"""RetinaNet: a detector that classifies and moves anchors of several sizes and shapes."""
+"""RetinaNet: a detector that classifies anchors of several sizes and shapes and predicts their offsets."""
 
 import torch
 from torch import Tensor
@@ -11,24 +11,24 @@ from dltrain.models.detectors import BETWEEN, OneStage, match_anchors, one_hot, 
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
-SMALLEST = 4  # strides: side of the smallest anchor of a level
-NEAR, FAR = 0.5, 0.4  # IoU from which an anchor belongs to a box, and below which it is background
+SMALLEST = 4  # side of the smallest anchor of a level, in strides
+NEAR, FAR = 0.5, 0.4  # minimum IoU of an anchor with its box, and IoU below which an anchor is background
 
 
 class RetinaNet(OneStage, retinanet.RetinaNet):
-    """RetinaNet with a feature pyramid of five levels and nine anchors at each place.
+    """RetinaNet with a feature pyramid of five levels and nine anchors at each pixel of them.
 
     Weights have the names of torchvision's ``retinanet_resnet50_fpn``.
 
     Args:
         channels: Channels of the images.
-        object_outputs: Classes of objects, and one for the background.
+        object_outputs: Number of classes of objects plus 1 for the background.
         backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
-        min_score: Least score of a detection.
+        min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        max_boxes: Most detections in an image.
+        max_boxes: Maximum number of detections per image.
 
     Source: Lin, Goyal, Girshick, He, Dollar 2017, "Focal loss for dense object detection".
     Differs: as in torchvision, the loss of an image is divided by its own number of matched anchors.

@@ -15,9 +15,9 @@ from dltrain.models.detection_backbones import make_mobilenet, norm_maker, repla
 from dltrain.models.detectors import OneStage, match_priors, overlaps, take
 from dltrain.models.layers import check_sizes
 
-SIZE = (320, 320)  # of the published network; images may have any size
+SIZE = (320, 320)  # image size of the published network; images may have any size
 MAPS = 6
-IOU = 0.5  # from which a default box belongs to a true box
+IOU = 0.5  # minimum IoU of a default box with its true box
 
 
 class SSDLite(OneStage, ssd.SSD):
@@ -25,12 +25,12 @@ class SSDLite(OneStage, ssd.SSD):
 
     Args:
         channels: Channels of the images.
-        object_outputs: Classes of objects, and one for the background.
+        object_outputs: Number of classes of objects plus 1 for the background.
         norm: Normalization: ``batch``, ``frozen``, ``group`` or ``layer``.
         width_mult: Factor on the channels of MobileNet and of the layers after it, above 0.
-        min_score: Least score of a detection.
+        min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        max_boxes: Most detections in an image.
+        max_boxes: Maximum number of detections per image.
 
     Source: Liu et al. 2016, "SSD: Single shot multibox detector"; Sandler et al. 2018, "MobileNetV2", section 6.2;
     Howard et al. 2019, "Searching for MobileNetV3", section 6.3.
@@ -77,7 +77,11 @@ class SSDLite(OneStage, ssd.SSD):
     def losses(
         self, outputs: dict[str, Tensor], anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return cross-entropy of the classes, with the three worst background boxes per match, and smooth L1 loss."""
+        """Return the cross-entropy of classes, the smooth L1 loss of boxes, and their weight.
+
+        The cross-entropy is over the matched default boxes and, for each match, the three background boxes with the
+        largest loss.
+        """
         matches = match_priors(overlaps(boxes, real, anchors), IOU)
         matched = matches >= 0
         weight = matched.sum() + len(boxes)

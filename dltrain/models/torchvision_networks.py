@@ -15,7 +15,7 @@ from dltrain.models.layers import check_sizes
 STEMS = {"imagenet": False, "small": True}
 NORMS = {"none": "", "batch": "_bn"}  # norm of a VGG -> suffix of its name in torchvision
 AUX_SIDE = 17  # pixels of the feature maps that the auxiliary head of Inception v3 reads, per side
-AUX_SMALLEST = 299  # side of the smallest images for this head with the imagenet stem
+AUX_SMALLEST = 299  # minimum side of the images for this head with the imagenet stem
 LARGER = "Use model.stem=small or larger images."
 WITHOUT_HEAD = "Use model.stem=small, model.aux_weight=0 for a network without it, or larger images."
 
@@ -26,9 +26,9 @@ class Family:
 
     Args:
         first: Path of the first convolution.
-        init: Initializes a convolution as torchvision does.
-        shrink: Changes the first layers for small images.
-        smallest: Side of the smallest images in pixels, with the imagenet and the small stem.
+        init: Function that initializes a convolution as torchvision does.
+        shrink: Function that adapts the network to small images.
+        smallest: Minimum side of the images in pixels, with the imagenet and with the small stem.
         options: Arguments of torchvision's functions.
     """
 
@@ -203,8 +203,8 @@ class VGG(TorchvisionNetwork):
 class InceptionNetwork(TorchvisionNetwork):
     """GoogLeNet or Inception v3, with auxiliary heads in training.
 
-    In training, outputs are ``(outputs, {"aux": (aux_weight, outputs of the head)})``, with the heads ``aux1`` and
-    ``aux2`` of GoogLeNet.
+    In training, the model returns ``(outputs, {"aux": (aux_weight, outputs of the head)})``; the heads of GoogLeNet
+    are called ``aux1`` and ``aux2``.
 
     Args:
         name: ``googlenet`` or ``inception_v3``.

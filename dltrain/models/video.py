@@ -1,4 +1,4 @@
-"""Networks for clips: residual networks with convolutions over space and time, and a CNN followed by an LSTM."""
+"""Network for clips: a CNN on each frame, followed by an LSTM."""
 
 from typing import Any
 

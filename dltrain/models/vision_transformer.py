@@ -14,7 +14,7 @@ from dltrain.models.adopted import AdoptedNetwork
 from dltrain.models.layers import check_sizes
 
 POSITIONS = "encoder.pos_embedding"
-LARGEST_PATCH, FEWEST_PATCHES = 16, 7  # side of the default patches in pixels, and number of patches along a side
+MAX_PATCH, MIN_PATCHES = 16, 7  # of the default patches: maximum side in pixels, minimum number along a side
 
 
 class Variant(NamedTuple):
@@ -103,5 +103,5 @@ class ViT(AdoptedNetwork):
 
 
 def _default_patch_size(height: int, width: int) -> int:
-    sizes = range(min(LARGEST_PATCH, min(height, width) // FEWEST_PATCHES), 0, -1)
+    sizes = range(min(MAX_PATCH, min(height, width) // MIN_PATCHES), 0, -1)
     return next((size for size in sizes if height % size == width % size == 0), 1)

@@ -10,34 +10,34 @@ from torch import Tensor
 from dltrain.plots.charts import CLASS_COLORS
 
 COLORS = CLASS_COLORS[1:]
-FONT, SMALLEST_LINE = 12, 2  # pixels
+MIN_FONT, MIN_LINE = 12, 2  # size of captions and width of frames in small images, in pixels
 
 
 def draw(
     image: Image.Image, boxes: Sequence[Sequence[float]], numbers: Sequence[int], captions: Sequence[str]
 ) -> Image.Image:
-    """Return a copy in color with a frame around each box and its caption above.
+    """Return a copy in color with a frame around each box and a caption at its upper left corner.
 
     Args:
         boxes: Left, top, right and bottom in pixels.
-        numbers: Number of the color of each box, from 0; colors repeat.
+        numbers: Index of the color of each box; colors repeat.
         captions: One per box; the empty string for none.
     """
     drawn = image.convert("RGB")
-    pen, line = ImageDraw.Draw(drawn), max(SMALLEST_LINE, max(drawn.size) // 400)
-    font = ImageFont.load_default(max(FONT, max(drawn.size) // 60))
+    pen, line = ImageDraw.Draw(drawn), max(MIN_LINE, max(drawn.size) // 400)
+    font = ImageFont.load_default(max(MIN_FONT, max(drawn.size) // 60))
     for (left, top, right, bottom), number, caption in zip(boxes, numbers, captions, strict=True):
         color = COLORS[number % len(COLORS)]
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=line)
         if caption:
-            place = pen.textbbox((left, top), caption, font, anchor="lb" if top > 2 * FONT else "lt")
+            place = pen.textbbox((left, top), caption, font, anchor="lb" if top > 2 * MIN_FONT else "lt")
             pen.rectangle(place, fill=color)
-            pen.text((left, top), caption, "black", font, anchor="lb" if top > 2 * FONT else "lt")
+            pen.text((left, top), caption, "black", font, anchor="lb" if top > 2 * MIN_FONT else "lt")
     return drawn
 
 
 def draw_enlarged(picture: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int) -> Tensor:
-    """Return a picture (3, height, width) in [0, 1] with boxes, enlarged by a whole number to at most `side` pixels."""
+    """Return a picture (3, height, width) in [0, 1] with boxes, enlarged by a whole factor to at most `side` pixels."""
     scale = max(1, side // max(picture.shape[1:]))
     pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     image = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 OPACITY = 0.7  # of the color where the heat is 1
-SMALLEST = 224  # pixels: the longer side to which small pictures are enlarged at least
+MIN_SIDE = 224  # smaller images are enlarged until their longer side has at least this many pixels
 
 
 def overlay(images: Tensor, heat: Tensor) -> Tensor:
@@ -21,5 +21,5 @@ def overlay(images: Tensor, heat: Tensor) -> Tensor:
     images = images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     color = torch.cat([torch.ones_like(heat), heat, torch.zeros_like(heat)], 1)
     pictures = images.lerp(color, OPACITY * heat).mul(255).round().byte()
-    scale = -(-SMALLEST // max(pictures.shape[2:]))
+    scale = -(-MIN_SIDE // max(pictures.shape[2:]))
     return pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

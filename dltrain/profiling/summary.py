@@ -76,7 +76,7 @@ def summarize(
 ) -> Summary:
     """Return the summary of a model, from one forward pass on the meta device.
 
-    Shapes, parameters and multiply-adds are exact (including the masked half of causal attention, as in most papers).
+    Shapes, parameters and multiply-adds are exact; causal attention includes the masked half, as in most papers.
     Activation memory is an estimate for float32 without compilation: recurrent layers are counted step by step, dropout
     masks as floats, and attention as a fused kernel; autocast and kernel workspace are ignored.
 

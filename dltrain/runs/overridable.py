@@ -17,7 +17,7 @@ PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),
 )
-PREDICT = ("device.", "task.features", "allow_targets")  # prefixes
+PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
@@ -48,7 +48,8 @@ def names_other_data(changes: Changes) -> bool:
 def check_predict(changes: Changes) -> None:
     """Raise ConfigError for changes that a trained model does not allow."""
     data = [f"data.{name}" for name in PREDICT_DATA]
-    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, task.features and allow_targets may change."
+    tasks = "task.{features,beam,length_penalty}"
+    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
     lines = [
         f"{key}: cannot be changed after training, expected {old}, got {new}. {hint}"
         for key, (old, new) in changes.items()

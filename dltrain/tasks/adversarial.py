@@ -29,9 +29,10 @@ PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 class Adversarial(Task):
     """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
 
-    A step has two turns on the same batch, first the critic's, then the generator's, each with new noise. A critic with
-    batch norm sees real and generated examples in separate passes (Radford et al. 2016). For images, tanh is applied to
-    the generator's output, and the result is mapped to the range from black to white; other data are not changed.
+    Each step updates the critic; every ``n_critic``-th step then updates the generator on the same batch. Each update
+    draws new noise. A critic with batch norm sees real and generated examples in separate passes (Radford et al. 2016).
+    For images, tanh is applied to the generator's output, and the result is mapped to the range from black to white;
+    other data are not changed.
 
     Metrics, over at most 2,000 examples of a split and the same number generated from fixed noise:
 
@@ -48,6 +49,8 @@ class Adversarial(Task):
         clip: Bound on the absolute values of the critic's weights; 0 to disable.
         penalty: Weight of the critic's gradient penalty. None selects 10 for ``wasserstein`` without ``clip``, and 0
             otherwise.
+        n_critic: Updates of the critic per update of the generator.
+        features: Run folder of the classifier whose features `Quality` compares; None compares the samples themselves.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
@@ -104,7 +107,8 @@ class Adversarial(Task):
         self._clip_weights(model)
         with torch.no_grad():
             fake = self.sample(model, sampling.training_noise(model, real), labels)
-        # Computed before the outputs: each pass changes the buffers of spectral norm, which a compiled critic saves.
+        # Compute the penalty before the outputs: each forward pass updates the buffers of spectral norm in place, and a
+        # compiled critic saves these buffers for its backward pass.
         penalty = gradient_penalty(model, real, fake, labels) if self.penalty else None
         if self.separate is None:
             self.separate = has_batch_norm(model)
@@ -170,7 +174,10 @@ class Adversarial(Task):
         return [outputs] if samples is None else [Media("samples", samples), outputs]
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return a scatter plot of generated and real points, or a grid of images with one column per class."""
+        """Return a scatter plot of generated and real points, a grid of generated images, or None for other data.
+
+        The grid has one column per class, at most 16, for a conditional model.
+        """
         if self.real_points is not None:
             return self._scatter(model, self.real_points)
         if not (self.pixel_range.bounded and len(self.shape) == 3):
@@ -191,7 +198,10 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or interpolations of at most eight steps between two examples of a class."""
+        """Return examples from noise, or interpolation paths of at most eight examples each, both ends included.
+
+        A conditional model keeps one class per path.
+        """
         if request.given is not None:
             raise ConfigError("--given: not supported because a generator reads only noise")
         paths, steps = sampling.path_layout(request)

@@ -71,7 +71,7 @@ class Autoencoding(Task):
         return self.sample_codes(model, request, count)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return decoded random codes, interpolations of at most eight steps, or reconstructions of given examples.
+        """Return decoded random codes, interpolation paths of at most eight examples, or reconstructions.
 
         If no class is requested, a random class is drawn for each example or path of a conditional model; given
         examples are reconstructed without a class.
@@ -142,7 +142,7 @@ def decode(model: nn.Module, codes: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def principal_axes(rows: Tensor) -> Tensor:
-    """Return principal axes as columns, by decreasing variance; the largest entry of each is positive."""
+    """Return principal axes as columns, by decreasing variance; the largest entry by magnitude of each is positive."""
     centered = (rows - rows.mean(0)).double()
     axes = torch.linalg.eigh(centered.T @ centered).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))

@@ -12,7 +12,7 @@ from dltrain.tasks.base import Batch
 MAX_EXAMPLES = 50_000  # training texts after which no further batch is read
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # training texts in which a word pair must occur
+MIN_COUNT = 2  # minimum number of training texts with a word pair
 ITERATIONS = 100
 
 

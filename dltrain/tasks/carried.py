@@ -51,7 +51,7 @@ class CarriedState:
 
 
 def _each(function: Callable[..., Tensor], *states: State) -> State:
-    """Return a state whose tensors are ``function(*tensors)`` of the same tensor in each state."""
+    """Return a state whose tensors are ``function`` of the corresponding tensors of the states."""
     return {
         name: _each(function, *parts) if isinstance(parts[0], dict) else function(*parts)
         for name, *parts in ((name, *(state[name] for state in states)) for name in states[0])

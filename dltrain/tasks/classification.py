@@ -31,7 +31,7 @@ class Classification(Supervised):
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
         class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
-            ``examples / (classes * examples of the class)``, by the training examples; None for equal weights.
+            ``examples / (classes that occur * examples of the class)``, counted in training; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
 
     Source: label smoothing, Szegedy et al. 2016, section 7; balanced weights, King and Zeng 2001, "Logistic regression

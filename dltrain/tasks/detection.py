@@ -25,7 +25,7 @@ Found = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in an ima
 
 @dataclass(eq=False)
 class Detection(Task):
-    """Detection with a model that answers with ``losses``, their ``weight`` and, in evaluation, ``detections``.
+    """Detection with a model that returns ``losses``, their ``weight`` and, in evaluation, ``detections``.
 
     A batch has ``boxes`` (B, M, 4) as left, top, right and bottom in pixels of the input, ``kinds`` (B, M) in int64 as
     classes from 1 on, 0 for padding and the negative class for crowds, and optionally ``frame`` (B, 4): left, top,
@@ -34,7 +34,7 @@ class Detection(Task):
     Args:
         object_classes: Number of classes of objects.
         object_class_names: Their names.
-        min_score: Least score of the objects that are predicted and drawn; metrics count all detections.
+        min_score: Minimum score of the objects that are predicted and drawn; metrics count all detections.
         low, high: Model inputs for black and white, one number per channel.
 
     Raises:
@@ -54,7 +54,7 @@ class Detection(Task):
         if not average_precision.is_available():
             reason = "faster-coco-eval, which computes mean average precision, is not installed"
             raise ConfigError(f"task=detection: not supported because {reason}. Run pip install 'dltrain[detection]'.")
-        # One class is enough: an image also has places without an object.
+        # One class is enough: the model also learns the background.
         self.names = list(self.object_class_names or ()) or [str(number) for number in range(self.object_classes)]
         self.pixel_range = PixelRange(self.low, self.high)
 
@@ -97,7 +97,7 @@ class Detection(Task):
         return [{"objects": self._objects(each, frame)} for each, frame in zip(found, frames, strict=True)]
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the objects in each image, the best first; the parts of an image, ``parts`` in number, are joined."""
+        """Yield the objects of each image by decreasing score; the tiles of an image (``parts`` of them) are joined."""
         objects, left = list[dict[str, Any]](), 0
         for batch in batches:
             lines = self.predict(model, batch)
@@ -122,7 +122,7 @@ class Detection(Task):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return images with their true boxes next to the same images with the boxes that were found."""
+        """Return images with their true boxes next to the same images with the detected boxes."""
         shown, drawn = evaluation.extra["shown"], list[Tensor]()
         unit = self.pixel_range.to_unit(shown["inputs"]).float().cpu()
         unit = unit if unit.shape[1] == 3 else unit.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -14,9 +14,9 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
-MAX_LISTED = 8  # series whose errors are listed one by one
+MAX_LISTED = 8  # maximum number of series whose errors are listed one by one
 RESERVED = ("input", "time", "step")  # names that the output of `dltrain predict` already uses
-ROUNDING = 1e-6  # a baseline counts as perfect if its error is below this fraction of the worst baseline's
+ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fraction of the worst baseline's
 
 
 class Forecasting(Task):

@@ -15,7 +15,7 @@ AXES = 4  # of feature maps (B, channels, height, width)
 def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
     """Return how much each pixel supports the most likely class of its image.
 
-    The feature maps A are those of the last layer with more than one pixel, except for pooling to a fixed size. The
+    The feature maps A are the last output with more than one pixel of any layer but a pooling to a fixed size. The
     weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
     ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
 
@@ -24,7 +24,7 @@ def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor
         answer: Computes the scores (B, classes), before the softmax, from images.
 
     Returns:
-        Numbers from 0 to 1, the largest of each image, (B, height, width); all 0 if nothing supports the class.
+        Numbers (B, height, width) from 0 to 1; the maximum of each image is 1, or 0 if nothing supports the class.
 
     Source: Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization",
     equations 1 and 2; bilinear enlargement.

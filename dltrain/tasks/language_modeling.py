@@ -54,7 +54,7 @@ class LanguageModeling(Task):
                     raise
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per token of the vocabulary at every step, without access to later steps."""
+        """Return the facts for a language model: one output per token of the vocabulary at every step, and causal."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:
@@ -62,7 +62,7 @@ class LanguageModeling(Task):
         self.carried = CarriedState()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the model at the end of each stream."""
+        """Return the state of the model after the last batch of each stream."""
         return {"carried": self.carried.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

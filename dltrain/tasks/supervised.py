@@ -21,7 +21,7 @@ class Supervised(Task):
 
     @abstractmethod
     def criterion(self, answer: Any, batch: Batch) -> Loss:
-        """Return the mean training loss of the model's outputs; its weight is the number of averaged items."""
+        """Return the mean training loss of the model's outputs and its weight: the number or weight of all items."""
 
     def model_inputs(self, batch: Batch) -> Tensor:
         """Return the inputs as the model reads them."""

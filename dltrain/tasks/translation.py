@@ -15,6 +15,7 @@ from dltrain.plots.attention import attention
 from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.beam_search import Search
+from dltrain.tasks.word_for_word import WordForWord
 
 NUM_SHOWN = 4  # translations in the log
 NAMES = ("source", "reference", "translation")
@@ -68,6 +69,7 @@ class Translation(Task):
         if self.beam < 1:
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
         excluded = (self.pad_token, self.begin_token)
+        self.word_for_word: WordForWord | None = None
         self.search = Search(self.begin_token, self.end_token, excluded, self.length, self.beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
@@ -111,29 +113,30 @@ class Translation(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
-        mean, pairs, exact, shown = Mean(), list[tuple[str, str]](), list[bool](), dict[str, Any]()
+        mean, own, baseline, shown = Mean(), Scores(self), Scores(self), dict[str, Any]()
         for batch in batches:
             targets, logits = batch["targets"], ask(model, batch).float()
             known = targets != self.pad_token
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
             hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
             mean.add(known.sum(), loss=loss, token_accuracy=hits)
-            if (left := self.decode_examples - len(exact)) > 0:
+            if (left := self.decode_examples - own.examples) > 0:
                 some = {name: value[:left] for name, value in batch.items()}
                 found, references = (
                     self._cut(rows) for rows in (self.search(model, read_source(model, some)).tokens, some["targets"])
                 )
-                for one, other in zip(found, references, strict=True):
-                    exact.append(one == other and self.unknown_token not in other)
-                    pairs.append((self._as_scored(one), self._text(other)))
+                own.add(found, references)
+                if self.word_for_word is not None:
+                    baseline.add(self.word_for_word(some), references)
                 shown = shown or {"batch": {name: value[:NUM_SHOWN] for name, value in some.items()}, "found": found}
-        scores, definitions = self._score(pairs, exact)
-        return Evaluation(mean.read() | scores, extra={"shown": shown}, definitions=definitions)
+        scores, definitions = own.read()
+        baselines = {"word for word": baseline.read()[0]} if baseline.examples else {}
+        return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the translation of each source, and its log-probability per token to the power of the penalty."""
         found = self.search(model, read_source(model, batch))
-        texts = map(self._text, self._cut(found.tokens))
+        texts = map(self.text, self._cut(found.tokens))
         return [{"translation": text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
 
     def _cut(self, rows: Tensor) -> list[list[int]]:
@@ -141,26 +144,16 @@ class Translation(Task):
         ends = (row.index(self.end_token) if self.end_token in row else len(row) for row in rows.tolist())
         return [row[:end] for row, end in zip(rows.tolist(), ends, strict=True)]
 
-    def _text(self, tokens: list[int]) -> str:
+    def text(self, tokens: list[int]) -> str:
+        """Return the text of tokens of the target."""
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
 
-    def _as_scored(self, tokens: list[int]) -> str:
-        """Return the text of a translation without unknown tokens: those of the reference are therefore never right."""
-        return self._text([token for token in tokens if token != self.unknown_token])
-
-    def _score(self, pairs: list[tuple[str, str]], exact: list[bool]) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the metrics of translations, and the signatures of BLEU and chrF."""
-        if not exact:
-            return {}, {}
-        found = {"exact_match": sum(exact) / len(exact)}
-        if not metrics.is_available():
-            return found, {}
-        scores, signatures = metrics.score_translations(*zip(*pairs, strict=True))
-        return found | scores, signatures
-
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Return a note if BLEU and chrF cannot be computed."""
-        if metrics.is_available() or not self.decode_examples:
+        """Fit the word-for-word translation; return a note if BLEU and chrF cannot be computed."""
+        if not self.decode_examples:
+            return None
+        self.word_for_word = WordForWord(train, (self.pad_token, self.end_token))
+        if metrics.is_available():
             return None
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
@@ -170,7 +163,7 @@ class Translation(Task):
         if batch is None:
             return []
         rows = zip(batch["inputs"].tolist(), self._cut(batch["targets"]), found, strict=False)
-        texts = [(self._source_text(source), self._text(target), self._text(each)) for source, target, each in rows]
+        texts = [(self._source_text(source), self.text(target), self.text(each)) for source, target, each in rows]
         lines = [f"    {name:12}{text}" for row in texts for name, text in zip(NAMES, row, strict=True)]
         return [Media("translations", text="\n".join(lines)), *self._show_attention(model, batch)]
 
@@ -183,11 +176,40 @@ class Translation(Task):
             return []
         source = first["inputs"][0].tolist()[: int(first["lengths"][0]) if "lengths" in first else None]
         weights = state["attention"][0, :, : len(source)]
-        names = [self._source_text([token]) for token in source], [self._text([token]) for token in target[:-1]]
+        names = [self._source_text([token]) for token in source], [self.text([token]) for token in target[:-1]]
         return [Media("attention", attention(weights, names[0], [*names[1], "end"]))]
 
     def _source_text(self, tokens: list[int]) -> str:
         return self.decode_source(tokens) if self.decode_source is not None else " ".join(map(str, tokens))
+
+
+class Scores:
+    """Quality of translations: exact matches and, with sacrebleu, BLEU and chrF.
+
+    Unknown tokens are left out of translations, but not of their references, and are therefore never right.
+    """
+
+    def __init__(self, task: Translation) -> None:
+        self.task, self.examples, self.exact = task, 0, 0
+        self.found, self.references = list[str](), list[str]()
+
+    def add(self, found: list[list[int]], references: list[list[int]]) -> None:
+        """Add the tokens of translations and of their references."""
+        unknown = self.task.unknown_token
+        self.examples += len(found)
+        self.exact += sum(one == other and unknown not in other for one, other in zip(found, references, strict=True))
+        self.found += [self.task.text([token for token in tokens if token != unknown]) for tokens in found]
+        self.references += map(self.task.text, references)
+
+    def read(self) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the metrics, and the signatures of BLEU and chrF."""
+        if not self.examples:
+            return {}, {}
+        exact = {"exact_match": self.exact / self.examples}
+        if not metrics.is_available():
+            return exact, {}
+        scores, signatures = metrics.score_translations(self.found, self.references)
+        return exact | scores, signatures
 
 
 def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def test_explain_draws_one_picture_per_image_and_does_not_change_predictions(
     assert lines == plain and files == [str(tmp_path / "out" / f"{name}.png") for name in ("one", "two")]
     for file in files:
         drawn = np.array(Image.open(file))
-        assert drawn.shape == (heat.SMALLEST, heat.SMALLEST, 3)  # 8x8 pixels, enlarged
+        assert drawn.shape == (heat.MIN_SIDE, heat.MIN_SIDE, 3)  # 8x8 pixels, enlarged
         assert (drawn[..., 0] != drawn[..., 2]).any()  # colored
 
 
@@ -58,6 +58,6 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     monkeypatch.chdir(tmp_path)
     inputs = [] if kind == "forecast" else [str(pictures)]
     assert main(["predict", str(finished_run(kind)), *inputs, "--explain", *words]) == 2
-    said = capsys.readouterr()
-    assert message in said.err.splitlines()[-1] and not said.out
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1] and not captured.out
     assert not (tmp_path / "out").exists()

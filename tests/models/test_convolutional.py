@@ -91,7 +91,10 @@ def test_convolutions_keep_channels_last_and_outputs_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("block", "message"),
     [
-        ({"channels": 4, "pool": "max"}, r"model\.blocks\[3\]\.pool: not supported because the image has one pixel"),
+        (
+            {"channels": 4, "pool": "max"},
+            r"model\.blocks\[3\]\.pool: not supported because a side of the image has one pixel",
+        ),
         ({"channels": 4, "kernel": 3, "padding": "valid"}, r"model\.blocks\[3\]\.kernel: expected at most 1"),
         ({"channels": 4, "kernel": 2}, r"model\.blocks\[3\]\.kernel: expected an odd number"),
         ({"channels": 0}, r"model\.blocks\[3\]\.channels"),

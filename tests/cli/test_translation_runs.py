@@ -1,0 +1,72 @@
+"""Runs that translate: predictions and evaluations from the run folder alone, with the training data moved away."""
+
+import json
+from pathlib import Path
+
+import pytest
+from in_process import run_command
+from prediction_examples import Predict, SmallData, Train
+
+TRANSLATION = [
+    "model=seq2seq",
+    "model.hidden_size=16",
+    "data.max_length=10",
+    "trainer.max_steps=12",
+    "optimizer.lr=0.03",
+]
+
+
+@pytest.fixture
+def run(train: Train, small_data: SmallData, tmp_path: Path) -> Path:
+    """Return a run whose training data do not exist any more."""
+    overrides = small_data("parallel")
+    (path,) = (word.removeprefix("data.path=") for word in overrides if word.startswith("data.path="))
+    moved = tmp_path / "phrases.tsv"
+    moved.write_text(Path(path).read_text())
+    folder = train(*TRANSLATION, *overrides, f"data.path={moved}")
+    moved.unlink()
+    return folder
+
+
+def test_lines_are_translated_by_greedy_decoding_or_beam_search(run: Path, predict: Predict, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("the dog sees\nthe cat sleeps and sees the dog\nunheard of\n")
+    greedy = predict(run, tmp_path / "new.txt").lines
+    wide = predict(run, tmp_path / "new.txt", "task.beam=5").lines
+    assert [line["line"] for line in greedy] == [1, 2, 3] and all(line["translation"] for line in greedy)
+    assert all(found["score"] >= line["score"] - 1e-6 for found, line in zip(wide, greedy, strict=True))
+    assert predict(run, "--text", "the dog sees").lines[0]["score"] == pytest.approx(greedy[0]["score"], abs=1e-5)
+    (tmp_path / "new.tsv").write_text("english\tnote\nthe dog sees\t-\n")
+    (line,) = predict(run, tmp_path / "new.tsv").lines
+    assert line["translation"] == greedy[0]["translation"] and line["line"] == 2
+
+
+def test_other_pairs_are_evaluated_with_the_vocabularies_of_the_run(
+    run: Path, capsys: pytest.CaptureFixture[str], predict: Predict, own_files: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [row.split("\t") for row in own_files["parallel"].read_text().splitlines()]
+    (tmp_path / "other.tsv").write_text("".join(f"{target}\t{source}\n" for source, target in rows))
+    again = run_command(capsys, "evaluate", run, f"data.path={tmp_path / 'other.tsv'}", "--json")
+    assert again.code == 0, again.err
+    metrics = json.loads(again.out)["metrics"]
+    assert {"loss", "token_accuracy", "exact_match"} <= set(metrics)
+    assert len(rows) == 121
+    lines = predict(run, tmp_path / "other.tsv").lines
+    right = [line["translation"] == row[1] for line, row in zip(lines, rows[1:], strict=True)]
+    assert metrics["exact_match"] == pytest.approx(sum(right) / len(right))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("the dog\n\nthe cat\n", "INPUT 1: expected a text in line 2 of"),
+        ("", "INPUT 1: expected a text in each line of"),
+        (b"caf\xe9\n", "INPUT 1: expected a text in UTF-8"),
+    ],
+)
+def test_texts_that_cannot_be_translated_are_one_line(
+    content: str | bytes, message: str, run: Path, predict: Predict, tmp_path: Path
+) -> None:
+    file = tmp_path / "new.txt"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = predict(run, file)
+    assert result.code == 2 and message in result.err and "Traceback" not in result.err
