@@ -52,15 +52,15 @@ class Table:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def index_of(self, name: str) -> int:
-        """Return the index of a column."""
+    def index_of(self, name: str, key: str = "data.column") -> int:
+        """Return the index of a column; `key` is the setting that an error names."""
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
-            raise ConfigError(format_error("data.column", known, name, suggest(str(name), self.header)))
-        return self.indices_of([name])[0]
+            raise ConfigError(format_error(key, known, name, suggest(str(name), self.header)))
+        return self.indices_of([name], key)[0]
 
-    def indices_of(self, names: Iterable[str]) -> list[int]:
-        """Return the indices of columns.
+    def indices_of(self, names: Iterable[str], key: str = "data.column") -> list[int]:
+        """Return the indices of columns; `key` is the setting that an error names.
 
         Raises:
             ConfigError: Columns are missing, or several have the same name.
@@ -69,12 +69,12 @@ class Table:
         missing = [name for name in names if name not in self.header]
         if missing:
             known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
-            raise ConfigError(format_error("data.column", known, ", ".join(self.header)))
+            raise ConfigError(format_error(key, known, ", ".join(self.header)))
         for name in names:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"
                 expected = f"one column {called} in {self.path}"
-                raise ConfigError(format_error("data.column", expected, f"{times} of them", "Rename the others"))
+                raise ConfigError(format_error(key, expected, f"{times} of them", "Rename the others"))
         return [self.header.index(name) for name in names]
 
     def select(self, rows: np.ndarray) -> "Table":

@@ -77,10 +77,10 @@ class PairReader:
         """Return the columns of sources and targets."""
         if len(table.header) < 2:
             raise ConfigError(format_error("data.path", EXPECTED, f"one column in {table.path}"))
-        named = [name for name in self.columns if name is not None]
-        taken = table.indices_of(named)
-        free = (each for each in range(len(table.header)) if each not in taken and not table.is_numeric(each))
-        chosen = [next(free, -1) if name is None else taken[named.index(name)] for name in self.columns]
+        settings = zip(self.columns, ("data.source", "data.target"), strict=True)
+        named = [None if name is None else table.index_of(name, key) for name, key in settings]
+        free = (each for each in range(len(table.header)) if each not in named and not table.is_numeric(each))
+        chosen = [next(free, -1) if column is None else column for column in named]
         if -1 in chosen:
             hint = f"Set data.source and data.target to two of {', '.join(table.header)}."
             raise ConfigError(format_error("data.path", f"two columns of texts in {table.path}", "fewer", hint))

@@ -86,7 +86,7 @@ def select_rows(table: Table, where: str | None) -> Table:
     name, sign, value = str(where).partition("=" if "=" in str(where) else ":")
     if not sign:
         raise ConfigError(format_error("data.where", "a column and its value, such as store:A", where))
-    cells = table.columns[table.index_of(name.strip())]
+    cells = table.columns[table.index_of(name.strip(), "data.where")]
     rows = np.flatnonzero(cells.among([value.strip().casefold()]))
     if not len(rows):
         expected = f"a value of column {name} in {table.path}"
@@ -103,7 +103,7 @@ def split_series(table: Table, group: str | None) -> list[Series]:
     """
     if group is None:
         return [Series(None, np.arange(len(table)))]
-    cells = table.columns[table.index_of(group)].select(np.arange(len(table)))
+    cells = table.columns[table.index_of(group, "data.group")].select(np.arange(len(table)))
     order = dict.fromkeys(cells.codes.tolist())
     return [Series(cells.words[code], np.flatnonzero(cells.codes == code)) for code in order]
 
@@ -163,7 +163,7 @@ def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row:
     """Reject a repeated time, and suggest the column that distinguishes several series."""
     times = pd.factorize(time_column.dates.times)[0][series.rows]
     first = int(np.flatnonzero(times == times[row])[0])
-    lines = [int(table.lines[series.rows[place]]) for place in (first, row)]
+    lines = [int(table.lines[series.rows[index]]) for index in (first, row)]
     got = f"{time_column.cells[series.rows[row]]} in lines {lines[0]} and {lines[1]}"
     hint = "Remove one of them"
     for other in sorted(range(len(table.header)), key=table.is_numeric):

@@ -23,7 +23,7 @@ def choose_text(table: Table, name: str | None) -> int:
         ConfigError: No column, or more than one, looks like texts.
     """
     if name is not None:
-        return table.index_of(name)
+        return table.index_of(name, "data.text")
     found = [column for column in range(len(table.header)) if _is_text(table, column)]
     if len(found) != 1:
         got = ", ".join(table.header[column] for column in found) or "none"

@@ -123,7 +123,7 @@ class TimeSeries:
         self.notation = replace(self.notation, trained_on=self.table.marks)
         self.times = find_times(self.table, self.day_first)
         excluded = list(self.times.columns) if self.times else []
-        excluded += [self.table.index_of(self.group)] if self.group else []
+        excluded += [self.table.index_of(self.group, "data.group")] if self.group else []
         self.names, self.left_out = choose_columns(self.table, column, excluded)
         self.series = split_series(self.table, self.group)
 

@@ -17,7 +17,7 @@ class Result(NamedTuple):
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The JSON lines on standard output of a successful command."""
+        """Return the JSON lines on standard output of a successful command."""
         assert self.code == 0, self.err
         return [json.loads(line) for line in self.out.splitlines()]
 

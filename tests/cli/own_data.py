@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLOURS = ["password", "red", "token"]  # the values of configuration keys with such names are redacted
+COLOURS = ["password", "red", "token"]  # cells of a column; as keys, two of them would be secret
 
 
 def train(folder: Path, *overrides: str) -> Path:

@@ -170,15 +170,15 @@ def test_changed_data_are_rejected_even_if_their_class_has_an_attribute_fitted(
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    """Images of class a have gray level 40, those of class b 200. In ``other``, half of the test labels are wrong."""
+    # Images of class a have gray level 40, those of class b 200. In `other`, half of the test labels are wrong.
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
             folder = tmp_path / name / "test" / (classes[number // 2 % 2] if wrong else shown)
-            for place in (folder, tmp_path / name / "train" / shown):
-                place.mkdir(parents=True, exist_ok=True)
+            for target in (folder, tmp_path / name / "train" / shown):
+                target.mkdir(parents=True, exist_ok=True)
                 picture = Image.new("RGB", (8, 8), (40 + 160 * (number % 2),) * 3)
-                picture.save(place / f"{number}.png")
+                picture.save(target / f"{number}.png")
     run = tmp_path / "run"
     data = [
         "data=image_folder",

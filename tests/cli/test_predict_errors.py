@@ -64,7 +64,7 @@ def test_arrays_of_python_objects_are_rejected(
 def test_a_run_without_fitted_values_reads_its_training_data(
     train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Runs of earlier versions have no ``fitted.pt``."""
+    # Runs of earlier versions have no `fitted.pt`.
     content = own_files["csv"].read_bytes()
     (tmp_path / "here.csv").write_bytes(content)
     folder = train("model=mlp", *small_data("csv"), f"data.path={tmp_path}/here.csv")

@@ -58,6 +58,6 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     monkeypatch.chdir(tmp_path)
     inputs = [] if kind == "forecast" else [str(pictures)]
     assert main(["predict", str(finished_run(kind)), *inputs, "--explain", *words]) == 2
-    said = capsys.readouterr()
-    assert message in said.err.splitlines()[-1] and not said.out
+    captured = capsys.readouterr()
+    assert message in captured.err.splitlines()[-1] and not captured.out
     assert not (tmp_path / "out").exists()

@@ -61,15 +61,15 @@ def runs(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     return lambda *words: Result(*in_process.run_command(capsys, "runs", *words))
 
 
-def copy_run(run: Path, place: Path, age: float = 0.0, **status: Any) -> Path:
-    """Copy a run to `place`, update its status, and set its modification times to `age` seconds ago."""
-    shutil.copytree(run, place, symlinks=True)
+def copy_run(run: Path, to: Path, age: float = 0.0, **status: Any) -> Path:
+    """Copy a run to `to`, update its status, and set its modification times to `age` seconds ago."""
+    shutil.copytree(run, to, symlinks=True)
     if status:
-        known = json.loads((place / "status.json").read_text())
-        (place / "status.json").write_text(json.dumps({**known, **status}))
-    for file in place.rglob("*"):
+        known = json.loads((to / "status.json").read_text())
+        (to / "status.json").write_text(json.dumps({**known, **status}))
+    for file in to.rglob("*"):
         os.utime(file, (time.time() - age,) * 2)
-    return place
+    return to
 
 
 def names(result: Result) -> list[str]:
@@ -304,7 +304,7 @@ def test_listing_runs_opens_each_file_once_and_does_not_import_torch(plain_run: 
     assert len(completed.stdout.splitlines()) == runs + 2
     found = dict(part.split("=") for part in completed.stderr.splitlines()[-1].split())
     assert found["torch"] == "False"
-    assert int(found["opens"]) <= runs * (len(files) + 2)
+    assert int(found["opens"]) == int(found["files"]) >= runs
 
 
 def test_overrides_that_differ_between_sweep_jobs_are_listed_first(

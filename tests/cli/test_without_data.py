@@ -24,13 +24,13 @@ def test_predictions_are_the_same_without_the_training_data(
     kind: str, small_data: Callable[[str], list[str]], predict: Predict, tmp_path: Path
 ) -> None:
     overrides = small_data(kind)
-    place = next((word for word in overrides if word.startswith(("data.path=", "data.root="))), None)
+    data_override = next((word for word in overrides if word.startswith(("data.path=", "data.root="))), None)
     new = tmp_path / "new.npy"
-    if place is not None:
-        key, _, path = place.partition("=")
+    if data_override is not None:
+        key, _, path = data_override.partition("=")
         moved = tmp_path / Path(path).name
         (shutil.copytree if Path(path).is_dir() else shutil.copy)(path, moved)
-        overrides = [f"{key}={moved}" if word == place else word for word in overrides]
+        overrides = [f"{key}={moved}" if word == data_override else word for word in overrides]
     sizes = dict.fromkeys(("image_folder", "image_masks"), (5, 16, 16, 3)) | {"npz": (5, 12, 12)}
     sizes["detection_folder"] = (5, 32, 32, 3)
     sizes |= {"mnist": (5, 28, 28), "digits": (5, 8, 8)}
@@ -48,7 +48,7 @@ def test_predictions_are_the_same_without_the_training_data(
     run = train(tmp_path, *model, *overrides)
     before = predict(run, new)
     assert before.code == 0, before.err
-    if place is not None:
+    if data_override is not None:
         (shutil.rmtree if moved.is_dir() else Path.unlink)(moved)
     after = predict(run, new)
     assert (after.code, after.out) == (0, before.out) and len(after.lines) == 5

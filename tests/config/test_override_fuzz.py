@@ -40,8 +40,8 @@ VALUES += ["glob(*)", "range(1,3)", "'", '"', "\\", "a=b", "#", "é", "0x10", "1
 
 def misspell(random: np.random.Generator, word: str) -> str:
     """Change, drop or double one letter of a word."""
-    place = int(random.integers(len(word)))
-    return word[:place] + random.choice(["", "x", word[place] * 2]) + word[place + 1 :]
+    position = int(random.integers(len(word)))
+    return word[:position] + random.choice(["", "x", word[position] * 2]) + word[position + 1 :]
 
 
 def random_words(random: np.random.Generator, keys: list[str]) -> list[str]:

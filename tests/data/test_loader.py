@@ -210,11 +210,12 @@ class Threads(nn.Module):
 
 
 @pytest.mark.parametrize("workers, expected", [(0, 3), (1, 2), (2, 1)])
-def test_batches_are_prepared_with_the_threads_that_workers_leave(workers: int, expected: int):
+def test_one_thread_less_per_worker_prepares_batches_of_several_examples(workers: int, expected: int):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
         batches = Batches(Source(Squares(), Threads()), 51, workers=workers)
+        # The last batch has a single example, which keeps all threads.
         assert [batch["inputs"].unique().tolist() for batch in batches] == [[expected], [expected], [3]]
         assert torch.get_num_threads() == 3
         batches.close()

@@ -73,7 +73,7 @@ def test_previous_tokens_are_the_targets_shifted_by_one(tmp_path: Path) -> None:
             assert bool(((targets == END).sum(1) == 1).all())
 
 
-def test_columns_are_the_first_two_texts_or_those_named(tmp_path: Path) -> None:
+def test_the_first_two_columns_of_texts_are_used_unless_others_are_set(tmp_path: Path) -> None:
     rows = [(str(number), source, target, "note") for number, (source, target) in enumerate(phrases())]
     path = write_table(tmp_path, rows, "id\ten\tes\tremark")
     assert Parallel(path).columns == ["en", "es"]
@@ -139,7 +139,7 @@ def test_an_empty_text_is_rejected_with_its_line_or_skipped(tmp_path: Path) -> N
         ("text\na b\nc d\n", {}, "data.path: expected a table with columns of sources and targets, or two aligned"),
         ("en\tn\na b\t1\nc d\t2\n", {}, "data.path: expected two columns of texts in .*, got fewer. Set data.source"),
         ("en\tes\na\tb\nc\td\n", {}, "data.path: expected at least 3 pairs in pairs.tsv, got 2"),
-        ("en\tes\n" + "a\tb\n" * 9, {"target": "fr"}, "data.column: expected the column fr in .*, got en, es"),
+        ("en\tes\n" + "a\tb\n" * 9, {"target": "fr"}, "data.target: expected one of the columns of .*: en, es, got fr"),
         ("en\tes\n" + "a b\tb\n" * 9, {"max_length": 1}, "data.max_length: expected a length that some texts of each"),
         ("en\tes\n" + "a\tb\n" * 9, {"min_count": 20}, "data.min_count: expected a count that words of the training"),
         ("en\tes\n" + "a\tb\n" * 9, {"tokens": "bytes"}, "data.tokens: expected one of words, characters, bpe"),
@@ -147,7 +147,7 @@ def test_an_empty_text_is_rejected_with_its_line_or_skipped(tmp_path: Path) -> N
         (b"\xff\xfe\xff\x00", {}, "data.path: expected"),
     ],
 )
-def test_tables_and_options_that_do_not_fit_are_rejected(
+def test_unusable_tables_and_invalid_options_are_rejected(
     content: str | bytes, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "pairs.tsv"
@@ -156,7 +156,7 @@ def test_tables_and_options_that_do_not_fit_are_rejected(
         Parallel(str(file), **options)
 
 
-def test_lists_of_files_that_do_not_fit_are_rejected(tmp_path: Path) -> None:
+def test_three_files_column_names_for_text_files_and_files_not_in_utf_8_are_rejected(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a"] * 9, ["b"] * 9)
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
     assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
@@ -180,11 +180,11 @@ def test_an_empty_line_to_translate_is_rejected_with_its_number(tmp_path: Path) 
     (tmp_path / "new.txt").write_text("the dog\n\nthe cat\n")
     (line,) = error_of(lambda: list(data.inputs(InputFiles((str(tmp_path / "new.txt"),)))))
     assert line == f"INPUT 1: expected a text in line 2 of {tmp_path / 'new.txt'}, got an empty one"
-    assert error_of(lambda: list(data.inputs(InputFiles((), " "))))[0] == "text: expected a text, got an empty one"
+    assert error_of(lambda: list(data.inputs(InputFiles((), " "))))[0] == "--text: expected a text, got an empty one"
 
 
 @pytest.mark.parametrize("kind", ["words", "characters", BPE])
-def test_a_vocabulary_survives_storage_and_keeps_special_tokens_out_of_texts(kind: str) -> None:
+def test_a_restored_vocabulary_encodes_equally_and_texts_have_no_special_tokens(kind: str) -> None:
     texts = ["A cafe, a café: 東京!", "<end> a <pad>"] * 3
     vocabulary = vocabularies.fit(kind, texts, lowercase=False, min_count=2, max_words=400)
     again = vocabularies.restore(kind, vocabulary.content, lowercase=False)
@@ -210,7 +210,9 @@ print(vocabularies.fit("bpe", texts, True, 2, 500).content[0])
     assert len(found) == 1
 
 
-def test_a_missing_package_is_one_line_with_its_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bpe_is_rejected_with_an_install_hint_if_tokenizers_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(vocabularies, "find_spec", lambda name: None)
     (line,) = error_of(lambda: Parallel(write_table(tmp_path, phrases()), tokens="bpe"))
     assert line.startswith("data.tokens: bpe is not supported because tokenizers") and "dltrain[text]" in line

@@ -122,6 +122,9 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
     path = write(tmp_path, **panel(by))
     with pytest.raises(ConfigError, match=r"store distinguishes 4 series: data.group=store .* data.where=store:A"):
         read(path)
+    for setting, value in (("where", "stor:B"), ("group", "stor")):
+        with pytest.raises(ConfigError, match=rf"^data.{setting}: expected one of the columns of .*, got stor. Did"):
+            read(path, **{setting: value})
     assert read(path, where="store:B").spec.series_names is None
     one = batch_of(read(path, where="store=B").load().test)
     np.testing.assert_allclose((one["inputs"] * one["scale"] + one["shift"])[-1, -1], VALUES[-4] * 10, rtol=1e-5)

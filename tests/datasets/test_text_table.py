@@ -93,7 +93,7 @@ def test_ambiguous_text_or_target_columns_are_rejected_with_their_names(tmp_path
         TextTable(path, text="body")
     data = TextTable(path, text="body", column="stars")
     assert data.spec.classes == 3 and data.spec.target_names == ("stars",)
-    with pytest.raises(ConfigError, match=r"^data.column: .*bodi.*body"):
+    with pytest.raises(ConfigError, match=r"^data.text: .*bodi.*body"):
         TextTable(path, text="bodi")
 
 

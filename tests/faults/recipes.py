@@ -12,7 +12,8 @@ STEPS = {
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }
-CORE = ("forecast", "vae", "dbn", "images", "gan", "text")  # stopped at every moment by `make test-faults`
+# The stops and kills of these kinds are marked `faults`, most of those of the other kinds `slow`.
+CORE = ("forecast", "vae", "dbn", "images", "gan", "text")
 ONCE = ("forecast", "vae", "dbn", "gan", "text")  # kinds without accumulation, or with one loss for each step
 LOSSES_PER_STEP = {kind: 1 if kind in ONCE else 2 for kind in STEPS}
 

@@ -104,13 +104,13 @@ def test_an_interrupted_download_leaves_no_files(mirror: Mirror, tmp_path: Path)
 
 def test_a_truncated_data_file_is_downloaded_again(mirror: Mirror, tmp_path: Path) -> None:
     MNIST(root=str(tmp_path), download=True).load()
-    torn = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[:1000])
+    damaged = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:1000])
     with pytest.raises(ConfigError, match=r"data\.download=true downloads it again"):
         MNIST(root=str(tmp_path)).load()
     MNIST(root=str(tmp_path), download=True).load()
-    assert torn.read_bytes() == whole
+    assert damaged.read_bytes() == whole
 
 
 def test_a_download_with_a_wrong_hash_is_rejected_before_it_is_unpacked(mirror: Mirror, tmp_path: Path) -> None:

@@ -51,26 +51,26 @@ def fill_in(value: Any, **names: Path) -> Any:
     return value.format(**names) if isinstance(value, str) else value
 
 
-PLACES = ("data", "task", "model", "optimizer", "optimizer.schedule")
+KEYS = ("data", "task", "model", "optimizer", "optimizer.schedule")
 CASES = [
-    pytest.param(target, place, marks=[] if place == PLACES[number % len(PLACES)] else [pytest.mark.faults])
+    pytest.param(target, key, marks=[] if key == KEYS[number % len(KEYS)] else [pytest.mark.faults])
     for number, target in enumerate(EVIL)
-    for place in PLACES
+    for key in KEYS
 ]
 
 
-@pytest.mark.parametrize(("target", "place"), CASES)
+@pytest.mark.parametrize(("target", "key"), CASES)
 def test_a_malicious_target_in_a_run_folder_is_rejected_before_it_is_imported(
-    target: str, place: str, run: Path, dltrain: Callable[..., Child], tmp_path: Path
+    target: str, key: str, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     canary, bait = tmp_path / "canary", tmp_path / "bait.pkl"
     bait.write_bytes(b"cos\nsystem\n(S'touch " + str(canary).encode() + b"'\ntR.")
     (tmp_path / "mine.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     job = OmegaConf.load(run / "job.yaml")
     node = {"_target_": target, **fill_in(EVIL[target], canary=canary, bait=bait)}
-    if place == "optimizer":
+    if key == "optimizer":
         node["schedule"] = job.config.optimizer.schedule
-    OmegaConf.update(job, f"config.{place}", node, merge=False)
+    OmegaConf.update(job, f"config.{key}", node, merge=False)
     OmegaConf.update(job, "config.allow_targets", ["os", "subprocess", "torch", "numpy", "mine"])
     OmegaConf.save(job, run / "job.yaml")
     child = dltrain("resume", str(run))

@@ -70,12 +70,12 @@ def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
     data_root: Path,
     tmp_path: Path,
 ) -> None:
-    place, run = moments(kind)[moment], tmp_path / "run"
-    gate.close(place)
+    stop_at, run = moments(kind)[moment], tmp_path / "run"
+    gate.close(stop_at)
     child = start(*recipe(kind, data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.wait_until_reached(child, place)
+    gate.wait_until_reached(child, stop_at)
     child.send(signal.SIGTERM)
-    gate.open(place)
+    gate.open(stop_at)
     assert child.wait().code == 143, child.stderr
     assert status(run)["state"] == "interrupted"
     resumed = dltrain("resume", str(run), ALLOW)
@@ -87,7 +87,7 @@ def test_a_run_stopped_at_any_moment_resumes_to_identical_results(
 def test_a_resumed_epoch_reads_every_example_exactly_once(
     start: Callable[..., Child], dltrain: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> None:
-    seen, place = gate.folder / "seen", "train-13"
+    seen, stop_at = gate.folder / "seen", "train-13"
     seen.touch()
     whole = dltrain(*recipe("forecast", data_root), environment=gate.environment)
     assert whole.code == 0, whole.stderr
@@ -95,12 +95,12 @@ def test_a_resumed_epoch_reads_every_example_exactly_once(
     per_epoch = len(expected) // 4
     assert all(len(set(expected[n * per_epoch :][:per_epoch])) == per_epoch for n in range(4))
     seen.write_text("")
-    gate.close(place)
+    gate.close(stop_at)
     run = tmp_path / "run"
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
-    gate.wait_until_reached(child, place)
+    gate.wait_until_reached(child, stop_at)
     child.send(signal.SIGTERM)
-    gate.open(place)
+    gate.open(stop_at)
     assert child.wait().code == 143
     assert dltrain("resume", str(run), ALLOW, environment=gate.environment).code == 0
     assert seen.read_text().split() == expected
@@ -144,12 +144,12 @@ def test_resuming_with_another_number_of_workers_gives_identical_results(
     run = tmp_path / "run"
     first = [*command, "data.workers=0", f"hydra.run.dir={run}"]
     for number, argv in enumerate((first, ["resume", str(run), "data.workers=2", ALLOW])):
-        place = f"train-{5 + number}"
-        gate.close(place)
+        stop_at = f"train-{5 + number}"
+        gate.close(stop_at)
         child = start(*argv, environment=gate.environment)
-        gate.wait_until_reached(child, place)
+        gate.wait_until_reached(child, stop_at)
         child.send(signal.SIGTERM)
-        gate.open(place)
+        gate.open(stop_at)
         assert child.wait().code == 143, child.stderr
     last = dltrain("resume", str(run), "data.workers=0", ALLOW)
     assert last.code == 0, last.stderr

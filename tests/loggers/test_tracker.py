@@ -177,10 +177,10 @@ def test_reopening_without_purging_keeps_everything(tmp_path):
     assert [len(read.Scalars(tag)) for tag in ("loss/val", "loss/test")] == [1, 1]
 
 
-@pytest.mark.parametrize("torn", ['{"step": 20, "epo', '{"step": 20, "epoch": 2}', "\0\0\0"])
-def test_an_incomplete_last_line_is_dropped(tmp_path, torn):
+@pytest.mark.parametrize("incomplete", ['{"step": 20, "epo', '{"step": 20, "epoch": 2}', "\0\0\0"])
+def test_an_incomplete_last_line_is_dropped(tmp_path, incomplete):
     whole = '{"step": 10, "epoch": 1, "split": "train", "loss": 1.0}\n'
-    (tmp_path / "metrics.jsonl").write_text(whole + torn)
+    (tmp_path / "metrics.jsonl").write_text(whole + incomplete)
     with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(30, 3.0, "train", {"loss": 2.0})
     assert [line["step"] for line in lines(tmp_path)] == [10, 30]

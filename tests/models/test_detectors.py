@@ -277,7 +277,7 @@ def test_fcos_on_the_finest_maps_equals_torchvision_on_these_maps(levels: int, f
 
 
 class Finest(nn.Module):
-    """The finest maps of a backbone."""
+    """Backbone that returns only the `levels` finest maps of another."""
 
     def __init__(self, backbone: nn.Module, levels: int) -> None:
         super().__init__()
@@ -288,7 +288,7 @@ class Finest(nn.Module):
         return dict(list(self.backbone(x).items())[: self.levels])
 
 
-def test_the_weight_of_the_boxes_multiplies_their_loss_only() -> None:
+def test_box_weight_multiplies_only_the_loss_of_the_boxes() -> None:
     one, three = (build(FCOS, box_weight=weight)(*example())["losses"] for weight in (1.0, 3.0))
     torch.testing.assert_close(three, {**one, "boxes": 3 * one["boxes"]})
 
@@ -297,7 +297,7 @@ def test_votes_average_the_boxes_of_a_class_by_their_scores() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 15], [0, 0, 10, 10], [5, 5, 5, 5]])
     scores, labels = torch.tensor([0.8, 0.4, 0.3, 0.2, 0.1]), torch.tensor([1, 1, 1, 2, 2])
     found = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=3)({"boxes": boxes, "scores": scores, "labels": labels})
-    # The second box joins the first one, the third is too far away from it to join, and the fourth has another class.
+    # The second box is averaged with the first; the third overlaps it too little; the fourth has another class.
     mean = torch.tensor([0.0, 0, 10, (0.8 * 10 + 0.4 * 11) / 1.2])
     torch.testing.assert_close(found["boxes"], torch.stack([mean, boxes[2], boxes[3]]))
     assert found["scores"].tolist() == scores[[0, 2, 3]].tolist() and found["labels"].tolist() == [1, 1, 2]
@@ -305,7 +305,7 @@ def test_votes_average_the_boxes_of_a_class_by_their_scores() -> None:
     assert every["boxes"][-1].tolist() == [5, 5, 5, 5]
 
 
-def test_votes_among_equal_boxes_are_the_boxes_of_non_maximum_suppression() -> None:
+def test_votes_of_almost_equal_boxes_give_the_boxes_of_non_maximum_suppression() -> None:
     x, _, _ = example()
     plain, voting = build(FCOS).eval(), build(FCOS, vote_iou=0.9999).eval()
     with torch.inference_mode():

@@ -76,10 +76,10 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     return build(name, facts), torch.randn(shape, device=device)
 
 
-def answers(model: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
     """Return the outputs of a model and those of its auxiliary heads, which it has in training only."""
-    answer = model(x)
-    return [answer[0], *(value for _, value in answer[1].values())] if isinstance(answer, tuple) else [answer]
+    output = model(x)
+    return [output[0], *(value for _, value in output[1].values())] if isinstance(output, tuple) else [output]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,7 @@ def test_a_yaml_file_starts_with_a_comment(name: str) -> None:
 @pytest.mark.parametrize("name", BUILT)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
     model, x = example(name)
-    sum(answer.square().sum() for answer in answers(model, x)).backward()
+    sum(output.square().sum() for output in outputs_of(model, x)).backward()
     for key, parameter in model.named_parameters():
         if name == "dbn" and key.endswith("down.bias"):
             continue  # used only in pretraining and sampling
@@ -117,7 +117,7 @@ def test_dropout_acts_only_in_training(name: str) -> None:
     if "dropout" not in inspect.signature(target(name)).parameters:
         pytest.skip("this model has no dropout layer, so nothing differs between training and evaluation")
     model, x = build(name, FACTS.get(name, IMAGE), dropout=0.5), example(name)[1]
-    assert not torch.equal(answers(model, x)[0], answers(model, x)[0])
+    assert not torch.equal(outputs_of(model, x)[0], outputs_of(model, x)[0])
     model.eval()
     assert torch.equal(model(x), model(x))
 
@@ -128,7 +128,7 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
     with torch.device("meta"):
         model, y = example(name, "meta")
     assert {p.device.type for p in model.parameters()} == {"meta"}
-    assert [answer.shape for answer in answers(model, y)] == [answer.shape for answer in answers(on_cpu, x)]
+    assert [output.shape for output in outputs_of(model, y)] == [output.shape for output in outputs_of(on_cpu, x)]
 
 
 @pytest.mark.parametrize("name", BUILT)

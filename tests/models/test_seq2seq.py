@@ -33,7 +33,7 @@ def targets(steps: int = 6) -> Tensor:
 
 
 def expected_context(attention: Attention, query: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[float]]:
-    """Return context and weights of one query, computed one encoder state after another."""
+    """Return context and weights of one query, computed state by state."""
     scores = []
     for state in memory:
         if attention.score is not None and attention.query is not None:
@@ -88,7 +88,7 @@ def test_outputs_of_padded_sources_equal_those_of_each_source_alone(
 
 @pytest.mark.parametrize("sizes", [[1] * 6, [2, 1, 3]], ids=str)
 @pytest.mark.parametrize(("cell", "attention", "bidirectional"), VARIANTS)
-def test_writing_step_by_step_equals_writing_all_at_once(
+def test_decoding_step_by_step_equals_decoding_all_steps_at_once(
     cell: str, attention: str, bidirectional: bool, sizes: list[int]
 ) -> None:
     model, outputs = build(cell, attention, bidirectional, dropout=0.5), []
@@ -112,7 +112,7 @@ def test_without_attention_the_network_equals_an_encoder_and_a_decoder_of_torch(
     torch.testing.assert_close(model(sources(), targets()), model.head(states))
 
 
-def test_the_last_states_of_both_directions_start_the_decoder() -> None:
+def test_the_last_states_of_both_directions_initialize_the_decoder() -> None:
     model = build("gru", "none", True)
     _, last = model.encoder(model.source_embedding(sources()))
     first = torch.stack([model.bridge["hidden"](torch.cat([last[2 * n], last[2 * n + 1]], 1)) for n in range(2)])
@@ -120,7 +120,7 @@ def test_the_last_states_of_both_directions_start_the_decoder() -> None:
     torch.testing.assert_close(model(sources(), targets()), model.head(states))
 
 
-def test_a_target_depends_on_earlier_tokens_of_the_target_only() -> None:
+def test_outputs_do_not_depend_on_later_tokens_of_the_target() -> None:
     model, previous = build("lstm", "general", True), targets()
     changed = previous.clone()
     changed[:, 3] = (changed[:, 3] + 1) % 9
@@ -145,6 +145,6 @@ def test_tied_embeddings_are_the_weights_of_the_output_layer() -> None:
         ({"hidden_size": 0}, "model.hidden_size: expected an integer of at least 1, got 0"),
     ],
 )
-def test_arguments_that_do_not_fit_are_rejected(options: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Seq2Seq(11, 9, **options)

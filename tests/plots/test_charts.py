@@ -113,7 +113,7 @@ def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, 
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    """User settings and earlier charts have no effect, so a resumed run writes the same bytes."""
+    # User settings and earlier charts must have no effect, so that a resumed run writes the same bytes.
     import matplotlib
 
     torch.manual_seed(0)
@@ -137,7 +137,7 @@ def test_the_first_chart_imports_matplotlib_without_pyplot():
 
 
 def test_colors_differ_with_and_without_protanopia():
-    """Protanopia is simulated as in Viénot et al. 1999."""
+    # Protanopia is simulated as in Viénot et al. 1999.
     to_lms = torch.tensor([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
     protanopia = torch.tensor([[0.0, 2.02344, -2.52581], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     colors = 255 * torch.tensor([to_rgb(color) for color in COLORS])
@@ -266,10 +266,10 @@ def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
     figure = figure_of(
         charts.histograms, {"real": torch.linspace(0, 1, 1000), "generated": torch.full((50,), 3.0)}, "outputs"
     )
-    real, made_up = (patch.get_data() for patch in figure.axes[0].patches)
-    assert real.values.sum() == pytest.approx(1) == made_up.values.sum()
-    place = made_up.values.argmax()
-    assert made_up.edges[place] <= 3 <= made_up.edges[place + 1]
+    real, generated = (patch.get_data() for patch in figure.axes[0].patches)
+    assert real.values.sum() == pytest.approx(1) == generated.values.sum()
+    peak = generated.values.argmax()
+    assert generated.edges[peak] <= 3 <= generated.edges[peak + 1]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["real, mean 0.5", "generated, mean 3"]
 
 

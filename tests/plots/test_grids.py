@@ -16,7 +16,7 @@ def test_a_grid_contains_the_unchanged_pixels_on_one_scale():
     assert sheet.dtype == torch.uint8 and sheet.is_contiguous()
     assert sheet.shape == (3, 3 * (side + GAP) + GAP, 4 * (side + GAP) + GAP)
     for number, image in enumerate(images):
-        y, x = (GAP + place * (side + GAP) for place in divmod(number, 4))
+        y, x = (GAP + index * (side + GAP) for index in divmod(number, 4))
         expected = (255 * image).round().byte().repeat_interleave(times, 1).repeat_interleave(times, 2)
         assert torch.equal(sheet[:, y : y + side, x : x + side], expected.expand(3, -1, -1))
     assert bool((sheet[:, -side:, -side:] == 255).all())

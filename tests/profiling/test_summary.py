@@ -107,11 +107,11 @@ def test_activation_memory_equals_what_autograd_saves_on_the_cpu(
 ) -> None:
     model = make()
     inputs = torch.randn(4, *shape)
-    standing = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    persistent = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     saved = {inputs.untyped_storage().data_ptr(): inputs}
 
     def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in standing:
+        if tensor.untyped_storage().data_ptr() not in persistent:
             saved[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 

@@ -1,4 +1,4 @@
-"""The dry run computes the widest batch if batches differ in shape, and otherwise only two examples."""
+"""The dry run computes two examples, or the widest batch if batches differ in shape and are not split."""
 
 from collections.abc import Callable
 

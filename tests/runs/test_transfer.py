@@ -84,14 +84,14 @@ def test_a_run_starts_from_the_best_weights_of_another_run_and_records_them(
 def test_a_head_of_the_same_size_with_other_classes_is_reinitialized_and_reported(
     source: Outcome, birds: list[str], notes: Callable[..., list[str]]
 ) -> None:
-    said = notes(*MLP, *birds, "transfer=finetune", f"transfer.weights={source.folder}")
-    (new,) = [line for line in said if "new:" in line]
+    messages = notes(*MLP, *birds, "transfer=finetune", f"transfer.weights={source.folder}")
+    (new,) = [line for line in messages if "new:" in line]
     assert "different outputs: emu owl here, cat dog in the loaded weights" in new
     names = new.split(": ")[1].split()
     state = model_of(source)
     heads = [name for name in state if state[name].shape[:1] == (2,)]
     assert names == heads and len(heads) == 2
-    assert any(f"{len(state) - 2} of {len(state)} from {source.folder}" in line for line in said)
+    assert any(f"{len(state) - 2} of {len(state)} from {source.folder}" in line for line in messages)
 
 
 def test_frozen_modules_and_their_running_statistics_do_not_change(
@@ -196,8 +196,9 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
     chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
     with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens differ"):
         notes(*TEXT, *text(tmp_path, "abcdxyz"), *chosen)
-    said = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)  # the same characters, in a different order in the text
-    assert not any("new:" in line for line in said)
+    # The same characters, in a different order in the text.
+    messages = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
+    assert not any("new:" in line for line in messages)
     (tmp_path / "abcdefg.txt").unlink()
     with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined"):
         notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
@@ -214,9 +215,9 @@ def test_weights_of_other_programs_are_loaded_except_for_the_head(
     else:
         named = {f"module.{name}": value for name, value in state.items()} if form == "parallel" else state
         torch.save({"state_dict": named, "epoch": 3} if form == "wrapped" else named, file)
-    said = notes(*MLP, *animals, "transfer=finetune", f"transfer.weights={file}")
-    assert any(f"{len(state) - 2} of {len(state)} from {file}" in line for line in said)
-    assert any("different outputs: cat dog here, unknown in the loaded weights" in line for line in said)
+    messages = notes(*MLP, *animals, "transfer=finetune", f"transfer.weights={file}")
+    assert any(f"{len(state) - 2} of {len(state)} from {file}" in line for line in messages)
+    assert any("different outputs: cat dog here, unknown in the loaded weights" in line for line in messages)
 
 
 def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(
@@ -305,8 +306,8 @@ def test_the_output_layer_of_a_segmenter_is_kept_only_for_the_same_class_names_i
     small = [*cells, "data.image_size=8", "data.batch_size=6"]
     source = train(*small, "data.class_names=[rest,cell,wall]", "trainer.max_steps=1")
     chosen = ["transfer=freeze", f"transfer.weights={source.folder}"]
-    said = notes(*small, "data.class_names=[rest,wall,cell]", *chosen)
-    (new,) = [line for line in said if "new:" in line]
+    messages = notes(*small, "data.class_names=[rest,wall,cell]", *chosen)
+    (new,) = [line for line in messages if "new:" in line]
     assert "output.weight output.bias" in new
     assert "different outputs: rest wall cell here, rest cell wall in the loaded weights" in new
     assert not any("new:" in line for line in notes(*small, "data.class_names=[rest,cell,wall]", *chosen))

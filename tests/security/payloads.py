@@ -38,7 +38,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
 # Representative payloads, for tests in which all of them would take too long.
 FEW = ("torch.load", "os.system", "evil.Model")
 # Keys of a run's configuration at which a node is inserted.
-PLACES = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
+KEYS = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
 # Commands that build the configuration of the run folder ``sent``.
 COMMANDS = [
     ["resume", "sent", "trainer.max_steps=4"],

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from hydra.utils import instantiate
-from payloads import FEW, PAYLOADS, PLACES, SMALL, node, rejected
+from payloads import FEW, KEYS, PAYLOADS, SMALL, node, rejected
 
 
-def as_overrides(place: str, value: dict[str, Any]) -> list[str]:
+def as_overrides(key: str, value: dict[str, Any]) -> list[str]:
     """Return a node as overrides."""
-    if "." in place:
-        return [f"++{place}={as_words(value)}"]
-    return [f"++{place}.{name}={as_words(item)}" for name, item in value.items()]
+    if "." in key:
+        return [f"++{key}={as_words(value)}"]
+    return [f"++{key}.{name}={as_words(item)}" for name, item in value.items()]
 
 
 def as_words(value: Any) -> str:
@@ -41,11 +41,9 @@ def test_a_payload_on_the_command_line_is_rejected(
     assert f"got {target}" in rejected(capsys, *as_overrides("model", node(target)), *SMALL)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_a_payload_is_rejected_at_every_key(
-    payload_folder: Path, capsys: pytest.CaptureFixture[str], place: str
-) -> None:
-    rejected(capsys, *as_overrides(place, node("evil.Model")), *SMALL)
+@pytest.mark.parametrize("key", KEYS)
+def test_a_payload_is_rejected_at_every_key(payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+    rejected(capsys, *as_overrides(key, node("evil.Model")), *SMALL)
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from payloads import COMMANDS, FEW, PAYLOADS, PLACES, Pickled, node, rejected
+from payloads import COMMANDS, FEW, KEYS, PAYLOADS, Pickled, node, rejected
 
 from dltrain.cli import main
 from dltrain.storage import run_dir
 
 
-def insert(config: dict[str, Any], place: str, value: Any) -> None:
+def insert(config: dict[str, Any], key: str, value: Any) -> None:
     """Insert a value into a configuration."""
-    *parents, name = place.split(".")
+    *parents, name = key.split(".")
     for parent in parents:
         config = config[parent]
     config[name] = value
@@ -44,21 +44,21 @@ def test_a_payload_in_a_run_folder_is_rejected(run_copy: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    "place",
+    "key",
     [
         *("model", "optimizer.schedule.inner", "trainer"),
         *(
-            pytest.param(place, marks=pytest.mark.slow)
-            for place in (*PLACES, "device", "regularization", "seed")
-            if place not in ("model", "optimizer.schedule.inner")
+            pytest.param(key, marks=pytest.mark.slow)
+            for key in (*KEYS, "device", "regularization", "seed")
+            if key not in ("model", "optimizer.schedule.inner")
         ),
     ],
 )
 def test_a_payload_at_any_key_of_a_run_folder_is_not_run(
-    run_copy: Path, capsys: pytest.CaptureFixture[str], place: str
+    run_copy: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     content = yaml.safe_load((run_copy / "job.yaml").read_text())
-    insert(content["config"], place, node("evil.Model"))
+    insert(content["config"], key, node("evil.Model"))
     (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
     for words in COMMANDS:
         # Commands that only read weights need not build an optimizer.

@@ -174,11 +174,11 @@ def test_equal_states_give_equal_bytes_before_and_after_loading(tmp_path: Path) 
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, place: float) -> None:
+@pytest.mark.parametrize("position", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, position: float) -> None:
     file = save(checkpoints, 5)
     content = bytearray(file.read_bytes())
-    content[int(place * len(content))] ^= 1
+    content[int(position * len(content))] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoints.load("last.pt")
@@ -225,8 +225,8 @@ def test_without_a_manifest_the_newest_valid_checkpoint_is_found(
 ) -> None:
     save(checkpoints, 3, 3.0)
     file = save(checkpoints, 5, 5.0)
-    place = checkpoints.path / "manifest.json"
-    place.unlink() if manifest is None else place.write_text(manifest)
+    manifest_file = checkpoints.path / "manifest.json"
+    manifest_file.unlink() if manifest is None else manifest_file.write_text(manifest)
     assert first_weight(checkpoints.load_newest()[1]) == 5
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:

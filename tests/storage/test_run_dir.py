@@ -99,17 +99,17 @@ def test_only_one_of_several_simultaneous_runs_gets_the_folder(tmp_path: Path) -
 def test_check_available_and_create_reject_an_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     # Not even root can write to /proc.
-    places = [
+    folders = [
         tmp_path / "file" / "x",
         tmp_path / "file",
         *(Path(p) / "dltrain" / "x" for p in ["/proc"] if os.path.isdir(p)),
     ]
-    for place in places:
+    for folder in folders:
         for check in (folder_checks.check_available, lambda path, root: run_dir.create(path, root, "x")):
             with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written"):
-                check(str(place), tmp_path)
-        with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {place}"):
-            folder_checks.check_available(None, place)
+                check(str(folder), tmp_path)
+        with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {folder}"):
+            folder_checks.check_available(None, folder)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
 
 

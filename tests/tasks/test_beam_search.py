@@ -1,4 +1,4 @@
-"""Beam search against a greedy loop and an exhaustive search."""
+"""Beam search, compared with a greedy loop and an exhaustive search."""
 
 import itertools
 from typing import Any
@@ -16,7 +16,7 @@ LENGTHS = torch.tensor([5, 1, 7, 3, 6, 2])
 
 
 def model_and_state(seed: int, scale: float = 4.0) -> tuple[Seq2Seq, dict[str, Any]]:
-    """Return a model whose random outputs differ from step to step, and its state after six sources."""
+    """Return a model whose random outputs differ from step to step, and its state after reading six sources."""
     torch.manual_seed(seed)
     model = Seq2Seq(9, VOCABULARY, hidden_size=8).double().eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Translation: the loss without padding, teacher forcing, metrics of translations, and their pictures."""
+"""Translation: the loss without padding, teacher forcing, metrics, predictions, and logged media."""
 
 import importlib.util
 import math
@@ -102,7 +102,7 @@ def test_teacher_forcing_falls_linearly_and_then_the_model_reads_its_own_tokens(
 
 
 class Echo(nn.Module):
-    """Sequence-to-sequence model that copies its source, and puts `wrong` in place of the token 8."""
+    """Sequence-to-sequence model that copies its source and replaces token 8 by `wrong`."""
 
     def __init__(self, wrong: int = 8) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def test_accuracy_counts_the_tokens_before_padding_over_all_batches() -> None:
 
 
 @NEEDS_SACREBLEU
-def test_an_unknown_word_is_never_a_right_translation() -> None:
+def test_an_unknown_word_never_counts_as_a_correct_translation() -> None:
     whole = copies()
     unknown = {
         name: torch.where(value == 8, UNKNOWN, value) if name == "targets" else value for name, value in whole.items()
@@ -156,7 +156,7 @@ def test_an_unknown_word_is_never_a_right_translation() -> None:
     assert found["token_accuracy"] == 1 and found["exact_match"] < 1 and found["bleu"] < 100
 
 
-def test_only_some_examples_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "is_available", lambda: False)
     parts = [{name: value[row : row + 1] for name, value in copies().items()} for row in range(3)]
     assert task(length=9, decode_examples=2).evaluate(Echo(), parts).metrics["exact_match"] == 1
@@ -165,7 +165,7 @@ def test_only_some_examples_are_translated(monkeypatch: pytest.MonkeyPatch) -> N
     assert set(evaluation.metrics) == {"loss", "token_accuracy"} and found.show(Echo(), evaluation) == []
 
 
-def test_a_missing_sacrebleu_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_says_how_to_install_sacrebleu_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "is_available", lambda: False)
     note = task().fit_baselines([copies()], None)
     assert note is not None and "pip install 'dltrain[text]'" in note
@@ -179,7 +179,7 @@ def test_a_prediction_is_a_translation_with_its_score() -> None:
     assert all(line["score"] == pytest.approx(0, abs=1e-4) for line in lines)
 
 
-def test_the_log_has_translations_and_the_attention_of_models_that_have_it() -> None:
+def test_translations_and_attention_weights_are_shown() -> None:
     for attention in ("additive", "none"):
         model = network(attention=attention)
         evaluation = task().evaluate(model, [batch()])
