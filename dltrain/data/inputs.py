@@ -103,12 +103,20 @@ class InputFile:
     def errors_as_input(self) -> Iterator[None]:
         """Raise ConfigError and OSError as ConfigError with the key ``INPUT n`` instead of a key of training."""
         try:
-            yield
-        except ConfigError as error:
-            raise ConfigError(*(re.sub(r"^[\w.]+:", f"INPUT {self.number}:", p) for p in error.problems)) from error
+            with errors_as(f"INPUT {self.number}"):
+                yield
         except OSError as error:
             expected = f"a readable file at {self.path}"
             raise ConfigError(format_error(f"INPUT {self.number}", expected, error.strerror or str(error))) from error
+
+
+@contextmanager
+def errors_as(key: str) -> Iterator[None]:
+    """Raise ConfigError with another key."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(*(re.sub(r"^[\w.]+:", f"{key}:", line) for line in error.problems)) from error
 
 
 def check_inputs(names: Iterable[str]) -> None:

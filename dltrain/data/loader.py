@@ -121,8 +121,8 @@ class Batches:
                 yield {}
                 continue
             # A single example keeps all threads, as the order of a sum over a whole tensor depends on their number.
-            beside = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
-            with torch.no_grad(), leave_cores(beside):
+            workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
+            with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
             parts = [value.split(sizes) for value in batch.values()]
             skip = max(0, start - first)

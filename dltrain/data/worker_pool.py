@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Compute with one thread less for each worker process, as threads that wait for the next operation use a core."""
+    """Compute with one thread less per worker process, at least one: threads that wait for an operation use a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield

@@ -151,7 +151,7 @@ def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
         for box in picture.boxes[~good]
     ]
     kept = np.flatnonzero(good)
-    names, crowds = tuple(picture.names[place] for place in kept), tuple(picture.crowds[place] for place in kept)
+    names, crowds = tuple(picture.names[index] for index in kept), tuple(picture.crowds[index] for index in kept)
     return replace(picture, boxes=boxes[good], names=names, crowds=crowds), lines
 
 

@@ -146,9 +146,9 @@ def crop_window(
         aspect: Aspect ratio of the result relative to that of the image, if they differ.
     """
     area, stretch, x, y = map(np.float32, drawn)
-    least, rest = np.float32(augmentation.min_area), np.float32(1 - augmentation.min_area)
+    minimum, rest = np.float32(augmentation.min_area), np.float32(1 - augmentation.min_area)
     exponent = (np.float32(2) * stretch - ONE) * np.float32(math.log(augmentation.max_stretch))
-    share = _by_torch(torch.sqrt, least + rest * area)
+    share = _by_torch(torch.sqrt, minimum + rest * area)
     factor = _by_torch(torch.sqrt, _by_torch(torch.exp, exponent) * np.float32(aspect))
     across, along = min(share * factor, ONE), min(share / factor, ONE)
     return x * (ONE - across) * np.float32(width), y * (ONE - along) * np.float32(height), across, along

@@ -61,7 +61,7 @@ class CutMix(nn.Module):
         """Blend the examples of a batch."""
         first, second, order, x, y = uniform(keys, 5).unbind(1)
         side, partner, inputs = (1 - symmetric_beta(first, second, self.alpha)).sqrt(), order.argsort(), batch["inputs"]
-        rows, columns = (_inside(place, side, size) for place, size in zip((y, x), inputs.shape[-2:], strict=True))
+        rows, columns = (_inside(center, side, size) for center, size in zip((y, x), inputs.shape[-2:], strict=True))
         pasted = rows[:, :, None] & columns[:, None, :]
         share = 1 - pasted.float().mean((1, 2))
         everywhere = pasted.view(len(pasted), *[1] * (inputs.dim() - 3), *pasted.shape[1:])  # in each channel and frame
@@ -95,5 +95,5 @@ def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 def _inside(center: Tensor, side: Tensor, size: int) -> Tensor:
     """Return a mask (B, size) of the pixels within half a side of a center, both given relative to the size."""
-    places = (torch.arange(size, device=center.device) + 0.5) / size
-    return (places - center[:, None]).abs() < 0.5 * side[:, None]
+    positions = (torch.arange(size, device=center.device) + 0.5) / size
+    return (positions - center[:, None]).abs() < 0.5 * side[:, None]

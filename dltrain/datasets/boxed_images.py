@@ -101,10 +101,10 @@ class BoxedImages:
         counts: Counter[str] = Counter()
         for number, window in self.parts:
             picture = self.pictures[number]
-            places = np.flatnonzero(~np.array(picture.crowds, dtype=bool))
+            indices = np.flatnonzero(~np.array(picture.crowds, dtype=bool))
             if window is not None:
-                _, places = cut_boxes(picture.boxes[places], places, window, self.visible)
-            counts.update(picture.names[place] for place in places)
+                _, indices = cut_boxes(picture.boxes[indices], indices, window, self.visible)
+            counts.update(picture.names[index] for index in indices)
         return counts
 
     def example(self, index: int, key: int | None) -> Boxed:

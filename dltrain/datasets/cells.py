@@ -123,10 +123,10 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
     numbers = np.full(len(words), np.nan)
     if not re.search(f"^(?:{pattern.pattern})$", "\n".join(words), re.ASCII | re.MULTILINE):
         return numbers  # one search shows that no word is a number
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if pattern.fullmatch(word):
             digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)
-            numbers[place] = float(digits.replace(decimal, POINT))
+            numbers[index] = float(digits.replace(decimal, POINT))
     return np.where(np.isfinite(numbers), numbers, np.nan)
 
 

@@ -37,5 +37,5 @@ class Cutout(nn.Module):
     def _erased(self, drawn: Tensor, size: int) -> Tensor:
         """Return which rows or columns of each image are erased, bool (B, size)."""
         first = (drawn * size).long() - self.side // 2
-        places = torch.arange(size, device=drawn.device)
-        return (places >= first[:, None]) & (places < first[:, None] + self.side)
+        positions = torch.arange(size, device=drawn.device)
+        return (positions >= first[:, None]) & (positions < first[:, None] + self.side)

@@ -72,8 +72,8 @@ def find_languages(
             found.append((numbers[1] + days[1], language, numbers[0], days[0]))
             if code == "en" and found[0][0] == 0:
                 break
-    least = min((count for count, *_ in found), default=0)
-    return [(language, numbers, days) for count, language, numbers, days in found if count == least]
+    fewest = min((count for count, *_ in found), default=0)
+    return [(language, numbers, days) for count, language, numbers, days in found if count == fewest]
 
 
 def spell(numbers: Mapping[str, int], lists: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -232,4 +232,4 @@ def _hold_out(numbers: list[int], fraction: float, block: int) -> tuple[list[int
     """Return the pictures to keep and those to hold out, in blocks of consecutive ones."""
     blocks = [numbers[start : start + block] for start in range(0, len(numbers), block)]
     kept, held_out = (part.sort().values.tolist() for part in hold_out(len(blocks), fraction))
-    return [n for place in kept for n in blocks[place]], [n for place in held_out for n in blocks[place]]
+    return [n for index in kept for n in blocks[index]], [n for index in held_out for n in blocks[index]]

@@ -92,6 +92,6 @@ def _safe_network() -> Iterator[None]:
 
 def _move_files(source: Path, target: Path) -> None:
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
-        place = target / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(file, place)
+        destination = target / file.relative_to(source)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, destination)

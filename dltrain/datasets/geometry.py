@@ -122,11 +122,11 @@ def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: boo
         values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> the same as values
     """
     count, channels, height, width = values.shape
-    x, y = (place.floor().long() for place in _coordinates(matrix, height, width, aligned))
+    x, y = (position.floor().long() for position in _coordinates(matrix, height, width, aligned))
     inside = ((x >= 0) & (x < width)) & ((y >= 0) & (y < height))
-    places = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-    places = places.view(count, 1, height * width).expand(-1, channels, -1)
-    moved = values.flatten(2).gather(2, places).view(values.shape)
+    indices = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    indices = indices.view(count, 1, height * width).expand(-1, channels, -1)
+    moved = values.flatten(2).gather(2, indices).view(values.shape)
     return torch.where(inside[:, None], moved, outside)
 
 

@@ -97,8 +97,8 @@ def _draw(numbers: Tensor, frames: int, size: int) -> Tensor:
     form, shade, level, moment, *path = drawn[:, :DRAWN, None].unbind(1)
     noise = drawn[:, DRAWN:].view(-1, frames, size, size)
     moments = (torch.arange(frames) + moment) / frames
-    places = _path(numbers % len(MOTIONS), moments, path)
-    covered = _cover((form * FORMS).floor(), *places, size=size)
+    pose = _path(numbers % len(MOTIONS), moments, path)
+    covered = _cover((form * FORMS).floor(), *pose, size=size)
     background = 30 + 50 * shade[..., None, None]
     levels = background + (140 + 60 * level[..., None, None] - background) * covered + NOISE * (noise - 0.5)
     return levels.clamp(0, 255).byte()
@@ -125,8 +125,8 @@ def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor,
 def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:
     """Return how much of each pixel a shape covers, (count, frames, size, size), from 0 to 1."""
     x, y, angle, radius, form = (value[..., None, None] for value in (x, y, angle, radius, form))
-    places = (torch.arange(size) + 0.5) / size
-    across, down = (places - x + 0.5) % 1 - 0.5, (places[:, None] - y + 0.5) % 1 - 0.5  # what leaves enters again
+    positions = (torch.arange(size) + 0.5) / size
+    across, down = (positions - x + 0.5) % 1 - 0.5, (positions[:, None] - y + 0.5) % 1 - 0.5  # wraps around
     along = (across * angle.cos() + down * angle.sin()) / radius
     upward = (down * angle.cos() - across * angle.sin()) / radius
     bar = _box(along, upward, 0.0, 0.0, 1.0, 0.35)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
-from dltrain.data.inputs import InputFile, InputFiles
+from dltrain.data.inputs import InputFile, InputFiles, errors_as
 from dltrain.data.plans import ByLength
 from dltrain.data.ragged import padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
@@ -41,8 +41,8 @@ class Parallel:
         header: Whether the first line of a table names the columns.
         tokens: ``words`` (and symbols), ``characters``, or ``bpe``: byte pair encoding, by the package tokenizers.
         lowercase: Whether to convert texts to lower case.
-        min_count: Occurrences in the training texts below which a piece is unknown, at least 1.
-        max_words: Maximum size of each vocabulary, at least 1.
+        min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
+        max_words: Maximum number of pieces in each vocabulary, at least 1.
         max_length: Maximum number of tokens of a text; pairs with a longer one are left out. At least 1.
         max_tokens: Maximum number of tokens per training batch including padding, of sources and of targets; replaces
             ``batch_size``. None to use ``batch_size``.
@@ -169,9 +169,10 @@ class Parallel:
         return [*lines, splits_line({name: len(part) for name, part in zip(SPLITS, self.parts, strict=True)}, "pairs")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read one source per line of a text file, the column of sources of a table, or a text of the command line."""
+        """Read one source per line of a text file, the column of sources of a table, or a text on the command line."""
         if files.text is not None:
-            yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
+            with errors_as("--text"):
+                yield encode_inputs([files.text], [{"input": "--text"}], self.vocabularies[0])
         if files.names or files.text is None:
             for file in InputFiles(files.names, None, files.batch_size).expand(
                 "a text file or table", (*LINES, *TABLES)

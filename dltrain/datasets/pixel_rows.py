@@ -62,7 +62,7 @@ def read_rows(
     if not (header := _names(first, delimiter)):
         expected = f"a header with the column names in {path}"
         raise ConfigError(format_error("data.path", expected, "an empty first line" if first else "an empty file"))
-    places = [_place(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
+    indices = [_index_of(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
     rows = csv.reader(lines, delimiter=delimiter)
     with warnings.catch_warnings(action="error", category=DeprecationWarning):  # NumPy below 2.3 only warns about text
         while (row := _next(rows, path)) is not None:
@@ -70,7 +70,7 @@ def read_rows(
                 continue
             line = 1 + rows.line_num
             try:
-                pixels, *rest = _cells(row, header, places)
+                pixels, *rest = _cells(row, header, indices)
                 picture = parse_picture(pixels, side)
             except ValueError as error:
                 bad.add(f"data.path: {error}".replace(" in it", f" in line {line} of {path}", 1))
@@ -110,7 +110,7 @@ def _names(line: str, delimiter: str) -> list[str]:
     return [name.strip() for name in next(csv.reader([line.strip()], delimiter=delimiter), [])]
 
 
-def _place(header: list[str], key: str, name: str, path: Path) -> int:
+def _index_of(header: list[str], key: str, name: str, path: Path) -> int:
     if name in header:
         return header.index(name)
     hint = suggest(name, header)
@@ -127,7 +127,7 @@ def _next(rows: Iterator[list[str]], path: Path) -> list[str] | None:
         raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
 
 
-def _cells(row: list[str], header: list[str], places: list[int]) -> list[str]:
+def _cells(row: list[str], header: list[str], indices: list[int]) -> list[str]:
     if len(row) != len(header):
         raise ValueError(f"expected {len(header)} cells in it, got {len(row)}")
-    return [row[place].strip() for place in places]
+    return [row[index].strip() for index in indices]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 
 from dltrain.data.checks import at_least
-from dltrain.data.inputs import InputFiles
+from dltrain.data.inputs import InputFiles, errors_as
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, encode_inputs, read_lines
@@ -22,8 +22,8 @@ MIN_SEQUENCES = 8
 class Reversal:
     """Sequences of random letters, each with its reverse as the target; they do not depend on the seed of a run.
 
-    To write the first letter of the target, a model must remember the whole source: a test of its memory, or of its
-    attention, which can read the source backwards.
+    To write the target, a model must remember the whole source: a test of its memory, or of its attention, which can
+    read the source backwards.
 
     Args:
         sequences: Number of sequences: 90 % for training, 5 % each for validation and test; at least 8.
@@ -62,9 +62,10 @@ class Reversal:
         return Splits(train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read sequences of letters, with or without spaces: the lines of text files, or one of the command line."""
+        """Read sequences of letters, with or without spaces: the lines of text files, or one on the command line."""
         if files.text is not None:
-            yield encode_inputs([files.text], [{"input": "--text"}], self.vocabulary)
+            with errors_as("--text"):
+                yield encode_inputs([files.text], [{"input": "--text"}], self.vocabulary)
         if files.names or files.text is None:
             for file in InputFiles(files.names, None, files.batch_size).expand("a text file", LINES):
                 with file.errors_as_input():

@@ -44,7 +44,7 @@ def as_ragged(encoded: Iterable[list[int]], end: bool = False) -> Ragged:
 
 
 def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: Vocabulary) -> Inputs:
-    """Return texts to translate.
+    """Return the tokens of texts to translate.
 
     Raises:
         ConfigError: A text is empty; the message names its line.
@@ -52,14 +52,14 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: 
     encoded = [vocabulary.encode(text) for text in texts]
     for name, tokens in zip(names, encoded, strict=True):
         if not tokens:
-            place = f" in line {name['line']} of {name['input']}" if "line" in name else ""
-            raise ConfigError(format_error("text", f"a text{place}", "an empty one"))
+            where = f" in line {name['line']} of {name['input']}" if "line" in name else ""
+            raise ConfigError(format_error("text", f"a text{where}", "an empty one"))
     rows: dict[str, Tensor | Ragged] = {"source": as_ragged(encoded)}
     return Inputs(rows, names)
 
 
 def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
-    """Yield the lines of a text file as texts to translate, ``size`` at a time; there is at least one."""
+    """Yield the lines of a text file as texts to translate, at most ``size`` at a time; there is at least one."""
     try:
         with file.open_text() as lines:
             numbered = enumerate((line.rstrip("\r\n") for line in lines), 1)

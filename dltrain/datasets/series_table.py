@@ -163,7 +163,7 @@ def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row:
     """Reject a repeated time, and suggest the column that distinguishes several series."""
     times = pd.factorize(time_column.dates.times)[0][series.rows]
     first = int(np.flatnonzero(times == times[row])[0])
-    lines = [int(table.lines[series.rows[place]]) for place in (first, row)]
+    lines = [int(table.lines[series.rows[index]]) for index in (first, row)]
     got = f"{time_column.cells[series.rows[row]]} in lines {lines[0]} and {lines[1]}"
     hint = "Remove one of them"
     for other in sorted(range(len(table.header)), key=table.is_numeric):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
-from dltrain.data.inputs import InputFiles
+from dltrain.data.inputs import InputFiles, errors_as
 from dltrain.data.loader import Batch
 from dltrain.data.plans import Streams
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
@@ -110,7 +110,8 @@ class Text:
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read whole texts, each followed by the token -1, as the next token is unknown."""
         if files.text is not None:
-            yield _whole_text("--text", self.tokenizer.encode(files.text), key="--text")
+            with errors_as("--text"):
+                yield _whole_text("--text", self.tokenizer.encode(files.text))
         if files.names or files.text is None:
             for file in replace(files, text=None).expand("a text file"):
                 with file.errors_as_input():
@@ -157,9 +158,9 @@ def _check_stride(stride: int | None, streams: bool, context_length: int) -> int
     return at_least("data.stride", stride, 1)
 
 
-def _whole_text(name: str, tokens: list[int], key: str = "INPUT") -> Inputs:
+def _whole_text(name: str, tokens: list[int]) -> Inputs:
     if not tokens:
-        raise ConfigError(format_error(key, "a text of at least one character", "an empty text"))
+        raise ConfigError(format_error("text", "a text of at least one character", "an empty text"))
     return Inputs({"tokens": torch.tensor([[*tokens, UNKNOWN]])}, [{"input": name}])
 
 

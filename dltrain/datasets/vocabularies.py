@@ -52,10 +52,11 @@ class Pieces:
 
 
 class BytePairs:
-    """Byte pair encoding of the bytes of a text, which therefore has no unknown tokens.
+    """Byte pair encoding of the bytes of a text, without unknown tokens.
 
     Args:
-        content: The tokenizer as JSON.
+        content: The tokenizer as JSON, in a list.
+        lowercase: Whether to convert texts to lower case.
 
     Source: Sennrich, Haddow and Birch 2016; on bytes, Radford et al. 2019 (GPT-2), section 2.2. By `tokenizers`.
     """

@@ -51,12 +51,12 @@ def split_ranges(rows: int, window: int, lead: int, validation: float, test: flo
 def min_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
     """Return the smallest number of rows above `rows` that gives each split a window."""
     # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
-    least = (window + horizon - 2) / (1 - validation - test)
-    least = max(least, *((horizon - 1) / part for part in (validation, test) if part))
-    least = max(least, (lead + horizon - 2) / (1 - test * bool(validation)))
+    bound = (window + horizon - 2) / (1 - validation - test)
+    bound = max(bound, *((horizon - 1) / part for part in (validation, test) if part))
+    bound = max(bound, (lead + horizon - 2) / (1 - test * bool(validation)))
     return next(
         number
-        for number in count(max(rows + 1, int(least)))
+        for number in count(max(rows + 1, int(bound)))
         if min(part.count_windows(horizon) for part in split_ranges(number, window, lead, validation, test).values())
         > 0
     )

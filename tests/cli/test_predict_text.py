@@ -47,7 +47,7 @@ def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
         (["-"], "Grüße €".encode(), "INPUT 1: expected characters of the training text"),
         (["-"], b"\xff", "INPUT 1: expected a text in UTF-8"),
         (["-"], b"", "INPUT 1: expected a text of at least one character"),
-        (["--text", "€"], b"", "expected characters of the training text"),
+        (["--text", "€"], b"", "--text: expected characters of the training text"),
         ([], b"", "INPUT: expected a text file, or - for standard input, got nothing"),
     ):
         result = predict(characters, *words, stdin=stdin)
