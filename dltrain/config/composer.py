@@ -17,7 +17,7 @@ from yaml import YAMLError
 from dltrain import redaction
 from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError, format_error, shorten
 
 # Sweep or not -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra can run arbitrary
 # code.
@@ -64,7 +64,8 @@ class Composer:
         typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
         allowed = module_names(content.get("allow_targets"))
         if allowed not in ([], module_names(typed)):
-            errors.append("allow_targets: not supported in YAML because it lets code run. Set it on the command line.")
+            reason = f"not supported in YAML because it lets code run, got {shorten(' '.join(allowed))}"
+            errors.append(f"allow_targets: {reason}. Set it on the command line.")
         if not self.sweep and OmegaConf.select(whole, "sweep.resume") is not None:
             errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:

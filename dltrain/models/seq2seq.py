@@ -40,7 +40,7 @@ class Attention(nn.Module):
         Args:
             queries: Decoder states (B, T, width).
             memory: Encoder states (B, S, memory_width).
-            keys: What `keys` returned for them (B, S, width).
+            keys: Output of `self.keys` for the encoder states (B, S, width).
             is_inside: Steps of the source that are not padding, bool (B, S).
         """
         if self.query is None or self.score is None:
@@ -68,9 +68,9 @@ class Seq2Seq(nn.Module):
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
     Source: Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015, section 3 (decoder with
-    attention, without input feeding); Press and Wolf 2017 (shared weights). Differs: additive attention, too, is
-    computed from the current state of the decoder and does not enter its recurrence, so that all steps of a training
-    batch are computed at once.
+    attention, without input feeding); Press and Wolf 2017 (shared weights).
+    Differs: additive attention is also computed from the current state of the decoder and does not enter its
+    recurrence, so that all steps of a training batch are computed at once.
     """
 
     def __init__(

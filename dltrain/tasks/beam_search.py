@@ -43,7 +43,7 @@ class Search:
     def __call__(self, model: Any, state: State) -> Found:
         """Return the best target of each source.
 
-        Pruning may remove the greedy target from a beam; it is searched separately, so that no score is below its own.
+        A beam may drop the greedy target, so it is searched separately: no score is below that of the greedy target.
 
         Args:
             model: ``model.forward(tokens (B, 1), state=state)`` returns logits (B, 1, vocabulary) and the next state.

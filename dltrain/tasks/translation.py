@@ -134,7 +134,7 @@ class Translation(Task):
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the translation of each source, and its log-probability per token to the power of the penalty."""
+        """Return the translation of each source, and its log-probability divided by a power of its length."""
         found = self.search(model, read_source(model, batch))
         texts = map(self.text, self._cut(found.tokens))
         return [{"translation": text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
@@ -216,7 +216,7 @@ def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """Return the state of a model that has read the source, before the first token of the target.
 
     Raises:
-        ConfigError: The model is not one that reads a source.
+        ConfigError: The model does not return a state for a source.
     """
     state = ask(model, {name: value for name, value in batch.items() if name not in ("previous", "targets")})
     if not isinstance(state, dict):

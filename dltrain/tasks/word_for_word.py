@@ -5,20 +5,20 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-MOST = 20_000  # pairs from which the dictionary is made
-BITS = 24  # of a token in a key
+MAX_PAIRS = 20_000  # pairs after which no further batch is read
+BITS = 24  # bits of a token in a key
 MASK = 2**BITS - 1
 
 
 class WordForWord:
-    """Translation of each token of a source by the token that goes with it most, without regard to order.
+    """Translation of each source token by the target token most associated with it, in the order of the source.
 
     The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where ``n``
     is the number of training pairs that contain a token, or both. Tokens of no training pair are left out.
 
     Args:
-        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``. About `MOST`
-            examples are read.
+        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``. About
+            `MAX_PAIRS` examples are read at most.
         excluded: Tokens of targets that are not words, such as padding.
 
     Source: Dice 1945; as a score of translations, Smadja, McKeown and Hatzivassiloglou 1996, section 6.
@@ -28,7 +28,7 @@ class WordForWord:
         marks, self.pairs = torch.tensor(list(excluded)), 0
         joint, left, right = [], [], []
         for batch in train:
-            if self.pairs >= MOST:
+            if self.pairs >= MAX_PAIRS:
                 break
             self.pairs += len(batch["inputs"])
             sources, is_source = _sources(batch)

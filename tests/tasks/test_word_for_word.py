@@ -47,7 +47,7 @@ def test_a_source_is_translated_token_by_token_without_unseen_ones() -> None:
 
 
 def test_only_some_batches_are_read(monkeypatch) -> None:
-    monkeypatch.setattr(word_for_word, "MOST", 25)
+    monkeypatch.setattr(word_for_word, "MAX_PAIRS", 25)
     batches = itertools.repeat(batch(drawn(10)))
     assert WordForWord(batches, (PAD, END)).pairs == 30
 
