@@ -130,7 +130,7 @@ BOXES = [
 # Clips whose frames all have the same random transform.
 CLIPS = [
     *["model=cnn_lstm", "model.hidden_size=8", "data=moving_shapes", "data.clips=80", "data.image_size=16"],
-    *["data.batch_size=7", "augment.shift=2", "augment.contrast=0.3", "regularization.dropout=0.2"],
+    *["data.batch_size=7", "augment.shift=2", "regularization.dropout=0.2"],
     *["task._target_=gated.Classification", "trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=3"],
 ]
 
