@@ -34,7 +34,7 @@ def curves(run: Path) -> None:
 
 
 def terminal(run: Path) -> None:
-    """Print the run's log, without its times, as a terminal shows it."""
+    """Draw docs/terminal.svg: the run's log without times, with its first three epochs and its last one."""
     lines = [line[20:] for line in (run / "train.log").read_text().splitlines()]
     lines = [line.replace(str(run.parents[2]) + "/", "") for line in lines]
     epochs = [number for number, line in enumerate(lines) if line.startswith("epoch ")]

@@ -21,19 +21,22 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ConfigError: It is not JSON.
+        ConfigError: The file cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(format_error("data.path", f"{EXPECTED} in {path}", f"invalid JSON: {error}")) from None
+        raise ConfigError(
+            format_error("data.path", f"{EXPECTED} in {path}", f"a file that cannot be read as JSON: {error}")
+        ) from None
 
 
 def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:
     """Return the pictures of a file in the order of their paths; pictures without objects are kept.
 
     Raises:
-        ConfigError: An entry is incomplete or refers to nothing, or several files have the name of a picture.
+        ConfigError: An entry is incomplete or refers to an unknown image or category, or the name of a picture is that of
+            several files.
     """
     try:
         return _read(path, content, images, split)

@@ -55,7 +55,7 @@ class PairReader:
         self.notation, self.bad = Notation(header), bad
 
     def read(self) -> Pairs:
-        """Read all pairs, without those that have an empty text if they may be skipped.
+        """Read all pairs; pairs with an empty text are skipped or rejected, depending on `bad`.
 
         Raises:
             ConfigError: The files do not exist, are not text, or have different numbers of lines; a text is empty.

@@ -59,7 +59,11 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: 
 
 
 def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
-    """Yield the lines of a text file as texts to translate, at most ``size`` at a time; there is at least one."""
+    """Yield the lines of a text file as texts to translate, at most ``size`` at a time.
+
+    Raises:
+        ConfigError: The file is empty or not UTF-8, or a line is empty.
+    """
     try:
         with file.open_text() as lines:
             numbered = enumerate((line.rstrip("\r\n") for line in lines), 1)

@@ -1,4 +1,4 @@
-"""Read texts as a table: a CSV or JSON lines file, or a folder of text files per class."""
+"""Read texts as a table: from a JSON lines file, or from text files in one folder per class."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -25,7 +25,8 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
     """Read the ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
 
     Returns:
-        Columns ``text`` and ``label``, and the rows of each split that has a folder, if ``val`` or ``test`` has one.
+        A table with the columns ``text`` and ``label``, and the row indices of each split; the latter are empty
+        if there is neither a folder ``val`` nor ``test``.
 
     Raises:
         ConfigError: There are no such files, or one of them is not text.
@@ -49,10 +50,10 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
 
 
 def read_text(file: Path, bad: BadSamples | None = None) -> str | None:
-    """Return the text of a file, or None if it is not UTF-8 and may be skipped.
+    """Return the text of a file, or None if it cannot be read as UTF-8 and may be skipped.
 
     Raises:
-        ConfigError: The file cannot be read or may not be skipped.
+        ConfigError: The file cannot be read as UTF-8 and may not be skipped.
     """
     try:
         return file.read_text(encoding="utf-8-sig")

@@ -35,7 +35,7 @@ def describe_texts(
     if cut := int((lengths > max_length).sum()):
         lines.append(f"{count(cut, 'text')} cut after {max_length} words (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
-        lines.append(f"{count(copies, 'text')} of the validation and test splits are also in the training split")
+        lines.append(f"{count(copies, 'text')} of the validation and test splits also in the training split")
     lines += _target_lines(table, target, column, rows)
     return [*lines, splits_line({name: len(part) for name, part in rows.items()}, "texts")]
 

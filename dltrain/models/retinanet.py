@@ -31,7 +31,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
         max_boxes: Maximum number of detections per image.
 
     Source: Lin, Goyal, Girshick, He, Dollar 2017, "Focal loss for dense object detection".
-    Differs: as in torchvision, the loss of an image is divided by its own number of matched anchors.
+    Differs: as in torchvision, the L1 instead of the smooth L1 loss for boxes.
     """
 
     def __init__(

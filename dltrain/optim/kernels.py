@@ -55,9 +55,9 @@ def can_skip(optimizer: Any) -> bool:
 
 @contextmanager
 def scaler_skips(scaler: torch.amp.GradScaler, optimizer: Any, skip: Tensor | None) -> Iterator[None]:
-    """Make a loss scaler that has unscaled the gradients skip the step in this context if `skip` is true.
+    """Skip the scaler's step within this context if `skip` is true; the gradients must already be unscaled.
 
-    The overflows that it has found are restored on exit: its next scale does not depend on `skip`.
+    On exit, the scaler's own overflow flags are restored, so that its next scale does not depend on `skip`.
     """
     if skip is None:
         yield

@@ -75,8 +75,12 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
     if taken is None and not locked and folder_checks.has_foreign_lock(path):
         taken = run_files.LOCK
     if taken:
-        hint = f"It has {taken}." + f" To resume it: sweep.resume={path}" * (taken == run_files.SWEEP)
-        raise ConfigError(format_error("hydra.sweep.dir", "a folder that holds no sweep yet", path, hint))
+        hint = f"It contains {taken}." + f" To resume it: sweep.resume={path}" * (taken == run_files.SWEEP)
+        raise ConfigError(
+            format_error(
+                "hydra.sweep.dir", "a folder without a sweep, a run or entries named like its jobs", path, hint
+            )
+        )
 
 
 def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
@@ -90,7 +94,9 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
     wrong = list(_job_differences(path, _read_sweep(path), json.loads(json.dumps(content))))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
-        raise ConfigError(*wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep")
+        raise ConfigError(
+            *wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep, got another"
+        )
     return _lock_dir(path, "sweep.resume")
 
 
@@ -133,4 +139,4 @@ def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) ->
             wanted, got = (" ".join(job["overrides"]) for job in (was, is_now))
             yield f"job {number}: expected the overrides {wanted or 'none'}, got {got or 'none'}"
         for key, (wanted, got) in config_differences(was["config"], is_now["config"]).items():
-            yield f"job {number}: {key}: {wanted} in the sweep, {got} in this command"
+            yield f"job {number}: {key}: expected {wanted}, as in the sweep, got {got}"

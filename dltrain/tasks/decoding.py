@@ -61,8 +61,8 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
     """Yield an endless sequence of tokens after a prompt, (B,) each.
 
     Args:
-        model: A language model. A model with a method `start` reads each token once; other models read the last
-            ``length`` tokens again for each new token.
+        model: A language model. A model with a method `start` keeps a state and reads only the new token; other models
+            read the last ``length`` tokens again for each new token.
         prompt: Tokens (B, T), T at least 1.
         length: Maximum number of tokens that the model reads at once.
         noise: CPU generator of all random numbers, so that sampling during training does not change the run.

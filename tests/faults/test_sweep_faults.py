@@ -96,7 +96,7 @@ def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
     for more in ([f"sweep.resume={home}"], ["trainer.resume=never"]):
         second = dltrain(*arguments, *more)
         assert second.code == 2
-        assert f"process {child.pid} on " in second.stderr or "It has sweep.json" in second.stderr
+        assert f"process {child.pid} on " in second.stderr or "It contains sweep.json" in second.stderr
     assert status(home)["pid"] == child.pid
     child.kill()
 

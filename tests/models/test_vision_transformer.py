@@ -37,7 +37,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
-def test_default_patches_are_the_largest_with_at_least_seven_along_a_side_or_else_single_pixels(
+def test_default_patches_are_the_largest_up_to_16_pixels_with_at_least_seven_along_a_side(
     side: int, patch: int
 ) -> None:
     assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)

@@ -69,7 +69,7 @@ def test_a_new_sweep_is_rejected_in_a_folder_with_a_run_or_sweep(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / name).write_text("{}")
     assert main.main([*DONE, "hydra.sweep.dir=taken"]) == 2
-    assert f"It has {name}." in capsys.readouterr().err
+    assert f"It contains {name}." in capsys.readouterr().err
     assert os.listdir(tmp_path / "taken") == [name]
 
 

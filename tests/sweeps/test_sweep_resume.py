@@ -90,14 +90,14 @@ def test_resuming_a_finished_sweep_changes_nothing(
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
-    assert "job 0: trainer.resume: never in the sweep, auto in this command" in capsys.readouterr().err
+    assert "job 0: trainer.resume: expected never, as in the sweep, got auto" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
         ("-m model=perceptron,mlp seed=1", "job 0: expected the overrides model=perceptron seed=0"),
-        ("-m model=perceptron,mlp seed=1", "job 1: seed: 0 in the sweep, 1 in this command"),
+        ("-m model=perceptron,mlp seed=1", "job 1: seed: expected 0, as in the sweep, got 1"),
         ("-m model=mlp,perceptron seed=0", "job 0: expected the overrides model=perceptron seed=0"),
         (
             "-m model=perceptron,mlp,gru seed=0",
@@ -105,7 +105,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ),
         (
             "-m model=perceptron,mlp seed=0 optimizer.lr=0.5",
-            "job 1: optimizer.lr: 0.005 in the sweep, 0.5 in this command",
+            "job 1: optimizer.lr: expected 0.005, as in the sweep, got 0.5",
         ),
         (
             "-m model=perceptron,mlp seed=0 hydra.sweep.dir=other",
@@ -139,7 +139,7 @@ def test_yaml_changed_since_the_sweep_began_is_reported(model_folder: Path, caps
     file = model_folder / "my_conf" / "model" / "broken.yaml"
     file.write_text(file.read_text().replace("hidden_size: 8", "hidden_size: 9"))
     assert main.main([*arguments, "sweep.resume=whole"]) == 2
-    assert "job 0: model.hidden_size: 8 in the sweep, 9 in this command" in capsys.readouterr().err
+    assert "job 0: model.hidden_size: expected 8, as in the sweep, got 9" in capsys.readouterr().err
 
 
 def test_damaged_result_files_leave_empty_cells_in_the_summary(

@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
-    """Return a run with default settings, and its components before training."""
+    """Return a run pretrained by contrastive divergence at a rate of 0.002, and its components before training."""
     return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
 
 
