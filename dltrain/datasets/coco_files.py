@@ -35,7 +35,7 @@ def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split:
     """Return the pictures of a file in the order of their paths; pictures without objects are kept.
 
     Raises:
-        ConfigError: An entry is incomplete or refers to an unknown image or category, or the name of a picture is that of
+        ConfigError: An entry is incomplete or refers to an unknown image or category, or a picture has the name of
             several files.
     """
     try:
