@@ -53,8 +53,7 @@ class TimeSeries:
         missing_words: Words that mean a missing value in this file, besides the usual ones.
         window: Steps that a model reads, at least 1.
         horizon: Steps that it predicts, at least 1.
-        season: Steps per season, at least 1. None takes that of the bundled series or infers it from the timestamps,
-            with 1 if that fails or there are fewer than three seasons.
+        season: Steps per season, at least 1; None infers it, 1 if that fails or there are fewer than three seasons.
         normalise: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
