@@ -15,7 +15,7 @@ MAX_BYTES = 2**26
 
 
 def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None) -> list[Annotated]:
-    """Return the picture of each file, in the order of the paths; pictures without objects are kept.
+    """Return the annotated picture of each file, sorted by path; pictures without objects are kept.
 
     Pascal VOC counts pixels from 1 and includes the last one. If any box begins at 0, these files count from 0,
     and their numbers are the edges of the boxes.
