@@ -1,4 +1,4 @@
-"""Find image files that cannot be decoded before training begins, without decoding all of them."""
+"""Find image files that cannot be decoded, before training and without decoding all files."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -52,13 +52,13 @@ def reject_unreadable(
         kind: Name of the examples for the message.
 
     Raises:
-        ConfigError: Some examples cannot be read; the message has their number and names the first one.
+        ConfigError: Some of the checked examples cannot be read; the message has their number and names the first one.
     """
     if bad.policy == "skip":
         return
     found = [line for example in examples[:limit] if (line := problem(example)) is not None]
     if found:
-        others = f" ({len(found):,} such {kind} in all)" if len(found) > 1 else ""
+        others = f" ({len(found):,} such {kind} among {min(limit, len(examples)):,})" if len(found) > 1 else ""
         hint = "Replace or delete it. data.on_bad_sample=skip skips such examples"
         raise ConfigError(f"data.path: expected readable {kind}, got {found[0]}{others}. {hint}.")
 

@@ -74,7 +74,7 @@ def iterate_json(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: A line is not an object, or there is none; the message names the line.
+        ConfigError: A line is not an object with at least one field (the message names the line), or there is no line.
     """
     records = _records(lines, path, bad or BadSamples())
     none = True
@@ -100,7 +100,7 @@ def _records(lines: Iterable[str], path: Path, bad: BadSamples) -> Iterator[tupl
             yield record, number
         else:
             got = record if isinstance(record, str) else json.dumps(record)[:50]
-            bad.add(format_error("data.path", f"a JSON object in line {number} of {path}", got))
+            bad.add(format_error("data.path", f"a JSON object with fields in line {number} of {path}", got))
 
 
 def _cell(value: Any) -> str:

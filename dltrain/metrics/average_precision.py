@@ -41,8 +41,8 @@ class AveragePrecision:
 
         Args:
             boxes: True boxes as left, top, right and bottom in pixels of the file, (M, 4).
-            kinds: Class of each box, from 1, (M,); 0 for padding. Minus the class marks a crowd region: detections
-                inside it are ignored.
+            kinds: Class of each box, from 1, (M,); 0 for padding. A negative class marks a crowd region of that
+                class: detections inside it are ignored.
             found: ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
         """
         image = len(self.images) + 1

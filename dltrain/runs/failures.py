@@ -32,11 +32,12 @@ def describe_out_of_memory(error: BaseException, components: Components) -> str:
     """Return the error, the peak memory, and settings that need less memory."""
     trainer, size = components.config["trainer"], components.data.batch_size
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    half = f"data.batch_size={max(1, size // 2)} trainer.accumulate={2 * trainer['accumulate']}"
+    half = f"data.batch_size={size // 2} trainer.accumulate={2 * trainer['accumulate']}"
+    same = "the same" if size % 2 == 0 else "nearly the same"
+    smaller = f"{half} ({same} optimizer steps), trainer.on_oom=shrink (splits batches automatically), "
     return (
         f"{first}. Batch size {size}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
-        f"Try {half} (the same optimizer steps), trainer.on_oom=shrink (splits batches automatically), "
-        "device.precision=bf16, or a smaller model"
+        f"Try {smaller if size > 1 else ''}device.precision=bf16, or a smaller model"
     )
 
 

@@ -124,7 +124,7 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
             hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
         known = "the fingerprint at the start of the run"
         lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
-        raise ConfigError(*lines, f"data: a run must resume with its original data. {hint}")
+        raise ConfigError(*lines, f"data: not supported because a run resumes with its original data only. {hint}.")
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:

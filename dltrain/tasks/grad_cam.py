@@ -15,8 +15,8 @@ AXES = 4  # of feature maps (B, channels, height, width)
 def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
     """Return how much each pixel supports the most likely class of its image.
 
-    The feature maps A are the last output with more than one pixel of any layer but a pooling to a fixed size. The
-    weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
+    The feature maps A are the output of the last layer that returns maps of more than one pixel; layers that pool to a
+    fixed size are ignored. The weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
     ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
 
     Args:

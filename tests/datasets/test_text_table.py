@@ -173,9 +173,9 @@ def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_p
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a", "label": 1}\nnonsense\n', r"a JSON object in line 2 of .*"),
-        ("[1, 2]\n", r"a JSON object in line 1 of .*"),
-        ("[" * 100_000 + "\n", r"a JSON object in line 1 of .*"),
+        ('{"text": "a", "label": 1}\nnonsense\n', r"a JSON object with fields in line 2 of .*"),
+        ("[1, 2]\n", r"a JSON object with fields in line 1 of .*"),
+        ("[" * 100_000 + "\n", r"a JSON object with fields in line 1 of .*"),
         ("", r"a JSON object in each line of .*, got no line"),
     ],
 )
