@@ -29,7 +29,11 @@ def annotations(constructor: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a plain value matches an annotation. Other classes accept all but None, other hints all."""
+    """Return whether a plain value matches an annotation.
+
+    A class that is not in `KINDS` accepts any value except None. An annotation that is not a class, such as a type
+    variable, accepts any value.
+    """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, part) for part in _without_tensors(parts))

@@ -38,8 +38,8 @@ class Npz:
     Args:
         path: The .npz file.
         validation: Fraction of the training arrays to hold out, in [0, 1).
-        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per
-            channel.
+        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or of the arrays if these
+            are floats on another scale than 0 to 1 or 0 to 255; one number, or one per channel.
         std: Images only: divisor of the result, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
@@ -207,5 +207,6 @@ def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
         return Spec(shape=example, size=steps * features, features=features, length=steps)
     if len(example) == 1 and dtype.kind in "fiub":
         return Spec(shape=example, size=example[0])
-    expected = "x_train of images (uint8 with 3 or 4 axes), sequences (float with 3 axes) or vectors (2 axes)"
+    images = f"images (3 axes, or 4 with at most {MAX_CHANNELS} channels)"
+    expected = f"x_train of {images}, sequences (float, 3 axes) or vectors (2 axes)"
     raise ConfigError(format_error("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))

@@ -41,7 +41,8 @@ def load(folder: Path) -> dict[str, Any] | None:
     file, known = folder / FITTED, Checkpoints(folder).fitted_sha256()
     if known is None and not file.exists():
         return None
-    hint = f"If the training data exist, dltrain resume {folder} writes it again"
+    more = f"dltrain resume {folder} trainer.epochs=N"
+    hint = f"To write it again from the training data, train for more epochs: {more}"
     if not file.is_file():
         raise CheckpointError(f"{file}: missing. {hint}")
     if damage := find_damage(file, known):

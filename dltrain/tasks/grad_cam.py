@@ -16,7 +16,8 @@ def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor
     """Return how much each pixel supports the most likely class of its image.
 
     The feature maps A are the output of the last layer that returns maps of more than one pixel; layers that pool to a
-    fixed size are ignored. The weight of a map is the mean gradient of the class score over its pixels, and negative sums are set to 0:
+    fixed size are ignored. The weight of a map is the mean gradient of the class score over its pixels, and negative
+    sums are set to 0:
     ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
 
     Args:
