@@ -38,8 +38,8 @@ class Npz:
     Args:
         path: The .npz file.
         validation: Fraction of the training arrays to hold out, in [0, 1).
-        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or of the arrays if these
-            are floats on another scale than 0 to 1 or 0 to 255; one number, or one per channel.
+        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or of the arrays if
+            these are floats on another scale than 0 to 1 or 0 to 255; one number, or one per channel.
         std: Images only: divisor of the result, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
