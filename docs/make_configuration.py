@@ -72,7 +72,7 @@ def rows_of(group: str, text: str) -> Iterator[Row]:
             continue
         key = ".".join([*filter(None, group.split("/")), *parents])
         if not match[4]:
-            raise ValueError(f"{key} has no comment on its meaning")
+            raise ValueError(f"{key}: expected a comment on its meaning, got none")
         target = str(content.get("_target_", ""))
         shown = re.sub(r"\$\{oc\.env:(\w+),\"(.*)\"\}", r"$\1, else \2", yaml_text(node))
         yield Row(f"`{key}`", match[4], accepted(key, node, target), f"`{shown}`")

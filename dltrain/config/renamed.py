@@ -53,7 +53,7 @@ def new_facts(text: str) -> str:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of the job.yaml of an earlier version with new names and unchanged reading of its data."""
+    """Convert the content of an earlier version's job.yaml to the new names, and keep how its data are read."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     data = config.get("data") or {}

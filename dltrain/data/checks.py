@@ -16,7 +16,7 @@ def at_least(key: str, value: int, minimum: int) -> int:
 
 
 def check_fraction(key: str, value: float, zero: bool = True) -> float:
-    """Return ``value`` if it lies in [0, 1), or in (0, 1) unless ``zero``."""
+    """Return ``value`` if it lies in [0, 1) or, if ``zero`` is false, in (0, 1)."""
     if not 0 <= value < 1 or (value == 0 and not zero):
         raise ConfigError(format_error(key, f"a fraction {'of at least' if zero else 'above'} 0 and below 1", value))
     return value

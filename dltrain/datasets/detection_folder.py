@@ -45,7 +45,7 @@ class DetectionFolder:
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
         split_by: ``picture`` divides the pictures among the splits; ``area`` divides each picture by rows of tiles: the
             lowest for testing, those above for validation.
-        block: Consecutive pictures, by name, that stay in one split, at least 1.
+        block: Number of consecutive pictures, in the order of their names, that are kept in one split, at least 1.
         validation: Fraction of training to hold out, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
@@ -205,8 +205,8 @@ class DetectionFolder:
             if len(files) and not sum(files.count_boxes().values()):
                 raise ConfigError(format_error("data.path", f"boxes in the pictures for {split}", "none"))
             if not len(files) and split != "val":
-                expected = f"pictures or areas that leave some for {split}"
-                raise ConfigError(format_error("data.block" if not self.by_area else "data.tile", expected, "none"))
+                key, size = ("data.tile", self.tile) if self.by_area else ("data.block", self.block)
+                raise ConfigError(format_error(key, f"a size that leaves pictures for {split}", size))
 
     def describe(self) -> list[str]:
         """Return lines about the pictures, splits and boxes that were found, and what is left out."""

@@ -79,7 +79,7 @@ def match_state_layout(optimizer: Any) -> None:
     Fused kernels check neither shape nor layout.
 
     Raises:
-        ValueError: The shape of a state differs from that of its weight.
+        ValueError: A state has another shape than its weight, or is not strided.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():
@@ -87,7 +87,7 @@ def match_state_layout(optimizer: Any) -> None:
                 continue
             expected = torch.Size() if name == "step" else weight.shape
             if value.shape != expected or value.layout != torch.strided:
-                found = f"{tuple(value.shape)}, expected {tuple(expected)}"
-                raise ValueError(f"the optimizer's {name} has shape {found}")
+                got = f"{tuple(value.shape)} in {value.layout}"
+                raise ValueError(f"the optimizer's {name}: expected shape {tuple(expected)}, strided, got {got}")
             if name != "step" and value.stride() != weight.stride():
                 state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

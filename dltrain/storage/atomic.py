@@ -17,7 +17,7 @@ TEMP_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)  # a name that `temp_path`
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace `path` in one step: readers see the old or the new content.
 
-    Not durable: after a power failure the file may have its old content.
+    Not durable: after a power failure the file may have its old content or be incomplete.
     """
     commit(write_temp(temp_path(path), lambda file: file.write(content)), path, durable=False)
 
