@@ -12,7 +12,9 @@ COLUMNS = ("layer", "kind", "output", "parameters", "multiply-adds", "receptive 
 def main(arguments: argparse.Namespace, started: float) -> int:
     """Compose the configuration, build its model on the meta device and print the summary."""
     if (arguments.input is None) != (arguments.outputs is None):
-        raise ConfigError("--input and --outputs: expected both or neither. Example: --input 3x32x32 --outputs 10")
+        got = "--outputs" if arguments.input is None else "--input"
+        hint = "Example: --input 3x32x32 --outputs 10"
+        raise ConfigError(f"--input and --outputs: expected both or neither, got only {got}. {hint}")
     job = compose(arguments.overrides, tuple(arguments.config_dir))
     from dltrain.runs.model_summary import summarize_job
 

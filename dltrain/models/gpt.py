@@ -19,7 +19,7 @@ class GPT(nn.Module):
         vocabulary, length, hidden_size, num_layers: At least 1.
         outputs: Equal to ``vocabulary``.
         num_heads: Number of attention heads; divides ``hidden_size``.
-        dropout: Dropout probability of the embeddings, attention weights and branches, in [0, 1).
+        dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
 
     When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
     full, it is computed again from the last half of the tokens, because their positions change.

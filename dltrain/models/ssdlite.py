@@ -17,7 +17,7 @@ from dltrain.models.layers import check_sizes
 
 SIZE = (320, 320)  # image size of the published network; images may have any size
 MAPS = 6
-IOU = 0.5  # minimum IoU of a default box with its true box
+IOU = 0.5  # minimum IoU of a match; the best default box of each true box is matched at any IoU
 
 
 class SSDLite(OneStage, ssd.SSD):
@@ -34,8 +34,8 @@ class SSDLite(OneStage, ssd.SSD):
 
     Source: Liu et al. 2016, "SSD: Single shot multibox detector"; Sandler et al. 2018, "MobileNetV2", section 6.2;
     Howard et al. 2019, "Searching for MobileNetV3", section 6.3.
-    Differs: losses are sums divided by the number of matched default boxes plus the number of images, so that means
-    over parts of a batch are exact.
+    Differs: each loss is a sum divided by the number of matched default boxes plus the number of images; the weighted
+    mean over chunks of a batch therefore equals the loss of the whole batch.
     """
 
     neg_to_pos_ratio: float
@@ -79,8 +79,8 @@ class SSDLite(OneStage, ssd.SSD):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the cross-entropy of classes, the smooth L1 loss of boxes, and their weight.
 
-        The cross-entropy is over the matched default boxes and, for each match, the three background boxes with the
-        largest loss.
+        The cross-entropy is summed over the matched default boxes and the background boxes with the largest loss, three
+        times as many as matches in each image (hard negative mining).
         """
         matches = match_priors(overlaps(boxes, real, anchors), IOU)
         matched = matches >= 0

@@ -13,7 +13,7 @@ class Transformer(nn.Module):
         features, length, outputs, hidden_size, num_layers: At least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
-        dropout: Dropout probability of the inputs, attention weights and branches, in [0, 1).
+        dropout: Dropout probability of the inputs, attention weights and residual branches, in [0, 1).
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise one per sequence.
         readout: Input of the output layer without ``each_step``: the ``last`` step, or the ``mean`` or ``max`` over all

@@ -40,7 +40,7 @@ class ViT(AdoptedNetwork):
         patch_size: Side of the patches in pixels, which divides height and width; None for the largest such size up to
             16 with at least 7 patches along the shorter side, 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
-        dropout: Dropout probability of the inputs and branches, in [0, 1).
+        dropout: Dropout probability of the inputs and residual branches, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1, for ``base``; Touvron et al. 2021,

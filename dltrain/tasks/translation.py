@@ -25,7 +25,9 @@ Decode = Callable[[list[int]], str]
 
 @dataclass(eq=False)
 class Translation(Task):
-    """Translation: cross-entropy between the model's outputs (B, T, vocabulary) and the targets (B, T) before padding.
+    """Translation: cross-entropy between the model's outputs (B, T, vocabulary) and the targets (B, T).
+
+    Padding is ignored.
 
     A batch has ``inputs`` (B, S), ``targets`` (B, T), which end with the token ``end``, and ``previous`` (B, T), the
     token before each target. The model returns the outputs of a whole batch; called with ``inputs`` alone, the state
@@ -73,7 +75,7 @@ class Translation(Task):
         self.search = Search(self.begin_token, self.end_token, excluded, self.length, self.beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per token of the target."""
+        """Return the facts for the model: one output per token of the target vocabulary."""
         return {"target_outputs": self.vocabulary}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -98,7 +100,10 @@ class Translation(Task):
         return Loss(total / count.clamp(min=1), count)
 
     def _sample_previous(self, model: nn.Module, batch: Batch, truth: float) -> Tensor:
-        """Return the outputs if each previous token is the true one with probability `truth`, else the most likely."""
+        """Return the outputs under scheduled sampling.
+
+        Each previous token is the true one with probability `truth`, otherwise the most likely one.
+        """
         state, outputs = read_source(model, batch), list[Tensor]()
         true = batch["previous"]
         is_true = torch.rand(true.shape, device=true.device) < truth
