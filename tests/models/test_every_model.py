@@ -3,6 +3,7 @@
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,15 @@ LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} |
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
-BUILT = [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in NAMES if n not in DETECTORS]
+WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
+
+
+def without(excluded: set[str]) -> list[Any]:
+    """Return the names of all other models as parameters of a test; those of larger models are slow."""
+    return [pytest.param(n, marks=pytest.mark.slow) if n in LARGER else n for n in NAMES if n not in excluded]
+
+
+BUILT = without(DETECTORS)
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
@@ -112,7 +121,7 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, key
 
 
-@pytest.mark.parametrize("name", [name for name in BUILT if "dropout" in inspect.signature(target(name)).parameters])
+@pytest.mark.parametrize("name", without(DETECTORS | WITHOUT_DROPOUT))
 def test_dropout_acts_only_in_training(name: str) -> None:
     model, x = build(name, FACTS.get(name, IMAGE), dropout=0.5), example(name)[1]
     assert not torch.equal(outputs_of(model, x)[0], outputs_of(model, x)[0])
