@@ -132,7 +132,7 @@ TABLE = {
     "loss_name": choice("mse", "l1", "huber"),
     "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),
     "critic_norm": choice("batch", "layer", "none"),
-    "tokens": choice("characters", "bytes"),
+    "tokens": choice("characters", "bytes", "words", "bpe"),
     "Parallel.tokens": choice("words", "characters", "bpe"),
     "beam": integer(1),
     "decode_examples": integer(0),

@@ -10,6 +10,7 @@ from torch import Tensor
 from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table
 from dltrain.datasets.describe import classes_line, count, splits_line
+from dltrain.datasets.subwords import Subwords
 from dltrain.datasets.text_columns import Target
 from dltrain.datasets.text_file import JSON
 from dltrain.datasets.words import UNKNOWN, Words
@@ -18,7 +19,13 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def describe_texts(
-    table: Table, text: int, target: Target, column: int, words: Words, max_length: int, parts: Mapping[str, Tensor]
+    table: Table,
+    text: int,
+    target: Target,
+    column: int,
+    words: Words | Subwords,
+    max_length: int,
+    parts: Mapping[str, Tensor],
 ) -> list[str]:
     """Return lines about the texts, the vocabulary, the column to predict and the splits."""
     cells = table.columns[text]
@@ -29,7 +36,8 @@ def describe_texts(
     lines += [
         f"texts: {table.header[text]}, {lengths.min()} to {lengths.max()} words ({lengths.mean():.0f} on average)"
     ]
-    lines += [f"vocabulary: {len(words.words):,} words of the training texts; {_unknown(encoded, cells.codes, rows)}"]
+    origin = "words of the training texts" if isinstance(words, Words) else "tokens of data.tokenizer"
+    lines += [f"vocabulary: {words.size:,} {origin}; {_unknown(encoded, cells.codes, rows)}"]
     if empty := int((lengths == 0).sum()):
         lines.append(f"{count(empty, 'text')} without a word")
     if cut := int((lengths > max_length).sum()):

@@ -20,10 +20,11 @@ from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
+from dltrain.datasets.subwords import Subwords, read_tokenizer
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.words import PAD, SPECIAL, Words
+from dltrain.datasets.words import PAD, SPECIAL, Words, as_tokens, own_tokenizer
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -57,7 +58,8 @@ class TextTable:
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
-        lowercase: Whether to convert texts to lower case.
+        tokenizer: A ``tokenizer.json`` of the package tokenizers, whose tokens replace words; None for no such file.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
@@ -82,6 +84,7 @@ class TextTable:
         column: str | None = None,
         header: bool = True,
         threshold: float | None = None,
+        tokenizer: str | None = None,
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
@@ -109,15 +112,15 @@ class TextTable:
         self._check_max_tokens()
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
-            self._fit(text, column, threshold, (validation, test), limits)
+            self._fit(text, column, threshold, (validation, test), limits, tokenizer)
         else:
             self._adopt(fitted)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
             length=length,
-            features=len(self.words.words),
-            tokens=self.words.tokens,
+            features=self.words.size,
+            tokens=as_tokens(self.words),
             **self.target.facts,
         )
 
@@ -128,6 +131,7 @@ class TextTable:
         threshold: float | None,
         shares: tuple[float, float],
         limits: tuple[bool, int, int],
+        tokenizer: str | None,
     ) -> None:
         """Read and split the texts, and fit the vocabulary and the target to the training texts."""
         self.table, folders = self._read()
@@ -139,12 +143,17 @@ class TextTable:
         train = self.parts[TRAIN].numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
-        self.words = Words.fit((cells[row] for row in train), *limits)
+        self.words: Words | Subwords = (
+            own_tokenizer([read_tokenizer(tokenizer)])
+            if tokenizer
+            else Words.fit((cells[row] for row in train), *limits)
+        )
 
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         return {
-            "words": self.words.words[len(SPECIAL) :],
+            "words": self.words.words[len(SPECIAL) :] if isinstance(self.words, Words) else [],
+            "tokenizer": self.words.content if isinstance(self.words, Subwords) else [],
             "lowercase": self.words.lowercase,
             "text": self.text_name,
             "target": list(astuple(self.target)),
@@ -152,7 +161,8 @@ class TextTable:
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        self.words = Words(fitted["words"], fitted["lowercase"])
+        own = fitted.get("tokenizer")
+        self.words = own_tokenizer(own) if own else Words(fitted["words"], fitted["lowercase"])
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)

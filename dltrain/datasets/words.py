@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from dltrain.data.tokens import Tokens
+from dltrain.datasets.subwords import Subwords, check_installed
 from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN = 0, 1
@@ -50,9 +51,9 @@ class Words:
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
 
     @property
-    def tokens(self) -> Tokens:
-        """The vocabulary as `Tokens`."""
-        return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, encode=self.encode, decode=self.decode)
+    def size(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.words)
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""
@@ -66,3 +67,14 @@ class Words:
 def split_words(text: str, lowercase: bool) -> list[str]:
     """Return the words and symbols of a text."""
     return WORD.findall(text.lower() if lowercase else text)
+
+
+def own_tokenizer(content: Sequence[str]) -> Subwords:
+    """Return a tokenizer of the user, whose tokens come after `SPECIAL`."""
+    check_installed("data.tokenizer: a file")
+    return Subwords(content, first=len(SPECIAL), unknown=UNKNOWN)
+
+
+def as_tokens(words: Words | Subwords) -> Tokens:
+    """Return a vocabulary as the fact `Tokens`."""
+    return Tokens(words.size, pad=PAD, unknown=UNKNOWN, encode=words.encode, decode=words.decode)

@@ -1,6 +1,6 @@
 """Sampling from language models, token by token."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ class Sampling:
         top_k: Draw from the ``top_k`` most likely tokens, at least 1; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
+        excluded: Tokens that are never drawn.
 
     Source: top-k, Fan, Lewis and Dauphin 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1.
     """
@@ -27,10 +28,13 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    excluded: tuple[int, ...] = ()
 
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
         """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU."""
         logits = logits.float().cpu()
+        if self.excluded:
+            logits = logits.index_fill(1, torch.tensor(self.excluded), -torch.inf)
         if self.temperature < GREEDY_BELOW:
             return logits.argmax(-1)
         ordered, tokens = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
@@ -78,14 +82,21 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
         logits, state = stepwise.forward(tokens.to(prompt.device)[:, None], state=state)
 
 
-def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes."""
-    waiting: list[int] = []
+def decode_stream(
+    tokens: Iterable[int], decode: Callable[[list[int]], str], before: Sequence[int] = ()
+) -> Iterator[str]:
+    """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes.
+
+    Args:
+        before: Tokens before them, whose text is not yielded again: the text of a token, such as the space before it,
+            may depend on the previous one.
+    """
+    context, waiting = list(before), list[int]()
     for token in tokens:
         waiting.append(token)
-        text = decode(waiting)
+        text = decode([*context, *waiting])
         if not text.endswith(REPLACEMENT):
-            yield text
-            waiting = []
+            yield text[len(decode(context)) :]
+            context, waiting = waiting, []
     if waiting:
-        yield decode(waiting)
+        yield decode([*context, *waiting])[len(decode(context)) :]

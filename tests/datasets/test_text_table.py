@@ -246,3 +246,18 @@ def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) 
     other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())
     with pytest.raises(ConfigError, match=r"^data.column: expected one of a, b in column label, line 1 of .*, got c"):
         other.evaluation()
+
+
+def test_a_tokenizer_of_the_user_replaces_the_words_and_is_kept_with_the_run(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel({"good": 0, "[UNK]": 1, "bad": 2}, unk_token="[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.save(str(tmp_path / "tokenizer.json"))
+    lines = [f"very {kind} film {number},{kind}" for number in range(10) for kind in ("good", "bad")]
+    (tmp_path / "a.csv").write_text("\n".join(["text,label", *lines]))
+    data = TextTable(str(tmp_path / "a.csv"), tokenizer=str(tmp_path / "tokenizer.json"))
+    assert data.spec.tokens.size == data.spec.features == 2 + 3
+    assert data.spec.tokens.encode("a bad good") == [UNKNOWN, 4, 2]
+    assert "vocabulary: 5 tokens of data.tokenizer" in "\n".join(data.describe())
+    restored = TextTable("gone.csv", tokenizer="gone.json", fitted=data.fit())
+    assert restored.spec.tokens.encode("a bad good") == [UNKNOWN, 4, 2]
