@@ -17,7 +17,8 @@ from dltrain.storage.atomic import write_atomic
 if TYPE_CHECKING:
     from dltrain.runs.assemble import Components
 
-TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p")
+TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p", "beam")
+DRAWING_FLAGS = ("temperature", "top_k", "top_p")
 EXAMPLE_FLAGS = {
     "count": "--count",
     "label": "--class",
@@ -69,10 +70,21 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _check_flags(arguments: argparse.Namespace, components: "Components", is_text: bool) -> None:
     """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text."""
     output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
-    flags = EXAMPLE_FLAGS if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
-    given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
+    flags = EXAMPLE_FLAGS if is_text else _flags(TEXT_FLAGS)
+    given = _given(arguments, flags)
     if given:
         raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
+    if arguments.beam is not None and (drawing := _given(arguments, _flags(DRAWING_FLAGS))):
+        reason = f"a beam search draws nothing at random, and {drawing[0]} changes how tokens are drawn"
+        raise ConfigError(f"--beam: not supported with {' '.join(drawing)} because {reason}")
+
+
+def _flags(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"--{name.replace('_', '-')}" for name in names}
+
+
+def _given(arguments: argparse.Namespace, flags: dict[str, str]) -> list[str]:
+    return [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
 
 
 def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:

@@ -147,6 +147,7 @@ class TextRequest:
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
+        beam: Width of the search for the most likely text, which draws nothing; None for no search.
     """
 
     prompt: str | None = None
@@ -155,6 +156,7 @@ class TextRequest:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    beam: int | None = None
 
 
 class Task(ABC):

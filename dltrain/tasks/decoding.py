@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from dltrain.tasks.beam_search import Search
+
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
+NO_END = -1  # a token that a model without an end of text never writes
 REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 
@@ -53,7 +56,8 @@ class Window:
 
     def start(self, batch_size: int) -> dict[str, Any]:
         """Return the state before the first token."""
-        return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64)}
+        device = next(self.model.parameters()).device
+        return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64, device=device)}
 
     def forward(self, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Return the logits after each of the tokens (B, T), T up to ``length``, and the next state."""
@@ -76,10 +80,34 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
     # Calling `forward` bypasses torch.compile, which would compile again for each new shape of the state.
     for piece in prompt.split(length, dim=1):
         logits, state = stepwise.forward(piece, state=state)
+    yield from draw_tokens(stepwise, logits, state, sampling, noise)
+
+
+def draw_tokens(
+    model: Any, logits: Tensor, state: dict[str, Any], sampling: Sampling, noise: Generator
+) -> Iterator[Tensor]:
+    """Yield an endless sequence of tokens, (B,) each, from the logits (B, T, vocabulary) and the state before them."""
     while True:
         tokens = sampling.draw(logits[:, -1], noise)
         yield tokens
-        logits, state = stepwise.forward(tokens.to(prompt.device)[:, None], state=state)
+        logits, state = model.forward(tokens.to(logits.device)[:, None], state=state)
+
+
+def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...]) -> Tensor:
+    """Return the most likely ``count`` tokens after a prompt that a beam search finds, (B, count).
+
+    Args:
+        model: See `sample_tokens`.
+        prompt: Tokens (B, T), T at least 1; rows must end with the same token.
+        length: Maximum number of tokens that the model reads at once.
+        excluded: Tokens that are never written.
+    """
+    stepwise = model if hasattr(model, "start") else Window(model, length)
+    state = stepwise.start(len(prompt))
+    if prompt.shape[1] > 1:
+        for piece in prompt[:, :-1].split(length, dim=1):
+            _, state = stepwise.forward(piece, state=state)
+    return Search(int(prompt[0, -1]), NO_END, excluded, count, beam)(stepwise, state).tokens
 
 
 def decode_stream(

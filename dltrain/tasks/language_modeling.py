@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
 from dltrain.tasks.carried import CarriedState
-from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
+from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, search_tokens
 
 UNKNOWN = -1  # target after the end of a text, which is ignored
 WINDOWS = 64  # windows of a text per pass
@@ -144,6 +144,9 @@ class LanguageModeling(Task):
         """Yield the tokens after a prompt."""
         start = self.start if request.prompt is None else self._encode_prompt(request.prompt, "--prompt")
         prompt = torch.tensor([start], device=next(model.parameters()).device)
+        if request.beam is not None:
+            found = search_tokens(model, prompt, self.length, request.beam, request.length, self.special)
+            return iter(found[0].tolist())
         temperature = self.temperature if request.temperature is None else request.temperature
         sampling, noise = (
             Sampling(temperature, request.top_k, request.top_p, self.special),

@@ -33,6 +33,7 @@ def test_seed_length_and_probabilities_control_the_text(train: Train, generate, 
     assert len(text()) == 41
     assert text() == text("--seed", 0) == text("--temperature", 0.8) != text("--seed", 1)
     greedy = text("--temperature", 0)
+    assert greedy == text("--beam", 1) and text("--beam", 3) == text("--beam", 3, "--seed", 1)
     assert greedy == text("--top-k", 1) == text("--top-p", 1e-6, "--seed", 5) != text("--top-k", 2)
 
 
