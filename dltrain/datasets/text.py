@@ -16,6 +16,7 @@ from dltrain.data.plans import Streams
 from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
+from dltrain.datasets.mask_token import WithMask, encode_input
 from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of, read_tokenizer
 from dltrain.datasets.text_tokenizers import (
     ByteTokenizer,
@@ -52,6 +53,7 @@ class Text:
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``; None for no such file.
         min_count: Minimum occurrences in the training split of a word, or of a pair that ``bpe`` joins, at least 1.
         max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
+        special_tokens: Whether the vocabulary has a mask token, as masked language modeling needs.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
@@ -70,6 +72,7 @@ class Text:
         tokenizer: str | None = None,
         min_count: int = 2,
         max_words: int = 10_000,
+        special_tokens: bool = False,
         context_length: int = 64,
         stride: int | None = None,
         streams: bool = False,
@@ -92,7 +95,8 @@ class Text:
         if fitted is None and path:
             existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
         self.limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
-        self.tokenizer: Tokenizer = self._fit(tokenizer) if fitted is None else self._restore(fitted)
+        self.known: Tokenizer = self._fit(tokenizer) if fitted is None else self._restore(fitted)
+        self.tokenizer = WithMask(self.known) if special_tokens else self.known
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
         self.spec = Spec(
@@ -130,9 +134,9 @@ class Text:
 
     def fit(self) -> Fitted:
         """Return the vocabulary: characters in Unicode order, words, or a tokenizer as JSON."""
-        if isinstance(self.tokenizer, PieceTokenizer):
-            return {"characters": "", "pieces": self.tokenizer.vocabulary.content}
-        characters = self.tokenizer.characters if isinstance(self.tokenizer, CharacterTokenizer) else []
+        if isinstance(self.known, PieceTokenizer):
+            return {"characters": "", "pieces": self.known.vocabulary.content}
+        characters = self.known.characters if isinstance(self.known, CharacterTokenizer) else []
         return {"characters": "".join(characters)}
 
     def evaluation(self) -> Source:
@@ -167,7 +171,7 @@ class Text:
                     yield self._whole_text(file.name, file.read_bytes())
 
     def _whole_text(self, name: str, content: str | bytes) -> Inputs:
-        part = self.tokenizer.encode_content(content)
+        part = encode_input(self.tokenizer, content)
         if not len(part.tokens):
             raise ConfigError(format_error("text", "a text of at least one character", "an empty text"))
         rows: dict[str, Tensor | Ragged] = {"tokens": F.pad(part.tokens.int(), (0, 1), value=UNKNOWN)[None]}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import astuple, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.subwords import Subwords, read_tokenizer
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
+from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.words import PAD, SPECIAL, Words, as_tokens, own_tokenizer
+from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words, as_tokens, own_tokenizer
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -63,6 +63,8 @@ class TextTable:
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
+        special_tokens: Whether each text has a token for its begin and one for its end, which count as words, and the
+            vocabulary a mask token, as bert and masked language modeling need.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
@@ -89,6 +91,7 @@ class TextTable:
         min_count: int = 2,
         max_words: int = 20_000,
         max_length: int = 256,
+        special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
         validation: float = 0.15,
@@ -102,7 +105,8 @@ class TextTable:
         check_held_out(validation, test)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.max_length = at_least("data.max_length", max_length, 1)
+        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens else 1)
+        self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.max_tokens = max_tokens
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
@@ -115,12 +119,14 @@ class TextTable:
             self._fit(text, column, threshold, (validation, test), limits, tokenizer)
         else:
             self._adopt(fitted)
+        origin = "words of the training texts" if isinstance(self.words, Words) else "tokens of data.tokenizer"
+        self.encoder = TextEncoder(as_tokens(self.words, self.special), max_length, origin)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
             length=length,
             features=self.words.size,
-            tokens=as_tokens(self.words),
+            tokens=self.encoder.tokens,
             **self.target.facts,
         )
 
@@ -144,15 +150,15 @@ class TextTable:
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
         self.words: Words | Subwords = (
-            own_tokenizer([read_tokenizer(tokenizer)])
+            own_tokenizer([read_tokenizer(tokenizer)], self.special)
             if tokenizer
-            else Words.fit((cells[row] for row in train), *limits)
+            else Words.fit((cells[row] for row in train), *limits, self.special)
         )
 
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         return {
-            "words": self.words.words[len(SPECIAL) :] if isinstance(self.words, Words) else [],
+            "words": self.words.words[len(self.special) :] if isinstance(self.words, Words) else [],
             "tokenizer": self.words.content if isinstance(self.words, Subwords) else [],
             "lowercase": self.words.lowercase,
             "text": self.text_name,
@@ -161,8 +167,8 @@ class TextTable:
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        own = fitted.get("tokenizer")
-        self.words = own_tokenizer(own) if own else Words(fitted["words"], fitted["lowercase"])
+        own, words, lowercase = fitted.get("tokenizer"), fitted["words"], fitted["lowercase"]
+        self.words = own_tokenizer(own, self.special) if own else Words(words, lowercase, self.special)
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)
@@ -185,7 +191,7 @@ class TextTable:
 
     def describe(self) -> list[str]:
         """Return lines about the texts, the vocabulary, the column to predict and the splits."""
-        return describe_texts(self.table, self.text, self.target, self.column, self.words, self.max_length, self.parts)
+        return describe_texts(self.table, self.text, self.target, self.column, self.encoder, self.parts)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read tables with the column of texts, text files, or a text from the command line."""
@@ -216,10 +222,10 @@ class TextTable:
                 yield self._inputs([column[row] for row in range(len(table))], names)
 
     def _inputs(self, texts: list[str], names: list[dict[str, object]]) -> Inputs:
-        encoded = [self.words.encode(text) for text in texts]
+        encoded = [self.encoder.encode(text) for text in texts]
         for name, tokens in zip(names, encoded, strict=True):
-            name["unread_words"] = max(0, len(tokens) - self.max_length)
-        return Inputs({"tokens": self._ragged(encoded), **self.target.units(len(texts))}, names)
+            name["unread_words"] = max(0, len(tokens) - self.encoder.room)
+        return Inputs({"tokens": self.encoder.rows(encoded), **self.target.units(len(texts))}, names)
 
     def _read(self) -> tuple[Table, dict[str, np.ndarray]]:
         """Return the texts as a table, and the rows of each split that has a folder."""
@@ -266,10 +272,5 @@ class TextTable:
         return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
 
     def _encode(self, cells: Cells) -> Ragged:
-        encoded = [self.words.encode(word) for word in cells.words]
-        return self._ragged([encoded[code] for code in cells.codes])
-
-    def _ragged(self, encoded: list[list[int]]) -> Ragged:
-        cut = [tokens[: self.max_length] for tokens in encoded]
-        values = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
-        return Ragged(torch.from_numpy(values), torch.tensor([len(tokens) for tokens in cut]), PAD)
+        encoded = [self.encoder.encode(word) for word in cells.words]
+        return self.encoder.rows(encoded[code] for code in cells.codes)
