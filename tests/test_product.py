@@ -51,6 +51,7 @@ FITS = {
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
     "gpt": {"text"},
+    "bag_of_words": {"text_table"},
     "seq2seq": {"parallel", "reversal"},
     "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
@@ -78,6 +79,7 @@ MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "con
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
 MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= dict.fromkeys(DETECTORS, ("detection",))
+MADE_FOR |= {"bag_of_words": ("classification", "regression")}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in IMAGES},

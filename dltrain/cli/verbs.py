@@ -74,7 +74,8 @@ def _predict_flags(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a new or empty folder for predicted masks, images with boxes, or the pictures of --explain",
     )
-    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out"
+    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
+    explain += "texts, print the weight of each word with model.readout=attention"
     add("--explain", action="store_true", help=explain)
     add("--text", help="a text to score, instead of INPUT")
 

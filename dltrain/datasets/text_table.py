@@ -18,6 +18,7 @@ from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
+from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.subwords import Subwords, read_tokenizer
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
@@ -127,6 +128,7 @@ class TextTable:
             length=length,
             features=self.words.size,
             tokens=self.encoder.tokens,
+            idf=self._count_texts() if fitted is None else fitted.get("idf"),
             **self.target.facts,
         )
 
@@ -155,6 +157,13 @@ class TextTable:
             else Words.fit((cells[row] for row in train), *limits, self.special)
         )
 
+    def _count_texts(self) -> Tensor:
+        """Encode the texts, and return the inverse document frequencies in the training texts."""
+        self.encoded, tokens = self._encode(self.table.columns[self.text]), self.encoder.tokens
+        special = (tokens.pad, tokens.unknown, tokens.begin, tokens.end, tokens.mask)
+        ignored = [token for token in special if token is not None]
+        return inverse_document_frequency(self.encoded[self.parts[TRAIN]], tokens.size, ignored)
+
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         return {
@@ -164,6 +173,7 @@ class TextTable:
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
+            "idf": self.spec.idf,
         }
 
     def _adopt(self, fitted: Fitted) -> None:
@@ -184,7 +194,7 @@ class TextTable:
 
     def load(self) -> Splits:
         """Encode and split the texts."""
-        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table.columns[self.text])}
+        rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
         train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
         return Splits(train, val if len(val) else None, test)

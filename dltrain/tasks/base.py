@@ -254,11 +254,11 @@ class Task(ABC):
         for batch in batches:
             yield from self.predict(model, batch)
 
-    def explain(self, model: nn.Module, batch: Batch) -> Tensor:
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For ``dltrain predict --explain``, with the model in evaluation mode. Raise ConfigError if the task or model
-        does not support it.
+        For texts, return ``word`` and ``weight`` of each word, for each text. For ``dltrain predict --explain``, with
+        the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
         raise ConfigError(f"--explain: not supported because the task is {type(self).__name__}, not Classification")
 

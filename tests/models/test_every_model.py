@@ -19,6 +19,7 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
+SMALLER |= {"bag_of_words": {"idf": torch.linspace(1, 2, 11)}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
 
@@ -43,8 +44,10 @@ TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": 
 TEXT |= {"tokens": {"size": 11}}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9}
+TEXTS = {"tokens": {"size": 11}, "idf": None}
 # Models that do not read images -> the facts they are built with.
 FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS, "seq2seq": PAIRS} | dict.fromkeys(VIDEO, CLIP)
+FACTS |= {"bag_of_words": TEXTS}
 
 
 def target(name: str) -> type[nn.Module]:
@@ -80,7 +83,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     facts = FACTS.get(name, IMAGE)
     if facts is PAIRS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    if facts is TEXT:
+    if facts in (TEXT, TEXTS):
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
     return build(name, facts), torch.randn(shape, device=device)
