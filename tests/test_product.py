@@ -152,6 +152,7 @@ SMALLER = {
     "gpt": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"],
     "seq2seq": ["model.hidden_size=32"],
     "reverse_sequences": ["data.sequences=200"],
+    "verses": ["model.hidden_size=16"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
     "gpt_shakespeare_cpu": ["data.batch_size=2"],
     "cifar10_cnn": ["data.batch_size=8"],

@@ -123,13 +123,11 @@ class Classification(Supervised):
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})
         return lines
 
-    def explain(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the Grad-CAM of the most likely class of each image, (B, height, width)."""
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
+        """Return the Grad-CAM of the most likely class of each image, (B, height, width), or the weights of words."""
+        if "lengths" in batch:
+            return word_weights(model, batch, self.decode)
         return grad_cam(model, self.model_inputs(batch), lambda images: self.answer(model, {**batch, "inputs": images}))
-
-    def explain_texts(self, model: nn.Module, batch: Batch) -> list[list[Line]]:
-        """Return the words of each text and their weights in the attention of the model."""
-        return word_weights(model, batch, self.decode)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return the confusion matrix and, for images and clips, a grid of the worst errors."""

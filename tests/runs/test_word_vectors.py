@@ -35,7 +35,8 @@ def prepared(texts: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
 
     def prepare(lines: list[str], *more: str) -> tuple[dict[str, torch.Tensor], list[str]]:
         (tmp_path / "vectors.txt").write_text("".join(f"{line}\n" for line in lines))
-        overrides = ["device=cpu", *texts, f"transfer.embeddings={tmp_path / 'vectors.txt'}", *more]
+        own = [word for word in texts if "model=bag_of_words" not in more or not word.startswith("model")]
+        overrides = ["device=cpu", *own, f"transfer.embeddings={tmp_path / 'vectors.txt'}", *more]
         with dry_run.prepare_run(compose.compose(overrides)) as (components, _):
             decode = components.data.spec.tokens.decode
             weight = components.model.state_dict()["steps.embedding.weight"]
@@ -59,15 +60,14 @@ def test_words_of_the_file_get_their_vectors_and_the_others_the_same_deviation(h
     [
         (LINES, ["model.hidden_size=5"], "expected vectors of 5 numbers.*got 4 in .*Set model.hidden_size=4"),
         ([*LINES, "good 1 2 3"], [], "expected a word and its numbers in each line, 4 as in.*got 3 in line 5 of"),
-        ([*LINES, "bad 1 2 x 4"], [], "got 4 in line 5 of"),
+        ([*LINES, "bad 1 2 x 4"], [], ".*got 4 in line 5 of"),
         (["zebra 1 2 3 4"], [], "expected words of the training texts, got none of them"),
-        ([], [], "got an empty file"),
+        ([], [], ".*got an empty file"),
         (LINES, ["model=bag_of_words"], "not supported because a BagOfWords has no embedding of words"),
         (LINES, ["transfer.weights=x"], "not supported with transfer.weights"),
     ],
 )
 def test_vectors_that_do_not_fit_are_one_line(lines: list[str], more: list[str], message: str, prepared) -> None:  # type: ignore[no-untyped-def]
-    more = [*more, "~model.hidden_size", "~model.num_layers"] if "model=bag_of_words" in more else more
     with pytest.raises(ConfigError, match=f"^transfer.embeddings: {message}"):
         prepared(lines, *more)
 
