@@ -28,6 +28,7 @@ SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
+    "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
     "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
     "shapes_detection": ["data.examples=16"],
