@@ -104,7 +104,7 @@ def test_a_wrong_split_is_one_line(ett: Path, split: list, message: str) -> None
 def test_months_need_dates_at_a_step_that_divides_them(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
-    with pytest.raises(ConfigError, match="expected numbers of rows, because .* got a file without dates"):
+    with pytest.raises(ConfigError, match=r"expected numbers of rows, because .* got a file without dates"):
         TimeSeries(path=str(path), split=["1mo", "1mo", "1mo"])
     with pytest.raises(ConfigError, match="got steps of 1 month"):
         TimeSeries("elnino", split=["1mo", "1mo", "1mo"])
