@@ -115,7 +115,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=mnist data.root=.": [["data.root", "mnist", "Add data.download=true"]],
     "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
-    "model=gpt data=digits": [["model=gpt", "data=digits", "needs tokens", "Data that fit model=gpt: text"]],
+    "model=gpt data=digits": [["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt: text"]],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
