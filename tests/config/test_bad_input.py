@@ -129,7 +129,7 @@ TABLE: dict[str, list[list[str]]] = {
     "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
     "model._target_=mine.Model allow_targets=[mine]": [
-        ["model._target_", "can be imported", "No module named 'mine'", "PYTHONPATH"]
+        ["model._target_", "an importable class", "No module named 'mine'", "PYTHONPATH"]
     ],
     "optimizer._target_=torch.optim.ASGD": [["optimizer.betas optimizer.eps", "ASGD takes lr", "~optimizer.betas"]],
     "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [
