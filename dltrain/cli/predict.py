@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     path, job, changes = open_run(run, arguments.overrides)
     check_inputs(names)
     check_predict(changes)
-    job.ready()
+    job.set_environment()
     from dltrain.runs.inference import load_trained, rebuild_components
     from dltrain.runs.predicted_files import PredictedFiles
 

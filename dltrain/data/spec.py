@@ -64,6 +64,7 @@ class Spec:
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
         target_tokens: Vocabulary of the targets, if they are text.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
     shape: tuple[int, ...] | None = None
@@ -94,6 +95,7 @@ class Spec:
     idf: Tensor | None = field(default=None, compare=False)
     target_tokens: Tokens | None = None
     target_length: int | None = None
+    shared_vocabulary: bool | None = None
 
 
 class Files(Protocol):
@@ -208,7 +210,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples, about ``files.batch_size`` at a time; batches before an error come first."""
+        """Yield user-provided examples, about ``files.batch_size`` at a time; raise errors after earlier batches."""
 
 
 def describe_data(data: Data) -> list[str]:

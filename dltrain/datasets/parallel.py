@@ -20,7 +20,8 @@ from dltrain.datasets.csv_table import Marks
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.parallel_files import TABLES, PairReader, Pairs
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, as_ragged, encode_inputs, read_lines
-from dltrain.datasets.subwords import read_tokenizer, tokenizer_files
+from dltrain.datasets.subwords import tokenizer_files
+from dltrain.datasets.tokenizer_file import read_tokenizer
 from dltrain.datasets.vocabularies import FILE, Vocabulary
 from dltrain.errors import ConfigError, format_error
 
@@ -98,8 +99,8 @@ class Parallel:
         else:
             self._adopt(fitted)
         known = [vocabularies.as_tokens(vocabulary) for vocabulary in self.vocabularies]
-        shape = (padded_width(torch.tensor([max_length])),)
-        self.spec = Spec(shape=shape, target_length=width, tokens=known[0], target_tokens=known[1])
+        longest = padded_width(torch.tensor([max_length]))
+        self.spec = Spec(shape=(longest,), length=longest, target_length=width, tokens=known[0], target_tokens=known[1])
 
     def _fit(self, shares: tuple[float, float], limits: tuple[int, int], files: list[str]) -> None:
         """Read and split the pairs, fit the vocabularies, and leave out pairs with a long text."""
@@ -113,7 +114,7 @@ class Parallel:
         parts = order.split([len(order) - sum(held_out), *held_out])
         train = parts[0].tolist()
         self.vocabularies = [
-            vocabularies.restore(FILE, [read_tokenizer(files[number])], self.lowercase)
+            vocabularies.restore(FILE, [read_tokenizer(files[number]).content], self.lowercase)
             if files
             else vocabularies.fit(self.kind, (texts[row] for row in train), self.lowercase, *limits)
             for number, texts in enumerate((self.pairs.sources, self.pairs.targets))

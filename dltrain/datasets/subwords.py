@@ -3,10 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dltrain.data.checks import existing_file
 from dltrain.errors import ConfigError, format_error
 
 if TYPE_CHECKING:
@@ -92,26 +90,6 @@ def check_installed(key: str) -> None:
     if find_spec("tokenizers") is None:
         reason = "tokenizers, which computes byte pair encodings, is not installed"
         raise ConfigError(f"{key} is not supported because {reason}. Run pip install 'dltrain[text]'.")
-
-
-def read_tokenizer(path: str) -> str:
-    """Return the content of a ``tokenizer.json``.
-
-    Raises:
-        ConfigError: It does not exist, or is not a tokenizer.
-    """
-    check_installed("data.tokenizer: a file")
-    file = Path(existing_file(path, "an existing tokenizer.json", key="data.tokenizer"))
-    from tokenizers import Tokenizer
-
-    try:
-        content = file.read_text(encoding="utf-8")
-        Tokenizer.from_str(content)
-    except Exception as error:  # the package raises plain Exception
-        reason = (str(error).splitlines() or ["It cannot be read"])[0]
-        expected = "a tokenizer.json of the package tokenizers"
-        raise ConfigError(format_error("data.tokenizer", expected, path, f"{reason}.")) from None
-    return content
 
 
 def tokenizer_files(names: str | list[str] | None) -> list[str]:

@@ -17,7 +17,7 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.mask_token import WithMask, encode_input
-from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of, read_tokenizer
+from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
 from dltrain.datasets.text_tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
@@ -29,6 +29,7 @@ from dltrain.datasets.text_tokenizers import (
     split_pieces,
     words_of,
 )
+from dltrain.datasets.tokenizer_file import read_tokenizer
 from dltrain.datasets.vocabularies import SPECIAL
 from dltrain.errors import ConfigError, format_error
 
@@ -112,7 +113,7 @@ class Text:
         if self.kind == "bytes":
             return ByteTokenizer()
         if file:
-            return PieceTokenizer(Subwords([read_tokenizer(file)]), "tokens")
+            return PieceTokenizer(Subwords([read_tokenizer(file).content]), "tokens")
         if self.kind == "characters":
             return CharacterTokenizer(read_utf8(self.path))
         if self.kind == "bpe":

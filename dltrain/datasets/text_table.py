@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +21,12 @@ from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
-from dltrain.datasets.subwords import Subwords, read_tokenizer
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
 from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words, as_tokens, own_tokenizer
+from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
+from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -59,13 +60,13 @@ class TextTable:
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
-        tokenizer: A ``tokenizer.json`` of the package tokenizers, whose tokens replace words; None for no such file.
-        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
+        lowercase: Whether to convert texts to lower case.
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, to split texts; None for a vocabulary of words.
         special_tokens: Whether each text has a token for its begin and one for its end, which count as words, and the
-            vocabulary a mask token, as bert and masked language modeling need.
+            vocabulary a mask token, as bert and masked language modeling need. A ``tokenizer`` has its own.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
@@ -87,11 +88,11 @@ class TextTable:
         column: str | None = None,
         header: bool = True,
         threshold: float | None = None,
-        tokenizer: str | None = None,
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
         max_length: int = 256,
+        tokenizer: str | None = None,
         special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
@@ -106,7 +107,8 @@ class TextTable:
         check_held_out(validation, test)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens else 1)
+        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens or tokenizer else 1)
+        self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
         self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.max_tokens = max_tokens
@@ -117,16 +119,16 @@ class TextTable:
         self._check_max_tokens()
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
-            self._fit(text, column, threshold, (validation, test), limits, tokenizer)
+            self._fit(text, column, threshold, (validation, test), limits)
         else:
             self._adopt(fitted)
         origin = "words of the training texts" if isinstance(self.words, Words) else "tokens of data.tokenizer"
-        self.encoder = TextEncoder(as_tokens(self.words, self.special), max_length, origin)
+        self.encoder = TextEncoder(self.words.tokens, max_length, origin)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
             length=length,
-            features=self.words.size,
+            features=self.encoder.tokens.size,
             tokens=self.encoder.tokens,
             idf=self._count_texts() if fitted is None else fitted.get("idf"),
             **self.target.facts,
@@ -139,7 +141,6 @@ class TextTable:
         threshold: float | None,
         shares: tuple[float, float],
         limits: tuple[bool, int, int],
-        tokenizer: str | None,
     ) -> None:
         """Read and split the texts, and fit the vocabulary and the target to the training texts."""
         self.table, folders = self._read()
@@ -151,11 +152,7 @@ class TextTable:
         train = self.parts[TRAIN].numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
-        self.words: Words | Subwords = (
-            own_tokenizer([read_tokenizer(tokenizer)], self.special)
-            if tokenizer
-            else Words.fit((cells[row] for row in train), *limits, self.special)
-        )
+        self.words = self.tokenizer or Words.fit((cells[row] for row in train), *limits, self.special)
 
     def _count_texts(self) -> Tensor:
         """Encode the texts, and return the inverse document frequencies in the training texts."""
@@ -166,10 +163,13 @@ class TextTable:
 
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
+        words: dict[str, Any] = {"words": [], "lowercase": False, "tokenizer": None}
+        if isinstance(self.words, Words):
+            words |= {"words": self.words.words[len(self.special) :], "lowercase": self.words.lowercase}
+        else:
+            words |= {"tokenizer": self.words.content}
         return {
-            "words": self.words.words[len(self.special) :] if isinstance(self.words, Words) else [],
-            "tokenizer": self.words.content if isinstance(self.words, Subwords) else [],
-            "lowercase": self.words.lowercase,
+            **words,
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
@@ -177,8 +177,10 @@ class TextTable:
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        own, words, lowercase = fitted.get("tokenizer"), fitted["words"], fitted["lowercase"]
-        self.words = own_tokenizer(own, self.special) if own else Words(words, lowercase, self.special)
+        known = fitted.get("tokenizer")
+        self.words = (
+            Words(fitted["words"], fitted["lowercase"], self.special) if known is None else TokenizerFile(known)
+        )
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)

@@ -3,10 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from typing import Any
 
 from dltrain.data.tokens import Tokens
-from dltrain.datasets.subwords import Subwords, check_installed
 from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN = 0, 1
@@ -57,13 +56,16 @@ class Words:
         return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase, special)
 
     @property
-    def size(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self.words)
+    def tokens(self) -> Tokens:
+        """The vocabulary as `Tokens`."""
+        more: dict[str, Any] = {"begin": BEGIN, "end": END, "mask": MASK} if self.special == MORE_SPECIAL else {}
+        return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, **more, encode=self.encode, decode=self.decode)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without special ones."""
-        return [self.numbers.get(word, UNKNOWN) for word in split_words(text, self.lowercase)]
+        """Return the tokens of a text, without begin and end. With `MORE_SPECIAL`, ``<mask>`` is the mask token."""
+        parts = text.split(MORE_SPECIAL[MASK]) if self.special == MORE_SPECIAL else [text]
+        encoded = ([self.numbers.get(word, UNKNOWN) for word in split_words(part, self.lowercase)] for part in parts)
+        return [token for number, part in enumerate(encoded) for token in (*[MASK][:number], *part)]
 
     def decode(self, tokens: list[int]) -> str:
         """Return the words of tokens, separated by spaces, without padding."""
@@ -73,22 +75,3 @@ class Words:
 def split_words(text: str, lowercase: bool) -> list[str]:
     """Return the words and symbols of a text."""
     return WORD.findall(text.lower() if lowercase else text)
-
-
-def own_tokenizer(content: Sequence[str], special: Sequence[str]) -> Subwords:
-    """Return a tokenizer of the user, whose tokens come after the special tokens."""
-    check_installed("data.tokenizer: a file")
-    return Subwords(content, first=len(special), unknown=UNKNOWN)
-
-
-def as_tokens(words: Words | Subwords, special: Sequence[str]) -> Tokens:
-    """Return a vocabulary as the fact `Tokens`. With `MORE_SPECIAL`, ``<mask>`` in a text is the mask token."""
-    tokens = Tokens(words.size, pad=PAD, unknown=UNKNOWN, encode=words.encode, decode=words.decode)
-    if tuple(special) != MORE_SPECIAL:
-        return tokens
-
-    def encode(text: str) -> list[int]:
-        parts = map(words.encode, text.split(MORE_SPECIAL[MASK]))
-        return [token for number, part in enumerate(parts) for token in (*[MASK][:number], *part)]
-
-    return replace(tokens, begin=BEGIN, end=END, mask=MASK, encode=encode)

@@ -62,7 +62,7 @@ def load(
         task: Configuration of the task with its facts filled in.
 
     Raises:
-        ConfigError: The weights may belong to other tokens, or none of them fits.
+        ConfigError: The weights may be for other tokens, or none of them fits.
     """
     heads, embeddings = _dependent(model, rebuild, facts)
     if adapt := getattr(model, "adapt_weights", None):
@@ -110,7 +110,7 @@ def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Fac
 
 
 def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> None:
-    """Reject weights that may belong to other tokens: vocabularies of the same size can have different tokens."""
+    """Reject weights that may be for other tokens: vocabularies of the same size can have different tokens."""
     if not any(name in found.tensors for name in embeddings):
         return
     here, there = token_texts(facts["tokens"]), found.tokens
@@ -118,7 +118,8 @@ def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> 
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
     if there is None:
-        hint = "The tokens of these weights cannot be determined. Use a run whose data can still be read."
+        hint = "The tokens of these weights cannot be determined. Use a run whose data can still be read, or put the "
+        hint += "file tokenizer.json into the folder of the weights."
     elif here is None:
         hint = "The tokens of this run's data cannot be decoded, so they cannot be compared."
     else:

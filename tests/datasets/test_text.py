@@ -219,7 +219,7 @@ def test_a_tokenizer_of_the_user_is_read_from_its_file_and_kept_with_the_run(tmp
     assert again.spec.tokens.encode("me call") == [2, 1]
 
 
-@pytest.mark.parametrize(("content", "line"), [(None, "got gone.json"), ("{}", "tokenizer.json of the package")])
+@pytest.mark.parametrize(("content", "line"), [(None, "got gone.json"), ("{}", "tokenizer.json")])
 def test_a_file_that_is_not_a_tokenizer_is_rejected(content, line, tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.chdir(tmp_path)
