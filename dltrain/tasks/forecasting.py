@@ -10,7 +10,8 @@ from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.asking import ask
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
+from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
@@ -19,7 +20,7 @@ RESERVED = ("input", "time", "step")  # names that the output of `dltrain predic
 ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fraction of the worst baseline's
 
 
-class Forecasting(Task):
+class Forecasting(TaskOverSteps):
     """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of every column.
 
     Batches have these fields:
@@ -35,6 +36,8 @@ class Forecasting(Task):
     Args:
         series_names: Names of the series of a file; None if it has only one.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
+        gradient_distance: Show the gradient of the loss at each distance in time; see
+            `dltrain.tasks.gradient_distance`.
     """
 
     metric: ClassVar[str] = "mae"
@@ -50,6 +53,7 @@ class Forecasting(Task):
         target_names: list[str] | None = None,
         series_names: list[str] | None = None,
         loss_name: str = "mse",
+        gradient_distance: bool = False,
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
@@ -59,6 +63,7 @@ class Forecasting(Task):
         self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
         self.series_names = list(series_names or [])
         self.distance = choose("task.loss_name", loss_name, LOSSES)
+        self.gradient_distance = gradient_distance
 
     def facts(self) -> dict[str, Any]:
         """Return one output per step and column."""
