@@ -22,7 +22,7 @@ CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7"
 TITLE = 32  # maximum length of the title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
-PITCH = 1.4  # distance of the rows of captioned images, as a multiple of the column width
+PITCH = 1.4  # distance between rows of captioned images, as a multiple of the column width
 BINS = 40
 MANY_POINTS = 2500  # above this number, points are drawn smaller
 
