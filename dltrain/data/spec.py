@@ -63,6 +63,7 @@ class Spec:
         tokens: Vocabulary of the inputs, if they are text.
         target_tokens: Vocabulary of the targets, if they are text.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
     shape: tuple[int, ...] | None = None
@@ -92,6 +93,7 @@ class Spec:
     tokens: Tokens | None = None
     target_tokens: Tokens | None = None
     target_length: int | None = None
+    shared_vocabulary: bool | None = None
 
 
 class Files(Protocol):

@@ -23,7 +23,7 @@ FACTS: dict[str, Any] = {
     "clip": {"channels": 3, "frames": 4, "height": 8, "width": 8},
     "tokens": {"size": 11, "pad": 0, "begin": 1, "end": 2, "mask": 3, "encode": list, "decode": str},
     "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
-    **{"target_length": 8, "target_outputs": 9},
+    **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
     **{"lags": None, "series_names": None},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
