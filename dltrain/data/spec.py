@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.notes import Notes
 from dltrain.data.plans import Plan
 from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
@@ -63,6 +64,7 @@ class Spec:
         tokens: Vocabulary of the inputs, if they are text.
         target_tokens: Vocabulary of the targets, if they are text.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        notes: Notes of a piano roll, if each step is a frame of one.
     """
 
     shape: tuple[int, ...] | None = None
@@ -92,6 +94,7 @@ class Spec:
     tokens: Tokens | None = None
     target_tokens: Tokens | None = None
     target_length: int | None = None
+    notes: Notes | None = None
 
 
 class Files(Protocol):
@@ -196,6 +199,7 @@ class Data(Protocol):
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
+    - ``file_formats``: suffix -> function that converts a generated text to the content of such a file.
     """
 
     spec: Spec
