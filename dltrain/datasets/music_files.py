@@ -1,6 +1,6 @@
 """Pieces of music from files: piano rolls in the JSB layout, and MIDI files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout. A piece that is not, is empty or has a pitch outside of the piano is
-            skipped instead, if the policy says so.
+        ConfigError: The file is not in this layout. A piece that is not, is empty or has a pitch outside of the piano
+            is skipped instead, if the policy says so.
     """
     existing_file(path, f"an existing file, {LAYOUT}")
     found: Pieces[Steps] = {}

@@ -33,9 +33,7 @@ def draw_notes(logits: Tensor, temperature: float, noise: Generator) -> Tensor:
     return torch.rand(logits.shape, generator=noise) < (logits / temperature).sigmoid()
 
 
-def sample_frames(
-    model: Any, prompt: Tensor, length: int, temperature: float, noise: Generator
-) -> Iterator[Tensor]:
+def sample_frames(model: Any, prompt: Tensor, length: int, temperature: float, noise: Generator) -> Iterator[Tensor]:
     """Yield an endless sequence of frames after a prompt, bool (notes,) each.
 
     Args:

@@ -169,8 +169,8 @@ class Scores:
         known = is_known(targets)
         count, true = known.sum(), targets.clamp(min=0)
         sums = {"loss": nll(logits, targets).sum()}
-        for name, found in (("", (logits > 0).float()), ("expected_", logits.float().sigmoid())):
-            found = found * known[:, :, None]
+        for name, values in (("", (logits > 0).float()), ("expected_", logits.float().sigmoid())):
+            found = values * known[:, :, None]
             hits = (found * true).sum()
             sums |= {f"{name}hits": hits, f"{name}all": found.sum() + true.sum() - hits}
         self.mean.add(count, **{name: value / count.clamp(min=1) for name, value in sums.items()})

@@ -24,6 +24,7 @@ FACTS: dict[str, Any] = {
     "tokens": {"size": 11, "encode": list, "decode": str},
     "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
     **{"target_length": 8, "target_outputs": 9},
+    "notes": {"size": 5, "encode": list, "decode": str, "lowest": 21},
     **{"lags": None, "series_names": None},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
@@ -66,6 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
         (folder / "pictures" / name / "1.png").touch()
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
+        **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
         "parallel": str(own_files["parallel"]),
         "npz": str(folder / "a.npz"),
         "csv": str(folder / "a.csv"),

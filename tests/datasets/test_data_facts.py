@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels
+from example_files import write_clips, write_pixels, write_rolls, write_songs
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -40,6 +40,9 @@ FROM_FILES = (
     "csv",
     "text_table",
     "parallel",
+    "pianoroll",
+    "midi",
+    "midi_events",
 )
 
 
@@ -88,6 +91,12 @@ def write_user_data(name, folder):
                 (folder / part).mkdir(exist_ok=True)
                 Image.new(mode, (9, 7), 1).save(folder / part / f"{number}.png")
         Image.new("L", (9, 7)).save(folder / "masks" / "0.png")
+        return str(folder)
+    if name == "pianoroll":
+        write_rolls(folder / "a.json", 12, 4)
+        return str(folder / "a.json")
+    if name in ("midi", "midi_events"):
+        write_songs(folder, 40)
         return str(folder)
     if name == "pixels_csv":
         write_pixels(folder / "a.csv", 6, 20, 4)
@@ -157,6 +166,9 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         elif spec.pixel_classes:
             assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]
             assert int(targets.min()) >= 0 and int(targets.max()) < spec.pixel_classes
+        elif spec.notes:
+            assert targets.shape == inputs.shape and inputs.shape[2] == spec.notes.size == spec.features
+            assert set(targets.unique().tolist()) == {-1.0, 0.0, 1.0} and set(inputs.unique().tolist()) == {0.0, 1.0}
         elif spec.target_length:
             assert targets.shape == batch["previous"].shape and targets.shape[1] <= spec.target_length
             assert int(inputs.max()) < spec.tokens.size and int(targets.max()) < spec.target_tokens.size
