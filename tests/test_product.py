@@ -104,7 +104,15 @@ TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0],
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
-SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling", "translation", "polyphony"}
+SUPERVISED = {
+    "classification",
+    "segmentation",
+    "regression",
+    "forecasting",
+    "language_modeling",
+    "translation",
+    "polyphony",
+}
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -157,7 +165,7 @@ SMALLER = {
     "moving_shapes": ["data.clips=80", "data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
-RATES = {"perceptron": 3e-2, "mlp": 1e-2, "cnn": 1e-3}
+RATES = {"perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "cnn": 1e-3}
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_every_data_option_predicts_for_input_files(
 ) -> None:
     unet = ["model=unet", "model.hidden_size=[4,4]"]
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
-    models |= dict.fromkeys(("pianoroll", "midi"), ["model=gru"]) | {"midi_events": TEXT}
+    models |= {"pianoroll": ["model=gru"], "midi": ["model=gru"], "midi_events": TEXT}
     models["parallel"] = models["reversal"] = ["model=seq2seq", "model.hidden_size=8"]
     models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.min_score=0"]
     models["detection_folder"] += ["task.min_score=0"]

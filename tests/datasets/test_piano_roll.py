@@ -1,5 +1,6 @@
 """Piano rolls in the JSB layout: their frames, transposition, splits and errors."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def test_missing_splits_are_taken_from_the_training_pieces(tmp_path: Path) -> No
     splits = data.load()
     assert [len(splits.train), len(splits.val), len(splits.test)] == [5, 2, 3]
     found = [to_steps(source.rows["frames"].values) for source in (splits.train, splits.val, splits.test)]
-    assert sorted(sum(found, [])) == [piece[0] for piece in pieces]
+    assert sorted(itertools.chain(*found)) == [piece[0] for piece in pieces]
 
 
 def test_a_silent_voice_and_pitches_that_are_written_as_floats_are_read(tmp_path: Path) -> None:
