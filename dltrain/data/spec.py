@@ -65,6 +65,7 @@ class Spec:
         target_tokens: Vocabulary of the targets, if they are text.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
         notes: Notes of a piano roll, if each step is a frame of one.
+        shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
     shape: tuple[int, ...] | None = None
@@ -95,6 +96,7 @@ class Spec:
     target_tokens: Tokens | None = None
     target_length: int | None = None
     notes: Notes | None = None
+    shared_vocabulary: bool | None = None
 
 
 class Files(Protocol):
