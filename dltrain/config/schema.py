@@ -73,6 +73,8 @@ INTERVAL = FieldSpec(
     'an interval such as "50 steps", "1 epoch" or "10 minutes"', lambda value: parse_interval(value) is not None
 )
 
+MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # rows, or months of rows
+
 
 # Accepted values by the name of a key. For other keys, the type annotation in the constructor applies.
 TABLE = {
@@ -95,6 +97,9 @@ TABLE = {
     "alpha rho dampening pct_start task.warmup task.dice": real("[0, 1]"),
     "min_score nms_iou vote_iou min_visible": real("[0, 1]"),
     "tile patch_size": integer(1, null=True),
+    "split": FieldSpec(
+        "rows or months such as 12mo", lambda value: MONTHS.fullmatch(str(value)) is not None, many=True, null=True
+    ),
     "split_by": choice("picture", "area"),
     "test sparsity_target": real("(0, 1)"),
     "mean": real("(-inf, inf)", many=True),
@@ -148,6 +153,9 @@ TABLE = {
     "sequences": integer(8),
     "steps": integer(1),
     "symbols": integer(2, below=27),
+    "weight_dropout": real("[0, 1)"),
+    "forget_bias": real("(-inf, inf)", null=True),
+    "recurrent_init": choice("uniform", "orthogonal", "identity"),
     "attention": choice("none", "additive", "dot", "general"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),

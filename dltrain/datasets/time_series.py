@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
+from dltrain.data.checks import at_least, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.bundled_series import SERIES, BundledSeries
@@ -21,9 +21,10 @@ from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.fill_missing import fill_missing
 from dltrain.datasets.numerics import split_float64
+from dltrain.datasets.series_splits import SeriesSplit
 from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
 from dltrain.datasets.steps import infer_season, step_words
-from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales, min_rows, split_ranges
+from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales
 from dltrain.errors import ConfigError, format_error
 
 SEASONS = 3  # minimum number of seasons in a series for its season to be used
@@ -61,6 +62,9 @@ class TimeSeries:
             is filled from a later split; missing values at the start take the first known value.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
+        split: Training, validation and test rows instead of the fractions: three numbers, or months of 30 days such as
+            ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of values divided by the
+            standard deviation of the training rows, as in published tables.
         batch_size: Windows per step, at least 1.
         workers: Unused: the series stay in memory.
         fitted: Result of `fit` in an earlier run; None fits to the training rows of the file.
@@ -86,18 +90,18 @@ class TimeSeries:
         missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
+        split: list[int | str] | None = None,
         batch_size: int = 64,
         workers: int = 0,
         fitted: Fitted | None = None,
     ) -> None:
-        check_held_out(validation, test)
+        self.split = SeriesSplit(validation, test, split)
         self.window = at_least("data.window", window, 1)
         self.horizon = at_least("data.horizon", horizon, 1)
         self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
         self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.validation, self.test = validation, test
         self.group, self.where, self.day_first = group, where, day_first
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
@@ -109,6 +113,7 @@ class TimeSeries:
         else:
             self._find_columns(column)
             self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
+            self.split.count_months(self._first_times())
             self._leave_out_short_series()
             self.known = [one.name for one in self.series]
         self.spec = self._facts(bundled.unit if bundled else None)
@@ -164,21 +169,22 @@ class TimeSeries:
 
     def _is_long(self, one: Series) -> bool:
         """Return whether a series has a window in each split."""
-        ranges = self._split_ranges(len(one.rows)).values()
+        ranges = self.split.ranges(len(one.rows), self.window, self.lead).values()
         return all(part.count_windows(self.horizon) > 0 for part in ranges)
 
     def load(self) -> Splits:
         """Fill missing values, fit the scales and cut the windows."""
         self.notes = check_order(self.table, self.times, self.series, self.group)
-        parts = [self._split_ranges(len(one.rows)) for one in self.series]
+        parts = [self.split.ranges(len(one.rows), self.window, self.lead) for one in self.series]
         if not all(map(self._is_long, self.series)):
-            raise self._too_short(len(self.series[0].rows))
+            sizes = self.window, self.horizon, self.season
+            raise self.split.too_short(len(self.series[0].rows), *sizes, self.path)
         values = [
             fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
             for one, ranges in zip(self.series, parts, strict=True)
         ]
         train = [found[: ranges["train"].end] for found, ranges in zip(values, parts, strict=True)]
-        self.scales = fit_scales(train, self.horizon, self.normalise, self.season)
+        self.scales = fit_scales(train, self.horizon, self.normalise, self.season, self.split.sizes is not None)
         self.sizes, sources = {}, {}
         for name in parts[0]:
             rows = self._windows(values, [ranges[name] for ranges in parts], range(len(values)))
@@ -253,6 +259,8 @@ class TimeSeries:
         season = f"{self.season} steps" if self.season != 1 else "none found; data.season=STEPS sets one"
         lines.append(f"season: {season}")
         lines += missing_line(table, map(table.index_of, self.names)) + self.notes
+        if unused := max(self.split.unused(len(one.rows)) for one in self.series):
+            lines.append(f"unused: {count(unused, 'row')} after those of data.split")
         if self.short:
             lines.append(f"left out: {listed(self.short)} (too few rows)")
         return [*lines, splits_line({SPLITS[name]: size for name, size in self.sizes.items()}, "windows, by time")]
@@ -288,13 +296,3 @@ class TimeSeries:
                 window["group"] = torch.tensor([number])
                 names = [{"input": name, "series": one.name, "time": time} for time in later]
             yield Inputs(window, names)
-
-    def _split_ranges(self, rows: int) -> dict[str, SplitRange]:
-        return split_ranges(rows, self.window, self.lead, self.validation, self.test)
-
-    def _too_short(self, rows: int) -> ConfigError:
-        enough = min_rows(rows, self.window, self.horizon, self.lead, self.validation, self.test)
-        sizes = f"window {self.window}, horizon {self.horizon} and season {self.season}"
-        expected = f"at least {enough} rows for {sizes} in {self.path}"
-        hint = "Reduce data.window or data.horizon"
-        return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))

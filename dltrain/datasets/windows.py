@@ -1,7 +1,6 @@
 """Windows over series, as views without copies, and their normalization."""
 
 from collections.abc import Mapping, Sequence
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
-from dltrain.data.splits import held_out_size
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
 # The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
@@ -38,44 +36,25 @@ class SplitRange(NamedTuple):
         return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
 
 
-def split_ranges(rows: int, window: int, lead: int, validation: float, test: float) -> dict[str, SplitRange]:
-    """Return the rows of each split. Training windows have `window` rows of lead, the others `lead` rows."""
-    val, tested = held_out_size(rows, validation), held_out_size(rows, test)
-    cut = rows - val - tested
-    ranges = {"train": SplitRange(window, cut, window)}
-    if val:
-        ranges["val"] = SplitRange(max(cut, lead), cut + val, lead)
-    return {**ranges, "test": SplitRange(max(cut + val, lead), rows, lead)}
-
-
-def min_rows(rows: int, window: int, horizon: int, lead: int, validation: float, test: float) -> int:
-    """Return the smallest number of rows above `rows` that gives each split a window."""
-    # Rounding may give a split one row more than its fraction, so start the search below the exact bound.
-    bound = (window + horizon - 2) / (1 - validation - test)
-    bound = max(bound, *((horizon - 1) / part for part in (validation, test) if part))
-    bound = max(bound, (lead + horizon - 2) / (1 - test * bool(validation)))
-    return next(
-        number
-        for number in count(max(rows + 1, int(bound)))
-        if min(part.count_windows(horizon) for part in split_ranges(number, window, lead, validation, test).values())
-        > 0
-    )
-
-
 SCALES = ("mean", "scale", "least", "naive_error")
 
 
-def fit_scales(train: Sequence[np.ndarray], horizon: int, normalise: str, season: int) -> dict[str, Tensor]:
+def fit_scales(
+    train: Sequence[np.ndarray], horizon: int, normalise: str, season: int, published: bool = False
+) -> dict[str, Tensor]:
     """Return the scales of each series in float32: ``mean`` (series, 2 * columns, 1), the others (series, columns, 1).
 
     Args:
         train: The training rows (rows, columns) of each series in float64.
         season: Steps per season, for the error of the naive forecast.
+        published: Also return ``deviation``, the standard deviation that published errors are divided by.
     """
     change = np.stack([_typical_change(rows, horizon) for rows in train])
     scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
     naive = np.stack([_seasonal_change(rows, season) for rows in train])
-    fitted = zip(SCALES[1:], (scale, MIN_SCALE * change, naive), strict=True)
+    fitted = list(zip(SCALES[1:], (scale, MIN_SCALE * change, naive), strict=True))
+    if published:
+        fitted = [*fitted, ("deviation", np.stack([nonzero_std(rows) for rows in train]))]
     mean = torch.stack([split_float64(rows.mean(axis=0, keepdims=True)) for rows in train])
     return {"mean": mean, **{name: torch.from_numpy(value.astype(np.float32))[..., None] for name, value in fitted}}
 
@@ -95,7 +74,8 @@ class Normalize(nn.Module):
           index of the series.
         - Output: inputs (B, window, columns); targets (B, horizon, columns); shift, shift_rest (rounding error of the
           shift) and scale, each (B, 1, columns). With ``history`` also history (B, lead, columns), ahead (B, horizon,
-          columns), naive_error (B, 1, columns), the mean absolute change over a season in training, and group.
+          columns), naive_error (B, 1, columns), the mean absolute change over a season in training, group and, if the
+          scales have it, deviation (B, 1, columns), the standard deviation of the training rows.
     """
 
     mean: Tensor
@@ -109,7 +89,7 @@ class Normalize(nn.Module):
         self.horizon = horizon
         self.normalise = normalise
         self.history = history
-        for name in SCALES:
+        for name in scales:
             self.register_buffer(name, scales[name].clone())
 
     def forward(self, rows: Batch) -> Batch:
@@ -134,8 +114,9 @@ class Normalize(nn.Module):
         units = {"shift": shift, "shift_rest": shift_rest, "scale": scale}
         batch |= {name: value.expand(len(moved), -1, -1) for name, value in units.items()}
         if self.history:
-            naive = self.naive_error[series].expand(len(moved), -1, -1)
-            batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:], "naive_error": naive}
+            batch |= {"history": moved[..., :lead], "ahead": moved[..., lead:]}
+            compared = {name: scale for name, scale in self.named_buffers() if name in ("naive_error", "deviation")}
+            batch |= {name: scale[series].expand(len(moved), -1, -1) for name, scale in compared.items()}
         batch = {name: value.transpose(1, 2).contiguous() for name, value in batch.items()}
         return {**batch, "group": rows["group"]} if self.history and "group" in rows else batch
 

@@ -1,6 +1,5 @@
 """GPT: a decoder-only language model."""
 
-import functools
 import math
 from typing import Any
 
@@ -9,7 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
-from dltrain.models.layers import Block, Positions, State, check_sizes
+from dltrain.models.blocks import Block
+from dltrain.models.layers import State, check_sizes
+from dltrain.models.positions import Positions
 
 
 class GPT(nn.Module):
@@ -47,12 +48,11 @@ class GPT(nn.Module):
         if outputs != vocabulary:
             hint = "A gpt predicts the next token; use another model for other tasks."
             raise ConfigError(format_error("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
-        self.num_heads = num_heads
         self.embedding = nn.Embedding(vocabulary, hidden_size)
         self.positions = Positions(length, hidden_size)
         self.dropout = nn.Dropout(dropout)
-        make_block = functools.partial(Block, hidden_size, num_heads, 4, activation, dropout, causal=True, bias=bias)
-        blocks = [make_block() for _ in range(num_layers)]
+        sizes = hidden_size, num_heads, 4 * hidden_size
+        blocks = [Block(*sizes, activation, dropout, causal=True, bias=bias) for _ in range(num_layers)]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(hidden_size, bias=bias)
         self.apply(_initialize)
@@ -70,10 +70,11 @@ class GPT(nn.Module):
 
     def start(self, batch_size: int) -> State:
         """Return the initial state: no tokens, and empty keys and values for each block."""
-        weight = self.embedding.weight
-        tokens = torch.empty(batch_size, 0, dtype=torch.int64, device=weight.device)
-        empty = weight.new_empty(batch_size, self.num_heads, 0, weight.shape[1] // self.num_heads)
-        caches = {str(number): {"keys": empty, "values": empty} for number in range(len(self.blocks))}
+        tokens = torch.empty(batch_size, 0, dtype=torch.int64, device=self.embedding.weight.device)
+        caches = {
+            str(number): block.empty_cache(batch_size)  # type: ignore[operator]
+            for number, block in enumerate(self.blocks)
+        }
         return {"tokens": tokens, "blocks": caches}
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:

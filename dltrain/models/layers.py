@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, choose, format_error
 
@@ -166,96 +165,3 @@ def read_out(states: Tensor, lengths: Tensor | None, readout: str) -> Tensor:
 
 
 READOUTS = ("last", "mean", "max")
-
-
-class Positions(nn.Module):
-    """Learned position embedding, added to every step.
-
-    Shape: (B, T, width) -> (B, T, width), T up to ``length``.
-    """
-
-    def __init__(self, length: int, width: int, std: float = 0.02) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(length, width))
-        nn.init.normal_(self.weight, std=std)
-
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Return the steps with their positions added, starting at position ``start``."""
-        end, limit = start + x.shape[1], len(self.weight)
-        if end > limit:
-            raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
-        return x + self.weight[start:end]
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: self-attention and a two-layer network, each with a residual connection.
-
-    Args:
-        num_heads: Number of attention heads; divides ``width``.
-        ffn_ratio: Width of the feed-forward layer, as a multiple of ``width``.
-
-    Raises:
-        ConfigError: ``num_heads`` does not divide ``width``.
-
-    Shape: (B, T, width) -> (B, T, width).
-    Source: Vaswani et al. 2017, section 3; pre-norm as in Radford et al. 2019 (GPT-2), section 2.3.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        ffn_ratio: int = 4,
-        activation_name: str = "gelu",
-        dropout: float = 0.0,
-        causal: bool = False,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        if width % num_heads:
-            expected = f"a divisor of model.hidden_size, which is {width}"
-            raise ConfigError(format_error("model.num_heads", expected, num_heads))
-        self.num_heads, self.causal, self.dropout = num_heads, causal, dropout
-        self.norm1 = nn.LayerNorm(width, bias=bias)
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.mix = nn.Linear(width, width, bias=bias)
-        self.norm2 = nn.LayerNorm(width, bias=bias)
-        self.up = nn.Linear(width, ffn_ratio * width, bias=bias)
-        self.activation = activation(activation_name)
-        self.down = nn.Linear(ffn_ratio * width, width, bias=bias)
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Return the output of the block.
-
-        Args:
-            inside: Steps that are not padding, bool (B, T); None for all. Ignored by causal attention, in which
-                no step attends to the padding after it.
-        """
-        q, k, v = self._heads(x)
-        dropout = self.dropout if self.training else 0.0
-        mask = None if inside is None or self.causal else inside[:, None, None, :]
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=self.causal)
-        return self._add_branches(x, y)
-
-    def extend(self, x: Tensor, cache: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the output for new steps, and the cache extended by them; attention is causal and without dropout.
-
-        Args:
-            cache: ``keys`` and ``values`` of the previous steps, (B, num_heads, steps, size), with any number of steps.
-        """
-        q, *new = self._heads(x)
-        k, v = (torch.cat([past.to(part.dtype), part], dim=2) for past, part in zip(cache.values(), new, strict=True))
-        earlier = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).tril(k.shape[2] - q.shape[2])
-        y = F.scaled_dot_product_attention(q, k, v, earlier)
-        return self._add_branches(x, y), {"keys": k, "values": v}
-
-    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return queries, keys and values of each head, (B, num_heads, T, size)."""
-        qkv = self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        return tuple(part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in qkv)
-
-    def _add_branches(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the attention output ``y`` to ``x``, then add the output of the two-layer network."""
-        x = x + self.drop(self.mix(y.transpose(1, 2).flatten(2)))
-        return x + self.drop(self.down(self.activation(self.up(self.norm2(x)))))

@@ -1,16 +1,18 @@
 """Recurrent networks: simple RNN, LSTM and GRU."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
+from dltrain.models.recurrent_init import initialize
+from dltrain.models.recurrent_layers import PARTS, LockedDropout, Parts, Stack, build_layers, run_layer
 
-CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+SPEED_NOTE = "model.layer_norm: computed step by step, without the fused recurrent kernels of torch and cuDNN"
 
 
 class Recurrent(nn.Module):
@@ -28,6 +30,15 @@ class Recurrent(nn.Module):
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
             states.
+        layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. Then the
+            layers are computed step by step, without the fast kernels of torch.
+        locked_dropout: Whether dropout sets the same columns to 0 at all steps of a sequence.
+        weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask per batch.
+        residual: Add its input to the output of each layer after the first; needs two layers.
+        tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
+        learn_initial_state: Whether the state before the first step is learned, instead of zeros.
+        recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
+        forget_bias: Initial bias of the forget gates of an lstm; None for 1.
         linear_skip: Number of values in one example's input (steps times features), for a linear layer from the whole
             input whose result is added to the output; the layer is initialized to zero. None for no such layer.
 
@@ -35,7 +46,8 @@ class Recurrent(nn.Module):
     ``each_step``, otherwise (B, outputs).
     Source: Elman 1990; Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014. The
     initial forget gate bias of 1 is that of Jozefowicz, Zaremba and Sutskever 2015; the linear layer is the
-    autoregressive component of Lai et al. 2018 (LSTNet), over all columns.
+    autoregressive component of Lai et al. 2018 (LSTNet), over all columns; shared weights, Press and Wolf 2017; locked
+    and weight dropout, Merity, Keskar and Socher 2018 (AWD-LSTM).
     """
 
     def __init__(
@@ -53,40 +65,46 @@ class Recurrent(nn.Module):
         causal: bool = False,
         linear_skip: int | None = None,
         readout: str = "last",
+        layer_norm: bool = False,
+        locked_dropout: bool = False,
+        weight_dropout: float = 0.0,
+        residual: bool = False,
+        tie_embeddings: bool = False,
+        learn_initial_state: bool = False,
+        recurrent_init: str = "uniform",
+        forget_bias: float | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dropout, features=features, outputs=outputs, vocabulary=vocabulary, linear_skip=linear_skip)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         _check_fit(causal and bidirectional, linear_skip, each_step or vocabulary is not None)
-        self.hidden_size, self.num_layers = hidden_size, num_layers
+        self.hidden_size, self.num_layers, self.weight_dropout = hidden_size, num_layers, weight_dropout
         self.bidirectional, self.each_step = bidirectional, each_step
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
-        self.layers = choose("model.cell", cell, CELLS)(
-            self.steps.width,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,  # torch warns about dropout with one layer
-            **_cell_options(cell, activation),
-        )
-        for name, bias in self.layers.named_parameters():
-            if cell == "lstm" and name.startswith("bias_ih"):
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates let gradients pass many steps
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden_size * (2 if bidirectional else 1), outputs)
+        sizes = self.steps.width, hidden_size, num_layers, bidirectional
+        drop = LockedDropout(dropout) if locked_dropout else nn.Dropout(dropout)
+        self.layers = build_layers(cell, *sizes, drop, activation, layer_norm, residual, weight_dropout)
+        initialize(self.layers, cell, recurrent_init, forget_bias)
+        directions = 2 if bidirectional else 1
+        self.parts, initial = PARTS[cell], torch.zeros(num_layers * directions, 1, hidden_size)
+        learned = self.parts if learn_initial_state else ()
+        self.initial = nn.ParameterDict({part: nn.Parameter(initial.clone()) for part in learned})
+        self.dropout = drop
+        tied = _tied_head(self.steps.embedding, outputs, bidirectional) if tie_embeddings else None
+        self.head = tied or nn.Linear(hidden_size * directions, outputs)
         self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
         if self.skip is not None:
             nn.init.zeros_(self.skip.weight)
             nn.init.zeros_(self.skip.bias)
+        self.speed_note = SPEED_NOTE if layer_norm else None
 
     def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> Any:
         """Return the outputs at every step or after all steps; with a `state`, also the state after these steps.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: State returned by `start` or an earlier call; None to start from zeros and return no state.
+            state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
         """
         if state is not None:
             return self._continue(x, state)
@@ -100,7 +118,7 @@ class Recurrent(nn.Module):
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
 
     def start(self, batch_size: int) -> State:
-        """Return the initial state: zeros, (B, num_layers, hidden_size) for each part of the state.
+        """Return the initial state: zeros or the learned state, (B, num_layers, hidden_size) for each part.
 
         Raises:
             ConfigError: The model reads the steps in both directions, or all at once.
@@ -111,38 +129,68 @@ class Recurrent(nn.Module):
             if is_excluded:
                 reason = "this model is computed step by step and cannot read later steps"
                 raise ConfigError(f"model.{name}: not supported because {reason}")
-        zeros = self.head.weight.new_zeros(batch_size, self.num_layers, self.hidden_size)
-        return dict.fromkeys(("hidden", "cell") if isinstance(self.layers, nn.LSTM) else ("hidden",), zeros)
+        zeros = next(self.parameters()).new_zeros(self.num_layers, 1, self.hidden_size)
+        initial = self._initial() or (zeros,) * len(self.parts)
+        first = (part.transpose(0, 1).expand(batch_size, -1, -1) for part in initial)
+        return dict(zip(self.parts, first, strict=True))
+
+    def _initial(self) -> Parts:
+        """Return the learned initial state, layers first; empty if it is not learned."""
+        return tuple(self.initial[part] for part in self.parts) if self.initial else ()
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        before = tuple(part.transpose(0, 1).contiguous() for part in state.values())  # torch has the layers first
-        states, after = self.layers(self.steps(x), before if len(before) > 1 else before[0])
-        after = after if isinstance(after, tuple) else (after,)
+        before = tuple(state[part].transpose(0, 1).contiguous() for part in self.parts)  # torch has the layers first
+        states, after = run_layer(self.layers, self.steps(x), before, self.weight_dropout)
         outputs = self.head(self.dropout(states if self.each_step else states[:, -1]))
-        return outputs, {name: part.transpose(0, 1) for name, part in zip(state, after, strict=True)}
+        return outputs, {name: part.transpose(0, 1) for name, part in zip(self.parts, after, strict=True)}
 
     def _states(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the state after each step; states after padding are not used."""
-        if lengths is None:
-            return self.layers(steps)[0]
-        steps = self.dropout(steps)
-        if not self.bidirectional:  # the forward direction reads padding only after all other steps
-            return self.layers(steps)[0]
+        before = tuple(part.expand(-1, len(steps), -1).contiguous() for part in self._initial()) or None
+        if lengths is not None:
+            steps = self.dropout(steps)
+        if isinstance(self.layers, Stack):
+            return self.layers(steps, before, lengths)[0]
+        if lengths is None or not self.bidirectional:  # the forward direction reads padding only after all other steps
+            return run_layer(self.layers, steps, before, self.weight_dropout)[0]
         # If torch sorted the sequences, it would wait for the GPU.
         lengths, order = lengths.clamp(min=1).sort(descending=True)
         order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
         packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
-        states, _ = rnn.pad_packed_sequence(self.layers(packed)[0], batch_first=True, total_length=steps.shape[1])
+        states, _ = run_layer(self.layers, packed, before, self.weight_dropout)
+        states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])
         return states.index_select(0, inverse)
 
 
-def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
-    if cell == "rnn":
-        return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
-    if activation is not None:
-        reason = f"the activation functions of the {cell} are fixed. model=rnn takes tanh or relu."
-        raise ConfigError(f"model.activation: not supported because {reason}")
-    return {}
+class TiedHead(nn.Module):
+    """Linear output layer that shares the weights of an embedding, which belong to the state of the embedding.
+
+    Shape: (..., width) -> (..., vocabulary).
+    """
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        super().__init__()
+        self._embedding = (embedding,)  # in a tuple, so that the weights are not parameters of two modules
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one number per token."""
+        return F.linear(x, self._embedding[0].weight, self.bias)
+
+
+def _tied_head(embedding: nn.Embedding | None, outputs: int, bidirectional: bool) -> TiedHead:
+    """Return the output layer that shares the weights of `embedding`, after initializing them."""
+    reason = None
+    if embedding is None:
+        reason = "the inputs are numbers, not tokens"
+    elif embedding.num_embeddings != outputs:
+        reason = f"the outputs are {outputs} numbers, not one for each of {embedding.num_embeddings} tokens"
+    elif bidirectional:
+        reason = "the states of both directions are twice as wide as the embedding"
+    if embedding is None or reason is not None:
+        raise ConfigError(f"model.tie_embeddings: not supported because {reason}")
+    nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
+    return TiedHead(embedding)
 
 
 def _check_fit(bidirectional: bool, linear_skip: int | None, tokens: bool) -> None:

@@ -9,7 +9,7 @@ from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose
 from dltrain.models.layers import State, check_sizes, inside
-from dltrain.models.recurrent import CELLS
+from dltrain.models.recurrent_layers import CELLS
 
 KINDS = ("none", "additive", "dot", "general")
 

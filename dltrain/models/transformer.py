@@ -3,7 +3,10 @@
 from torch import Tensor, nn
 
 from dltrain.errors import choose
-from dltrain.models.layers import READOUTS, Block, Positions, Steps, check_sizes, inside, read_out
+from dltrain.models.attention import padding_mask
+from dltrain.models.blocks import Block
+from dltrain.models.layers import READOUTS, Steps, check_sizes, read_out
+from dltrain.models.positions import Positions
 
 
 class Transformer(nn.Module):
@@ -51,7 +54,9 @@ class Transformer(nn.Module):
         # Comparable to standardized inputs and initial embeddings; GPT-2's 0.02 would be too small.
         self.positions = Positions(length, hidden_size, std=0.5)
         self.dropout = nn.Dropout(dropout)
-        blocks = [Block(hidden_size, num_heads, ffn_ratio, activation, dropout, causal) for _ in range(num_layers)]
+        sizes = hidden_size, num_heads, ffn_ratio * hidden_size
+        blocks = [Block(*sizes, activation, dropout, causal) for _ in range(num_layers)]
+        self.causal = causal
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(hidden_size)
         self.head = nn.Linear(hidden_size, outputs)
@@ -63,8 +68,9 @@ class Transformer(nn.Module):
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
         """
         x = self.dropout(self.positions(self.widen(self.steps(x))))
-        own = None if lengths is None else inside(lengths, x.shape[1], x.device)
+        # No step of causal attention reads the padding after it, and without a mask the attention is faster.
+        mask = None if self.causal else padding_mask(lengths, x.shape[1], x.device)
         for block in self.blocks:
-            x = block(x, own)
+            x = block(x, mask)
         # `last` is the default because a forecast continues the latest values, which a mean would blur.
         return self.head(self.norm(x if self.each_step else read_out(x, lengths, self.readout)))

@@ -29,6 +29,7 @@ class Forecasting(Task):
     - in evaluation, ``history`` (B, past, columns) and ``ahead`` (B, horizon, columns), the past and future values
       minus the shift, in the units of the data;
     - in evaluation, ``naive_error`` (B, 1, columns), the mean absolute change over a season in the training data;
+    - in evaluation, optional, ``deviation`` (B, 1, columns), the standard deviation of the training rows;
     - for files with several series, ``group`` (B,), the index of the series.
 
     Args:
@@ -89,8 +90,9 @@ class Forecasting(Task):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count equally. The MAE of each series (or column, if there is one
-        series) is added if there are two to eight.
+        training, so that series of different scales count equally. With the field ``deviation``, MSE and MAE of values
+        divided by it are added, as in published tables; every window counts, also those of the last batch. The MAE of
+        each series (or column, if there is one series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is
@@ -123,6 +125,9 @@ class Forecasting(Task):
         add_errors(mean, error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
+        if "deviation" in batch:
+            scaled = error / batch["deviation"]
+            mean.add(error.numel(), mse_normalized=scaled.square().mean(), mae_normalized=scaled.abs().mean())
         names = self.series_names or self.target_names
         if 1 < len(names) <= MAX_LISTED:
             for number, name in enumerate(names):

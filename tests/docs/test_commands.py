@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,6 +39,7 @@ SHORT = {
     "reverse_sequences": ["data.sequences=40"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
+    "ETTh1": ["data.window=24"],
     "^dltrain( model=(lstm|gru|transformer)(?!.* data=).*)?$": ["data.window=24"],
 }
 
@@ -79,6 +81,8 @@ def here(
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
     write_voc(own_files["image_masks"], tmp_path / "VOC2012")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
+    dates = np.datetime64("2016-07-01") + np.arange(21 * 120) * np.timedelta64(6, "h")
+    (tmp_path / "ETTh1.csv").write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
     rows = [("the dog sees " * (1 + n % 3), "el perro ve " * (1 + n % 3)) for n in range(40)]

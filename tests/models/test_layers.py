@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.layers import ACTIVATIONS, NORMS, Positions, activation, check_sizes, norm
+from dltrain.models.layers import ACTIVATIONS, NORMS, activation, check_sizes, norm
+from dltrain.models.positions import Positions
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "gelu", "silu", "elu", "selu", "softplus", "mish"])

@@ -73,7 +73,7 @@ def test_attention_equals_torch_with_a_padding_mask() -> None:
     model, x = build("transformer", "mean"), texts()
     states = model.positions(model.steps(x))
     for block in model.blocks:
-        attention = nn.MultiheadAttention(8, block.num_heads, batch_first=True)
+        attention = nn.MultiheadAttention(8, block.heads.num_heads, batch_first=True)
         attention.load_state_dict(
             {
                 **{f"in_proj_{kind}": getattr(block.qkv, kind) for kind in ("weight", "bias")},

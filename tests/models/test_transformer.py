@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.layers import Block
+from dltrain.models.blocks import Block
 from dltrain.models.transformer import Transformer
 
 

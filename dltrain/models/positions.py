@@ -1,0 +1,109 @@
+"""Positions of the steps of a sequence, for transformers: learned, sinusoidal and relative."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError, format_error
+
+
+def check_end(end: int, limit: int) -> None:
+    """Raise ConfigError if a sequence ends after the last position of the model."""
+    if end > limit:
+        raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
+
+
+class Positions(nn.Module):
+    """Learned position embedding, added to every step.
+
+    Shape: (B, T, width) -> (B, T, width), T up to ``length``.
+    """
+
+    def __init__(self, length: int, width: int, std: float = 0.02) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(length, width))
+        nn.init.normal_(self.weight, std=std)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return the steps with their positions added, starting at position ``start``."""
+        end = start + x.shape[1]
+        check_end(end, len(self.weight))
+        return x + self.weight[start:end]
+
+
+class Sinusoids(nn.Module):
+    """Sines and cosines of the position, added to every step.
+
+    Feature ``2 i`` of position ``p`` is ``sin(p / 10000 ** (2 i / width))``, feature ``2 i + 1`` is the cosine of the
+    same angle.
+
+    Shape: (B, T, width) -> (B, T, width), T up to ``length``.
+    Source: Vaswani et al. 2017, section 3.5.
+    """
+
+    weight: Tensor
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+        angles = torch.outer(torch.arange(length, dtype=torch.float64), 10_000.0**-exponents)
+        table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
+        self.register_buffer("weight", table.to(torch.get_default_dtype()), persistent=False)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return the steps with their positions added, starting at position ``start``."""
+        end = start + x.shape[1]
+        check_end(end, len(self.weight))
+        return x + self.weight[start:end]
+
+
+class NoPositions(nn.Module):
+    """Positions that add nothing, for blocks with rotary or relative positions, or none; any length."""
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return the steps unchanged."""
+        return x
+
+
+class RelativePositions(nn.Module):
+    """Learned numbers that are added to attention scores, one per head and bucket of distances.
+
+    Half of the buckets hold one distance each; the other half grow with the logarithm of the distance up to
+    ``max_distance``, and the last one holds all longer distances.
+
+    Args:
+        bidirectional: Whether later keys have buckets of their own; otherwise they share that of distance 0.
+
+    Source: Raffel et al. 2020 (T5), section 2.1.
+    """
+
+    def __init__(
+        self, num_heads: int, num_buckets: int = 32, max_distance: int = 128, bidirectional: bool = True
+    ) -> None:
+        super().__init__()
+        self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
+        self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
+
+    def forward(self, queries: int, keys: int) -> Tensor:
+        """Return the numbers to add, (1, num_heads, queries, keys); the queries are the last of all steps."""
+        steps = torch.arange(keys, device=self.weight.device)
+        return self.weight[self.buckets(steps[None, :] - steps[keys - queries :, None])].permute(2, 0, 1)[None]
+
+    def buckets(self, distances: Tensor) -> Tensor:
+        """Return the bucket of each distance, the position of the key minus that of the query."""
+        number = self.num_buckets // 2 if self.bidirectional else self.num_buckets
+        later = number * (distances > 0).long() if self.bidirectional else 0
+        distances = distances.abs() if self.bidirectional else (-distances).clamp(min=0)
+        exact = number // 2
+        ratio = (distances.clamp(min=exact).float() / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (number - exact)).long()).clamp(max=number - 1)
+        return later + torch.where(distances < exact, distances, far)
+
+
+def embed_positions(kind: str, length: int, width: int, std: float = 0.02) -> Any:
+    """Return the module that adds positions: learned or sinusoidal, or nothing for other kinds."""
+    if kind == "learned":
+        return Positions(length, width, std)
+    return Sinusoids(length, width) if kind == "sinusoidal" else NoPositions()

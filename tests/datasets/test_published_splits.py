@@ -1,0 +1,123 @@
+"""Splits in rows and months, compared with the published code for files in the format of ETT."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from dltrain.cli.main import main
+from dltrain.data.loader import Batches
+from dltrain.datasets.time_series import TimeSeries
+from dltrain.errors import ConfigError
+from dltrain.tasks.forecasting import Forecasting
+
+COLUMNS = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
+STEPS_PER_DAY = 4
+MONTH = 30 * STEPS_PER_DAY
+WINDOW, HORIZON = 20, 7
+
+
+@pytest.fixture(scope="module")
+def ett(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file in the format of ETT: 21 months with a step of six hours."""
+    rows = 21 * MONTH
+    random = np.random.default_rng(0)
+    values = random.normal(size=(rows, 7)).cumsum(axis=0) * np.arange(1, 8) + 10
+    table = pd.DataFrame(values.round(3), columns=COLUMNS)
+    table.insert(0, "date", pd.date_range("2016-07-01 00:00:00", periods=rows, freq="6h"))
+    path = tmp_path_factory.mktemp("ett") / "ETTx.csv"
+    table.to_csv(path, index=False)
+    return path
+
+
+def published_windows(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scaled inputs and targets of a split as in ``Dataset_ETT_hour`` of Informer's code, step by step."""
+    table = pd.read_csv(path)
+    number = ["train", "val", "test"].index(split)
+    starts = [0, 12 * MONTH - WINDOW, 12 * MONTH + 4 * MONTH - WINDOW]
+    ends = [12 * MONTH, 12 * MONTH + 4 * MONTH, 12 * MONTH + 8 * MONTH]
+    scaler = StandardScaler().fit(table[COLUMNS][: ends[0]].to_numpy())
+    data = scaler.transform(table[COLUMNS].to_numpy())[starts[number] : ends[number]]
+    windows = [data[at : at + WINDOW + HORIZON] for at in range(len(data) - WINDOW - HORIZON + 1)]
+    return np.stack(windows)[:, :WINDOW], np.stack(windows)[:, WINDOW:]
+
+
+class RepeatLast(nn.Module):
+    """Forecast that repeats the last input; affine normalization does not change this forecast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
+
+
+@pytest.mark.parametrize("split", [["12mo", "4mo", "4mo"], [12 * MONTH, "4mo", 4 * MONTH]], ids=str)
+def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_code(ett: Path, split: list) -> None:
+    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalise="train", split=split)
+    splits = data.load()
+    for name in ("train", "val", "test"):
+        source = getattr(splits, name)
+        batch = next(iter(Batches(source, len(source))))
+        inputs, targets = published_windows(ett, name)
+        np.testing.assert_allclose(batch["inputs"], inputs, atol=2e-5)
+        np.testing.assert_allclose(batch["targets"], targets, atol=2e-5)
+    assert f"unused: {MONTH} rows after those of data.split" in data.describe()
+
+
+@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+def test_normalized_errors_equal_those_of_published_tables_for_every_normalization(ett: Path, normalise: str) -> None:
+    split = ["12mo", "4mo", "4mo"]
+    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalise=normalise, split=split)
+    evaluation = Forecasting(HORIZON, 7, STEPS_PER_DAY).evaluate(RepeatLast(), Batches(data.load().test, 100))
+    inputs, targets = published_windows(ett, "test")
+    assert len(inputs) % 100  # every window counts, also those of the smaller last batch
+    error = inputs[:, -1:] - targets
+    for metrics in (evaluation.metrics, evaluation.baselines["repeat last"]):
+        assert metrics["mse_normalized"] == pytest.approx(np.mean(error**2), rel=1e-4)
+        assert metrics["mae_normalized"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
+
+
+def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> None:
+    splits = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=[100, 0, 50]).load()
+    assert splits.val is None and len(splits.test) == 50 - HORIZON + 1
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (["12mo", "4mo"], "data.split: expected rows or months of training, validation and test"),
+        ([100, -1, 50], "data.split: expected training and test rows above 0"),
+        ([100, 0, 0], "data.split: expected training and test rows above 0"),
+        (["12mo", "4mo", "6mo"], "data.split: expected at most the 2,520 rows of"),
+        ([20, 50, 50], "data.split: expected at least 27 training rows for a window, got 20"),
+        ([100, 5, 50], "data.split: expected at least 7 validation rows for a window, got 5"),
+    ],
+    ids=str,
+)
+def test_a_wrong_split_is_one_line(ett: Path, split: list, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=split).load()
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+def test_months_need_dates_at_a_step_that_divides_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
+    with pytest.raises(ConfigError, match=r"expected numbers of rows, because .* got a file without dates"):
+        TimeSeries(path=str(path), split=["1mo", "1mo", "1mo"])
+    with pytest.raises(ConfigError, match="got steps of 1 month"):
+        TimeSeries("elnino", split=["1mo", "1mo", "1mo"])
+
+
+def test_a_run_with_a_published_split_reports_and_repeats_its_normalized_errors(
+    ett: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = [f"data.path={ett}", "data.split=[12mo,4mo,4mo]", f"data.window={WINDOW}", f"data.horizon={HORIZON}"]
+    assert main(["model=dlinear", *keys, "trainer.max_steps=2", "hydra.run.dir=run"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "run"]) == 0
+    assert "mse_normalized" in capsys.readouterr().out
+    assert main(["data.split=[12mo,4mo,many]"]) == 2
+    assert "data.split: expected rows or months such as 12mo, got many" in capsys.readouterr().err
