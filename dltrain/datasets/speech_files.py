@@ -113,11 +113,12 @@ class UtteranceReader:
             raise ConfigError(format_error(f"data.{key}", "null for folders, which have no columns", name))
         folders = find_splits(root, is_audio)
         files, texts, splits = list[Path](), list[str](), dict[str, list[int]]()
+        known = self._words(folders[TRAIN])
         for split, folder in folders.items():
             words = self._words(folder)
-            if unknown := sorted(set(words.values()) - set(texts)) if split != TRAIN and texts else []:
+            if unknown := sorted(set(words.values()) - set(known.values())):
                 expected = f"only the words of the training folder in {folder}"
-                raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], texts)))
+                raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], known.values())))
             found = [
                 (file, word) for each, word in words.items() for file in sorted(filter(is_audio, find_files(each)))
             ]

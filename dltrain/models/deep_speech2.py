@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import choose
 from dltrain.models.layers import READOUTS, check_sizes, inside, read_out
-from dltrain.models.recurrent import CELLS
+from dltrain.models.recurrent_layers import CELLS
 
 KERNEL = (5, 5)  # frames or steps, bands
 
@@ -52,7 +52,7 @@ class DeepSpeech2(nn.Module):
         self.bands, self.each_step = bands, each_step
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         build, middle = choose("model.cell", cell, CELLS), (KERNEL[0] // 2, KERNEL[1] // 2)
-        halves = -(-bands // 2), -(-(-(-bands // 2)) // 2)
+        halves = (bands + 1) // 2, (bands + 3) // 4
         self.convolutions = nn.ModuleList(
             [
                 nn.Conv2d(1, channels, KERNEL, stride=(frames, 2), padding=middle),

@@ -50,7 +50,7 @@ class Search:
             lengths: Steps of each example, int64 (B,) on the CPU.
         """
         paths = best_paths(steps, lengths, self.blank)
-        steps, found = steps.double().cpu(), Found([], [])
+        steps, found = steps.detach().double().cpu(), Found([], [])
         for row, length, path in zip(steps, lengths.tolist(), paths, strict=True):
             candidates = {tuple(path): None}
             if self.beam > 1:

@@ -42,9 +42,16 @@ SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9}
 # Models that do not read images -> the facts they are built with.
-FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS, "seq2seq": PAIRS} | dict.fromkeys(VIDEO, CLIP)
+FACTS = {
+    "gpt": TEXT,
+    "dlinear": WINDOWS,
+    "nlinear": WINDOWS,
+    "seq2seq": PAIRS,
+    "deep_speech2": RECORDINGS,
+} | dict.fromkeys(VIDEO, CLIP)
 
 
 def target(name: str) -> type[nn.Module]:
@@ -82,7 +89,15 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     if facts is TEXT:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
+    shape = (
+        (4, 12, 3)
+        if facts is WINDOWS
+        else (4, 12, 18)
+        if facts is RECORDINGS
+        else (4, 3, 4, 16, 20)
+        if facts is CLIP
+        else (4, 3, 16, 20)
+    )
     return build(name, facts), torch.randn(shape, device=device)
 
 
