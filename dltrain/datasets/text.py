@@ -16,6 +16,7 @@ from dltrain.data.plans import Streams
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.data.tokens import Tokens
+from dltrain.datasets.mask_token import Tokenizer, WithMask
 from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
@@ -34,6 +35,7 @@ class Text:
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
+        special_tokens: Whether the vocabulary has a mask token, as masked language modeling needs.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
@@ -49,6 +51,7 @@ class Text:
         self,
         path: str | None = None,
         tokens: str = "characters",
+        special_tokens: bool = False,
         context_length: int = 64,
         stride: int | None = None,
         streams: bool = False,
@@ -70,14 +73,17 @@ class Text:
         self.workers = at_least("data.workers", workers, 0)
         if fitted is None and path:
             existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
-        self.tokenizer: CharacterTokenizer | ByteTokenizer = (
+        known: CharacterTokenizer | ByteTokenizer = (
             ByteTokenizer()
             if tokens == "bytes"
             else CharacterTokenizer(_read_text(self.path) if fitted is None else fitted["characters"])
         )
+        self.characters = known.characters if isinstance(known, CharacterTokenizer) else []
+        self.tokenizer: Tokenizer = WithMask(known) if special_tokens else known
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
-        vocabulary = Tokens(self.tokenizer.size, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
+        mask = known.size if special_tokens else None
+        vocabulary = Tokens(self.tokenizer.size, mask=mask, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
@@ -88,8 +94,7 @@ class Text:
 
     def fit(self) -> Fitted:
         """Return the characters of the file in Unicode order; empty for bytes."""
-        characters = self.tokenizer.characters if isinstance(self.tokenizer, CharacterTokenizer) else []
-        return {"characters": "".join(characters)}
+        return {"characters": "".join(self.characters)}
 
     def evaluation(self) -> Source:
         """Return windows that predict each token of the file once, except the first."""

@@ -11,29 +11,30 @@ from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table
 from dltrain.datasets.describe import classes_line, count, splits_line
 from dltrain.datasets.text_columns import Target
+from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON
-from dltrain.datasets.words import UNKNOWN, Words
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def describe_texts(
-    table: Table, text: int, target: Target, column: int, words: Words, max_length: int, parts: Mapping[str, Tensor]
+    table: Table, text: int, target: Target, column: int, encoder: TextEncoder, parts: Mapping[str, Tensor]
 ) -> list[str]:
     """Return lines about the texts, the vocabulary, the column to predict and the splits."""
     cells = table.columns[text]
-    encoded = [np.array(words.encode(word)) for word in cells.words]
+    encoded, unknown = [np.array(encoder.encode(word)) for word in cells.words], encoder.tokens.unknown
     lengths = np.array([len(tokens) for tokens in encoded])[cells.codes]
     rows = {NAMES[split]: part.numpy() for split, part in parts.items()}
     lines = [f"{table.path.name}: {count(len(table), 'text')}, {count(len(table.header), 'column')}"]
     lines += [
         f"texts: {table.header[text]}, {lengths.min()} to {lengths.max()} words ({lengths.mean():.0f} on average)"
     ]
-    lines += [f"vocabulary: {len(words.words):,} words of the training texts; {_unknown(encoded, cells.codes, rows)}"]
+    share = _unknown(encoded, cells.codes, rows, unknown)
+    lines += [f"vocabulary: {encoder.tokens.size:,} words of the training texts; {share}"]
     if empty := int((lengths == 0).sum()):
         lines.append(f"{count(empty, 'text')} without a word")
-    if cut := int((lengths > max_length).sum()):
-        lines.append(f"{count(cut, 'text')} cut after {max_length} words (data.max_length)")
+    if cut := int((lengths > encoder.room).sum()):
+        lines.append(f"{count(cut, 'text')} cut after {encoder.room} words (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
         lines.append(f"{count(copies, 'text')} of the validation and test splits also in the training split")
     lines += _target_lines(table, target, column, rows)
@@ -50,10 +51,10 @@ def _held_out(rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     return [part for name, part in rows.items() if name != "training"]
 
 
-def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np.ndarray]) -> str:
+def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np.ndarray], unknown: int | None) -> str:
     held_out = [encoded[code] for part in _held_out(rows) for code in codes[part]]
-    unknown = sum(int((tokens == UNKNOWN).sum()) for tokens in held_out)
-    return f"{unknown / max(1, sum(map(len, held_out))):.1%} of the words in the other texts are unknown"
+    missing = sum(int((tokens == unknown).sum()) for tokens in held_out)
+    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the words in the other texts are unknown"
 
 
 def _target_lines(table: Table, target: Target, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:

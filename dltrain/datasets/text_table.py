@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import astuple, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +20,10 @@ from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
+from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.words import PAD, SPECIAL, Words
+from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -61,6 +61,8 @@ class TextTable:
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
+        special_tokens: Whether each text has a token for its begin and one for its end, which count as words, and the
+            vocabulary a mask token, as bert and masked language modeling need.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
@@ -86,6 +88,7 @@ class TextTable:
         min_count: int = 2,
         max_words: int = 20_000,
         max_length: int = 256,
+        special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
         validation: float = 0.15,
@@ -99,7 +102,8 @@ class TextTable:
         check_held_out(validation, test)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.max_length = at_least("data.max_length", max_length, 1)
+        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens else 1)
+        self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.max_tokens = max_tokens
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
@@ -112,6 +116,7 @@ class TextTable:
             self._fit(text, column, threshold, (validation, test), limits)
         else:
             self._adopt(fitted)
+        self.encoder = TextEncoder(self.words.tokens, max_length)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
@@ -139,12 +144,12 @@ class TextTable:
         train = self.parts[TRAIN].numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
-        self.words = Words.fit((cells[row] for row in train), *limits)
+        self.words = Words.fit((cells[row] for row in train), *limits, self.special)
 
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         return {
-            "words": self.words.words[len(SPECIAL) :],
+            "words": self.words.words[len(self.special) :],
             "lowercase": self.words.lowercase,
             "text": self.text_name,
             "target": list(astuple(self.target)),
@@ -152,7 +157,7 @@ class TextTable:
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        self.words = Words(fitted["words"], fitted["lowercase"])
+        self.words = Words(fitted["words"], fitted["lowercase"], self.special)
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)
@@ -175,7 +180,7 @@ class TextTable:
 
     def describe(self) -> list[str]:
         """Return lines about the texts, the vocabulary, the column to predict and the splits."""
-        return describe_texts(self.table, self.text, self.target, self.column, self.words, self.max_length, self.parts)
+        return describe_texts(self.table, self.text, self.target, self.column, self.encoder, self.parts)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read tables with the column of texts, text files, or a text from the command line."""
@@ -206,10 +211,10 @@ class TextTable:
                 yield self._inputs([column[row] for row in range(len(table))], names)
 
     def _inputs(self, texts: list[str], names: list[dict[str, object]]) -> Inputs:
-        encoded = [self.words.encode(text) for text in texts]
+        encoded = [self.encoder.encode(text) for text in texts]
         for name, tokens in zip(names, encoded, strict=True):
-            name["unread_words"] = max(0, len(tokens) - self.max_length)
-        return Inputs({"tokens": self._ragged(encoded), **self.target.units(len(texts))}, names)
+            name["unread_words"] = max(0, len(tokens) - self.encoder.room)
+        return Inputs({"tokens": self.encoder.rows(encoded), **self.target.units(len(texts))}, names)
 
     def _read(self) -> tuple[Table, dict[str, np.ndarray]]:
         """Return the texts as a table, and the rows of each split that has a folder."""
@@ -256,10 +261,5 @@ class TextTable:
         return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
 
     def _encode(self, cells: Cells) -> Ragged:
-        encoded = [self.words.encode(word) for word in cells.words]
-        return self._ragged([encoded[code] for code in cells.codes])
-
-    def _ragged(self, encoded: list[list[int]]) -> Ragged:
-        cut = [tokens[: self.max_length] for tokens in encoded]
-        values = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
-        return Ragged(torch.from_numpy(values), torch.tensor([len(tokens) for tokens in cut]), PAD)
+        encoded = [self.encoder.encode(word) for word in cells.words]
+        return self.encoder.rows(encoded[code] for code in cells.codes)

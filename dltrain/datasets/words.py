@@ -9,6 +9,8 @@ from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unknown>")
+BEGIN, END, MASK = 2, 3, 4  # only in vocabularies with more special tokens
+MORE_SPECIAL = (*SPECIAL, "<begin>", "<end>", "<mask>")
 
 # Letters and digits, with inner apostrophes; one character of a script without spaces; or one symbol.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -21,16 +23,19 @@ class Words:
     Token 0 is padding, token 1 any unknown word.
 
     Args:
-        words: The words, from token 2 on.
+        words: The words, after the special tokens.
         lowercase: Convert texts to lower case first.
+        special: Special tokens, `SPECIAL` or `MORE_SPECIAL`.
     """
 
-    def __init__(self, words: Sequence[str], lowercase: bool = True) -> None:
-        self.words, self.lowercase = [*SPECIAL, *words], lowercase
-        self.numbers = {word: number for number, word in enumerate(self.words) if number >= len(SPECIAL)}
+    def __init__(self, words: Sequence[str], lowercase: bool = True, special: Sequence[str] = SPECIAL) -> None:
+        self.words, self.lowercase, self.special = [*special, *words], lowercase, tuple(special)
+        self.numbers = {word: number for number, word in enumerate(self.words) if number >= len(special)}
 
     @classmethod
-    def fit(cls, texts: Iterable[str], lowercase: bool, min_count: int, max_words: int) -> "Words":
+    def fit(
+        cls, texts: Iterable[str], lowercase: bool, min_count: int, max_words: int, special: Sequence[str] = SPECIAL
+    ) -> "Words":
         """Return the vocabulary of texts, frequent words first.
 
         Args:
@@ -47,16 +52,19 @@ class Words:
         if not kept:
             most = f"at most {max(counts.values())}, the count of the most frequent word of the training texts"
             raise ConfigError(format_error("data.min_count", most, min_count))
-        return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase)
+        return cls(sorted(kept, key=lambda word: (-counts[word], word))[:max_words], lowercase, special)
 
     @property
     def tokens(self) -> Tokens:
         """The vocabulary as `Tokens`."""
-        return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, encode=self.encode, decode=self.decode)
+        more = {"begin": BEGIN, "end": END, "mask": MASK} if self.special == MORE_SPECIAL else {}
+        return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, **more, encode=self.encode, decode=self.decode)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
-        return [self.numbers.get(word, UNKNOWN) for word in split_words(text, self.lowercase)]
+        """Return the tokens of a text, without begin and end. With `MORE_SPECIAL`, ``<mask>`` is the mask token."""
+        parts = text.split(MORE_SPECIAL[MASK]) if self.special == MORE_SPECIAL else [text]
+        encoded = ([self.numbers.get(word, UNKNOWN) for word in split_words(part, self.lowercase)] for part in parts)
+        return [token for number, part in enumerate(encoded) for token in (*[MASK][:number], *part)]
 
     def decode(self, tokens: list[int]) -> str:
         """Return the words of tokens, separated by spaces, without padding."""

@@ -21,6 +21,7 @@ class GPT(nn.Module):
         outputs: Equal to ``vocabulary``.
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
+        causal: Whether the task needs outputs that do not depend on later tokens; must be true.
 
     When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
     full, it is computed again from the last half of the tokens, because their positions change.
@@ -41,6 +42,7 @@ class GPT(nn.Module):
         dropout: float = 0.0,
         activation: str = "gelu",
         bias: bool = True,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         check_sizes(dropout, vocabulary=vocabulary, length=length)
@@ -48,6 +50,9 @@ class GPT(nn.Module):
         if outputs != vocabulary:
             hint = "A gpt predicts the next token; use another model for other tasks."
             raise ConfigError(format_error("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
+        if not causal:
+            reason = "a gpt reads only earlier tokens, and the task needs a model that reads all"
+            raise ConfigError(f"model: not supported because {reason}; use another model, such as bert or transformer")
         self.embedding = nn.Embedding(vocabulary, hidden_size)
         self.positions = Positions(length, hidden_size)
         self.dropout = nn.Dropout(dropout)

@@ -21,7 +21,7 @@ FACTS: dict[str, Any] = {
     **{"answers": 1, "low": [0.0], "high": [1.0], "horizon": 3, "columns": 1, "season": 1, "unit": "", "targets": 1},
     **{"target_names": ["y"], "each_step": False, "causal": False},
     "clip": {"channels": 3, "frames": 4, "height": 8, "width": 8},
-    "tokens": {"size": 11, "encode": list, "decode": str},
+    "tokens": {"size": 11, "pad": 0, "begin": 1, "end": 2, "mask": 3, "encode": list, "decode": str},
     "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},

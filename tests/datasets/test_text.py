@@ -66,6 +66,17 @@ def test_decode_is_the_inverse_of_encode(tokens):
     assert min(numbers) >= 0 and max(numbers) < spec.tokens.size == spec.features
 
 
+@pytest.mark.parametrize("tokens", ["characters", "bytes"])
+def test_with_special_tokens_the_last_token_is_the_mask(tokens):
+    plain, data = (Text(tokens=tokens, special_tokens=special) for special in (False, True))
+    size, tokens = plain.spec.tokens.size, data.spec.tokens
+    assert (tokens.size, tokens.mask, data.spec.features) == (size + 1, size, size + 1)
+    encoded = tokens.encode("Call<mask><mask>me")
+    assert encoded == [*plain.spec.tokens.encode("Call"), size, size, *plain.spec.tokens.encode("me")]
+    assert tokens.decode(encoded) == "Call<mask><mask>me"
+    assert plain.spec.tokens.mask is None and fingerprint(data.load()) == fingerprint(plain.load())
+
+
 def test_byte_tokens_are_the_bytes_of_the_file(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
     data = Text(str(tmp_path / "a.bin"), tokens="bytes", context_length=8)

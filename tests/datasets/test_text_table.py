@@ -246,3 +246,22 @@ def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) 
     other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())
     with pytest.raises(ConfigError, match=r"^data.column: expected one of a, b in column label, line 1 of .*, got c"):
         other.evaluation()
+
+
+def test_with_special_tokens_each_text_has_a_begin_and_an_end_within_its_maximum_length(tmp_path: Path) -> None:
+    data = TextTable(write(tmp_path), threshold=0.0, max_length=6, special_tokens=True)
+    tokens = data.spec.tokens
+    assert tokens is not None and (tokens.pad, tokens.unknown, tokens.begin, tokens.end, tokens.mask) == (0, 1, 2, 3, 4)
+    rows = [
+        row[:length]
+        for batch in Batches(data.load().train, 8)
+        for row, length in zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)
+    ]
+    assert all(row[0] == 2 and row[-1] == 3 and not {2, 3, 4} & set(row[1:-1]) for row in rows)
+    assert {len(row) for row in rows} == {6}  # all texts have at least 5 words, of which 4 fit
+    assert data.words.encode("good <mask> film") == [*data.words.encode("good"), 4, *data.words.encode("film")]
+    assert len({data.words.decode([number]) for number in range(1, tokens.size)}) == tokens.size - 1
+    again = TextTable("moved.csv", threshold=0.0, max_length=6, special_tokens=True, fitted=data.fit())
+    assert again.words.words == data.words.words
+    (given,) = again.inputs(InputFiles(text="a good film and a bad film"))
+    assert given.names[0]["unread_words"] == 3

@@ -1,0 +1,41 @@
+"""Texts as tokens, cut to a maximum length, with tokens for begin and end if the vocabulary has them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+
+from dltrain.data.ragged import Ragged
+from dltrain.data.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Conversion of texts to rows of tokens.
+
+    Args:
+        tokens: Vocabulary; if it has tokens for begin and end, every text gets them.
+        max_length: Maximum number of tokens of a text, begin and end included; the rest is cut off.
+    """
+
+    tokens: Tokens
+    max_length: int
+
+    @property
+    def room(self) -> int:
+        """Maximum number of tokens of a text without begin and end."""
+        return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
+
+    def encode(self, text: str) -> list[int]:
+        """Return all tokens of a text, without begin and end."""
+        assert self.tokens.encode is not None, "vocabularies of texts encode"
+        return self.tokens.encode(text)
+
+    def rows(self, encoded: Iterable[list[int]]) -> Ragged:
+        """Return encoded texts, cut, with begin and end, as rows."""
+        begin, end = ([] if token is None else [token] for token in (self.tokens.begin, self.tokens.end))
+        rows = [[*begin, *tokens[: self.room], *end] for tokens in encoded]
+        values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
+        return Ragged(torch.from_numpy(values), torch.tensor([len(row) for row in rows]), self.tokens.pad or 0)

@@ -1,0 +1,179 @@
+"""Masked language modeling: prediction of hidden tokens from the tokens on both sides."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError, format_error
+from dltrain.keyed_random import uniform
+from dltrain.metrics.running import Mean
+from dltrain.tasks.asking import ask
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+
+IGNORED = -1  # target of a token that is not to be predicted
+COUNTED_BATCHES = 200  # training batches after which no further token is counted for the baseline
+TOP = 5  # predicted tokens per mask
+NUM_SHOWN = 4  # texts in the log
+
+
+@dataclass(eq=False)
+class MaskedLanguageModeling(Task):
+    """Masked language modeling: cross-entropy between the outputs (B, T, vocabulary) and the hidden tokens.
+
+    Each token, except padding, begin and end, is chosen with probability ``mask_share``. Of the chosen tokens, 80 % are
+    replaced by the mask token and 10 % by a random token; 10 % stay as they are. The model reads the field ``masked``;
+    ``targets`` (B, T) has the chosen tokens, and -1 elsewhere.
+
+    Args:
+        vocabulary: Number of distinct tokens.
+        mask_token: Token that replaces a hidden token; None if the data have none, which is an error.
+        pad_token, begin_token, end_token: Tokens that are never hidden; None if there are none.
+        decode: Function that turns tokens into text.
+        mask_share: Probability that a token is chosen, in (0, 1].
+        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
+
+    Source: Devlin et al. 2019, "BERT", section 3.1 and appendix A.1.
+    Differs: each token is chosen independently, so that the number of chosen tokens varies.
+    """
+
+    metric: ClassVar[str] = "loss"
+    better: ClassVar[Literal["min", "max"]] = "min"
+
+    vocabulary: int
+    mask_token: int | None = None
+    pad_token: int | None = None
+    begin_token: int | None = None
+    end_token: int | None = None
+    decode: Callable[[list[int]], str] | None = None
+    mask_share: float = 0.15
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mask_token is None:
+            expected = "true with masked_language_modeling, which needs a mask token in the vocabulary"
+            raise ConfigError(format_error("data.special_tokens", expected, False))
+        self.frequencies: Tensor | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return the facts for the model: at every step, one output per token of the vocabulary, from all steps."""
+        return {"outputs": self.vocabulary, "each_step": True, "causal": False}
+
+    def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
+        """Return inputs with hidden tokens, and the tokens to predict."""
+        batch = super().example(facts, batch_size)
+        return {**batch, "masked": torch.empty_like(batch["inputs"]), "targets": torch.empty_like(batch["inputs"])}
+
+    def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
+        """Add ``masked``, the inputs with hidden tokens, and replace ``targets`` by the hidden tokens."""
+        tokens = batch["inputs"]
+        chosen, kind, other = uniform(keys, 3 * tokens.shape[1]).chunk(3, dim=1)
+        hidden = (chosen < self.mask_share) & self._maskable(batch)
+        replacement = torch.where(kind < 0.8, self.mask_token or 0, (other * self.vocabulary).long())
+        masked = torch.where(hidden & (kind < 0.9), replacement, tokens)
+        return {**batch, "masked": masked, "targets": torch.where(hidden, tokens, IGNORED)}
+
+    def _maskable(self, batch: Batch) -> Tensor:
+        """Return which tokens may be hidden, bool (B, T)."""
+        tokens = batch["inputs"]
+        allowed = torch.ones_like(tokens, dtype=torch.bool)
+        for special in (self.pad_token, self.begin_token, self.end_token):
+            if special is not None:
+                allowed &= tokens != special
+        if "lengths" in batch:
+            allowed &= torch.arange(tokens.shape[1], device=tokens.device) < batch["lengths"].to(tokens.device)[:, None]
+        elif batch.get("targets", tokens[:0]).shape == tokens.shape:
+            allowed[:, 1:] &= batch["targets"][:, :-1] != IGNORED  # the next token of a window: -1 after the text
+        return allowed
+
+    def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
+        """Return the mean cross-entropy over the hidden tokens, in nats; its weight is their number."""
+        return self._loss(self._logits(model, batch), batch["targets"], self.label_smoothing)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = ask(model, batch, inputs=batch["masked"])
+        return logits
+
+    def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:
+        count = (targets != IGNORED).sum()
+        options: dict[str, Any] = {"ignore_index": IGNORED, "label_smoothing": smoothing, "reduction": "sum"}
+        return Loss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options) / count.clamp(min=1), count)
+
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Count the tokens of training examples, for the prediction of the most frequent token."""
+        counts = torch.ones(self.vocabulary, dtype=torch.float64)  # one more each, so that none has the probability 0
+        for batch in islice(train, COUNTED_BATCHES):
+            counts += torch.bincount(batch["inputs"][self._maskable(batch)].cpu(), minlength=self.vocabulary)
+        self.frequencies = (counts / counts.sum()).log().float()
+        return None
+
+    def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        """Return loss in nats per hidden token, perplexity and the share of hidden tokens that are predicted."""
+        own, baseline, shown = Mean(), Mean(), dict[str, Any]()
+        for batch in batches:
+            targets, logits = batch["targets"], self._logits(model, batch).float()
+            self._add(own, logits, targets)
+            if self.frequencies is not None:
+                frequencies = self.frequencies.to(targets.device)
+                self._add(baseline, frequencies.expand(*targets.shape, -1), targets)
+            shown = shown or {
+                **{name: batch[name][:NUM_SHOWN] for name in ("inputs", "masked", "targets")},
+                "predicted": logits[:NUM_SHOWN].argmax(-1),
+                "allowed": self._maskable({**batch, "targets": targets[:0]})[:NUM_SHOWN],
+            }
+        baselines = {"token frequencies": _metrics(baseline)} if self.frequencies is not None else {}
+        return Evaluation(_metrics(own), baselines, {"shown": shown})
+
+    def _add(self, mean: Mean, logits: Tensor, targets: Tensor) -> None:
+        loss, count, _ = self._loss(logits, targets)
+        hits = torch.eq(logits.argmax(-1), targets).sum()  # a prediction is never -1
+        mean.add(count, loss=loss, masked_accuracy=hits / (targets != IGNORED).sum().clamp(min=1))
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
+        """Return each text with its masks filled in, and the most likely tokens of each mask with their probabilities.
+
+        Raises:
+            ConfigError: A text has no mask.
+        """
+        logits = ask(model, batch).float()
+        return [self._fill(tokens, each) for tokens, each in zip(batch["inputs"], logits, strict=True)]
+
+    def _fill(self, tokens: Tensor, logits: Tensor) -> Line:
+        masks = torch.eq(tokens, self.mask_token or 0).nonzero().flatten()
+        if not len(masks):
+            mask = self._text([self.mask_token or 0])
+            raise ConfigError(format_error("text", f"at least one {mask}, which is filled in", "a text without it"))
+        best = logits[masks].softmax(-1).topk(min(TOP, self.vocabulary))
+        filled = tokens.index_copy(0, masks, best.indices[:, 0])
+        candidates = [
+            {self._text([token]): probability for token, probability in zip(*pair, strict=True)}
+            for pair in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        return {"text": self._text(filled[self._maskable({"inputs": tokens[None]})[0]].tolist()), "masks": candidates}
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
+        """Return texts with hidden tokens, and the same texts with the predicted tokens."""
+        return [Media("masks", text="\n".join(f"    {line}" for line in self._lines(evaluation.extra["shown"])))]
+
+    def _lines(self, shown: Mapping[str, Tensor]) -> Iterator[str]:
+        if not shown:
+            return
+        filled = torch.where(shown["targets"] == IGNORED, shown["inputs"], shown["predicted"])
+        for name, rows in (("original", shown["inputs"]), ("masked", shown["masked"]), ("predicted", filled)):
+            for number, (row, allowed) in enumerate(zip(rows, shown["allowed"], strict=True), 1):
+                yield f"{number} {name:10}{self._text(row[allowed].tolist())}".replace("\n", " ")
+
+
+def _metrics(mean: Mean) -> dict[str, float]:
+    """Return the metrics; without any hidden token, the loss is NaN."""
+    found = mean.read()
+    loss = found["loss"]
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "masked_accuracy": found["masked_accuracy"]}
