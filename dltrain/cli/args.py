@@ -15,7 +15,7 @@ CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # flags of t
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
-    "--resolve": "facts such as ${spec.features} come from the data. A run's config.yaml contains their values.",
+    "--resolve": "facts such as ${spec.features} depend on the data. A run's config.yaml contains their values.",
 }
 
 

@@ -17,7 +17,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
     name = _checkpoint_file(path, arguments.checkpoint)
     check_predict(changes)
-    job.ready()
+    job.set_environment()
     from dltrain.runs import report
     from dltrain.runs.classifier_features import attach_features
     from dltrain.runs.inference import load_to_evaluate

@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.out:
         _reject_existing(Path(os.path.expanduser(arguments.out)), arguments.force)
     check_predict(changes)
-    job.ready()
+    job.set_environment()
     from dltrain.runs import export, generation
     from dltrain.runs.inference import rebuild_components, restore_weights
 

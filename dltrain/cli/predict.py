@@ -23,7 +23,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     path, job, changes = open_run(run, arguments.overrides)
     check_inputs(names)
     check_predict(changes)
-    job.ready()
+    job.set_environment()
     if arguments.explain and arguments.out is None:
         raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
     from dltrain.runs.inference import load_trained, rebuild_components

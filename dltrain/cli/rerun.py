@@ -17,7 +17,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_available(job.run_dir, default_root())
     console = Console()
     console.info(f"{job.title()} (rerun)")
-    job.ready()
+    job.set_environment()
     from dltrain.runs.launch import train
 
     return train(job, console, started, origin=Origin(path, changes)).exit_code

@@ -25,7 +25,7 @@ def resume_run(
         console.info(f"{path}: this run is finished. To train longer: trainer.epochs=N")
         return 0
     console.info(f"{job.title()} (resumed)")
-    job.ready()
+    job.set_environment()
     from dltrain.runs.launch import resume
 
     return resume(job, path, console, started, None, changes, change_schedule).exit_code

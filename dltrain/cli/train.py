@@ -17,7 +17,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     if arguments.multirun:
         jobs = expand(arguments.overrides, config_dirs)
         for job in jobs:
-            job.ready()
+            job.set_environment()
         from dltrain.sweeps.sweep import run_sweep
 
         return run_sweep(jobs, console, arguments.overrides)
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         return resume_run(job, path, changes, console, started)
     check_available(job.run_dir, default_root())
     console.info(job.title())
-    job.ready()
+    job.set_environment()
     from dltrain.runs.launch import train
 
     return train(job, console, started).exit_code

@@ -243,7 +243,7 @@ dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk
 dltrain generate latest --class 3
 dltrain generate latest --given seven.png scans/
 dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-p 0.9""",
-        arguments=((RUN[0], f"{RUN[1]}; it comes before --given"), LOCATION),
+        arguments=((RUN[0], f"{RUN[1]}; put it before --given"), LOCATION),
         add_flags=_generate_flags,
     ),
     "runs": Verb(

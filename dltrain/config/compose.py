@@ -50,7 +50,7 @@ class Job:
         groups = dict.fromkeys(["experiment", "model", "data", "task", *reversed(self.choices)])
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
-    def ready(self) -> None:
+    def set_environment(self) -> None:
         """Set environment variables for CUDA libraries; call it before torch is imported."""
         if self.resolved["device"]["deterministic"]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

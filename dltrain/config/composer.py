@@ -107,9 +107,9 @@ class Composer:
         if override.is_add():
             return format_error(f"+{key}", "a key that does not exist yet", key, f"To change it: {key}={value}")
         if override.is_delete():
-            there = validation.lookup(key, content)
-            expected = f"its value, {redaction.mask(there, key)}"
-            return None if value in (None, there) else format_error(f"~{key}", expected, value)
+            current = validation.lookup(key, content)
+            expected = f"its value, {redaction.mask(current, key)}"
+            return None if value in (None, current) else format_error(f"~{key}", expected, value)
         return validation.wrong_value(key, value, content, self.groups)
 
     def resolved_errors(

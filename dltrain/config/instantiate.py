@@ -72,7 +72,7 @@ def _library_errors(key: str, name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, RuntimeError, AssertionError, LookupError, OSError, UnpicklingError) as error:
-        raise ConfigError(f"{key}: {name} rejects these values: {error}") from error
+        raise ConfigError(f"{key}: not supported because {name} rejects these values: {error}") from error
 
 
 def _is_node(value: Any) -> bool:
@@ -141,7 +141,7 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
-        expected = "something that can be imported"
+        expected = "an importable class or function"
         searched = f" Searched: {Path.cwd()} and PYTHONPATH." if trusted and isinstance(error, ImportError) else ""
         raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.{searched}")) from None
     # Reject names that the module only imports.

@@ -65,7 +65,7 @@ class InputFile:
     """One file, or standard input.
 
     Args:
-        number: Position of the INPUT argument that it belongs to, from 1.
+        number: Position of its INPUT argument, from 1.
         name: Its path, or ``-``.
     """
 

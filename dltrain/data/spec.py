@@ -224,7 +224,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples, about ``files.batch_size`` at a time; batches before an error come first."""
+        """Yield user-provided examples, about ``files.batch_size`` at a time; raise errors after earlier batches."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Compute with one thread less per worker process, at least one: threads that wait for an operation use a core."""
+    """Compute with one thread fewer per worker process, but at least one, because idle threads also occupy a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield

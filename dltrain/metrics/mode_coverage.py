@@ -35,5 +35,9 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
     nearest, mode = distances.nan_to_num(torch.inf).min(1)  # the variance of fewer than two points is NaN
     good = nearest <= MAX_DISTANCE
     hits = torch.bincount(mode[good], minlength=classes)
-    met = torch.minimum(hits / len(fake), counts / len(real))
-    return {"modes": float((hits > 0).sum()), "high_quality": float(good.double().mean()), "coverage": float(met.sum())}
+    overlap = torch.minimum(hits / len(fake), counts / len(real))
+    return {
+        "modes": float((hits > 0).sum()),
+        "high_quality": float(good.double().mean()),
+        "coverage": float(overlap.sum()),
+    }

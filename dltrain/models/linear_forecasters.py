@@ -34,11 +34,11 @@ class DLinear(nn.Module):
 
     Args:
         length, columns, horizon: At least 1.
-        outputs: Equal to ``horizon`` times ``columns``.
+        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
         kernel_size: Steps of the moving average, odd; the first and last value are repeated at the ends.
         individual: Whether each column has its own layers.
 
-    Shape: (B, length, columns) -> (B, horizon * columns), all columns of a step next to each other.
+    Shape: (B, length, columns) -> (B, outputs), ordered by step, column and level.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 
@@ -53,20 +53,20 @@ class DLinear(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(length=length, columns=columns, horizon=horizon, kernel_size=kernel_size)
-        check_outputs(outputs, horizon * columns)
+        self.levels = count_levels(outputs, horizon, columns)
         if kernel_size % 2 == 0:
             hint = "An average over an even number of steps has no middle."
             raise ConfigError(format_error("model.kernel_size", "an odd number", kernel_size, hint))
         self.kernel_size = kernel_size
-        self.trend = Projection(length, horizon, columns, individual)
-        self.rest = Projection(length, horizon, columns, individual)
+        self.trend = Projection(length, horizon * self.levels, columns, individual)
+        self.rest = Projection(length, horizon * self.levels, columns, individual)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the forecast of each example."""
         x = x.transpose(1, 2)
         ends = self.kernel_size // 2
         trend = F.avg_pool1d(F.pad(x, (ends, ends), mode="replicate"), self.kernel_size, stride=1)
-        return (self.trend(trend) + self.rest(x - trend)).transpose(1, 2).flatten(1)
+        return by_step(self.trend(trend) + self.rest(x - trend), self.levels)
 
 
 class NLinear(nn.Module):
@@ -74,28 +74,35 @@ class NLinear(nn.Module):
 
     Args:
         length, columns, horizon: At least 1.
-        outputs: Equal to ``horizon`` times ``columns``.
+        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
         individual: Whether each column has its own layer.
 
-    Shape: (B, length, columns) -> (B, horizon * columns), all columns of a step next to each other.
+    Shape: (B, length, columns) -> (B, outputs), ordered by step, column and level.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 
     def __init__(self, length: int, columns: int, horizon: int, outputs: int, individual: bool = False) -> None:
         super().__init__()
         check_sizes(length=length, columns=columns, horizon=horizon)
-        check_outputs(outputs, horizon * columns)
-        self.layer = Projection(length, horizon, columns, individual)
+        self.levels = count_levels(outputs, horizon, columns)
+        self.layer = Projection(length, horizon * self.levels, columns, individual)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the forecast of each example."""
         x = x.transpose(1, 2)
         last = x[..., -1:]
-        return (self.layer(x - last) + last).transpose(1, 2).flatten(1)
+        return by_step(self.layer(x - last) + last, self.levels)
 
 
-def check_outputs(outputs: int, expected: int) -> None:
-    """Raise ConfigError unless the task needs one output per step and column."""
-    if outputs != expected:
+def by_step(x: Tensor, levels: int) -> Tensor:
+    """Order outputs by step, column and level: (B, columns, horizon * levels) -> (B, horizon * columns * levels)."""
+    return x.unflatten(-1, (-1, levels)).transpose(1, 2).flatten(1)
+
+
+def count_levels(outputs: int, horizon: int, columns: int) -> int:
+    """Return the number of outputs per step and column; raise ConfigError if the task needs other outputs."""
+    if outputs % (horizon * columns):
         hint = "This model only forecasts series; use another model for other tasks."
-        raise ConfigError(format_error("model.outputs", f"{expected}, the horizon times the columns", outputs, hint))
+        expected = f"a multiple of {horizon * columns}, the horizon times the columns"
+        raise ConfigError(format_error("model.outputs", expected, outputs, hint))
+    return outputs // (horizon * columns)

@@ -22,7 +22,7 @@ CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7"
 TITLE = 32  # maximum length of the title of axes, in characters
 PANELS = 3  # forecasts in one chart
 COLUMNS = 3  # captioned images in one row
-PITCH = 1.4  # distance of the rows of captioned images, as a multiple of the column width
+PITCH = 1.4  # distance between rows of captioned images, as a multiple of the column width
 BINS = 40
 MANY_POINTS = 2500  # above this number, points are drawn smaller
 
@@ -107,13 +107,21 @@ def _visible(pixels: Tensor) -> np.ndarray:
 
 
 @as_image(height=3.2)
-def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tensor, captions: Sequence[str]) -> None:
+def forecasts(
+    figure: "Figure",
+    history: Tensor,
+    truth: Tensor,
+    predicted: Tensor,
+    captions: Sequence[str],
+    interval: Mapping[str, Tensor] | None = None,
+) -> None:
     """Draw up to three forecasts with the end of their history, one panel each.
 
     Args:
         history: Known values, (N, steps); the last ``max(32, 4 * horizon)`` are shown.
         truth, predicted: Actual and forecast values, (N, horizon).
         captions: One per example; a caption equal to that of the panel above is left out.
+        interval: Bounds ``low`` and ``high`` of the forecast, (N, horizon) each; None or empty for none.
     """
     count, horizon = min(PANELS, len(truth)), truth.shape[1]
     before, actual, forecast = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))
@@ -126,7 +134,11 @@ def forecasts(figure: "Figure", history: Tensor, truth: Tensor, predicted: Tenso
         (ahead, np.concatenate([known, forecast], 1), "forecast", COLORS[1]),
     ]
     panels = figure.subplots(max(1, count), sharex=True, squeeze=False)[:, 0]
+    band = {name: bound.detach().double().cpu().numpy() for name, bound in (interval or {}).items()}
     for example, axes in enumerate(panels[:count]):
+        if band:
+            low, high = (np.append(known[example], band[name][example]) for name in ("low", "high"))
+            axes.fill_between(ahead, low, high, color=COLORS[1], alpha=0.25, linewidth=0)
         axes.axvline(0, color=FAINT, linewidth=0.8)
         for steps, values, name, color in lines:
             axes.plot(steps, values[example], color=color, linewidth=1.8, label=name)

@@ -123,10 +123,9 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
         called = [getattr(model, name) for name in getattr(model, "parts", ())]  # modules that the task calls directly
         for module in called or [model]:
             module.compile()
-    notes = *compatibility.unused_settings(job), *precision_notes, getattr(model, "speed_note", None)
+    notes = (*compatibility.unused_settings(job), *precision_notes, getattr(model, "speed_note", None))
     filled = _yaml_values(fill_facts(config, facts))
     classes = any(isinstance(value, Fact) and value.name in CLASSES for value in config["task"].values())
-    written = tuple(note for note in notes if note)
     return Components(
         filled,
         job.allow,
@@ -136,7 +135,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
         device,
         trainer,
         transfer,
-        notes=written,
+        notes=tuple(note for note in notes if note),
         asks_for_classes=classes,
         fitted=fitted,
     )

@@ -34,12 +34,12 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     other = f"{source}={job.choices[source]}"
     hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
     if source == "task":
-        hint = f"It is made for {_matching_task(job, group)}"
+        hint = f"Use {_matching_task(job, group)}"
     elif group == "task":
         found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
-    needs = f"{chosen} needs {' and '.join(missing)}, which {other} does not provide"
-    raise ConfigError(f"{chosen} {other}: {needs}. {hint}.")
+    reason = f"{other} does not provide {' and '.join(missing)}"
+    raise ConfigError(f"{chosen} {other}: not supported because {reason}. {hint}.")
 
 
 def _lacking(fact: str, facts: Facts) -> str:

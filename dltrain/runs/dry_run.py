@@ -162,7 +162,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     """
     components.task.begin(components.model)
     _check_checkpointable(components)
-    memory = copy.deepcopy(components.task.state_dict())
+    task_state = copy.deepcopy(components.task.state_dict())
     model, buffers = components.model, {name: buffer.clone() for name, buffer in components.model.named_buffers()}
     learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     batch, held_out = (_trial_batch(batches[split], components.trainer.split_on_oom) for split in ("train", "test"))
@@ -176,7 +176,7 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
         raise _explain(components, job, batch, held_out, error) from error
     finally:
         model.train()
-        components.task.load_state_dict(memory)
+        components.task.load_state_dict(task_state)
         for parameter, learns in learning:
             parameter.requires_grad_(learns)
         for name, buffer in model.named_buffers():

@@ -29,9 +29,9 @@ def run_info(path: Path) -> RunInfo:
     (duration in seconds), choices, typed.
     """
     status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
-    began = provenance.load_environment(path)
+    environment = provenance.load_environment(path)
     entries = [entry for entry in read_mapping(path / MANIFEST).values() if isinstance(entry, dict)]
-    state, choices = status.get("state"), get_mapping(began, "choices")
+    state, choices = status.get("state"), get_mapping(environment, "choices")
     if state == "running" and not run_dir.is_locked(path):  # a killed process could not record its state
         state = LOST
     updated = last_active(path)
@@ -41,7 +41,7 @@ def run_info(path: Path) -> RunInfo:
     return {
         "folder": str(path),
         **{group: choices.get(group) for group in MAIN_GROUPS},
-        **_headline_metric(result, entries, get_mapping(began, "metric")),
+        **_headline_metric(result, entries, get_mapping(environment, "metric")),
         "state": state,
         "error": status.get("error"),
         "step": _largest_number(steps),

@@ -57,7 +57,7 @@ def load(
         task: Configuration of the task with its facts filled in.
 
     Raises:
-        ConfigError: The weights may belong to other tokens, or none of them fits.
+        ConfigError: The weights may be for other tokens, or none of them fits.
     """
     heads, embeddings = _dependent(model, rebuild, facts)
     if adapt := getattr(model, "adapt_weights", None):
@@ -105,7 +105,7 @@ def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Fac
 
 
 def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> None:
-    """Reject weights that may belong to other tokens: vocabularies of the same size can have different tokens."""
+    """Reject weights that may be for other tokens: vocabularies of the same size can have different tokens."""
     if not any(name in found.tensors for name in embeddings):
         return
     here, there = token_texts(facts["tokens"]), found.tokens

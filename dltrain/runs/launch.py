@@ -36,7 +36,7 @@ def train(
 
     Raises:
         ConfigError: The configuration is invalid; nothing is left on disk.
-        Stopped: A signal arrived before there was anything worth keeping.
+        Stopped: A signal arrived before training started.
     """
     standalone = path is None
     path = path or job.run_dir

@@ -1,7 +1,7 @@
 """Configuration keys that `resume` may override, and those that `evaluate`, `predict` and `generate` may override."""
 
 from dltrain.config.revise import Changes
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, format_error, shorten
 
 # Keys that a resumed run may override: how long it trains, what it logs and keeps, how it handles interruptions and
 # running out of memory, and where and how its data are read. All keys of `device` except the precision may change too.
@@ -27,9 +27,8 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
-        lines = [
-            f"{key}: cannot be changed on resume, expected {changes[key][0]}, got {changes[key][1]}" for key in fixed
-        ]
+        pairs = ((key, *changes[key]) for key in fixed)
+        lines = [format_error(key, shorten(old), new, "It cannot be changed on resume.") for key, old, new in pairs]
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 
@@ -49,9 +48,9 @@ def check_predict(changes: Changes) -> None:
     """Raise ConfigError for changes that a trained model does not allow."""
     data = [f"data.{name}" for name in PREDICT_DATA]
     tasks = "task.{features,beam,length_penalty}"
-    hint = f"Only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
+    hint = f"After training, only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
     lines = [
-        f"{key}: cannot be changed after training, expected {old}, got {new}. {hint}"
+        format_error(key, shorten(old), new, hint)
         for key, (old, new) in changes.items()
         if not key.startswith(PREDICT) and key not in data
     ]

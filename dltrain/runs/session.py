@@ -81,7 +81,7 @@ class Session:
         Raises:
             ConfigError: The run cannot start; the folder of a new run is removed.
             CheckpointError: The run cannot resume.
-            Stopped: A signal arrived before there was anything worth keeping.
+            Stopped: A signal arrived before a new run started training.
         """
         result: dict[str, Any] = {}
         try:

@@ -45,8 +45,8 @@ class JobResult:
         self.value = self.test.get(self.metric)
         best = safe_read.get_mapping(result, "best").get(self.metric)
         self.validation = best if safe_read.is_number(best) else None
-        began = provenance.load_environment(Path(self.folder))
-        self.better = str(safe_read.get_mapping(began, "metric").get("better", ""))
+        environment = provenance.load_environment(Path(self.folder))
+        self.better = str(safe_read.get_mapping(environment, "metric").get("better", ""))
 
 
 def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:

@@ -1,6 +1,6 @@
 """Forecasting, compared with naive forecasts and linear regression."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,6 +11,7 @@ from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
@@ -20,7 +21,7 @@ ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fra
 
 
 class Forecasting(Task):
-    """Forecasting: the model's outputs (B, horizon * columns) are the next ``horizon`` steps of every column.
+    """Forecasting: the model's outputs (B, horizon * columns * parts) are the next ``horizon`` steps of every column.
 
     Batches have these fields:
 
@@ -34,7 +35,11 @@ class Forecasting(Task):
 
     Args:
         series_names: Names of the series of a file; None if it has only one.
-        loss_name: ``mse``, ``l1`` or ``huber``, on normalized values.
+        loss_name: ``mse``, ``l1`` or ``huber``, on normalized values; for the output ``point`` only.
+        output: ``point``, one value per step and column; ``quantile``, one value per quantile, trained by the pinball
+            loss; or ``gaussian``, a normal distribution, trained by its likelihood.
+        quantiles: Quantiles of the outputs ``quantile`` and ``gaussian``, ascending; 0.5 is the point forecast, and the
+            first and the last one bound the interval.
     """
 
     metric: ClassVar[str] = "mae"
@@ -50,6 +55,8 @@ class Forecasting(Task):
         target_names: list[str] | None = None,
         series_names: list[str] | None = None,
         loss_name: str = "mse",
+        output: str = "point",
+        quantiles: Sequence[float] = (0.1, 0.5, 0.9),
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
@@ -58,11 +65,18 @@ class Forecasting(Task):
         self.unit = unit or ""
         self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
         self.series_names = list(series_names or [])
-        self.distance = choose("task.loss_name", loss_name, LOSSES)
+        distance = choose("task.loss_name", loss_name, LOSSES)
+        kinds: dict[str, Callable[[], Output]] = {
+            "point": lambda: Point(distance),
+            "quantile": lambda: Quantiles(quantiles),
+            "gaussian": lambda: Gaussian(quantiles),
+        }
+        self.output = choose("task.output", output, kinds)()
+        self.metric = self.output.metric  # type: ignore[misc]  # the goal depends on the output
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per step and column."""
-        return {"outputs": self.horizon * self.columns, "each_step": False, "causal": False}
+        """Return the outputs of each step and column."""
+        return {"outputs": self.horizon * self.columns * self.output.parts, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
         """Return inputs and future values."""
@@ -71,12 +85,16 @@ class Forecasting(Task):
 
     def forecast(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return normalized forecasts, (B, horizon, columns)."""
-        return ask(model, batch).view(-1, self.horizon, self.columns)
+        return self.output.point(self.levels(model, batch))
+
+    def levels(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return normalized levels, (B, horizon, columns, parts), which `output` interprets."""
+        return ask(model, batch).view(-1, self.horizon, self.columns, self.output.parts)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean distance over the examples, on normalized values."""
-        predicted = self.forecast(model, batch)
-        return Loss(self.distance(predicted, batch["targets"].to(predicted.dtype)), len(predicted))
+        """Return the mean loss over the examples, on normalized values."""
+        levels = self.levels(model, batch)
+        return Loss(self.output.loss(levels, batch["targets"]), len(levels))
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit ridge regression of the targets on the inputs, both normalized, unless a window is too large."""
@@ -89,10 +107,14 @@ class Forecasting(Task):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
-        MAE and RMSE are in the units of the data. MASE divides each error by the mean absolute change over a season in
-        training, so that series of different scales count equally. With the field ``deviation``, MSE and MAE of values
-        divided by it are added, as in published tables; every window counts, also those of the last batch. The MAE of
-        each series (or column, if there is one series) is added if there are two to eight.
+        MAE and RMSE are in the units of the data, and so are the pinball loss (mean over the quantiles) and the CRPS of
+        outputs that are distributions. Their coverage is the share of targets within the interval; ``coverage_80``
+        should be 0.8. Naive forecasts have no interval.
+
+        MASE divides each error by the mean absolute change over a season in training, so that series of different
+        scales count equally. With the field ``deviation``, MSE and MAE of values divided by it are added, as in
+        published tables; every window counts, also those of the last batch. The MAE of each series (or column, if
+        there is one series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is
@@ -103,15 +125,15 @@ class Forecasting(Task):
         ours, first = Mean(), None
         others: dict[str, Mean] = {}
         for batch in batches:
-            predicted = self.forecast(model, batch).float()
-            ours.add(len(predicted), loss=self.distance(predicted, batch["targets"]))
-            self._add(ours, denormalize_error(predicted - batch["targets"], batch), batch)
+            levels = self.levels(model, batch).float()
+            ours.add(len(levels), loss=self.output.loss(levels, batch["targets"]))
+            self._add_levels(ours, levels, batch)
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
                 self._add(others.setdefault(name, Mean()), values - batch["ahead"], batch)
+                self._add_point_scores(others[name], values - batch["ahead"])
             if self.ridge is not None:
-                error = self.ridge(batch["inputs"]).to(predicted).view_as(predicted) - batch["targets"]
-                self._add(others.setdefault("ridge regression", Mean()), denormalize_error(error, batch), batch)
-            first = first or (batch, predicted)
+                self._add_levels(others.setdefault("ridge regression", Mean()), self._ridge_levels(batch), batch)
+            first = first or (batch, levels)
         metrics = mse_to_rmse(ours.read())
         baselines = {name: mse_to_rmse(mean.read()) for name, mean in others.items()}
         compared = "mase" if "mase" in metrics else "mae"
@@ -119,6 +141,32 @@ class Forecasting(Task):
         if (best := min(errors)) > ROUNDING * max(errors):
             metrics["skill"] = 1 - metrics[compared] / best
         return Evaluation(metrics, baselines, {"first": first})
+
+    def _ridge_levels(self, batch: Batch) -> Tensor:
+        """Return the levels of ridge regression, whose errors are assumed to be normally distributed."""
+        assert self.ridge is not None
+        targets = batch["targets"]
+        mean = self.ridge(batch["inputs"]).to(targets).view_as(targets)
+        if not isinstance(self.output, Probabilistic):
+            return mean[..., None]
+        deviation = self.ridge.deviation.to(targets).view(1, *targets.shape[1:]).expand_as(mean)
+        return self.output.of_normal(mean, deviation)
+
+    def _add_levels(self, mean: Mean, levels: Tensor, batch: Batch) -> None:
+        """Add the errors and scores of normalized levels."""
+        targets = batch["targets"]
+        self._add(mean, denormalize_error(self.output.point(levels) - targets, batch), batch)
+        if isinstance(self.output, Probabilistic):
+            scores = self.output.scores(levels, targets)
+            scores = {name: denormalize_error(score, batch) for name, score in scores.items()}
+            scores |= self.output.covered(levels, targets)
+            mean.add(targets.numel(), **{name: score.mean() for name, score in scores.items()})
+
+    def _add_point_scores(self, mean: Mean, error: Tensor) -> None:
+        """Add the scores of a point forecast from its error in the units of the data."""
+        if isinstance(self.output, Probabilistic):
+            scores = self.output.point_scores(error)
+            mean.add(error.numel(), **{name: score.mean() for name, score in scores.items()})
 
     def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
         """Add the errors of a batch (B, horizon, columns) in the units of the data: of all series, and of each."""
@@ -135,29 +183,37 @@ class Forecasting(Task):
                 mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return a line per step of each window: its number, and the value of each column in the units of the data."""
-        windows = denormalize(self.forecast(model, batch), batch).tolist()
+        """Return a line per step of each window: its number, and the value of each column in the units of the data.
+
+        For outputs that are distributions, each other quantile follows under the name of the column and its level.
+        """
+        levels = self.levels(model, batch).float()
+        values = {"": self.output.point(levels), **self.output.named_quantiles(levels)}
+        names = [f"{name} {level}".rstrip() for name in self.target_names for level in values]
+        windows = torch.stack([denormalize(value, batch) for value in values.values()], dim=-1).flatten(2).tolist()
         return [
-            {"step": step, **dict(zip(self.target_names, row, strict=True))}
+            {"step": step, **dict(zip(names, row, strict=True))}
             for window in windows
             for step, row in enumerate(window, 1)
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return plots of forecasts and targets, for examples spread over the first batch."""
-        batch, forecast = evaluation.extra["first"]
-        targets, predicted = denormalize(batch["targets"], batch), denormalize(forecast, batch)
-        history = denormalize(batch["history"], {**batch, "scale": torch.ones(())})
-        picks = torch.linspace(0, len(targets) - 1, min(charts.PANELS, len(targets))).long()
+        batch, levels = evaluation.extra["first"]
+        picks = torch.linspace(0, len(levels) - 1, min(charts.PANELS, len(levels))).long()
         column = [int(n) % self.columns for n in range(len(picks))]
-        past = min(history.shape[1], max(2 * self.season, 3 * self.horizon))
-        parts = [
-            torch.stack([part[p, :, c] for p, c in zip(picks, column, strict=True)])
-            for part in (history, targets, predicted)
-        ]
+        values = {"truth": batch["targets"], "forecast": self.output.point(levels), **self.output.interval(levels)}
+        drawn = {name: denormalize(value, batch) for name, value in values.items()}
+        drawn["history"] = denormalize(batch["history"], {**batch, "scale": torch.ones(())})
+        drawn = {
+            name: torch.stack([value[p, :, c] for p, c in zip(picks, column, strict=True)])
+            for name, value in drawn.items()
+        }
+        past = min(drawn["history"].shape[1], max(2 * self.season, 3 * self.horizon))
+        history, truth, forecast = (drawn.pop(name) for name in ("history", "truth", "forecast"))
         unit = f" ({self.unit})" if self.unit else ""
         captions = [self.target_names[c] + unit for c in column]
-        return [Media("forecasts", charts.forecasts(parts[0][:, -past:], parts[1], parts[2], captions))]
+        return [Media("forecasts", charts.forecasts(history[:, -past:], truth, forecast, captions, drawn))]
 
 
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:

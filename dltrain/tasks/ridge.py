@@ -23,6 +23,9 @@ class Ridge:
         val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
             per training example, which suits inputs of a scale of about 1.
 
+    Its attribute ``deviation``, (outputs,), has the root mean square error of each output on these validation examples,
+    or on the training examples.
+
     Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
     """
 
@@ -35,7 +38,8 @@ class Ridge:
             for penalty in (PENALTIES if val is not None else [DEFAULT_PENALTY])
         )
         held = fitted if val is None else Moments(val)
-        self.weights, self.bias = min(models, key=held.relative_error)
+        self.weights, self.bias = best = min(models, key=held.relative_error)
+        self.deviation = held.deviation(best)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the predictions: (B, ...) -> (B, outputs), in float64 on the CPU."""
@@ -46,21 +50,29 @@ class Moments:
     """Means of inputs and targets, and covariances of the inputs with themselves and with the targets."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
-        count, sums, targets, squares, products = 0, *[torch.zeros(())] * 4
+        count, sums, targets, squares, products, powers = 0, *[torch.zeros(())] * 5
         for batch in batches:
             x, y = (flat_double(batch[name])[: MAX_EXAMPLES - count] for name in ("inputs", "targets"))
             count += len(x)
             sums, targets = sums + x.sum(0), targets + y.sum(0)
-            squares, products = squares + x.T @ x, products + x.T @ y
+            squares, products, powers = squares + x.T @ x, products + x.T @ y, powers + y.square().sum(0)
             if count == MAX_EXAMPLES:
                 break
         self.input_mean, self.target_mean = sums / count, targets / count
         self.inputs = squares / count - torch.outer(self.input_mean, self.input_mean)
         self.products = products / count - torch.outer(self.input_mean, self.target_mean)
+        self.target_variance = powers / count - self.target_mean.square()
 
     def affine(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and the bias for which the mean input predicts the mean target."""
         return weights, self.target_mean - self.input_mean @ weights
+
+    def deviation(self, model: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the root mean square error of each output, (outputs,)."""
+        weights, bias = model
+        offset = self.input_mean @ weights + bias - self.target_mean
+        variance = self.target_variance + (weights * (self.inputs @ weights - 2 * self.products)).sum(0)
+        return (variance.clamp(min=0) + offset.square()).sqrt()
 
     def relative_error(self, model: tuple[Tensor, Tensor]) -> float:
         """Return the sum of squared errors per example, up to a constant that is the same for all models."""

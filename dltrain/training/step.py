@@ -67,7 +67,7 @@ class StepRunner:
         """
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []
-        memory = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
+        task_state = copy.deepcopy(self.task.state_dict()) if self.config.split_on_oom else {}
         try:
             for batch in batches if self.num_chunks == 1 else split(batches, self.num_chunks):
                 with self.autocast:
@@ -81,7 +81,7 @@ class StepRunner:
                 raise
         # Outside the except block, the error no longer keeps the tensors of its traceback in memory.
         optimizer.drop_gradients()
-        self.task.load_state_dict(memory)
+        self.task.load_state_dict(task_state)
         if self.device.device.type == "cuda":
             torch.cuda.empty_cache()
         self.num_chunks *= 2

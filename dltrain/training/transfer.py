@@ -114,7 +114,7 @@ def plan(
     Args:
         loaded: Names of the initial weights that were loaded.
         epochs: Epochs of a stage that does not set its own number.
-        heads: Those of `loaded` that belong to the outputs, which ``freeze: auto`` does not freeze.
+        heads: Those of `loaded` that are output weights; ``freeze: auto`` does not freeze them.
     """
     parts = _parts(model, transfer, loaded, heads)
     rates = {p: part.rate for part in parts for p in part.parameters if part.rate != 1}

@@ -255,7 +255,7 @@ def test_generate_changes_neither_the_run_nor_the_random_state(finished_run: Fin
         ("{run} --class 10", "--class: expected a class by name, or a number from 0 to 9, got 10"),
         ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
         ("{run} --count 3 --given .", "--count: not supported with --given"),
-        ("{run} model.hidden_size=3", "model.hidden_size: cannot be changed after training"),
+        ("{run} model.hidden_size=3", "model.hidden_size: expected 400, got 3. After training, only"),
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )

@@ -115,7 +115,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=mnist data.root=.": [["data.root", "mnist", "Add data.download=true"]],
     "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
-    "model=gpt data=digits": [["model=gpt", "data=digits", "needs tokens", "Data that fit model=gpt: text"]],
+    "model=gpt data=digits": [["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt: text"]],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
@@ -129,7 +129,7 @@ TABLE: dict[str, list[list[str]]] = {
     "task._target_=torch.nn.Identity": [["task._target_", "a task", "torch.nn.Identity"]],
     "model._target_=mine.Model": [["model._target_", "mine.Model", "allow_targets=[mine]"]],
     "model._target_=mine.Model allow_targets=[mine]": [
-        ["model._target_", "can be imported", "No module named 'mine'", "PYTHONPATH"]
+        ["model._target_", "an importable class", "No module named 'mine'", "PYTHONPATH"]
     ],
     "optimizer._target_=torch.optim.ASGD": [["optimizer.betas optimizer.eps", "ASGD takes lr", "~optimizer.betas"]],
     "~optimizer.betas ~optimizer.eps ~optimizer.amsgrad ~optimizer.weight_decay optimizer._target_=torch.optim.LBFGS": [

@@ -159,7 +159,7 @@ def test_a_module_that_cannot_be_imported_is_reported_with_its_error(
 ) -> None:
     (user_folder / "theirs.py").write_text(text)
     (line,) = errors_of({"_target_": "theirs.Model"}, "theirs")
-    assert line.startswith("node._target_: expected something that can be imported, got theirs.Model")
+    assert line.startswith("node._target_: expected an importable class or function, got theirs.Model")
     assert message in line
 
 
@@ -183,7 +183,9 @@ def test_a_value_missing_in_yaml_is_reported() -> None:
 
 def test_errors_of_a_library_constructor_are_reported() -> None:
     make = instantiate.partial({"_target_": "torch.optim.NAdam", "momentum_decay": -1.0}, "optimizer")
-    with pytest.raises(ConfigError, match="optimizer: NAdam rejects these values: Invalid momentum_decay"):
+    with pytest.raises(
+        ConfigError, match="optimizer: not supported because NAdam rejects these values: Invalid momentum_decay"
+    ):
         make([torch.ones(1, requires_grad=True)])
 
 

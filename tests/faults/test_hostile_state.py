@@ -164,7 +164,7 @@ def test_cached_weights_of_a_library_are_never_unpickled(
     (run_copy / "job.yaml").write_text(yaml.safe_dump(content))
     assert main.main(["evaluate", str(run_copy)]) == 2
     stderr = capsys.readouterr().err
-    assert "model: squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
+    assert "model: not supported because squeezenet1_1 rejects these values" in stderr and "Traceback" not in stderr
     assert not (tmp_path / "canary").exists()
     assert os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] == "1", "the environment variable is restored"
     monkeypatch.delenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")

@@ -193,8 +193,8 @@ def test_resuming_with_another_model_is_rejected(dltrain: Run, tmp_path: Path) -
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     child = dltrain("resume", str(tmp_path / "run"), "model=perceptron", "optimizer.lr=0.5", "trainer.max_steps=20")
     assert child.code == 2
-    assert "optimizer.lr: cannot be changed on resume, expected 0.001, got 0.5" in child.stderr
-    assert "model._target_: cannot be changed on resume, expected dltrain.models.feedforward.MLP, got" in child.stderr
+    assert "optimizer.lr: expected 0.001, got 0.5. It cannot be changed on resume." in child.stderr
+    assert "model._target_: expected dltrain.models.feedforward.MLP, got" in child.stderr
     assert before == {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
 
 

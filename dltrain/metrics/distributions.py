@@ -1,0 +1,36 @@
+"""Scores of forecasts that are distributions: pinball loss, and likelihood and CRPS of a normal distribution."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def pinball(quantiles: Tensor, targets: Tensor, levels: Tensor) -> Tensor:
+    """Return the pinball loss of each quantile: (..., Q), (...), (Q,) -> (..., Q).
+
+    Source: Koenker and Bassett 1978, "Regression quantiles".
+    """
+    error = targets[..., None] - quantiles
+    return torch.maximum(levels * error, (levels - 1) * error)
+
+
+def normal_nll(mean: Tensor, deviation: Tensor, targets: Tensor) -> Tensor:
+    """Return the negative log-likelihood of a normal distribution in nats, elementwise."""
+    return 0.5 * ((targets - mean) / deviation).square() + deviation.log() + 0.5 * math.log(2 * math.pi)
+
+
+def normal_crps(mean: Tensor, deviation: Tensor, targets: Tensor) -> Tensor:
+    """Return the continuous ranked probability score of a normal distribution, elementwise, in units of the targets.
+
+    Source: Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", equation 21.
+    """
+    z = (targets - mean) / deviation
+    density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)
+    cumulative = torch.special.ndtr(z)
+    return deviation * (z * (2 * cumulative - 1) + 2 * density - 1 / math.sqrt(math.pi))
+
+
+def normal_quantiles(mean: Tensor, deviation: Tensor, levels: Tensor) -> Tensor:
+    """Return quantiles of a normal distribution: (...), (...), (Q,) -> (..., Q)."""
+    return mean[..., None] + deviation[..., None] * torch.special.ndtri(levels)

@@ -1,0 +1,186 @@
+"""What a forecast consists of: a value, quantiles, or a normal distribution of each step and column.
+
+A model returns ``parts`` levels of the series per step and column, in normalized units, so that a model that adds the
+last value or undoes a normalization treats all of them alike.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError, format_error
+from dltrain.metrics.distributions import normal_crps, normal_nll, normal_quantiles, pinball
+
+MEDIAN = 0.5
+MIN_DEVIATION = 1e-3  # of a normal distribution, in normalized units, so that the likelihood stays bounded
+
+
+class Output(ABC):
+    """Interpretation of the levels (B, horizon, columns, parts) that a model returns."""
+
+    parts: int
+    metric: str  # the metric that selects the best checkpoint
+
+    @abstractmethod
+    def loss(self, levels: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss; targets (B, horizon, columns)."""
+
+    @abstractmethod
+    def point(self, levels: Tensor) -> Tensor:
+        """Return the point forecast, (B, horizon, columns)."""
+
+    def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
+        """Return the quantiles besides the point forecast by their level as text, each (B, horizon, columns)."""
+        return {}
+
+    def interval(self, levels: Tensor) -> dict[str, Tensor]:
+        """Return the bounds of the interval, ``low`` and ``high``; empty if there is none."""
+        return {}
+
+
+class Point(Output):
+    """One value per step and column.
+
+    Args:
+        distance: Mean distance between forecasts and targets.
+    """
+
+    parts, metric = 1, "mae"
+
+    def __init__(self, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.distance = distance
+
+    def loss(self, levels: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean distance."""
+        return self.distance(self.point(levels), targets.to(levels.dtype))
+
+    def point(self, levels: Tensor) -> Tensor:
+        """Return the values."""
+        return levels[..., 0]
+
+
+class Probabilistic(Output):
+    """A distribution per step and column, described by its quantiles.
+
+    Args:
+        quantiles: Levels in (0, 1), ascending, with 0.5 for the point forecast; the interval is from the first to the
+            last one.
+    """
+
+    def __init__(self, quantiles: Sequence[float]) -> None:
+        self.levels = check_quantiles(quantiles)
+        self.median = self.levels.index(MEDIAN)
+        self.nominal = self.levels[-1] - self.levels[0]  # share of the targets that the interval should contain
+
+    @abstractmethod
+    def quantiles(self, levels: Tensor) -> Tensor:
+        """Return the quantiles, (B, horizon, columns, quantiles), ascending."""
+
+    @abstractmethod
+    def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the levels that describe a normal distribution best, (B, horizon, columns, parts)."""
+
+    def point(self, levels: Tensor) -> Tensor:
+        """Return the median."""
+        return self.quantiles(levels)[..., self.median]
+
+    def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
+        """Return all quantiles except the median."""
+        found = zip(self.levels, self.quantiles(levels).unbind(-1), strict=True)
+        return {f"{level:g}": value for level, value in found if level != MEDIAN}
+
+    def interval(self, levels: Tensor) -> dict[str, Tensor]:
+        """Return the first and the last quantile."""
+        found = self.quantiles(levels)
+        return {"low": found[..., 0], "high": found[..., -1]}
+
+    def scores(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return scores by name, each (B, horizon, columns), in normalized units."""
+        return {"pinball": self._pinball(self.quantiles(levels), targets)}
+
+    def point_scores(self, error: Tensor) -> dict[str, Tensor]:
+        """Return the scores of a point forecast, a distribution without spread, from its error."""
+        return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.levels)), 0 * error)}
+
+    def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return whether each target is within the interval, under the name of the metric."""
+        found = self.quantiles(levels)
+        inside = (found[..., 0] <= targets) & (targets <= found[..., -1])
+        return {f"coverage_{100 * self.nominal:g}": inside.float()}
+
+    def _pinball(self, quantiles: Tensor, targets: Tensor) -> Tensor:
+        return pinball(quantiles, targets, quantiles.new_tensor(self.levels)).mean(-1)
+
+
+class Quantiles(Probabilistic):
+    """Quantiles, trained by the pinball loss; crossing quantiles are sorted.
+
+    Source: Chernozhukov, Fernández-Val and Galichon 2010, "Quantile and probability curves without crossing".
+    """
+
+    metric = "pinball"
+
+    def __init__(self, quantiles: Sequence[float]) -> None:
+        super().__init__(quantiles)
+        self.parts = len(self.levels)
+
+    def loss(self, levels: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean pinball loss over the quantiles."""
+        return self._pinball(levels.float(), targets).mean()
+
+    def quantiles(self, levels: Tensor) -> Tensor:
+        """Return the levels, sorted."""
+        return levels.sort(dim=-1).values
+
+    def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the quantiles of a normal distribution."""
+        return normal_quantiles(mean, deviation, mean.new_tensor(self.levels))
+
+
+class Gaussian(Probabilistic):
+    """Normal distribution, trained by its likelihood.
+
+    The mean is that of both levels; the deviation is the softplus of the second level minus the first.
+    """
+
+    parts, metric = 2, "crps"
+
+    def loss(self, levels: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean negative log-likelihood of the normalized targets."""
+        return normal_nll(*self._normal(levels.float()), targets).mean()
+
+    def quantiles(self, levels: Tensor) -> Tensor:
+        """Return quantiles of the normal distribution."""
+        return normal_quantiles(*self._normal(levels), levels.new_tensor(self.levels))
+
+    def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the two levels of a normal distribution."""
+        spread = (deviation - MIN_DEVIATION).clamp(min=MIN_DEVIATION)
+        half = (spread + torch.log(-torch.expm1(-spread))) / 2  # the inverse of the softplus
+        return torch.stack([mean - half, mean + half], dim=-1)
+
+    def scores(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the pinball loss and the CRPS."""
+        return {**super().scores(levels, targets), "crps": normal_crps(*self._normal(levels), targets)}
+
+    def point_scores(self, error: Tensor) -> dict[str, Tensor]:
+        """Return the scores of a point forecast, whose CRPS is the absolute error."""
+        return {**super().point_scores(error), "crps": error.abs()}
+
+    def _normal(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation."""
+        low, high = levels.unbind(-1)
+        return (low + high) / 2, F.softplus(high - low) + MIN_DEVIATION
+
+
+def check_quantiles(quantiles: Sequence[float]) -> list[float]:
+    """Return quantiles that ascend within (0, 1) and include 0.5 and at least one other."""
+    found = [float(level) for level in quantiles]
+    ascending = all(0 < level < 1 for level in found) and found == sorted(set(found))
+    if not ascending or MEDIAN not in found or len(found) < 2:
+        expected = "ascending numbers between 0 and 1, 0.5 and at least one other, such as [0.1,0.5,0.9]"
+        raise ConfigError(format_error("task.quantiles", expected, list(quantiles)))
+    return found
