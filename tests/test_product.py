@@ -51,8 +51,10 @@ FITS = {
     "transformer": IMAGES | {"timeseries", "text", "text_table", "speech"},
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
+    **{name: {"text", "text_table"} for name in ("bert", "bert_base", "bert_minilm")},
     "gpt": {"text"},
     "seq2seq": {"parallel", "reversal"},
+    "transformer_seq2seq": {"parallel", "reversal"},
     "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "conv_vae": IMAGES | MASKED | BOXED,
@@ -68,6 +70,7 @@ FITS = {
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
 FAMILIES = [(*OF_TORCHVISION, "timm")]
+FAMILIES += [("bert", "bert_base", "bert_minilm")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
@@ -97,7 +100,9 @@ TASKS = {
 }
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
 SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
-SENSIBLE = [t for t in SENSIBLE if t[::2] != ("gpt", "masked_language_modeling")]  # a gpt reads earlier tokens only
+# A gpt reads earlier tokens only, a bert reads all.
+SENSIBLE = [t for t in SENSIBLE if t[::2] != ("gpt", "masked_language_modeling")]
+SENSIBLE = [t for t in SENSIBLE if "bert" not in t[0] or t[2] != "language_modeling"]
 WITH_MASK = {"text": ["data.special_tokens=true"], "text_table": ["data.special_tokens=true"]}
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
 # The perceptron rule trains a single layer, so it is tested only with the perceptron, on all classification data.
@@ -149,10 +154,15 @@ SMALLER = {
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],
     "rbm": ["model.hidden_size=32"],
+    **{
+        name: ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"]
+        for name in ("bert", "bert_base", "bert_minilm")
+    },
     "gpt": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"],
     "seq2seq": ["model.hidden_size=32"],
     "deep_speech2": ["model.channels=4", "model.hidden_size=16", "model.num_layers=1"],
     "speech_prompts": ["model.channels=2", "model.hidden_size=8", "data.mels=16"],
+    "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
     "gpt_shakespeare_cpu": ["data.batch_size=2"],

@@ -79,6 +79,7 @@ class Spec:
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
     shape: tuple[int, ...] | None = None
@@ -110,6 +111,7 @@ class Spec:
     target_tokens: Tokens | None = None
     transcripts: Tokens | None = None
     target_length: int | None = None
+    shared_vocabulary: bool | None = None
 
 
 class Files(Protocol):

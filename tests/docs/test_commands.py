@@ -29,6 +29,7 @@ SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
+    "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
     "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
     "shapes_detection": ["data.examples=16"],
@@ -139,6 +140,12 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "<mask>" in line:
+        task = ["task=masked_language_modeling", "data.special_tokens=true"]
+        return ["model=transformer", *small_data("text"), *task, "trainer.max_steps=1"]
+    if "model=bert" in line:
+        task = ["task=masked_language_modeling", "data.special_tokens=true"]
+        return ["model=bert", "data=text_table", "data.path=reviews.csv", *task, "trainer.max_steps=1"]
     if re.search("--(prompt|text) ", line) and "the cat" not in line:
         small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
         return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
