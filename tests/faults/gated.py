@@ -26,6 +26,7 @@ from dltrain.plots import grids
 from dltrain.tasks import (
     adversarial,
     classification,
+    ctc,
     detection,
     forecasting,
     language_modeling,
@@ -137,6 +138,10 @@ class Translation(Gated, translation.Translation):
 
 
 class Polyphony(Gated, polyphony.Polyphony):
+    pass
+
+
+class Ctc(Gated, ctc.Ctc):
     pass
 
 
