@@ -1,6 +1,7 @@
 """Write small files in the formats that dltrain reads."""
 
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,29 @@ def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> N
         for frame, level in enumerate(levels):
             pixels = level + random.integers(0, 40, (*size[::-1], 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{frame}.png")
+
+
+def write_recording(path: Path, text: str, rate: int = 8000, seconds: float = 0.08, seed: int = 0) -> None:
+    """Write a WAV file with a noisy tone per character, whose pitch tells the character."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times, random = np.arange(round(rate * seconds)) / rate, np.random.default_rng(seed)
+    tones = [np.sin(2 * np.pi * (300 + 130 * (ord(letter) % 25)) * times) for letter in text] or [times[:0]]
+    samples = 12000 * np.concatenate(tones)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((samples + random.normal(0, 300, len(samples))).astype("<i2").tobytes())
+
+
+def write_speech(folder: Path, count: int) -> Path:
+    """Write recordings of twelve texts, and a table with their paths and texts; return the table."""
+    texts = ["a", "be", "cab", "dad", "a cab", "bad", "add", "fee", "feed me", "me", "a bed", "fade"]
+    lines = ["path\ttranscript"]
+    for number in range(count):
+        text = texts[number % len(texts)]
+        write_recording(folder / "wav" / f"{number}.wav", text, seed=number)
+        lines.append(f"wav/{number}.wav\t{text.capitalize()}.")
+    (folder / "prompts.tsv").write_text("\n".join(lines) + "\n")
+    return folder / "prompts.tsv"
 
 
 def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels
+from example_files import write_clips, write_pixels, write_recording
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -40,6 +40,7 @@ FROM_FILES = (
     "csv",
     "text_table",
     "parallel",
+    "speech",
 )
 
 
@@ -69,6 +70,11 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "speech":
+        for number in range(30):
+            word = ("yes", "no", "stop")[number % 3]
+            write_recording(folder / "words" / word / f"{number}.wav", word, seed=number)
+        return str(folder / "words")
     if name == "parallel":
         (folder / "a.tsv").write_text(
             "en\tes\n" + "".join(f"{'the dog ' * n}{n}\t{'el perro ' * n}{n}\n" for n in range(1, 20))
@@ -150,6 +156,11 @@ def test_batches_match_the_provided_facts(name, tmp_path):
             assert boxes.shape == (len(inputs), kinds.shape[1], 4) and kinds.dtype == torch.int64
             assert 0 < int(kinds.max()) <= spec.object_classes
             assert bool((boxes[kinds > 0] >= 0).all()) and float(boxes.max()) <= max(inputs.shape[2:])
+        if spec.transcripts:
+            transcript, steps = batch["transcript"], batch["transcript_lengths"]
+            assert transcript.shape == (len(inputs), int(steps.max()) + -int(steps.max()) % 8)
+            assert int(transcript.max()) < spec.transcripts.size and spec.transcripts.blank == 0
+            assert spec.features == spec.audio.bands * spec.audio.frames
         if targets is None:
             assert spec.object_classes
         elif spec.horizon:
@@ -198,7 +209,8 @@ def test_data_can_be_rebuilt_from_their_fitted_state_without_their_files(name, t
     again = target(**{**arguments, "path": str(path), "workers": 0, "fitted": content})
     tokens = [each.spec.tokens and each.spec.tokens.size for each in (data, again)]
     assert tokens[0] == tokens[1] and again.fit() == content
-    assert replace(again.spec, tokens=None, target_tokens=None) == replace(data.spec, tokens=None, target_tokens=None)
+    known = dict.fromkeys(("tokens", "target_tokens", "transcripts"))
+    assert replace(again.spec, **known) == replace(data.spec, **known)
     assert type(again.prepare) is type(splits.test.prepare)
     other = target(**{**arguments, "path": str(moved), "workers": 0, "fitted": content}).evaluation()
     assert len(other) == sum(map(len, filter(None, (splits.train, splits.val, splits.test))))

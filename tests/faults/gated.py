@@ -26,6 +26,7 @@ from dltrain.plots import grids
 from dltrain.tasks import (
     adversarial,
     classification,
+    ctc,
     detection,
     forecasting,
     language_modeling,
@@ -132,6 +133,10 @@ class Segmentation(Gated, segmentation.Segmentation):
 
 
 class Translation(Gated, translation.Translation):
+    pass
+
+
+class Ctc(Gated, ctc.Ctc):
     pass
 
 
