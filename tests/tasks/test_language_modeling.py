@@ -15,6 +15,7 @@ from dltrain.datasets.text import Text
 from dltrain.datasets.text_tokenizers import CharacterTokenizer
 from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
+from dltrain.models.recurrent import Recurrent
 from dltrain.tasks.base import TextRequest
 from dltrain.tasks.language_modeling import LanguageModeling
 
@@ -134,3 +135,16 @@ def test_special_tokens_are_not_generated_and_text_is_generated_as_it_is_decoded
     text = "".join(pieces)
     assert len(pieces) == 501 and text.split(" ")[:2] == ["a", "b"] and len(text.split(" ")) == 502
     assert "<unknown>" not in text
+
+
+@pytest.mark.parametrize("steps", [7, 8, 16])
+def test_a_recurrent_network_scores_texts_of_any_length_in_windows(steps: int) -> None:
+    torch.manual_seed(0)
+    model = Recurrent("lstm", 5, 5, hidden_size=4, vocabulary=5, each_step=True, causal=True).eval()
+    tokens, targets = torch.randint(0, 5, (1, steps)), torch.randint(0, 5, (1, steps))
+    with torch.inference_mode():
+        expected = sum(
+            F.cross_entropy(model(x)[0], y[0], reduction="sum").item()
+            for x, y in zip(tokens.split(8, dim=1), targets.split(8, dim=1), strict=True)
+        )
+        assert LanguageModeling(5, 8).nll(model, tokens, targets) == pytest.approx(expected, rel=1e-5)
