@@ -51,7 +51,7 @@ FITS = {
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
     **{name: {"text", "text_table"} for name in ("bert", "bert_base", "bert_minilm")},
-    "gpt": {"text"},
+    **{name: {"text"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
     "seq2seq": {"parallel", "reversal"},
     "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
@@ -68,6 +68,7 @@ FITS = {
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
 FAMILIES = [(*OF_TORCHVISION, "timm")]
+FAMILIES += [("gpt", "gpt_nano", "gpt2", "gpt2_medium")]
 FAMILIES += [("bert", "bert_base", "bert_minilm")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
@@ -98,7 +99,7 @@ TASKS = {
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
 SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
 # A gpt reads earlier tokens only, a bert reads all.
-SENSIBLE = [t for t in SENSIBLE if t[::2] != ("gpt", "masked_language_modeling")]
+SENSIBLE = [t for t in SENSIBLE if "gpt" not in t[0] or t[2] != "masked_language_modeling"]
 SENSIBLE = [t for t in SENSIBLE if "bert" not in t[0] or t[2] != "language_modeling"]
 WITH_MASK = {"text": ["data.special_tokens=true"], "text_table": ["data.special_tokens=true"]}
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
@@ -154,6 +155,10 @@ SMALLER = {
     **{
         name: ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"]
         for name in ("bert", "bert_base", "bert_minilm")
+    },
+    **{
+        name: ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"]
+        for name in ("gpt_nano", "gpt2", "gpt2_medium")
     },
     "gpt": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=2"],
     "seq2seq": ["model.hidden_size=32"],
