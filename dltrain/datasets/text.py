@@ -84,8 +84,8 @@ class Text:
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
         mask = known.size if is_added else known.mask
-        functions = {"encode": self.tokenizer.encode, "decode": self.tokenizer.decode}
-        vocabulary = replace(known, size=self.tokenizer.size, mask=mask, **functions)
+        encode, decode = self.tokenizer.encode, self.tokenizer.decode
+        vocabulary = replace(known, size=self.tokenizer.size, mask=mask, encode=encode, decode=decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
