@@ -19,16 +19,23 @@ class Subwords:
         lowercase: Whether to convert texts to lower case first.
         first: Number of the data set's own tokens; they come before those of the tokenizer.
         unknown: Token of the data set for the tokenizer's unknown token; None for the tokenizer's own.
+        literal: Whether special tokens that are written in a text, such as "<end>", are read as its characters, and
+            left out of decoded texts.
     """
 
     def __init__(
-        self, content: Sequence[str], lowercase: bool = False, first: int = 0, unknown: int | None = None
+        self,
+        content: Sequence[str],
+        lowercase: bool = False,
+        first: int = 0,
+        unknown: int | None = None,
+        literal: bool = True,
     ) -> None:
         from tokenizers import Tokenizer
 
         self.content, self.lowercase, self.first = list(content), lowercase, first
         self.tokenizer = Tokenizer.from_str(self.content[0])
-        self.tokenizer.encode_special_tokens = True  # read "<end>" in a text as its characters
+        self.literal = self.tokenizer.encode_special_tokens = literal
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.size = first + 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
@@ -71,7 +78,7 @@ class Subwords:
         return text
 
     def _is_special(self, token: int) -> bool:
-        return token < self.first or token in self.special
+        return token < self.first or (self.literal and token in self.special)
 
 
 def _unknown_id(model: dict[str, Any], number: Any) -> int | None:

@@ -18,6 +18,7 @@ from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.mask_token import WithMask, encode_input
 from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
+from dltrain.datasets.text_content import read_utf8
 from dltrain.datasets.text_tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
@@ -25,11 +26,10 @@ from dltrain.datasets.text_tokenizers import (
     PieceTokenizer,
     Tokenizer,
     as_text,
-    read_utf8,
     split_pieces,
     words_of,
 )
-from dltrain.datasets.tokenizer_file import read_tokenizer
+from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
 from dltrain.datasets.vocabularies import SPECIAL
 from dltrain.errors import ConfigError, format_error
 
@@ -51,10 +51,10 @@ class Text:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (with the space before them, symbols, and other
             white space), or ``bpe``: byte pair encoding, by the package tokenizers.
-        tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``; None for no such file.
+        tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
         min_count: Minimum occurrences in the training split of a word, or of a pair that ``bpe`` joins, at least 1.
         max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
-        special_tokens: Whether the vocabulary has a mask token, as masked language modeling needs.
+        special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
@@ -97,7 +97,7 @@ class Text:
             existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
         self.limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         self.known: Tokenizer = self._fit(tokenizer) if fitted is None else self._restore(fitted)
-        self.tokenizer = WithMask(self.known) if special_tokens else self.known
+        self.tokenizer = WithMask(self.known) if special_tokens and self.known.spec.mask is None else self.known
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
         self.spec = Spec(
@@ -113,7 +113,7 @@ class Text:
         if self.kind == "bytes":
             return ByteTokenizer()
         if file:
-            return PieceTokenizer(Subwords([read_tokenizer(file).content]), "tokens")
+            return _of_file(read_tokenizer(file))
         if self.kind == "characters":
             return CharacterTokenizer(read_utf8(self.path))
         if self.kind == "bpe":
@@ -130,11 +130,15 @@ class Text:
             return CharacterTokenizer(fitted["characters"])
         if self.kind == "words":
             return words_of(fitted["pieces"])
+        if self.kind == "file":
+            return _of_file(TokenizerFile(fitted["tokenizer"]))
         check_installed("data.tokens: bpe")
-        return PieceTokenizer(Subwords(fitted["pieces"]), "tokens")
+        return PieceTokenizer(Subwords(fitted["pieces"]), "byte pairs")
 
     def fit(self) -> Fitted:
         """Return the vocabulary: characters in Unicode order, words, or a tokenizer as JSON."""
+        if isinstance(self.known, PieceTokenizer) and self.kind == "file":
+            return {"characters": "", "tokenizer": self.known.vocabulary.content[0]}
         if isinstance(self.known, PieceTokenizer):
             return {"characters": "", "pieces": self.known.vocabulary.content}
         characters = self.known.characters if isinstance(self.known, CharacterTokenizer) else []
@@ -223,6 +227,11 @@ def _measures(part: Encoded, length: int) -> dict[str, Tensor]:
     fields = {"characters": part.sizes, "spelling": part.spelling}
     missing = -(len(part.tokens) - 1) % length
     return {name: F.pad(each[1:], (0, missing)).view(-1, length).sum(1).int() for name, each in fields.items()}
+
+
+def _of_file(file: TokenizerFile) -> PieceTokenizer:
+    """Return the tokenizer of a file, whose special tokens may be written in a text."""
+    return PieceTokenizer(Subwords([file.content], literal=False), "tokens", file.tokens)
 
 
 def _frequent(text: str, min_count: int, max_words: int) -> list[str]:

@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dltrain.data.tokens import Tokens
 from dltrain.datasets.subwords import Subwords, lines_of
+from dltrain.datasets.text_content import read_utf8
 from dltrain.datasets.vocabularies import SPECIAL, UNKNOWN, Pieces
 from dltrain.datasets.words import WORD
 from dltrain.errors import ConfigError, format_error, shorten
@@ -143,10 +145,12 @@ class PieceTokenizer:
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
         name: What the pieces are, for messages.
+        known: Special tokens of the vocabulary, besides the unknown one.
     """
 
-    def __init__(self, vocabulary: Pieces | Subwords, name: str) -> None:
+    def __init__(self, vocabulary: Pieces | Subwords, name: str, known: Tokens | None = None) -> None:
         self.vocabulary, self.name, self.size = vocabulary, name, vocabulary.size
+        self.known = known or Tokens(self.size)
         self.unknown = vocabulary.unknown if isinstance(vocabulary, Subwords) else UNKNOWN
         self.special = vocabulary.special if isinstance(vocabulary, Subwords) else set(range(len(SPECIAL)))
 
@@ -154,7 +158,8 @@ class PieceTokenizer:
     def spec(self) -> Tokens:
         """The vocabulary as `Tokens`."""
         special = tuple(sorted({*self.special, *([] if self.unknown is None else [self.unknown])}))
-        return Tokens(self.size, unknown=self.unknown, special=special, encode=self.encode, decode=self.decode)
+        own = replace(self.known, size=self.size, unknown=self.unknown, special=special)
+        return replace(own, encode=self.encode, decode=self.decode)
 
     def read(self, path: Path) -> str:
         """Return the text of a file."""
@@ -228,22 +233,6 @@ def as_text(content: str | bytes) -> str:
         except UnicodeDecodeError as error:
             raise ConfigError(format_error("text", "a text in UTF-8", str(error))) from error
     return content.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def read_utf8(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        ConfigError: The file is empty or not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        hint = "Use data.tokens=bytes for other files"
-        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
-    if not text:
-        raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
-    return text
 
 
 def _is_utf8(content: bytes) -> bool:
