@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.notes import Notes
 from dltrain.data.plans import Plan
 from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
@@ -79,6 +80,7 @@ class Spec:
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
@@ -111,6 +113,7 @@ class Spec:
     target_tokens: Tokens | None = None
     transcripts: Tokens | None = None
     target_length: int | None = None
+    notes: Notes | None = None
     shared_vocabulary: bool | None = None
 
 
@@ -216,6 +219,7 @@ class Data(Protocol):
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
+    - ``file_formats``: suffix -> function that converts a generated text to the content of such a file.
     """
 
     spec: Spec

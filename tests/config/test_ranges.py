@@ -23,6 +23,7 @@ FACTS: dict[str, Any] = {
     "clip": {"channels": 3, "frames": 4, "height": 8, "width": 8},
     "tokens": {"size": 11, "pad": 0, "begin": 1, "end": 2, "mask": 3, "encode": list, "decode": str},
     "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
+    "notes": {"size": 5, "encode": list, "decode": str, "lowest": 21},
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},
     **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
@@ -68,6 +69,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
         (folder / "pictures" / name / "1.png").touch()
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
+        **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
         "parallel": str(own_files["parallel"]),
         "speech": str(own_files["speech"]),
         "npz": str(folder / "a.npz"),

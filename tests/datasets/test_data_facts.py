@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels, write_recording
+from example_files import write_clips, write_pixels, write_recording, write_rolls, write_songs
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -29,6 +29,8 @@ BUILT_IN = (
     "shapes",
     "moving_shapes",
     "reversal",
+    "adding_problem",
+    "copy_memory",
 )
 FROM_FILES = (
     "npz",
@@ -40,6 +42,9 @@ FROM_FILES = (
     "csv",
     "text_table",
     "parallel",
+    "pianoroll",
+    "midi",
+    "midi_events",
     "speech",
 )
 
@@ -95,6 +100,12 @@ def write_user_data(name, folder):
                 Image.new(mode, (9, 7), 1).save(folder / part / f"{number}.png")
         Image.new("L", (9, 7)).save(folder / "masks" / "0.png")
         return str(folder)
+    if name == "pianoroll":
+        write_rolls(folder / "a.json", 12, 4)
+        return str(folder / "a.json")
+    if name in ("midi", "midi_events"):
+        write_songs(folder, 40)
+        return str(folder)
     if name == "pixels_csv":
         write_pixels(folder / "a.csv", 6, 20, 4)
         return str(folder / "a.csv")
@@ -139,7 +150,8 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
+    "name",
+    [*(name for name in BUILT_IN if name not in ("mnist", "fashion_mnist", "cifar10")), *FROM_FILES],
 )
 def test_batches_match_the_provided_facts(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)
@@ -168,9 +180,14 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         elif spec.pixel_classes:
             assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]
             assert int(targets.min()) >= 0 and int(targets.max()) < spec.pixel_classes
+        elif spec.notes:
+            assert targets.shape == inputs.shape and inputs.shape[2] == spec.notes.size == spec.features
+            assert set(targets.unique().tolist()) == {-1.0, 0.0, 1.0} and set(inputs.unique().tolist()) == {0.0, 1.0}
         elif spec.target_length:
             assert targets.shape == batch["previous"].shape and targets.shape[1] <= spec.target_length
             assert int(inputs.max()) < spec.tokens.size and int(targets.max()) < spec.target_tokens.size
+        elif spec.targets and not spec.classes:
+            assert targets.dtype == torch.float32 and targets.shape[1:] == (spec.targets,)
         elif spec.tokens and not spec.classes:
             assert targets.shape == inputs.shape and int(max(inputs.max(), targets.max())) < spec.tokens.size
         else:
@@ -178,7 +195,8 @@ def test_batches_match_the_provided_facts(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
+    "name",
+    [*(name for name in BUILT_IN if name not in ("mnist", "fashion_mnist", "cifar10")), *FROM_FILES],
 )
 def test_loading_twice_gives_identical_batches(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)

@@ -27,6 +27,7 @@ SLOW = re.compile(r"KINETICS|movie_reviews|mnist|cifar10|shakespeare|moby_dick|r
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
+    "midi_events": ["data.context_length=16"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
@@ -92,6 +93,9 @@ def here(
     (tmp_path / "phrases.tsv").write_text("en\tes\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
     for number, name in enumerate(("phrases.en", "phrases.es")):
         (tmp_path / name).write_text("".join(f"{row[number]}\n" for row in rows))
+    shutil.copy(own_files["pianoroll"], "rolls.json")
+    shutil.copytree(own_files["midi"], "songs")
+    shutil.copy(own_files["midi"] / "00.mid", "song.mid")
     (tmp_path / "new_phrases.txt").write_text("the dog\nthe cat sees\n")
     write_speech(tmp_path, 30)
     for number in range(30):
@@ -136,6 +140,8 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if ".mid" in line:
+        return ["model=gru", "model.hidden_size=8", *small_data("pianoroll"), "trainer.max_steps=2"]
     if "--explain" in line:
         return ["augmented"]
     if "lenet5" in line:

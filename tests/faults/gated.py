@@ -31,6 +31,7 @@ from dltrain.tasks import (
     forecasting,
     language_modeling,
     layerwise,
+    polyphony,
     reconstruction,
     segmentation,
     translation,
@@ -133,6 +134,10 @@ class Segmentation(Gated, segmentation.Segmentation):
 
 
 class Translation(Gated, translation.Translation):
+    pass
+
+
+class Polyphony(Gated, polyphony.Polyphony):
     pass
 
 
