@@ -127,6 +127,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "random_pairs": ["data.pairs=20", "data.steps=6", "data.vocabulary=9", "data.batch_size=8"],
         "reversal": ["data.sequences=200", "data.steps=6", "data.symbols=5"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
         "image_folder": [

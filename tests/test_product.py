@@ -52,8 +52,8 @@ FITS = {
     "nlinear": {"timeseries"},
     **{name: {"text", "text_table"} for name in ("bert", "bert_base", "bert_minilm")},
     "gpt": {"text"},
-    "seq2seq": {"parallel", "reversal"},
-    "transformer_seq2seq": {"parallel", "reversal"},
+    "seq2seq": {"parallel", "reversal", "random_pairs"},
+    "transformer_seq2seq": {"parallel", "reversal", "random_pairs"},
     "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "conv_vae": IMAGES | MASKED | BOXED,
@@ -95,6 +95,7 @@ TASKS = {
     "text_table": {"classification", "regression", "masked_language_modeling"},
     "parallel": {"translation"},
     "reversal": {"translation"},
+    "random_pairs": {"translation"},
 }
 TRIPLES = list(itertools.product(OPTIONS["model"], OPTIONS["data"], OPTIONS["task"]))
 SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FOR.get(t[0], TASKS.get(t[1], ()))]
@@ -160,6 +161,7 @@ SMALLER = {
     "seq2seq": ["model.hidden_size=32"],
     "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
+    "transformer_memorise": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
     "gpt_shakespeare_cpu": ["data.batch_size=2"],
     "cifar10_cnn": ["data.batch_size=8"],

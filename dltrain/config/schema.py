@@ -148,6 +148,8 @@ TABLE = {
     "length_penalty": real("[0, inf)"),
     "sequences": integer(8),
     "steps": integer(1),
+    "pairs": integer(1),
+    "RandomPairs.vocabulary": integer(5),
     "symbols": integer(2, below=27),
     "weight_dropout": real("[0, 1)"),
     "forget_bias": real("(-inf, inf)", null=True),

@@ -29,6 +29,7 @@ BUILT_IN = (
     "shapes",
     "moving_shapes",
     "reversal",
+    "random_pairs",
 )
 FROM_FILES = (
     "npz",
@@ -133,7 +134,19 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
+    "name",
+    [
+        "timeseries",
+        "digits",
+        "text",
+        "gates",
+        "ring",
+        "shapes",
+        "moving_shapes",
+        "reversal",
+        "random_pairs",
+        *FROM_FILES,
+    ],
 )
 def test_batches_match_the_provided_facts(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)
@@ -167,7 +180,19 @@ def test_batches_match_the_provided_facts(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["timeseries", "digits", "text", "gates", "ring", "shapes", "moving_shapes", "reversal", *FROM_FILES]
+    "name",
+    [
+        "timeseries",
+        "digits",
+        "text",
+        "gates",
+        "ring",
+        "shapes",
+        "moving_shapes",
+        "reversal",
+        "random_pairs",
+        *FROM_FILES,
+    ],
 )
 def test_loading_twice_gives_identical_batches(name, tmp_path):
     _, target, arguments = read_yaml(name, fast=True)
