@@ -44,6 +44,7 @@ TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": 
 TEXT |= {"tokens": {"size": 11}}
 HIDDEN = TEXT | {"causal": False}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
 # Models that do not read images -> the facts they are built with.
 FACTS = {
@@ -54,6 +55,7 @@ FACTS = {
     "dlinear": WINDOWS,
     "nlinear": WINDOWS,
     "seq2seq": PAIRS,
+    "deep_speech2": RECORDINGS,
     "transformer_seq2seq": PAIRS,
 } | dict.fromkeys(VIDEO, CLIP)
 
@@ -93,7 +95,15 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     if facts is TEXT or facts is HIDDEN:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
+    shape = (
+        (4, 12, 3)
+        if facts is WINDOWS
+        else (4, 12, 18)
+        if facts is RECORDINGS
+        else (4, 3, 4, 16, 20)
+        if facts is CLIP
+        else (4, 3, 16, 20)
+    )
     return build(name, facts), torch.randn(shape, device=device)
 
 
