@@ -51,7 +51,7 @@ class Conll:
         lowercase: Whether words are converted to lower case.
         min_count: Minimum occurrences of a word in the training sentences, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a sentence, at least 3; the rest is cut off.
+        max_length: Maximum number of tokens of a sentence; the rest is cut off. At least 1, or 3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers, which splits words into pieces. The first piece of
             a word gets its tag. None for a vocabulary of words.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
@@ -81,7 +81,7 @@ class Conll:
         self.path, self.columns = path, (word_column, tag_column)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.max_length = at_least("data.max_length", max_length, 3)
+        self.max_length = at_least("data.max_length", max_length, 3 if tokenizer else 1)
         self.prepare = PrepareTags()
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
