@@ -158,6 +158,8 @@ TABLE = {
     "max_length": integer(1),
     "sequences": integer(8),
     "steps": integer(1),
+    "pairs": integer(1),
+    "RandomPairs.vocabulary": integer(5),
     "symbols": integer(2, below=27),
     "AddingProblem.steps": integer(2),
     "delay items": integer(1),
