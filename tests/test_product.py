@@ -189,7 +189,7 @@ SMALLER = {
     "moving_shapes": ["data.clips=80", "data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
-RATES = {"perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "cnn": 1e-3}
+RATES = {"bag_of_words": 0.1, "perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "cnn": 1e-3}
 
 
 @pytest.fixture
