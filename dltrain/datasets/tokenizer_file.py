@@ -42,12 +42,13 @@ class TokenizerFile:
             raise ConfigError(format_error(KEY, "a file tokenizer.json of the package tokenizers", error)) from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self.size: int = self.tokenizer.get_vocab_size()
 
     @property
     def tokens(self) -> Tokens:
         """The vocabulary as `Tokens`; special tokens are found by their usual names."""
-        special = {part: self._find(names) for part, names in NAMES.items()}
-        return Tokens(self.tokenizer.get_vocab_size(), **special, encode=self.encode, decode=self.decode)
+        special: dict[str, Any] = {part: self._find(names) for part, names in NAMES.items()}
+        return Tokens(self.size, **special, encode=self.encode, decode=self.decode)
 
     def _find(self, names: tuple[str, ...]) -> int | None:
         numbers = (self.tokenizer.token_to_id(name) for name in names)

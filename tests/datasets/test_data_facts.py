@@ -29,6 +29,7 @@ BUILT_IN = (
     "shapes",
     "moving_shapes",
     "reversal",
+    "random_pairs",
     "adding_problem",
     "copy_memory",
 )

@@ -76,7 +76,7 @@ TRANSLATION = [
 ]
 # Pieces of similar length with random transpositions.
 MUSIC = [
-    *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=6", "data.transpose=5"],
+    *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=3", "data.transpose=5"],
     *["task._target_=gated.Polyphony", "regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
     *["trainer.checkpoint_every=3"],
 ]

@@ -17,9 +17,11 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Built only in slow tests: larger variants of a class, large networks and those of an optional package.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
-LARGER |= {"bert_base", "bert_minilm"}
+LARGER |= {"bert_base", "bert_minilm", "gpt_nano", "gpt2", "gpt2_medium"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
+SIZES_OF_GPT = {"gpt_nano", "gpt2", "gpt2_medium"}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
+SMALLER |= {"bag_of_words": {"idf": torch.linspace(1, 2, 11)}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
 
@@ -46,12 +48,14 @@ HIDDEN = TEXT | {"causal": False}
 WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
 RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
+TEXTS = {"tokens": {"size": 11}, "idf": None}
 # Models that do not read images -> the facts they are built with.
 FACTS = {
+    "bag_of_words": TEXTS,
     "bert": HIDDEN,
     "bert_base": HIDDEN,
     "bert_minilm": HIDDEN,
-    "gpt": TEXT,
+    **dict.fromkeys(("gpt", "gpt_nano", "gpt2", "gpt2_medium"), TEXT),
     "dlinear": WINDOWS,
     "nlinear": WINDOWS,
     "seq2seq": PAIRS,
@@ -93,7 +97,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     facts = FACTS.get(name, IMAGE)
     if facts is PAIRS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    if facts is TEXT or facts is HIDDEN:
+    if facts is TEXT or facts is HIDDEN or facts is TEXTS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     shape = (
         (4, 12, 3)
@@ -124,6 +128,8 @@ def test_defaults_in_the_yaml_file_are_those_of_the_constructor(name: str) -> No
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
     for key, parameter in inspect.signature(target(name)).parameters.items():
         interpolated = str(node[key]).startswith("${")
+        if name in SIZES_OF_GPT and key in ("hidden_size", "num_layers", "num_heads"):
+            continue
         if not interpolated and parameter.default is not inspect.Parameter.empty and key not in OF_THE_CELL:
             assert node[key] == parameter.default, key
 
