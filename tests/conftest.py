@@ -123,7 +123,10 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_songs(root / "songs", 20)
     music = {"pianoroll": root / "rolls.json", "midi": root / "songs", "midi_events": root / "songs"}
     own_speech = {"speech": write_speech(root / "speech", 40)}
-    texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
+    tagged = [("the", "O"), ("dog", "O"), ("Ada", "B-PER"), ("Lovelace", "I-PER"), ("sleeps", "O"), ("Rome", "B-LOC")]
+    drawn = [[tagged[number] for number in random.integers(0, 6, 1 + row % 9)] for row in range(90)]
+    (root / "names.conll").write_text("\n\n".join("\n".join(map(" ".join, rows)) for rows in drawn) + "\n")
+    texts = {"conll": root / "names.conll", "text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
 
@@ -133,6 +136,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
+        "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
         "random_pairs": ["data.pairs=20", "data.steps=6", "data.vocabulary=9", "data.batch_size=8"],
         "adding_problem": ["data.sequences=200", "data.steps=6"],

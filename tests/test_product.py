@@ -30,7 +30,7 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
 CLIPS = {"moving_shapes", "video_folder"}
 ROLLS = {"pianoroll", "midi"}
-TEXTS = {"text", "text_table", "midi_events"} | ROLLS
+TEXTS = {"text", "text_table", "midi_events", "conll"} | ROLLS
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
 DETECTORS = ("fcos", "retinanet", "ssdlite", "fasterrcnn")
@@ -53,7 +53,7 @@ FITS = {
     "transformer": IMAGES | TEXTS | {"adding_problem", "copy_memory", "timeseries", "speech"},
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
-    **{name: {"text", "text_table"} for name in ("bert", "bert_base", "bert_minilm")},
+    **{name: {"text", "text_table", "conll"} for name in ("bert", "bert_base", "bert_minilm")},
     "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
     "seq2seq": {"parallel", "reversal", "random_pairs"},
@@ -100,6 +100,7 @@ TASKS = {
     **{name: {"polyphony"} for name in ROLLS},
     "text": {"language_modeling", "masked_language_modeling"},
     "csv": {"classification", "regression"},
+    "conll": {"tagging"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
     "parallel": {"translation"},
     "speech": {"classification", "ctc"},
@@ -120,7 +121,7 @@ RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classificatio
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = [t for t in TRIPLES if t not in SENSIBLE and t not in RULE]
 SUPERVISED = {"classification", "segmentation", "regression", "forecasting", "language_modeling", "translation"}
-SUPERVISED |= {"masked_language_modeling", "polyphony"}
+SUPERVISED |= {"tagging", "masked_language_modeling", "polyphony"}
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
@@ -188,7 +189,7 @@ SMALLER = {
     "moving_shapes": ["data.clips=80", "data.batch_size=8"],
     "layerwise_mnist": ["data.num_labels=20"],
 }
-RATES = {"perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "cnn": 1e-3}
+RATES = {"bag_of_words": 0.1, "perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "cnn": 1e-3}
 
 
 @pytest.fixture

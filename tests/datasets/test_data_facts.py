@@ -42,6 +42,7 @@ FROM_FILES = (
     "detection_folder",
     "csv",
     "text_table",
+    "conll",
     "parallel",
     "pianoroll",
     "midi",
@@ -76,6 +77,9 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "conll":
+        (folder / "a.conll").write_text("\n".join(f"Ada B-PER\nsees O\nRome B-LOC\n{n} O\n" for n in range(40)))
+        return str(folder / "a.conll")
     if name == "speech":
         for number in range(30):
             word = ("yes", "no", "stop")[number % 3]
