@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels, write_recording, write_rolls, write_songs
+from example_files import write_clips, write_pixels, write_questions, write_recording, write_rolls, write_songs
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -43,6 +43,7 @@ FROM_FILES = (
     "csv",
     "text_table",
     "conll",
+    "squad",
     "parallel",
     "pianoroll",
     "midi",
@@ -77,6 +78,9 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "squad":
+        write_questions(folder / "a.json", 12)
+        return str(folder / "a.json")
     if name == "conll":
         (folder / "a.conll").write_text("\n".join(f"Ada B-PER\nsees O\nRome B-LOC\n{n} O\n" for n in range(40)))
         return str(folder / "a.conll")
