@@ -136,12 +136,8 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     drawn = [[tagged[number] for number in random.integers(0, 6, 1 + row % 9)] for row in range(90)]
     (root / "names.conll").write_text("\n\n".join("\n".join(map(" ".join, rows)) for rows in drawn) + "\n")
     write_questions(root / "questions.json", 24)
-    texts = {
-        "squad": root / "questions.json",
-        "conll": root / "names.conll",
-        "text_table": root / "reviews.csv",
-        "parallel": root / "phrases.tsv",
-    }
+    texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
+    texts |= {"squad": root / "questions.json", "conll": root / "names.conll"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
 

@@ -86,7 +86,9 @@ class Squad:
         self.workers = at_least("data.workers", workers, 0)
         at_least("data.max_question", max_question, 1)
         at_least("data.overlap", overlap, 0)
-        at_least("data.max_length", max_length, max_question + overlap + SPECIAL_TOKENS + 1)
+        if max_length <= (needed := max_question + overlap + SPECIAL_TOKENS):
+            expected = f"more than {needed}: data.max_question + data.overlap + {SPECIAL_TOKENS}"
+            raise ConfigError(format_error("data.max_length", expected, max_length))
         self.prepare = PrepareQuestions()
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:

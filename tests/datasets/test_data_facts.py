@@ -182,7 +182,10 @@ def test_batches_match_the_provided_facts(name, tmp_path):
             assert transcript.shape == (len(inputs), int(steps.max()) + -int(steps.max()) % 8)
             assert int(transcript.max()) < spec.transcripts.size and spec.transcripts.blank == 0
             assert spec.features == spec.audio.bands * spec.audio.frames
-        if targets is None:
+        if spec.answer_spans:
+            assert batch["segments"].shape == inputs.shape and int(batch["segments"].max()) == 1
+            assert bool((batch["start"] <= batch["end"]).all()) and int(batch["end"].max()) < inputs.shape[1]
+        elif targets is None:
             assert spec.object_classes
         elif spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)
