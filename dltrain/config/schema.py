@@ -171,6 +171,7 @@ TABLE = {
     "num_kv_heads": integer(1, null=True),
     "EncoderDecoder.norm": choice("layer", "rms"),
     "EncoderDecoder.positions": choice("sinusoidal", "learned", "rotary", "none"),
+    "Seq2Seq.positions": choice("none", "sinusoidal"),
     "attention": choice("none", "additive", "dot", "general"),
     "pool": choice("max", "avg", "none"),
     "LeNet5.pool": choice("max", "avg"),

@@ -43,6 +43,7 @@ SHORT = {
     "moving_shapes": ["data.clips=80"],
     "deep_speech2|speech_prompts": ["model.channels=2", "model.hidden_size=8"],
     "reverse_sequences": ["data.sequences=40"],
+    "adding_problem|copy_memory": ["data.sequences=200"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "ETTh1": ["data.window=24"],
