@@ -103,6 +103,8 @@ TABLE = {
     "split_by": choice("picture", "area"),
     "test sparsity_target": real("(0, 1)"),
     "mask_share": real("(0, 1]"),
+    "max_answer max_question": integer(1),
+    "overlap": integer(0),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),
     "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),

@@ -38,7 +38,7 @@ FACTS: dict[str, Any] = {
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},
     **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
-    **{"lags": None, "series_names": None, "tags": 4, "tag_names": ["B-X", "I-X", "B-Y", "O"]},
+    **{"lags": None, "series_names": None, "answer_spans": True, "tags": 4, "tag_names": ["B-X", "I-X", "B-Y", "O"]},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
 }
@@ -82,7 +82,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
         **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
         "parallel": str(own_files["parallel"]),
-        "conll": str(own_files["conll"]),
+        **{name: str(own_files[name]) for name in ("conll", "squad")},
         "speech": str(own_files["speech"]),
         "npz": str(folder / "a.npz"),
         "csv": str(folder / "a.csv"),
