@@ -29,6 +29,7 @@ FACTS: dict[str, Any] = {
         "begin": 1,
         "end": 2,
         "mask": 3,
+        "unit": None,
         "encode": list,
         "decode": str,
     },
