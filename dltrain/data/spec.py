@@ -70,6 +70,7 @@ class Spec:
         object_class_names: One name per class of objects.
         tags: Number of tags of words (tagging).
         tag_names: One name per tag.
+        answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
@@ -106,6 +107,7 @@ class Spec:
     object_class_names: tuple[str, ...] | None = None
     tags: int | None = None
     tag_names: tuple[str, ...] | None = None
+    answer_spans: bool | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
     series_names: tuple[str, ...] | None = None

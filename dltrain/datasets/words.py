@@ -80,6 +80,11 @@ class Words:
         """Return the token of one word, which is not split."""
         return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
 
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a text, and the first character of each and the one after its last."""
+        found = list(WORD.finditer(text))
+        return [self.number(match[0]) for match in found], [match.span() for match in found]
+
     def decode(self, tokens: list[int]) -> str:
         """Return the words of tokens, separated by spaces, without padding."""
         return " ".join(self.words[token] for token in tokens if token != PAD)

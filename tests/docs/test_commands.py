@@ -24,7 +24,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(
-    r"KINETICS|movie_reviews|verses|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
+    r"KINETICS|movie_reviews|sentiment|verses|"
+    r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
@@ -93,6 +94,9 @@ def here(
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
     shutil.copy(own_files["conll"], "names.conll")
+    shutil.copy(own_files["squad"], "questions.json")
+    asked = {"question": "Where does it rise?", "context": "The river rises in Rome."}
+    (tmp_path / "new_questions.jsonl").write_text(json.dumps(asked) + "\n")
     rows = [("the dog sees " * (1 + n % 3), "el perro ve " * (1 + n % 3)) for n in range(40)]
     (tmp_path / "phrases.tsv").write_text("en\tes\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
     for number, name in enumerate(("phrases.en", "phrases.es")):
@@ -153,6 +157,9 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "questions.jsonl" in line:
+        small = ["model.hidden_size=16", "model.num_layers=1"]
+        return ["model=bert", *small, *small_data("squad"), "trainer.max_steps=1"]
     if "Ada Lovelace" in line:
         return ["model=lstm", "model.hidden_size=8", *small_data("conll"), "trainer.max_steps=1"]
     if "<mask>" in line:

@@ -18,7 +18,7 @@ from dltrain.runs.compatibility import task_facts
 
 NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
 VALUES = {
-    **{int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
+    **{bool: True, int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
     Audio: Audio(20, 1, 0.01),
     Tensor: torch.ones(11),
     Notes: Notes(4),

@@ -1,0 +1,69 @@
+"""Questions, contexts and answers from JSON files in the format of SQuAD."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dltrain.errors import ConfigError, format_error
+
+SLACK = 2  # characters by which the position of an answer may be wrong, as 15 of 34,680 are in SQuAD 1.1
+
+
+class Question(NamedTuple):
+    """A question about a context.
+
+    Args:
+        article: Number of the article that the context belongs to.
+        answers: Correct answers, which are parts of the context; empty if unknown.
+        start: First character of the first answer in the context.
+    """
+
+    article: int
+    text: str
+    context: str
+    answers: list[str]
+    start: int = 0
+
+
+def read_questions(file: Path) -> list[Question]:
+    """Read the questions of a file.
+
+    Raises:
+        ConfigError: The file is broken JSON or has another structure, or a context does not hold an answer.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(format_error("data.path", f"a file in UTF-8 at {file}", str(error))) from None
+    except json.JSONDecodeError as error:
+        got = f"{error.msg} in line {error.lineno}, column {error.colno}"
+        raise ConfigError(format_error("data.path", f"JSON in {file}", got)) from None
+    try:
+        return [
+            _question(number, paragraph["context"], entry, file)
+            for number, article in enumerate(content["data"])
+            for paragraph in article["paragraphs"]
+            for entry in paragraph["qas"]
+        ]
+    except (KeyError, TypeError, IndexError) as error:
+        expected = f"data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
+        raise ConfigError(format_error("data.path", expected, f"{type(error).__name__}: {error}")) from None
+
+
+def _question(article: int, context: str, entry: dict[str, Any], file: Path) -> Question:
+    name = f"question {entry.get('id', entry['question'])} of {file}"
+    if not entry["answers"]:
+        hint = "Questions without an answer are not supported: remove them."
+        raise ConfigError(format_error("data.path", f"an answer to {name}", "none", hint))
+    places = [_place(context, answer["text"], answer["answer_start"], name) for answer in entry["answers"]]
+    answers = [answer["text"] for answer in entry["answers"]]
+    return Question(article, entry["question"], context, answers, places[0])
+
+
+def _place(context: str, text: str, start: int, name: str) -> int:
+    """Return the first character of an answer in its context, at most `SLACK` characters from the stated one."""
+    for shift in sorted(range(-SLACK, SLACK + 1), key=abs):
+        if text and start + shift >= 0 and context.startswith(text, start + shift):
+            return start + shift
+    expected = f"a context that holds the answer {text!r} at character {start} in {name}"
+    raise ConfigError(format_error("data.path", expected, repr(context[max(0, start) :][: max(1, len(text))])))
