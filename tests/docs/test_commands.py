@@ -24,12 +24,14 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(
-    r"KINETICS|movie_reviews|verses|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
+    r"KINETICS|movie_reviews|sentiment|verses|"
+    r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "midi_events": ["data.context_length=16"],
+    "book.txt data.tokens=": ["data.context_length=4"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
