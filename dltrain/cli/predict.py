@@ -50,7 +50,7 @@ def _check_predicts(task: "Task") -> None:
     """Reject a task without predictions."""
     from dltrain.tasks.base import Task
 
-    if type(task).predict is Task.predict:
+    if type(task).predict is Task.predict and type(task).predictions is Task.predictions:
         hint = "Use dltrain generate RUN to sample from its model, or add --given INPUT to reconstruct examples."
         raise ConfigError(
             f"predict: not supported for the task {type(task).__name__}, which makes no predictions. {hint}"

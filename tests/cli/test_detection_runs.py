@@ -52,4 +52,4 @@ def test_predicted_boxes_are_in_pixels_of_the_image_file_and_drawn(
             assert found["class"] in ("bright", "dark") and 0 <= found["score"] <= 1
     capsys.readouterr()
     assert main(["predict", str(run), str(images / "01.png"), "--format", "csv"]) == 2
-    assert "--format csv: not supported because the number of objects differs" in capsys.readouterr().err
+    assert "--format csv: not supported because the number of objects or words differs" in capsys.readouterr().err

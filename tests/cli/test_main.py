@@ -167,9 +167,9 @@ def test_cfg_can_print_one_group(empty_folder: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "found"),
     [
-        ("dltrain model=tr", "model=transformer"),
-        ("dltrain summary model=tr", "model=transformer"),
-        ("dltrain -m model=tr", "model=transformer"),
+        ("dltrain model=ls", "model=lstm"),
+        ("dltrain summary model=ls", "model=lstm"),
+        ("dltrain -m model=ls", "model=lstm"),
         ("dltrain optimizer/schedule=o", "optimizer/schedule=one_cycle"),
         ("dltrain trainer.max_s", "trainer.max_steps="),
         ("dltrain model=mlp model.no", "model.norm="),

@@ -144,7 +144,7 @@ def test_changes_of_a_user_module_are_reported(tmp_path: Path, monkeypatch: pyte
         (["seed=1,2"], "seed: expected one value"),
         (["--sort"], "--sort: unknown flag"),
         (["another"], "rerun: expected dltrain rerun RUN"),
-        (["data=timeseries"], "task=classification needs"),
+        (["data=timeseries"], "task=classification data=timeseries: not supported because"),
     ],
 )
 def test_a_wrong_command_is_rejected_and_leaves_no_folder(
