@@ -73,6 +73,7 @@ INTERVAL = FieldSpec(
     'an interval such as "50 steps", "1 epoch" or "10 minutes"', lambda value: parse_interval(value) is not None
 )
 
+CALENDAR = ("minute", "hour", "weekday", "day", "month", "yearday")
 MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # rows, or months of rows
 
 
@@ -99,6 +100,9 @@ TABLE = {
     "tile patch_size": integer(1, null=True),
     "split": FieldSpec(
         "rows or months such as 12mo", lambda value: MONTHS.fullmatch(str(value)) is not None, many=True, null=True
+    ),
+    "calendar": FieldSpec(
+        f"one of {' '.join(CALENDAR)}", lambda value: value in CALENDAR, CALENDAR, many=True, null=True
     ),
     "split_by": choice("picture", "area"),
     "test sparsity_target": real("(0, 1)"),

@@ -41,7 +41,7 @@ VIDEO = ("cnn_lstm", "r3d_18", "r2plus1d_18")
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
-WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+WINDOWS = {"length": 12, "features": 3, "columns": 3, "horizon": 4, "outputs": 12}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9}
 # Models that do not read images -> the facts they are built with.
 FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS, "seq2seq": PAIRS} | dict.fromkeys(VIDEO, CLIP)
