@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-from example_files import write_boxes, write_clips, write_masks, write_pixels
+from example_files import write_boxes, write_clips, write_masks, write_pixels, write_rolls, write_songs, write_speech
 from PIL import Image
 
 BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
@@ -55,8 +55,11 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_boxes(root / "trees", 12, (40, 40))
     (root / "text").mkdir()
     (root / "text" / "shakespeare.txt").write_text("To be, or not to be, that is the question.\n" * 100)
+    (root / "chorales").mkdir()
+    write_rolls(root / "chorales" / "jsb.json", 24, 8)
     (root / "verses").mkdir()
     (root / "verses" / "en-es.tsv").write_text("en\tes\n" + "\n".join(phrases(np.random.default_rng(0))) + "\n")
+    write_speech(root / "speech", 36)
     (root / "sentiment").mkdir()
     (root / "sentiment" / "movies.tsv").write_text(
         "id\trating\ttext\n" + "\n".join(reviews(np.random.default_rng(0))) + "\n"
@@ -116,8 +119,12 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "image_masks": root / "scans",
     }
     (root / "phrases.tsv").write_text("english\tspanish\n" + "\n".join(phrases(random)) + "\n")
+    write_rolls(root / "rolls.json", 20, 5)
+    write_songs(root / "songs", 20)
+    music = {"pianoroll": root / "rolls.json", "midi": root / "songs", "midi_events": root / "songs"}
+    own_speech = {"speech": write_speech(root / "speech", 40)}
     texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
-    return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of}
+    return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
 
 @pytest.fixture(scope="session")
@@ -127,6 +134,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "speech": [f"data.path={own_files['speech']}", "data.stack=1", "data.mels=20", "data.max_seconds=1"],
         "reversal": ["data.sequences=200", "data.steps=6", "data.symbols=5"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],
         "image_folder": [
@@ -147,6 +155,9 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
             "data.frames=4",
             "data.batch_size=5",
         ],
+        "pianoroll": [f"data.path={own_files['pianoroll']}", "data.batch_size=8"],
+        "midi": [f"data.path={own_files['midi']}", "data.batch_size=8", "data.steps_per_beat=2"],
+        "midi_events": [f"data.path={own_files['midi_events']}", "data.batch_size=8", "data.context_length=16"],
         "moving_shapes": ["data.clips=64", "data.image_size=12", "data.frames=4", "data.batch_size=16"],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
         "text": ["data.context_length=16", "data.batch_size=8"],

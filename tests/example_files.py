@@ -1,6 +1,8 @@
 """Write small files in the formats that dltrain reads."""
 
+import io
 import json
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,59 @@ def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> N
         for frame, level in enumerate(levels):
             pixels = level + random.integers(0, 40, (*size[::-1], 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{frame}.png")
+
+
+def write_rolls(path: Path, training: int, held_out: int) -> None:
+    """Write pieces of 5 to 12 steps, chords that change every second step, in the layout of the JSB chorales."""
+    random, parts = np.random.default_rng(5), {}
+    for name, count in (("train", training), ("valid", held_out), ("test", held_out)):
+        parts[name] = [
+            [[int(root) + number // 2 % 3 + third for third in (0, 4, 7)] for number in range(random.integers(5, 13))]
+            for root in random.integers(50, 60, count)
+        ]
+    path.write_text(json.dumps(parts))
+
+
+def write_songs(folder: Path, count: int) -> None:
+    """Write MIDI files of 5 to 12 chords, an eighth note each; they change every second time."""
+    import mido
+
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(6)
+    for number in range(count):
+        midi, content = mido.MidiFile(type=1, ticks_per_beat=96), io.BytesIO()
+        track = midi.add_track()
+        root = int(random.integers(50, 60))
+        for step in range(random.integers(5, 13)):
+            chord = [root + step // 2 % 3 + third for third in (0, 4, 7)]
+            for kind, wait in (("note_on", 0), ("note_off", 48)):
+                for place, pitch in enumerate(chord):
+                    track.append(mido.Message(kind, note=pitch, time=0 if place else wait))
+        midi.save(file=content)
+        (folder / f"{number:02}.mid").write_bytes(content.getvalue())
+
+
+def write_recording(path: Path, text: str, rate: int = 8000, seconds: float = 0.08, seed: int = 0) -> None:
+    """Write a WAV file with a noisy tone per character, whose pitch tells the character."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times, random = np.arange(round(rate * seconds)) / rate, np.random.default_rng(seed)
+    tones = [np.sin(2 * np.pi * (300 + 130 * (ord(letter) % 25)) * times) for letter in text] or [times[:0]]
+    samples = 12000 * np.concatenate(tones)
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))
+        file.writeframes((samples + random.normal(0, 300, len(samples))).astype("<i2").tobytes())
+
+
+def write_speech(folder: Path, count: int) -> Path:
+    """Write recordings of twelve texts, and a table with their paths and texts; return the table."""
+    texts = ["a", "be", "cab", "dad", "a cab", "bad", "add", "fee", "feed me", "me", "a bed", "fade"]
+    lines = ["path\ttranscript"]
+    for number in range(count):
+        text = texts[number % len(texts)]
+        write_recording(folder / "wav" / f"{number}.wav", text, seed=number)
+        lines.append(f"wav/{number}.wav\t{text.capitalize()}.")
+    (folder / "prompts.tsv").write_text("\n".join(lines) + "\n")
+    return folder / "prompts.tsv"
 
 
 def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:

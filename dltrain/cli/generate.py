@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,9 @@ from dltrain.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from dltrain.runs.assemble import Components
+    from dltrain.tasks.base import TextRequest
 
+TextEncoder = Callable[[str], bytes]
 TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p")
 EXAMPLE_FLAGS = {
     "count": "--count",
@@ -44,9 +47,13 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
     components = rebuild_components(job, path)
     is_text = generation.writes_text(components.task)
-    _check_flags(arguments, components, is_text)
+    formats = generation.file_formats(components) if is_text else {}
+    _check_flags(arguments, components, is_text, formats)
     step = restore_weights(components, path, f"{arguments.checkpoint}.pt")
     checkpoint = f"{path}: {arguments.checkpoint} checkpoint, step {step:,}"
+    if is_text and arguments.out:
+        _write_file(arguments, components, checkpoint, formats)
+        return 0
     if is_text:
         _write_text(arguments, components, checkpoint)
         return 0
@@ -55,32 +62,55 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
     generated = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
-    content = export.encode(generated, out, spec)
-    _reject_existing(out, arguments.force)
-    try:
-        write_atomic(out, content)
-    except OSError as error:
-        raise ConfigError(format_error("--out", "a file that can be written", out, f"{error.strerror}.")) from error
+    _write_content(out, export.encode(generated, out, spec), arguments.force)
     Console().info(f"{checkpoint}: {len(generated.examples):,} examples")
     print(out)
     return 0
 
 
-def _check_flags(arguments: argparse.Namespace, components: "Components", is_text: bool) -> None:
-    """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text."""
+def _check_flags(
+    arguments: argparse.Namespace, components: "Components", is_text: bool, formats: Mapping[str, TextEncoder]
+) -> None:
+    """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text.
+
+    Args:
+        formats: Suffixes of the files to which the text can be written.
+    """
     output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
-    flags = EXAMPLE_FLAGS if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
+    flags = dict(EXAMPLE_FLAGS) if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
+    if formats:
+        del flags["out"]
+        if arguments.out and Path(arguments.out).suffix.lower() not in formats:
+            raise ConfigError(format_error("--out", f"a file ending in {' or '.join(formats)}", arguments.out))
     given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
     if given:
         raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
 
 
-def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:
-    """Print the text token by token; on a terminal, remove control characters, which could change its settings."""
-    from dltrain.runs import generation
+def _text_request(arguments: argparse.Namespace) -> "TextRequest":
     from dltrain.tasks.base import TextRequest
 
     given = {name: getattr(arguments, name) for name in TEXT_FLAGS if getattr(arguments, name) is not None}
+    return TextRequest(**given, seed=arguments.seed)
+
+
+def _write_file(
+    arguments: argparse.Namespace, components: "Components", checkpoint: str, formats: Mapping[str, TextEncoder]
+) -> None:
+    """Write the text to a file in the format of its suffix, and print its name."""
+    from dltrain.runs import generation
+
+    out, pieces = Path(os.path.expanduser(arguments.out)), list[str]()
+    generation.write(components, _text_request(arguments), pieces.append)
+    _write_content(out, formats[out.suffix.lower()]("".join(pieces)), arguments.force)
+    Console().info(checkpoint)
+    print(out)
+
+
+def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:
+    """Print the text token by token; on a terminal, remove control characters, which could change its settings."""
+    from dltrain.runs import generation
+
     console, is_terminal = Console(), sys.stdout.isatty()
     begun = False
 
@@ -93,8 +123,16 @@ def _write_text(arguments: argparse.Namespace, components: "Components", checkpo
         sys.stdout.write("".join(safe) if is_terminal else text)
         sys.stdout.flush()
 
-    generation.write(components, TextRequest(**given, seed=arguments.seed), emit)
+    generation.write(components, _text_request(arguments), emit)
     sys.stdout.write("\n")
+
+
+def _write_content(out: Path, content: bytes, force: bool) -> None:
+    _reject_existing(out, force)
+    try:
+        write_atomic(out, content)
+    except OSError as error:
+        raise ConfigError(format_error("--out", "a file that can be written", out, f"{error.strerror}.")) from error
 
 
 def _reject_existing(path: Path, force: bool) -> None:

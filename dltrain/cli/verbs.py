@@ -87,7 +87,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--interpolate", action="store_true", help="interpolate between samples")
     given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
-    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn)"
+    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); music: a .mid"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
     add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt)")

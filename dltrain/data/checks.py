@@ -44,11 +44,11 @@ def user_path(path: str) -> Path:
     return Path(os.path.expanduser(path))  # Path.expanduser and Path.is_file raise for some names; os.path does not
 
 
-def existing_file(path: str | Path, expected: str) -> Path:
+def existing_file(path: str | Path, expected: str, key: str = "data.path") -> Path:
     """Return the path of an existing file, ``~`` expanded."""
     found = user_path(str(path))
     if not os.path.isfile(found):
-        raise ConfigError(format_error("data.path", expected, path, similar_file(str(path))))
+        raise ConfigError(format_error(key, expected, path, similar_file(str(path))))
     return found
 
 

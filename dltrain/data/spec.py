@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from dltrain.data.inputs import InputFiles
+from dltrain.data.notes import Notes
 from dltrain.data.plans import Plan
 from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
@@ -28,6 +29,20 @@ class Clip(NamedTuple):
     width: int
 
 
+class Audio(NamedTuple):
+    """Steps of a recording. YAML refers to a part: ``bands: ${spec.audio.bands}``.
+
+    Args:
+        bands: Mel bands of a frame.
+        frames: Consecutive frames that form one step, so that a step has ``bands * frames`` numbers.
+        step_seconds: Seconds from one step to the next.
+    """
+
+    bands: int
+    frames: int
+    step_seconds: float
+
+
 @dataclass(frozen=True)
 class Spec:
     """Facts about a data set; None where a fact does not apply.
@@ -44,6 +59,7 @@ class Spec:
         height: Height of an image in pixels.
         width: Width of an image in pixels.
         clip: Size of a clip; its inputs are (B, channels, frames, height, width).
+        audio: Steps of a recording; its inputs are (B, steps, frames * bands).
         low: Model input for black, one number per channel; None if inputs are not images.
         high: Model input for white, one number per channel; None if inputs are not images.
         classes: Number of classes.
@@ -62,7 +78,10 @@ class Spec:
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
         target_tokens: Vocabulary of the targets, if they are text.
+        transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        notes: Notes of a piano roll, if each step is a frame of one.
+        shared_vocabulary: Whether inputs and targets have the same vocabulary.
     """
 
     shape: tuple[int, ...] | None = None
@@ -73,6 +92,7 @@ class Spec:
     height: int | None = None
     width: int | None = None
     clip: Clip | None = None
+    audio: Audio | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     classes: int | None = None
@@ -91,7 +111,10 @@ class Spec:
     unit: str | None = None
     tokens: Tokens | None = None
     target_tokens: Tokens | None = None
+    transcripts: Tokens | None = None
     target_length: int | None = None
+    notes: Notes | None = None
+    shared_vocabulary: bool | None = None
 
 
 class Files(Protocol):
@@ -196,6 +219,7 @@ class Data(Protocol):
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
+    - ``file_formats``: suffix -> function that converts a generated text to the content of such a file.
     """
 
     spec: Spec

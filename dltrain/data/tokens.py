@@ -17,6 +17,7 @@ class Tokens:
         end: Token that ends a text.
         mask: Token that replaces a hidden token.
         unknown: Token of words that are not in the vocabulary.
+        blank: Token of a step that writes nothing, in connectionist temporal classification (CTC).
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """
@@ -27,5 +28,6 @@ class Tokens:
     end: int | None = None
     mask: int | None = None
     unknown: int | None = None
+    blank: int | None = None
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[list[int]], str] | None = None

@@ -80,7 +80,7 @@ class ClipView(NamedTuple):
     Args:
         channels: Channels of a frame.
         frames: Number of frames to read.
-        stride: Distance of these frames in the clip.
+        stride: Distance between these frames in the clip.
         size: Height and width of the result in pixels.
     """
 

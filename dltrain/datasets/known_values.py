@@ -114,8 +114,8 @@ class KnownValues:
 def calendar_values(dates: pd.DatetimeIndex, parts: Sequence[str]) -> list[np.ndarray]:
     """Return sine and cosine of each part of the dates: minute, hour, weekday, day of month, month, day of year."""
     numbers = {
-        **{"minute": dates.minute, "hour": dates.hour, "weekday": dates.weekday},
-        **{"day": dates.day - 1, "month": dates.month - 1, "yearday": dates.dayofyear - 1},
+        **{"minute": dates.minute, "hour": dates.hour, "weekday": dates.day_of_week},
+        **{"day": dates.day - 1, "month": dates.month - 1, "yearday": dates.day_of_year - 1},
     }
     angles = [2 * np.pi * numbers[part].to_numpy(float) / PERIODS[part] for part in parts]
     return [wave for angle in angles for wave in (np.sin(angle), np.cos(angle))]

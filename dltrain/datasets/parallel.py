@@ -93,8 +93,8 @@ class Parallel:
         else:
             self._adopt(fitted)
         known = [vocabularies.as_tokens(vocabulary) for vocabulary in self.vocabularies]
-        shape = (padded_width(torch.tensor([max_length])),)
-        self.spec = Spec(shape=shape, target_length=width, tokens=known[0], target_tokens=known[1])
+        longest = padded_width(torch.tensor([max_length]))
+        self.spec = Spec(shape=(longest,), length=longest, target_length=width, tokens=known[0], target_tokens=known[1])
 
     def _fit(self, shares: tuple[float, float], limits: tuple[int, int]) -> None:
         """Read and split the pairs, fit the vocabularies, and leave out pairs with a long text."""

@@ -46,7 +46,14 @@ class Reversal:
         self.vocabulary = Pieces(string.ascii_lowercase[:symbols], lambda text: list("".join(text.split())), " ")
         self.prepare = PreparePairs()
         tokens = as_tokens(self.vocabulary)
-        self.spec = Spec(shape=(steps,), target_length=steps + 1, tokens=tokens, target_tokens=tokens)
+        self.spec = Spec(
+            shape=(steps,),
+            length=steps,
+            target_length=steps + 1,
+            tokens=tokens,
+            target_tokens=tokens,
+            shared_vocabulary=True,
+        )
 
     def load(self) -> Splits:
         """Draw all sequences and split them."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from dltrain.datasets.text_columns import Target, choose_target, choose_text, fi
 from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
+from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
 from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
@@ -61,8 +63,9 @@ class TextTable:
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, to split texts; None for a vocabulary of words.
         special_tokens: Whether each text has a token for its begin and one for its end, which count as words, and the
-            vocabulary a mask token, as bert and masked language modeling need.
+            vocabulary a mask token, as bert and masked language modeling need. A ``tokenizer`` has its own.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
@@ -88,6 +91,7 @@ class TextTable:
         min_count: int = 2,
         max_words: int = 20_000,
         max_length: int = 256,
+        tokenizer: str | None = None,
         special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
@@ -102,7 +106,8 @@ class TextTable:
         check_held_out(validation, test)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens else 1)
+        self.max_length = at_least("data.max_length", max_length, 3 if special_tokens or tokenizer else 1)
+        self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
         self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.max_tokens = max_tokens
@@ -121,8 +126,8 @@ class TextTable:
         self.spec = Spec(
             shape=(length,),
             length=length,
-            features=len(self.words.words),
-            tokens=self.words.tokens,
+            features=self.encoder.tokens.size,
+            tokens=self.encoder.tokens,
             **self.target.facts,
         )
 
@@ -144,20 +149,27 @@ class TextTable:
         train = self.parts[TRAIN].numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
-        self.words = Words.fit((cells[row] for row in train), *limits, self.special)
+        self.words = self.tokenizer or Words.fit((cells[row] for row in train), *limits, self.special)
 
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
+        words: dict[str, Any] = {"words": [], "lowercase": False, "tokenizer": None}
+        if isinstance(self.words, Words):
+            words |= {"words": self.words.words[len(self.special) :], "lowercase": self.words.lowercase}
+        else:
+            words |= {"tokenizer": self.words.content}
         return {
-            "words": self.words.words[len(self.special) :],
-            "lowercase": self.words.lowercase,
+            **words,
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        self.words = Words(fitted["words"], fitted["lowercase"], self.special)
+        known = fitted.get("tokenizer")
+        self.words = (
+            Words(fitted["words"], fitted["lowercase"], self.special) if known is None else TokenizerFile(known)
+        )
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)

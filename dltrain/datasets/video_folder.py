@@ -49,7 +49,7 @@ class VideoFolder:
     Args:
         path: The folder.
         frames: Frames that the model reads, at least 1.
-        frame_stride: Distance of these frames in the clip, at least 1.
+        frame_stride: Distance between these frames in the clip, at least 1.
         image_size: Height and width of the frames in pixels, at least 1; see
             `dltrain.datasets.image_folder.ImageFolder`.
         validation: Fraction of the clips of each class to hold out, in [0, 1); unused if there is a folder ``val``.

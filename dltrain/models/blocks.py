@@ -132,10 +132,10 @@ class Block(nn.Module):
         source_mask: Tensor | None,
     ) -> tuple[Tensor, Projected]:
         queries, keys, values = self.heads.split(self.qkv(self._before(self.norm1, x)))
+        start = 0 if cache is None else cache["keys"].shape[2]
         if self.rotary:
-            start = 0 if cache is None else cache["keys"].shape[2]
             queries, keys = rotate(queries, start), rotate(keys, start)
-        if cache is not None:
+        if cache is not None and start > 0:
             keys = torch.cat([cache["keys"].to(keys.dtype), keys], dim=2)
             values = torch.cat([cache["values"].to(values.dtype), values], dim=2)
         y = self.mix(self.heads.attend(queries, keys, values, mask, self.causal, self.training))

@@ -32,7 +32,7 @@ class _Block:
         for name in ("channels", "kernel", "stride"):
             size = getattr(self, name)
             if not isinstance(size, int) or size < 1:
-                raise ConfigError(format_error(f"{self.key}.{name}", "an integer of at least 1", size))
+                raise ConfigError(format_error(f"{self.key}.{name}", "a whole number of at least 1", size))
         choose(f"{self.key}.padding", self.padding, {"same": True, "valid": True})
         choose(f"{self.key}.pool", self.pool, {**POOLS, "none": None})
         if self.padding == "same" and self.kernel % 2 == 0:
@@ -73,7 +73,7 @@ def _parse_block(number: int, block: Mapping[str, Any], activation: str, norm: s
     expected = f"some of {' '.join(known)}"
     wrong = [format_error(key, expected, name, suggest(name, known)) for name in block if name not in known]
     if "channels" not in block:
-        wrong.append(format_error(f"{key}.channels", "an integer of at least 1", None))
+        wrong.append(format_error(f"{key}.channels", "a whole number of at least 1", None))
     if wrong:
         raise ConfigError(*wrong)
     return _Block(key=key, **{"activation": activation, "norm": norm, **block})

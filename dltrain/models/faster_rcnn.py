@@ -1,4 +1,4 @@
-"""Faster R-CNN: a detector that classifies regions that a first network proposes."""
+"""Faster R-CNN: a detector that classifies the regions of a region proposal network."""
 
 import contextlib
 from collections.abc import Iterator

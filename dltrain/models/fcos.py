@@ -43,7 +43,7 @@ class FCOS(OneStage, fcos.FCOS):
         vote_iou: Minimum IoU of detections of a class to be averaged, weighted by their scores; 1 to keep the best one.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
-    Differs: losses are sums divided by the number of places that belong to a box plus the number of images, so that
+    Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
     means over parts of a batch are exact and images without boxes count.
     """
 
@@ -67,7 +67,7 @@ class FCOS(OneStage, fcos.FCOS):
     ) -> None:
         check_sizes(object_outputs=object_outputs, num_convs=num_convs, max_boxes=max_boxes, levels=levels)
         if levels > LEVELS:
-            raise ConfigError(format_error("model.levels", f"an integer from 1 to {LEVELS}", levels))
+            raise ConfigError(format_error("model.levels", f"a whole number from 1 to {LEVELS}", levels))
         extra = not fine and levels > READ
         pyramid = make_pyramid(backbone, channels, norm, fpn_width, first=1 if fine else 2, extra=extra)
         finest = STRIDES[backbone] // 2 if fine else STRIDES[backbone]

@@ -33,7 +33,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
 def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> None:
     """Raise ConfigError unless all sizes are None or at least `minimum`, and the dropout is in [0, 1)."""
     wrong = [
-        format_error(f"model.{name}", f"an integer of at least {minimum}", size)
+        format_error(f"model.{name}", f"a whole number of at least {minimum}", size)
         for name, size in sizes.items()
         if size is not None and size < minimum
     ]

@@ -9,12 +9,6 @@ from torch import Tensor, nn
 from dltrain.errors import ConfigError, format_error
 
 
-def check_end(end: int, limit: int) -> None:
-    """Raise ConfigError if a sequence ends after the last position of the model."""
-    if end > limit:
-        raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
-
-
 class Positions(nn.Module):
     """Learned position embedding, added to every step.
 
@@ -28,8 +22,9 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Return the steps with their positions added, starting at position ``start``."""
-        end = start + x.shape[1]
-        check_end(end, len(self.weight))
+        end, limit = start + x.shape[1], len(self.weight)
+        if end > limit:
+            raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
         return x + self.weight[start:end]
 
 
@@ -39,7 +34,10 @@ class Sinusoids(nn.Module):
     Feature ``2 i`` of position ``p`` is ``sin(p / 10000 ** (2 i / width))``, feature ``2 i + 1`` is the cosine of the
     same angle.
 
-    Shape: (B, T, width) -> (B, T, width), T up to ``length``.
+    Args:
+        length: Positions to compute in advance; the table grows when a sequence is longer.
+
+    Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3.5.
     """
 
@@ -47,16 +45,22 @@ class Sinusoids(nn.Module):
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
-        exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
-        angles = torch.outer(torch.arange(length, dtype=torch.float64), 10_000.0**-exponents)
-        table = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width]
-        self.register_buffer("weight", table.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("weight", _sinusoids(length, width), persistent=False)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Return the steps with their positions added, starting at position ``start``."""
         end = start + x.shape[1]
-        check_end(end, len(self.weight))
+        if end > len(self.weight):
+            with torch.inference_mode(False):  # training may use the table later
+                self.weight = _sinusoids(2 * end, self.weight.shape[1]).to(self.weight)
         return x + self.weight[start:end]
+
+
+def _sinusoids(length: int, width: int) -> Tensor:
+    """Return the sines and cosines of the first positions, (length, width), computed in float64."""
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), 10_000.0**-exponents)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(torch.get_default_dtype())
 
 
 class NoPositions(nn.Module):

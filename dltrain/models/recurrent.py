@@ -163,7 +163,7 @@ class Recurrent(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """Linear output layer that shares the weights of an embedding, which belong to the state of the embedding.
+    """Linear output layer with the weights of an embedding, which only the embedding has in its state dict.
 
     Shape: (..., width) -> (..., vocabulary).
     """

@@ -16,7 +16,7 @@ NEAR, FAR = 0.5, 0.4  # minimum IoU of an anchor with its box, and IoU below whi
 
 
 class RetinaNet(OneStage, retinanet.RetinaNet):
-    """RetinaNet with a feature pyramid of five levels and nine anchors at each pixel of them.
+    """RetinaNet with a feature pyramid of five levels and nine anchors at each of their pixels.
 
     Weights have the names of torchvision's ``retinanet_resnet50_fpn``.
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,12 @@ def generate(
 def writes_text(task: Task) -> bool:
     """Return whether a task generates text instead of examples."""
     return type(task).write is not Task.write
+
+
+def file_formats(components: Components) -> Mapping[str, Callable[[str], bytes]]:
+    """Return the files to which a generated text can be written: suffix -> function that returns their content."""
+    formats: Mapping[str, Callable[[str], bytes]] = getattr(components.data, "file_formats", {})
+    return formats
 
 
 def write(components: Components, request: TextRequest, emit: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """Read initial weights, and the names of their outputs and tokens, from a run folder, a file or torchvision."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from dltrain import redaction
 from dltrain.config import instantiate
 from dltrain.data.spec import Spec
 from dltrain.data.tokens import Tokens
+from dltrain.datasets.tokenizer_file import read_tokenizer
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as jobs
 from dltrain.storage import run_files, safe_read
@@ -29,6 +31,7 @@ OUTPUT_NAMES = (
     *[("target_names", "targets"), ("target_names", "columns")],
 )
 WRAPPERS = ("state_dict", "model")  # keys under which files of other programs store the weights
+TOKENIZER = "tokenizer.json"  # file with the vocabulary of published weights
 PREFIX = "module."  # prefix that torch's DistributedDataParallel adds to names
 
 
@@ -141,7 +144,18 @@ def _read_file(file: Path, origin: str) -> InitialWeights:
         raise ConfigError(format_error(KEY, "a file of weights", file, "It contains no named tensors."))
     if all(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-    return InitialWeights(tensors, origin, _hash(file))
+    return InitialWeights(tensors, origin, _hash(file), tokens=_tokens_beside(file))
+
+
+def _tokens_beside(file: Path) -> list[str] | None:
+    """Return the vocabulary of the file ``tokenizer.json`` in the folder of published weights, if there is one."""
+    tokenizer = file.with_name(TOKENIZER)
+    if not tokenizer.is_file():
+        return None
+    try:
+        return token_texts(read_tokenizer(str(tokenizer)).tokens)
+    except ConfigError as error:
+        raise ConfigError(*(re.sub(r"^[\w.]+:", f"{KEY}: {tokenizer}:", line) for line in error.problems)) from error
 
 
 def _hash(file: Path) -> str:

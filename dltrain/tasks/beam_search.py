@@ -92,7 +92,7 @@ class Search:
 
 
 class _Best:
-    """The best finished target of each source, and the number of those that have been found."""
+    """The best finished target of each source, and the number of finished targets."""
 
     def __init__(self, rows: int, beam: int, search: Search, device: torch.device) -> None:
         self.beam, self.search = beam, search

@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLOURS = ["password", "red", "token"]  # cells of a column; as keys, two of them would be secret
+COLORS = ["password", "red", "token"]  # cells of a column; as keys, two of them would be secret
 
 
 def train(folder: Path, *overrides: str) -> Path:
@@ -23,10 +23,10 @@ def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[di
     random = np.random.default_rng(seed)
     lines = []
     for number in random.normal(shift, 3, size=rows):
-        colour, weight = COLOURS[random.integers(3)], 50 + 10 * random.normal()
+        color, weight = COLORS[random.integers(3)], 50 + 10 * random.normal()
         kind = "even" if number + random.normal() > shift else "odd"
-        price = f"{3 * number + weight + 7 * (colour == 'red'):.4f}"
-        lines.append({"api_key": f"{number:.4f}", "colour": colour, "weight": f"{weight:.3f}", "kind": kind})
+        price = f"{3 * number + weight + 7 * (color == 'red'):.4f}"
+        lines.append({"api_key": f"{number:.4f}", "color": color, "weight": f"{weight:.3f}", "kind": kind})
         lines[-1]["price"] = price
     with path.open("w") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")

@@ -35,7 +35,7 @@ def metrics_of(result: Result) -> dict[str, float]:
 
 def inputs_by_sklearn(fitted_on: list[dict[str, str]], lines: list[dict[str, str]]) -> np.ndarray:
     def matrix(rows: list[dict[str, str]]) -> np.ndarray:
-        return np.array([[row["api_key"], row["colour"], row["weight"]] for row in rows], dtype=object)
+        return np.array([[row["api_key"], row["color"], row["weight"]] for row in rows], dtype=object)
 
     steps = [("a", StandardScaler(), [0]), ("b", OneHotEncoder(sparse_output=False), [1]), ("c", StandardScaler(), [2])]
     return ColumnTransformer(steps).fit(matrix(fitted_on)).transform(matrix(lines))
@@ -70,7 +70,7 @@ def test_classification_of_another_table_uses_the_classes_of_the_run(
     run, trained = table_run(tmp_path, "kind")
     lines = [row for row in write_table(tmp_path / "other.csv", 40, seed=1) if row["kind"] == "odd"]
     with (tmp_path / "odd.csv").open("w") as file:
-        writer = csv.DictWriter(file, ["kind", "weight", "api_key", "colour"], extrasaction="ignore")
+        writer = csv.DictWriter(file, ["kind", "weight", "api_key", "color"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(lines)
     classes = linear_outputs(run, inputs_by_sklearn(trained, lines)).argmax(1)

@@ -31,9 +31,13 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     if option == "reversal":
         (folder / "mine.txt").write_text("abcab\nbca\n")
         return folder / "mine.txt"
+    if option in ("midi", "midi_events"):
+        return own_files["midi"] / "03.mid"
     if option == "text":
         (folder / "mine.txt").write_text("Call me Ishmael.")
         return folder / "mine.txt"
+    if option == "speech":
+        return own_files["speech"].parent / "wav" / "1.wav"
     clips = {"moving_shapes": own_files["video_folder"]}
     return {"timeseries": BUNDLED / "elnino.csv", **own_files, **clips}[option]
 
@@ -44,7 +48,9 @@ def test_every_data_option_predicts_for_input_files(
 ) -> None:
     unet = ["model=unet", "model.hidden_size=[4,4]"]
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
+    models |= {"pianoroll": ["model=gru"], "midi": ["model=gru"], "midi_events": TEXT}
     models["parallel"] = models["reversal"] = ["model=seq2seq", "model.hidden_size=8"]
+    models["speech"] = ["model=gru", "model.hidden_size=8"]
     models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.min_score=0"]
     models["detection_folder"] += ["task.min_score=0"]
     models["video_folder"] = models["moving_shapes"] = ["model=cnn_lstm", "model.hidden_size=8"]

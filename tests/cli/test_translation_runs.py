@@ -63,7 +63,7 @@ def test_other_pairs_are_evaluated_with_the_vocabularies_of_the_run(
         (b"caf\xe9\n", "INPUT 1: expected a text in UTF-8"),
     ],
 )
-def test_texts_that_cannot_be_translated_are_one_line(
+def test_texts_that_cannot_be_translated_are_rejected_in_one_line(
     content: str | bytes, message: str, run: Path, predict: Predict, tmp_path: Path
 ) -> None:
     file = tmp_path / "new.txt"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels
+from example_files import write_clips, write_pixels, write_recording, write_rolls, write_songs
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -40,6 +40,10 @@ FROM_FILES = (
     "csv",
     "text_table",
     "parallel",
+    "pianoroll",
+    "midi",
+    "midi_events",
+    "speech",
 )
 
 
@@ -69,6 +73,11 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "speech":
+        for number in range(30):
+            word = ("yes", "no", "stop")[number % 3]
+            write_recording(folder / "words" / word / f"{number}.wav", word, seed=number)
+        return str(folder / "words")
     if name == "parallel":
         (folder / "a.tsv").write_text(
             "en\tes\n" + "".join(f"{'the dog ' * n}{n}\t{'el perro ' * n}{n}\n" for n in range(1, 20))
@@ -88,6 +97,12 @@ def write_user_data(name, folder):
                 (folder / part).mkdir(exist_ok=True)
                 Image.new(mode, (9, 7), 1).save(folder / part / f"{number}.png")
         Image.new("L", (9, 7)).save(folder / "masks" / "0.png")
+        return str(folder)
+    if name == "pianoroll":
+        write_rolls(folder / "a.json", 12, 4)
+        return str(folder / "a.json")
+    if name in ("midi", "midi_events"):
+        write_songs(folder, 40)
         return str(folder)
     if name == "pixels_csv":
         write_pixels(folder / "a.csv", 6, 20, 4)
@@ -150,6 +165,11 @@ def test_batches_match_the_provided_facts(name, tmp_path):
             assert boxes.shape == (len(inputs), kinds.shape[1], 4) and kinds.dtype == torch.int64
             assert 0 < int(kinds.max()) <= spec.object_classes
             assert bool((boxes[kinds > 0] >= 0).all()) and float(boxes.max()) <= max(inputs.shape[2:])
+        if spec.transcripts:
+            transcript, steps = batch["transcript"], batch["transcript_lengths"]
+            assert transcript.shape == (len(inputs), int(steps.max()) + -int(steps.max()) % 8)
+            assert int(transcript.max()) < spec.transcripts.size and spec.transcripts.blank == 0
+            assert spec.features == spec.audio.bands * spec.audio.frames
         if targets is None:
             assert spec.object_classes
         elif spec.horizon:
@@ -157,6 +177,9 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         elif spec.pixel_classes:
             assert targets.dtype == torch.int64 and targets.shape[1:] == inputs.shape[2:]
             assert int(targets.min()) >= 0 and int(targets.max()) < spec.pixel_classes
+        elif spec.notes:
+            assert targets.shape == inputs.shape and inputs.shape[2] == spec.notes.size == spec.features
+            assert set(targets.unique().tolist()) == {-1.0, 0.0, 1.0} and set(inputs.unique().tolist()) == {0.0, 1.0}
         elif spec.target_length:
             assert targets.shape == batch["previous"].shape and targets.shape[1] <= spec.target_length
             assert int(inputs.max()) < spec.tokens.size and int(targets.max()) < spec.target_tokens.size
@@ -198,7 +221,8 @@ def test_data_can_be_rebuilt_from_their_fitted_state_without_their_files(name, t
     again = target(**{**arguments, "path": str(path), "workers": 0, "fitted": content})
     tokens = [each.spec.tokens and each.spec.tokens.size for each in (data, again)]
     assert tokens[0] == tokens[1] and again.fit() == content
-    assert replace(again.spec, tokens=None, target_tokens=None) == replace(data.spec, tokens=None, target_tokens=None)
+    known = dict.fromkeys(("tokens", "target_tokens", "transcripts"))
+    assert replace(again.spec, **known) == replace(data.spec, **known)
     assert type(again.prepare) is type(splits.test.prepare)
     other = target(**{**arguments, "path": str(moved), "workers": 0, "fitted": content}).evaluation()
     assert len(other) == sum(map(len, filter(None, (splits.train, splits.val, splits.test))))

@@ -8,14 +8,14 @@ from dltrain.datasets.image_folder import ImageFolder
 from dltrain.datasets.image_inputs import read_upright
 from dltrain.errors import ConfigError
 
-COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
+COLORS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
 
 
 def write_images(folder, counts, size=(20, 20)):
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
-            Image.new("RGB", size, COLOURS[name]).save(folder / name / f"{number:03}.png")
+            Image.new("RGB", size, COLORS[name]).save(folder / name / f"{number:03}.png")
     return str(folder)
 
 
@@ -47,7 +47,7 @@ def test_train_and_test_folders_are_used_as_splits(tmp_path):
 def test_images_are_loaded_with_their_colors_and_labels(tmp_path):
     splits = ImageFolder(write_images(tmp_path, {"red": 6, "green": 6}), image_size=5).load()
     for pixels, label in examples_of(splits.train):
-        expected = np.array(COLOURS[["green", "red"][label]]) / 127.5 - 1
+        expected = np.array(COLORS[["green", "red"][label]]) / 127.5 - 1
         np.testing.assert_allclose(pixels.numpy(), np.broadcast_to(expected[:, None, None], (3, 5, 5)), atol=1e-5)
 
 

@@ -43,7 +43,7 @@ def test_each_step_has_the_known_values_of_that_step_and_of_the_horizon_later(sa
     batch = next(iter(Batches(source, len(source))))
     table = pd.read_csv(sales)
     holiday = (table.holiday - table.holiday[:210].mean()) / table.holiday[:210].std(ddof=0)
-    angle = 2 * np.pi * pd.to_datetime(table.date).dt.weekday / 7
+    angle = 2 * np.pi * pd.to_datetime(table.date).dt.day_of_week / 7
     known = np.stack([holiday, np.sin(angle), np.cos(angle)], axis=1)
     first = 0 if split == "train" else 255 - WINDOW
     for number in (0, len(batch["inputs"]) - 1):
@@ -115,10 +115,10 @@ def test_parts_of_the_date_continue_after_the_last_row(sales: Path) -> None:
     batch = data.prepare(inputs.rows)
     later = pd.date_range("2024-01-01", periods=ROWS + HORIZON, freq="D")[-HORIZON:]
     np.testing.assert_allclose(
-        batch["inputs"][0, -HORIZON:, 5], np.sin(2 * np.pi * later.weekday / 7).to_numpy(), atol=1e-5
+        batch["inputs"][0, -HORIZON:, 5], np.sin(2 * np.pi * later.day_of_week / 7).to_numpy(), atol=1e-5
     )
     np.testing.assert_allclose(
-        batch["inputs"][0, -HORIZON:, 8], np.cos(2 * np.pi * (later.dayofyear - 1) / 366).to_numpy(), atol=1e-5
+        batch["inputs"][0, -HORIZON:, 8], np.cos(2 * np.pi * (later.day_of_year - 1) / 366).to_numpy(), atol=1e-5
     )
 
 

@@ -265,3 +265,43 @@ def test_with_special_tokens_each_text_has_a_begin_and_an_end_within_its_maximum
     assert again.words.words == data.words.words
     (given,) = again.inputs(InputFiles(text="a good film and a bad film"))
     assert given.names[0]["unread_words"] == 3
+
+
+def write_tokenizer(folder: Path) -> str:
+    """Write a WordPiece tokenizer with the special tokens of BERT, truncation and padding."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "good", "film", ".", "un", "##watch", "text", "bad"]
+    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(words[:5])
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=4)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+
+
+def test_texts_are_split_by_a_tokenizer_of_the_user_which_is_stored_with_the_run(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    file = write_tokenizer(tmp_path)
+    data = TextTable(write(tmp_path), threshold=0.0, max_length=8, tokenizer=file)
+    tokens = data.spec.tokens
+    assert tokens is not None and tokens.encode is not None and tokens.decode is not None
+    assert (tokens.size, tokens.pad, tokens.begin, tokens.end, tokens.mask, tokens.unknown) == (13, 0, 2, 3, 4, 1)
+    assert tokens.encode("A [MASK] film, unwatch") == [5, 4, 7, 1, 9, 10]  # neither cut nor padded
+    batch = next(iter(Batches(data.load().train, 40)))
+    rows = [row[:length] for row, length in zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)]
+    assert all(row[0] == 2 and row[-1] == 3 and len(row) <= 8 for row in rows)
+    (tmp_path / "tokenizer.json").unlink()
+    again = TextTable("moved.csv", threshold=0.0, max_length=8, tokenizer=file, fitted=data.fit())
+    (given,) = again.inputs(InputFiles(text="a good film"))
+    assert given.rows["tokens"].values.tolist() == [2, 5, 6, 7, 3]
+
+
+def test_a_file_without_a_tokenizer_is_rejected(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
+    with pytest.raises(ConfigError, match=r"^data.tokenizer: expected a file tokenizer.json of the package tokenizers"):
+        TextTable(write(tmp_path), tokenizer=str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match=r"^data.tokenizer: expected an existing file tokenizer.json"):
+        TextTable(write(tmp_path), tokenizer=str(tmp_path / "tokens.json"))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from example_files import write_recording, write_speech
 from PIL import Image
 
 from dltrain.cli import args
@@ -26,8 +27,10 @@ SLOW = re.compile(r"KINETICS|movie_reviews|mnist|cifar10|shakespeare|moby_dick|r
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
+    "midi_events": ["data.context_length=16"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
+    "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
     "unet": ["model.hidden_size=[8,16]"],
     "fcos": ["model.backbone=narrow", "model.fpn_width=32"],
     "shapes_detection": ["data.examples=16"],
@@ -36,6 +39,7 @@ SHORT = {
     "deeplabv3": ["model.backbone=mobilenet_v3_large"],
     "layerwise|num_labels": ["data.num_labels=20"],
     "moving_shapes": ["data.clips=80"],
+    "deep_speech2|speech_prompts": ["model.channels=2", "model.hidden_size=8"],
     "reverse_sequences": ["data.sequences=40"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
@@ -92,7 +96,15 @@ def here(
     (tmp_path / "phrases.tsv").write_text("en\tes\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
     for number, name in enumerate(("phrases.en", "phrases.es")):
         (tmp_path / name).write_text("".join(f"{row[number]}\n" for row in rows))
+    shutil.copy(own_files["pianoroll"], "rolls.json")
+    shutil.copytree(own_files["midi"], "songs")
+    shutil.copy(own_files["midi"] / "00.mid", "song.mid")
     (tmp_path / "new_phrases.txt").write_text("the dog\nthe cat sees\n")
+    write_speech(tmp_path, 30)
+    for number in range(30):
+        word = ("yes", "no", "stop")[number % 3]
+        write_recording(tmp_path / "words" / word / f"{number}.wav", word, seed=number)
+    write_recording(tmp_path / "new_recording.wav", "a cab")
     shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name, text in re.findall(r"```\w+\n# (my_\S+)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,10 +143,18 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if ".mid" in line:
+        return ["model=gru", "model.hidden_size=8", *small_data("pianoroll"), "trainer.max_steps=2"]
     if "--explain" in line:
         return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "<mask>" in line:
+        task = ["task=masked_language_modeling", "data.special_tokens=true"]
+        return ["model=transformer", *small_data("text"), *task, "trainer.max_steps=1"]
+    if "model=bert" in line:
+        task = ["task=masked_language_modeling", "data.special_tokens=true"]
+        return ["model=bert", "data=text_table", "data.path=reviews.csv", *task, "trainer.max_steps=1"]
     if re.search("--(prompt|text) ", line) and "the cat" not in line:
         small = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1", "data.context_length=8"]
         return ["model=gpt", "data=text", *small, "trainer.max_steps=1"]
@@ -144,6 +164,8 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["model=mlp", *small_data("fashion_mnist"), "trainer.max_steps=2"]
     if "phrases" in line or "the cat" in line:
         return ["model=seq2seq", "model.hidden_size=8", *small_data("parallel"), "trainer.max_steps=2"]
+    if "new_recording" in line:
+        return ["model=gru", "model.hidden_size=8", *small_data("speech"), "trainer.max_steps=2"]
     if "reviews" in line or "--text" in line:
         return ["model=lstm", *small_data("text_table"), "trainer.max_steps=2"]
     if "crossings" in line:

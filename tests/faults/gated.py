@@ -26,10 +26,12 @@ from dltrain.plots import grids
 from dltrain.tasks import (
     adversarial,
     classification,
+    ctc,
     detection,
     forecasting,
     language_modeling,
     layerwise,
+    polyphony,
     reconstruction,
     segmentation,
     translation,
@@ -132,6 +134,14 @@ class Segmentation(Gated, segmentation.Segmentation):
 
 
 class Translation(Gated, translation.Translation):
+    pass
+
+
+class Polyphony(Gated, polyphony.Polyphony):
+    pass
+
+
+class Ctc(Gated, ctc.Ctc):
     pass
 
 

@@ -9,6 +9,8 @@ STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
     "translation": (4, 8),
+    "music": (4, 8),
+    "speech": (5, 15),
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }
@@ -70,6 +72,19 @@ REVIEWS = [
 TRANSLATION = [
     *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
+    *["trainer.checkpoint_every=3", "task.beam=2"],
+]
+# Pieces of similar length with random transpositions.
+MUSIC = [
+    *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=6", "data.transpose=5"],
+    *["task._target_=gated.Polyphony", "regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
+    *["trainer.checkpoint_every=3"],
+]
+# Batches of recordings of similar length, with masks of SpecAugment.
+SPEECH = [
+    *["model=deep_speech2", "model.channels=2", "model.hidden_size=6", "model.num_layers=1", "data=speech"],
+    *["data.stack=1", "data.mels=20", "data.batch_size=3", "data.time_masks=2", "data.frequency_masks=1"],
+    *["regularization.dropout=0.2", "task._target_=gated.Ctc", "trainer.accumulate=2", "trainer.epochs=3"],
     *["trainer.checkpoint_every=3", "task.beam=2"],
 ]
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
@@ -184,8 +199,12 @@ def recipe(kind: str, data_root: Path) -> list[str]:
         return [*COMMON, *kinds[kind]]
     if kind == "reviews":
         return [*COMMON, *REVIEWS, f"data.path={data_root / 'sentiment' / 'movies.tsv'}"]
+    if kind == "speech":
+        return [*COMMON, *SPEECH, f"data.path={data_root / 'speech' / 'prompts.tsv'}"]
     if kind == "translation":
         return [*COMMON, *TRANSLATION, f"data.path={data_root / 'verses' / 'en-es.tsv'}"]
+    if kind == "music":
+        return [*COMMON, *MUSIC, f"data.path={data_root / 'chorales' / 'jsb.json'}"]
     return [*COMMON, *{"text": TEXT, "streams": STREAMS}[kind], f"data.path={data_root / 'text' / 'shakespeare.txt'}"]
 
 

@@ -32,7 +32,7 @@ SESSION = """
     console.error(["data.path: expected a file", "model.num_layers: expected a number"])
 """
 CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-COLOURS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
+COLORS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
 
 
 def start_child(code, stderr, environment):
@@ -151,7 +151,7 @@ def test_a_terminal_shows_a_live_line_that_messages_do_not_break():
     ]
     assert "\rs" not in written
     assert re.search(r"step \d+/40  loss [\d.]+  812/s  left 4m 05s\x1b\[K", written)
-    assert COLOURS.search(written)
+    assert COLORS.search(written)
 
 
 def test_the_live_line_is_redrawn_at_most_ten_times_per_second():
@@ -182,7 +182,7 @@ def test_the_live_line_is_truncated_to_the_width_of_the_terminal(width):
 
 def test_no_color_removes_the_colors_but_not_the_live_line():
     written = run_on_terminal(SESSION, NO_COLOR="1")
-    assert not COLOURS.search(written)
+    assert not COLORS.search(written)
     assert "\r" in written.replace("\r\n", "\n")
 
 

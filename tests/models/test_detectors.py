@@ -221,8 +221,8 @@ def test_the_backbone_has_the_configured_norm() -> None:
         ({"fpn_width": 48}, "model.fpn_width: expected a multiple of 32, got 48"),
         ({"backbone": "resnet19"}, "model.backbone: expected one of"),
         ({"norm": "none"}, "model.norm: expected one of batch, frozen, group, layer"),
-        ({"max_boxes": 0}, "model.max_boxes: expected an integer of at least 1"),
-        ({"levels": 6}, "model.levels: expected an integer from 1 to 5, got 6"),
+        ({"max_boxes": 0}, "model.max_boxes: expected a whole number of at least 1"),
+        ({"levels": 6}, "model.levels: expected a whole number from 1 to 5, got 6"),
     ],
 )
 def test_wrong_arguments_are_rejected(change: dict[str, Any], message: str) -> None:

@@ -17,8 +17,13 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
 # Built only in slow tests: larger variants of a class, large networks and those of an optional package.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
+LARGER |= {"bert_base", "bert_minilm"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
-SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
+SMALLER = {
+    "patchtst": {"patch_length": 4, "stride": 2},
+    "timm": {"name": "test_efficientnet"},
+    "deeplabv3": {"backbone": "mobilenet_v3_large"},
+}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
 
@@ -41,10 +46,23 @@ VIDEO = ("cnn_lstm", "r3d_18", "r2plus1d_18")
 SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "width": 1}
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
+HIDDEN = TEXT | {"causal": False}
 WINDOWS = {"length": 12, "features": 3, "columns": 3, "horizon": 4, "outputs": 12}
-PAIRS = {"tokens": {"size": 11}, "target_outputs": 9}
+RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
+PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
 # Models that do not read images -> the facts they are built with.
-FACTS = {"gpt": TEXT, "dlinear": WINDOWS, "nlinear": WINDOWS, "seq2seq": PAIRS} | dict.fromkeys(VIDEO, CLIP)
+FACTS = {
+    "bert": HIDDEN,
+    "bert_base": HIDDEN,
+    "bert_minilm": HIDDEN,
+    "gpt": TEXT,
+    "dlinear": WINDOWS,
+    "nlinear": WINDOWS,
+    "patchtst": WINDOWS,
+    "seq2seq": PAIRS,
+    "deep_speech2": RECORDINGS,
+    "transformer_seq2seq": PAIRS,
+} | dict.fromkeys(VIDEO, CLIP)
 
 
 def target(name: str) -> type[nn.Module]:
@@ -80,9 +98,17 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     facts = FACTS.get(name, IMAGE)
     if facts is PAIRS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    if facts is TEXT:
+    if facts is TEXT or facts is HIDDEN:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    shape = (4, 12, 3) if facts is WINDOWS else (4, 3, 4, 16, 20) if facts is CLIP else (4, 3, 16, 20)
+    shape = (
+        (4, 12, 3)
+        if facts is WINDOWS
+        else (4, 12, 18)
+        if facts is RECORDINGS
+        else (4, 3, 4, 16, 20)
+        if facts is CLIP
+        else (4, 3, 16, 20)
+    )
     return build(name, facts), torch.randn(shape, device=device)
 
 

@@ -91,11 +91,11 @@ def test_dropout_works_with_one_layer_and_does_not_warn() -> None:
         ({"cell": "rnn", "activation": "gelu"}, r"model\.activation: expected one of tanh relu, got gelu"),
         ({"cell": "lstm", "activation": "relu"}, r"model\.activation: not supported because .* of the lstm are fixed"),
         ({"cell": "lsmt"}, r"model\.cell.*Did you mean lstm\?"),
-        ({"hidden_size": -3}, r"model\.hidden_size: expected an integer of at least 1, got -3"),
+        ({"hidden_size": -3}, r"model\.hidden_size: expected a whole number of at least 1, got -3"),
         ({"num_layers": 0}, r"model\.num_layers"),
         ({"dropout": 1.5}, r"model\.dropout"),
         ({"vocabulary": 0}, r"model\.vocabulary"),
-        ({"linear_skip": 0}, r"model\.linear_skip: expected an integer of at least 1, got 0"),
+        ({"linear_skip": 0}, r"model\.linear_skip: expected a whole number of at least 1, got 0"),
         ({"linear_skip": 27, "each_step": True}, r"model\.linear_skip: expected null for tokens and"),
     ],
 )

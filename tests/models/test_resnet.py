@@ -52,7 +52,7 @@ def test_a_small_resnet_equals_the_same_layers_applied_one_by_one() -> None:
     ("build", "message"),
     [
         (lambda: SmallResNet(3, 10, 18), r"model.num_layers: expected 6 n \+ 2 layers .*, got 18"),
-        (lambda: SmallResNet(0, 10, 20), r"model.channels: expected an integer of at least 1, got 0"),
+        (lambda: SmallResNet(0, 10, 20), r"model.channels: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_unsupported_sizes_are_rejected(build, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -142,7 +142,7 @@ def test_tied_embeddings_are_the_weights_of_the_output_layer() -> None:
         ({"attention": "dot", "bidirectional": True}, "model.attention: dot is not supported with model.bidirectional"),
         ({"attention": "dott"}, "model.attention: expected one of none additive dot general, got dott"),
         ({"cell": "lstmm"}, "model.cell: expected one of rnn lstm gru, got lstmm"),
-        ({"hidden_size": 0}, "model.hidden_size: expected an integer of at least 1, got 0"),
+        ({"hidden_size": 0}, "model.hidden_size: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_invalid_arguments_are_rejected(options: dict[str, Any], message: str) -> None:

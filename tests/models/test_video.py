@@ -83,7 +83,7 @@ def test_memory_layouts_give_the_same_outputs() -> None:
 
 
 def test_sizes_below_one_are_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"model.frame_features: expected an integer of at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"model.frame_features: expected a whole number of at least 1, got 0"):
         CNNLSTM(3, 12, 8, 7, BLOCKS, frame_features=0)
-    with pytest.raises(ConfigError, match=r"model.channels: expected an integer of at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"model.channels: expected a whole number of at least 1, got 0"):
         VideoResNet(0, 7, factorized=False)

@@ -204,6 +204,19 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
         notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
 
 
+def test_bert_is_fine_tuned_from_a_run_on_hidden_tokens(
+    train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
+) -> None:
+    sizes = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
+    data = ["data=text_table", f"data.path={own_files['text_table']}", "data.column=kind", "data.special_tokens=true"]
+    chosen = ["model=bert", *sizes, *data, "trainer.max_steps=2"]
+    source = train(*chosen, "task=masked_language_modeling")
+    messages = notes(*chosen, f"transfer.weights={source.folder}")
+    assert any("initial weights: 17 of 21" in line for line in messages)
+    assert any("new: pooler.weight pooler.bias: not in the loaded weights" in line for line in messages)
+    assert any("new: head.weight head.bias: different outputs" in line for line in messages)
+
+
 @pytest.mark.parametrize("form", ["safetensors", "state_dict", "wrapped", "parallel"])
 def test_weights_of_other_programs_are_loaded_except_for_the_head(
     form: str, source: Outcome, animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]

@@ -9,13 +9,14 @@ import pytest
 
 from dltrain.config import compose, instantiate
 from dltrain.config.facts import fill_facts
-from dltrain.data.spec import Clip, Spec
+from dltrain.data.spec import Audio, Clip, Spec
 from dltrain.data.tokens import Tokens
 from dltrain.runs.compatibility import task_facts
 
 NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
 VALUES = {
-    **{int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3), Clip: Clip(1, 2, 8, 8)},
+    **{int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
+    Audio: Audio(20, 1, 0.01),
     **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
 }
 # A value for every fact that data can provide.

@@ -1,0 +1,23 @@
+"""Notes of a piano roll, a fact of the data set."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Notes that a frame of a piano roll may contain: their number, and the conversion of frames from and to text.
+
+    YAML refers to a part of it: ``notes: ${spec.notes.size}``.
+
+    Args:
+        size: Number of different notes.
+        encode: Converts text to frames, each a list of numbers of notes, from 0.
+        decode: Converts the numbers of the notes of a frame to text.
+        lowest: MIDI pitch of note 0.
+    """
+
+    size: int
+    encode: Callable[[str], list[list[int]]] | None = None
+    decode: Callable[[list[int]], str] | None = None
+    lowest: int = 0

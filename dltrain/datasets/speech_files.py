@@ -1,0 +1,157 @@
+"""Find recordings and their transcripts: in a table with a column of audio files, or in folders named after a word."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from dltrain.data.bad_samples import BadSamples
+from dltrain.data.checks import existing_file, existing_folder, similar_file, user_path
+from dltrain.data.folders import find_files, subfolders
+from dltrain.datasets.audio_files import SUFFIXES, is_audio
+from dltrain.datasets.csv_file import Notation, read_csv
+from dltrain.datasets.csv_table import Table
+from dltrain.datasets.image_layout import TRAIN, find_splits
+from dltrain.errors import ConfigError, format_error, suggest
+
+EXPECTED = "a table of audio files and transcripts, or a folder with a folder of audio files per word"
+
+
+class Utterances(NamedTuple):
+    """Recordings with transcripts.
+
+    Args:
+        name: The table or folder.
+        files: Audio files.
+        texts: Their normalized transcripts, none of them empty.
+        places: Where each of them is stated, for messages.
+        splits: Split that has its own folder -> its rows; empty for tables.
+    """
+
+    name: str
+    files: list[Path]
+    texts: list[str]
+    places: list[str]
+    splits: dict[str, list[int]]
+
+
+class UtteranceReader:
+    """Reader of recordings and transcripts.
+
+    Args:
+        path: A table, or a folder.
+        audio, transcript: Columns of the table; None for the only columns that hold audio files and texts.
+        header: Whether the first line of the table names the columns.
+        audio_folder: Folder of the audio files of a table; None for the folder of the table.
+        normalize: Function that normalizes a transcript.
+        bad: Policy for unreadable lines, missing audio files and empty transcripts.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        audio: str | None,
+        transcript: str | None,
+        header: bool,
+        audio_folder: str | None,
+        normalize: Callable[[str], str],
+        bad: BadSamples,
+    ) -> None:
+        self.path, self.audio_folder = path, audio_folder
+        self.columns = audio, transcript
+        self.notation, self.normalize, self.bad = Notation(header), normalize, bad
+
+    def read(self) -> Utterances:
+        """Read the table, or list the folders; no audio file is decoded.
+
+        Raises:
+            ConfigError: There are no such files or columns, or an audio file or a transcript is missing.
+        """
+        if user_path(self.path).is_dir():
+            return self._list_folders(existing_folder(self.path, EXPECTED))
+        file = existing_file(self.path, EXPECTED)
+        table = read_csv(file, self.notation, self.bad)
+        self.notation = replace(self.notation, trained_on=table.marks)
+        audio, transcript = self._choose(table)
+        self.columns = table.header[audio], table.header[transcript]
+        root = file.parent if self.audio_folder is None else existing_folder(self.audio_folder, "an existing folder")
+        cells = (table.columns[audio], table.columns[transcript])
+        files, texts, places = list[Path](), list[str](), list[str]()
+        for row, line in enumerate(table.lines.tolist()):
+            place = f"line {line} of {file.name}"
+            if pair := self._check(root / cells[0][row], cells[0][row], cells[1][row], place):
+                files.append(pair[0])
+                texts.append(pair[1])
+                places.append(place)
+        return Utterances(file.name, files, texts, places, {})
+
+    def _check(self, file: Path, cell: str, text: str, place: str) -> tuple[Path, str] | None:
+        """Return the file and the normalized transcript of a line; None if one of them is missing and skipped."""
+        normalized = self.normalize(text)
+        if not cell or not file.is_file():
+            got = f"{file}, which does not exist" if cell else "an empty cell"
+            self.bad.add(format_error("data.path", f"an audio file in {place}", got, similar_file(str(file))))
+            return None
+        if not normalized:
+            got = f'"{text}", without letters and digits' if text else "an empty one"
+            self.bad.add(format_error("data.path", f"a transcript in {place}", got))
+            return None
+        return file, normalized
+
+    def _choose(self, table: Table) -> tuple[int, int]:
+        """Return the columns of audio files and of transcripts."""
+        columns = range(len(table.header))
+        audio, transcript = self.columns
+        found = [column for column in columns if _has_audio(table, column)]
+        texts = [column for column in columns if column not in found and not table.is_numeric(column)]
+        return _column(table, audio, "audio", found), _column(table, transcript, "transcript", texts)
+
+    def _list_folders(self, root: Path) -> Utterances:
+        """Return the files of each folder; the transcript of a file is the name of its folder."""
+        if self.columns != (None, None):
+            key, name = next((k, c) for k, c in zip(("audio", "transcript"), self.columns, strict=True) if c)
+            raise ConfigError(format_error(f"data.{key}", "null for folders, which have no columns", name))
+        folders = find_splits(root, is_audio)
+        files, texts, splits = list[Path](), list[str](), dict[str, list[int]]()
+        known = self._words(folders[TRAIN])
+        for split, folder in folders.items():
+            words = self._words(folder)
+            if unknown := sorted(set(words.values()) - set(known.values())):
+                expected = f"only the words of the training folder in {folder}"
+                raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], known.values())))
+            found = [
+                (file, word) for each, word in words.items() for file in sorted(filter(is_audio, find_files(each)))
+            ]
+            splits[split] = list(range(len(files), len(files) + len(found)))
+            files += [file for file, _ in found]
+            texts += [word for _, word in found]
+        places = [str(file.relative_to(root)) for file in files]
+        return Utterances(str(root), files, texts, places, splits if len(splits) > 1 else {})
+
+    def _words(self, folder: Path) -> dict[Path, str]:
+        """Return the transcript of each folder of a split that contains audio files."""
+        folders = [each for each in subfolders(folder) if any(map(is_audio, find_files(each)))]
+        if not folders:
+            expected = f"a folder per word with audio files ({', '.join(SUFFIXES)}) in {folder}"
+            raise ConfigError(format_error("data.path", expected, "none"))
+        words = {each: self.normalize(each.name.replace("_", " ")) for each in folders}
+        if empty := next((each for each, word in words.items() if not word), None):
+            raise ConfigError(format_error("data.path", f"a folder named after a word in {folder}", empty.name))
+        return words
+
+
+def _has_audio(table: Table, column: int) -> bool:
+    words = table.columns[column].words
+    return 2 * sum(is_audio(Path(word)) for word in words) > len(words)
+
+
+def _column(table: Table, name: str | None, key: str, found: list[int]) -> int:
+    """Return the named column, or the only one that was found."""
+    if name is not None:
+        return table.index_of(name, f"data.{key}")
+    if len(found) == 1:
+        return found[0]
+    kind = {"audio": "file names of audio", "transcript": "texts"}[key]
+    got = f"{len(found)} such columns" if found else "none"
+    hint = f"Set data.{key} to one of {', '.join(table.header)}."
+    raise ConfigError(format_error("data.path", f"one column of {kind} in {table.path}", got, hint))

@@ -1,0 +1,77 @@
+"""Tokenizers from a file ``tokenizer.json`` of the package tokenizers, such as those of pretrained models."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dltrain.data.checks import existing_file
+from dltrain.data.tokens import Tokens
+from dltrain.errors import ConfigError, format_error
+
+KEY = "data.tokenizer"
+# Names of special tokens in published tokenizers.
+NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "begin": ("[CLS]", "<s>", "<cls>"),
+    "end": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+    "unknown": ("[UNK]", "<unk>"),
+}
+
+
+class TokenizerFile:
+    """Tokenizer of a file, without its truncation and padding.
+
+    Args:
+        content: The file as JSON.
+
+    Raises:
+        ConfigError: The package tokenizers is not installed, or cannot read the content.
+    """
+
+    def __init__(self, content: str) -> None:
+        if find_spec("tokenizers") is None:
+            reason = "the package tokenizers, which reads it, is not installed"
+            raise ConfigError(f"{KEY}: not supported because {reason}. Run pip install 'dltrain[text]'.")
+        from tokenizers import Tokenizer
+
+        self.content = content
+        try:
+            self.tokenizer: Any = Tokenizer.from_str(content)
+        except Exception as error:  # tokenizers raises a bare Exception
+            raise ConfigError(format_error(KEY, "a file tokenizer.json of the package tokenizers", error)) from None
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+
+    @property
+    def tokens(self) -> Tokens:
+        """The vocabulary as `Tokens`; special tokens are found by their usual names."""
+        special = {part: self._find(names) for part, names in NAMES.items()}
+        return Tokens(self.tokenizer.get_vocab_size(), **special, encode=self.encode, decode=self.decode)
+
+    def _find(self, names: tuple[str, ...]) -> int | None:
+        numbers = (self.tokenizer.token_to_id(name) for name in names)
+        return next((number for number in numbers if number is not None), None)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, without begin and end."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens, special ones included."""
+        text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
+        return text
+
+
+def read_tokenizer(path: str) -> TokenizerFile:
+    """Read the tokenizer of a file.
+
+    Raises:
+        ConfigError: The file does not exist or holds no tokenizer.
+    """
+    file = existing_file(path, "an existing file tokenizer.json", KEY)
+    try:
+        return TokenizerFile(Path(file).read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(format_error(KEY, f"a file in UTF-8 at {file}", str(error))) from None

@@ -1,0 +1,89 @@
+"""Transcripts of speech: their normalized text, and their tokens for connectionist temporal classification."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
+
+from dltrain.data.tokens import Tokens
+from dltrain.errors import ConfigError, format_error
+
+CHARACTERS, WORDS = KINDS = ("characters", "words")
+BLANK, UNKNOWN = range(2)
+SPECIAL = ("", "\ufffd")  # the texts of blank and unknown tokens
+KEPT = "LNM"  # first letters of the Unicode categories of letters, numbers and combining marks
+
+
+def normalize(text: str, lowercase: bool, punctuation: bool) -> str:
+    """Return a transcript in Unicode's composed form (NFC), with single spaces between words.
+
+    Args:
+        lowercase: Whether to convert it to lower case.
+        punctuation: Whether to keep punctuation and symbols; otherwise they become spaces, except apostrophes in words.
+    """
+    text = unicodedata.normalize("NFC", text.lower() if lowercase else text)
+    if punctuation:
+        return " ".join(text.split())
+    text = text.replace("\u2019", "'")
+    kept = (letter if letter == "'" or unicodedata.category(letter)[0] in KEPT else " " for letter in text)
+    return " ".join(word for part in "".join(kept).split() if (word := part.strip("'")))
+
+
+class TranscriptVocabulary:
+    """Characters or words of training transcripts. Token 0 is blank, token 1 stands for unknown pieces.
+
+    Args:
+        kind: ``characters`` or ``words``.
+        content: The pieces, from token 2 on.
+    """
+
+    def __init__(self, kind: str, content: Sequence[str]) -> None:
+        self.kind, self.content = kind, list(content)
+        self.separator = "" if kind == CHARACTERS else " "
+        self.size = len(SPECIAL) + len(self.content)
+        self.numbers = {piece: number for number, piece in enumerate(self.content, len(SPECIAL))}
+
+    def split(self, text: str) -> list[str]:
+        """Return the pieces of a normalized transcript."""
+        return list(text) if self.kind == CHARACTERS else text.split()
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a normalized transcript; a piece that is not in the vocabulary is `UNKNOWN`."""
+        return [self.numbers.get(piece, UNKNOWN) for piece in self.split(text)]
+
+    def decode(self, tokens: list[int]) -> str:
+        """Return the text of tokens; an unknown piece becomes the replacement character."""
+        names = (*SPECIAL, *self.content)
+        return self.separator.join(names[token] for token in tokens if token != BLANK)
+
+    def as_tokens(self) -> Tokens:
+        """Return the vocabulary as the fact `Tokens`."""
+        return Tokens(self.size, unknown=UNKNOWN, blank=BLANK, encode=self.encode, decode=self.decode)
+
+
+def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: int) -> TranscriptVocabulary:
+    """Return the vocabulary of normalized transcripts.
+
+    Args:
+        kind: ``characters`` or ``words``.
+        min_count: Minimum number of occurrences of a piece.
+        max_words: Maximum number of pieces, the most frequent ones.
+
+    Raises:
+        ConfigError: No piece occurs often enough.
+    """
+    empty = TranscriptVocabulary(kind, [])
+    counts = Counter(chain.from_iterable(map(empty.split, texts)))
+    kept = [piece for piece, count in counts.items() if count >= min_count]
+    if not kept:
+        got = f"{min_count}, more than any of them has"
+        raise ConfigError(format_error("data.min_count", f"a count that {kind} of the training transcripts reach", got))
+    return TranscriptVocabulary(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words])
+
+
+def min_steps(tokens: Sequence[int]) -> int:
+    """Return the minimum number of steps that can write tokens: one for each, and a blank between equal neighbors.
+
+    Source: Graves et al. 2006, section 3.1.
+    """
+    return len(tokens) + sum(one == other for one, other in pairwise(tokens))

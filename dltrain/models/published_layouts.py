@@ -1,0 +1,66 @@
+"""Names and shapes of published weights: BERT and GPT-2 as Hugging Face's transformers stores them."""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+
+# Beginnings of names there -> here. ``N`` is the number of a layer.
+BERT_NAMES = {
+    "embeddings.word_embeddings": "embedding",
+    "embeddings.position_embeddings": "positions",
+    "embeddings.token_type_embeddings": "segments",
+    "embeddings.LayerNorm": "norm",
+    "encoder.layer.N.attention.output.dense": "blocks.N.mix",
+    "encoder.layer.N.attention.output.LayerNorm": "blocks.N.norm1",
+    "encoder.layer.N.intermediate.dense": "blocks.N.up",
+    "encoder.layer.N.output.dense": "blocks.N.down",
+    "encoder.layer.N.output.LayerNorm": "blocks.N.norm2",
+    "pooler.dense": "pooler",
+    "cls.predictions.transform.dense": "hidden_tokens.transform",
+    "cls.predictions.transform.LayerNorm": "hidden_tokens.norm",
+    "cls.predictions": "hidden_tokens",
+}
+BERT_EMBEDDING = "embeddings.word_embeddings.weight"
+OLDER = {"gamma": "weight", "beta": "bias"}  # names of norms in the first published weights
+PARTS = ("query", "key", "value")
+# Names that repeat the embedding, or hold no weights.
+LEFT_OUT = re.compile(r"embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)")
+
+
+def bert_names(weights: Weights) -> Weights:
+    """Return weights of BERT under the names of `dltrain.models.bert.BERT`; other weights are returned unchanged.
+
+    Queries, keys and values of a layer are joined into one matrix.
+    """
+    weights = {name.removeprefix("bert."): value for name, value in weights.items()}
+    if BERT_EMBEDDING not in weights:
+        return weights
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        head, _, kind = name.rpartition(".")
+        if LEFT_OUT.fullmatch(name):
+            continue
+        if match := re.fullmatch(r"encoder\.layer\.(\d+)\.attention\.self\.query", head):
+            names = [f"encoder.layer.{match[1]}.attention.self.{part}.{kind}" for part in PARTS]
+            if all(part in weights for part in names):
+                found[f"blocks.{match[1]}.qkv.{kind}"] = torch.cat([weights[part] for part in names])
+        elif not re.fullmatch(r"encoder\.layer\.\d+\.attention\.self\.(key|value)", head):
+            found[f"{_renamed(head, BERT_NAMES)}.{OLDER.get(kind, kind)}".lstrip(".")] = value
+    return found
+
+
+def _renamed(head: str, names: Mapping[str, str]) -> str:
+    number = re.search(r"\.(\d+)\.", head)
+    general = re.sub(r"\.\d+\.", ".N.", head, count=1)
+    renamed = names.get(general, general)
+    return renamed.replace(".N.", f".{number[1]}.") if number else renamed
+
+
+def shorten_positions(weights: Weights, name: str, length: int) -> Weights:
+    """Return weights with the first ``length`` learned positions, if they have more."""
+    there = weights.get(name)
+    return {**weights, name: there[:length]} if there is not None and len(there) > length else weights

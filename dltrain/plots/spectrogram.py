@@ -1,0 +1,42 @@
+"""Picture of a recording: its log-mel features, and where its tokens are written."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from dltrain.plots.figures import as_image, truncate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_MARKS = 60  # marks whose text is shown
+
+
+@as_image(height=1.6)
+def spectrogram(
+    figure: "Figure", frames: Tensor, seconds: float, marks: Sequence[tuple[float, str]], title: str
+) -> None:
+    """Draw log-mel features: time from left to right, high bands at the top, darker where there is more power.
+
+    Args:
+        frames: (frames, bands).
+        seconds: Duration of all frames.
+        marks: Time in seconds and text of each token, drawn above the features.
+    """
+    axes = figure.subplots()
+    axes.set_title(truncate(title, 48), pad=12 if marks else 3)
+    extent = (0.0, seconds, 0.0, float(frames.shape[1]))
+    values = frames.detach().float().cpu().numpy().T
+    axes.imshow(values, "Greys", aspect="auto", origin="lower", extent=extent, interpolation="nearest")
+    axes.set(xlabel="seconds", ylabel="mel band")
+    for time, text in marks[:MAX_MARKS]:
+        axes.annotate(
+            text.strip() or "\u2423",
+            (time, frames.shape[1]),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=min(7.0, 200 / max(1, len(marks))),
+            annotation_clip=False,
+        )

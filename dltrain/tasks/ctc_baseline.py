@@ -1,0 +1,33 @@
+"""Transcripts that do not depend on what is said, the baseline of connectionist temporal classification."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+
+class Unigram:
+    """The most frequent token of the training transcripts, repeated in proportion to the length of the input.
+
+    Of all transcripts that use nothing but the length, one that repeats a token is among the simplest. The number of
+    tokens per step is that of the training transcripts as a whole.
+
+    Args:
+        train: Training batches with ``transcript``, ``transcript_lengths`` and ``lengths``.
+        vocabulary: Number of distinct tokens.
+        excluded: Tokens that are not repeated, such as the blank and the space.
+    """
+
+    def __init__(self, train: Iterable[Mapping[str, Tensor]], vocabulary: int, excluded: Iterable[int]) -> None:
+        counts, tokens, steps = torch.zeros(vocabulary, dtype=torch.int64), 0, 0
+        for batch in train:
+            lengths, transcript = batch["transcript_lengths"], batch["transcript"].cpu()
+            known = transcript[torch.arange(transcript.shape[1]) < lengths[:, None]]
+            counts += torch.bincount(known, minlength=vocabulary)
+            tokens, steps = tokens + len(known), steps + int(batch["lengths"].sum())
+        counts[list(excluded)] = 0
+        self.token, self.rate = int(counts.argmax()), tokens / max(1, steps)
+
+    def __call__(self, lengths: Tensor) -> list[list[int]]:
+        """Return the transcript of each input of these lengths."""
+        return [[self.token] * round(self.rate * length) for length in lengths.tolist()]
