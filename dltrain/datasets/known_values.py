@@ -23,13 +23,14 @@ class KnownValues:
     """Columns and parts of the date that are known before the values to forecast.
 
     Args:
-        columns: Names of columns.
-        calendar: Parts of the date, of `PERIODS`.
+        columns: One or several names of columns.
+        calendar: One or several parts of the date, of `PERIODS`.
     """
 
-    def __init__(self, columns: Sequence[str] | None, calendar: Sequence[str] | None) -> None:
-        self.columns = list(columns or [])
-        self.calendar = [one_of("data.calendar", part, PERIODS) for part in calendar or []]
+    def __init__(self, columns: str | list[str] | None, calendar: str | list[str] | None) -> None:
+        self.columns = [columns] if isinstance(columns, str) else list(columns or [])
+        parts = [calendar] if isinstance(calendar, str) else list(calendar or [])
+        self.calendar = [one_of("data.calendar", part, PERIODS) for part in parts]
         self.width = len(self.columns) + 2 * len(self.calendar)  # numbers per step
 
     def check(self, table: Table, times: TimeColumn | None, names: Sequence[str]) -> None:
