@@ -134,6 +134,8 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "adding_problem": ["data.sequences=200", "data.steps=6"],
+        "copy_memory": ["data.sequences=200", "data.delay=3", "data.items=2"],
         "speech": [f"data.path={own_files['speech']}", "data.stack=1", "data.mels=20", "data.max_seconds=1"],
         "reversal": ["data.sequences=200", "data.steps=6", "data.symbols=5"],
         "npz": [f"data.path={own_files['npz']}", "data.batch_size=16"],

@@ -217,7 +217,7 @@ def test_a_swept_secret_appears_in_no_folder_name_or_summary(
     assert run(*arguments) == 1  # the model rejects the second value
     assert_no_secrets("".join(capfd.readouterr()), "wrong")
     assert run(*arguments, "sweep.resume=runs/two") == 1  # resuming a sweep requires its secrets again
-    assert "job 1 of 2: model.api_key=*** (finished, not run again)" in capfd.readouterr().err
+    assert "job 0 (1 of 2): model.api_key=*** (finished, not run again)" in capfd.readouterr().err
 
 
 def test_a_secret_that_is_an_ordinary_word_leaves_the_run_readable(

@@ -163,6 +163,8 @@ TABLE = {
     "sequences": integer(8),
     "steps": integer(1),
     "symbols": integer(2, below=27),
+    "AddingProblem.steps": integer(2),
+    "delay items": integer(1),
     "weight_dropout": real("[0, 1)"),
     "forget_bias": real("(-inf, inf)", null=True),
     "recurrent_init": choice("uniform", "orthogonal", "identity"),

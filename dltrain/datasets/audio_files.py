@@ -41,11 +41,11 @@ def is_audio(file: Path) -> bool:
     return file.suffix.casefold() in SUFFIXES
 
 
-def check_audio_reader(key: str) -> None:
-    """Raise ConfigError if the package that decodes audio files is not installed."""
-    if find_spec("soundfile") is None:
-        reason = "soundfile, which decodes audio files, is not installed"
-        raise ConfigError(f"{key}: not supported because {reason}. Run pip install 'dltrain[speech]'.")
+def check_installed(package: str, purpose: str) -> None:
+    """Raise ConfigError if a package of the extra ``speech`` is not installed."""
+    if find_spec(package) is None:
+        reason = f"{package}, which {purpose}, is not installed"
+        raise ConfigError(f"data.path: not supported because {reason}. Run pip install 'dltrain[speech]'.")
 
 
 def decode_audio(content: bytes) -> Recording:
@@ -78,9 +78,14 @@ def read_rate(file: Path) -> int | None:
 
 
 def resample(recording: Recording, rate: int) -> Recording:
-    """Convert a recording to another sample rate by a polyphase low-pass filter; the same rate returns it unchanged."""
+    """Convert a recording to another sample rate by a polyphase low-pass filter; the same rate returns it unchanged.
+
+    Raises:
+        ConfigError: The package scipy is not installed.
+    """
     if recording.rate == rate:
         return recording
+    check_installed("scipy", f"converts {recording.rate:,} Hz to {rate:,} Hz")
     from scipy.signal import resample_poly
 
     common = gcd(rate, recording.rate)

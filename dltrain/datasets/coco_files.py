@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dltrain.datasets.annotations import Annotated, ImageIndex, as_boxes
-from dltrain.errors import ConfigError, format_error, suggest
+from dltrain.errors import ConfigError, format_error
 
 EXPECTED = "annotations of COCO: an object with images, annotations and categories"
 
@@ -83,5 +83,4 @@ def _is_box(value: Any) -> bool:
 
 def _reject(path: Path, entry: Mapping[str, Any], key: str, expected: str) -> None:
     where = f"annotation {entry.get('id', '?')} of {path}"
-    hint = suggest(str(entry[key]), [])
-    raise ConfigError(format_error("data.path", f"{key} as {expected} in {where}", entry[key], hint))
+    raise ConfigError(format_error("data.path", f"{key} as {expected} in {where}", entry[key]))

@@ -16,7 +16,7 @@ from dltrain.data.plans import ByLength
 from dltrain.data.ragged import Ragged, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out, hold_out_stratified
-from dltrain.datasets.audio_files import SUFFIXES, UnreadableAudio, check_audio_reader
+from dltrain.datasets.audio_files import SUFFIXES, UnreadableAudio, check_installed
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.spec_augment import Masks, SpecAugment
 from dltrain.datasets.speech_features import Features, Frames
@@ -116,7 +116,7 @@ class Speech:
         fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
-        check_audio_reader("data.path")
+        check_installed("soundfile", "decodes audio files")
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.kind, self.max_seconds = one_of("data.tokens", tokens, KINDS), max_seconds
@@ -196,8 +196,10 @@ class Speech:
                 expected = f"recordings that can be used in the {split} split of {self.utterances.name}"
                 raise ConfigError(format_error("data.path", expected, "none"))
         self.features.fit_scale(list(frames[TRAIN].values()))
-        self.frames = {split: list(kept.items()) for split, kept in frames.items()}
         train, val, test = (self._source(self.utterances, kept, split == TRAIN) for split, kept in frames.items())
+        self.frames = {
+            split: [(row, each.without_values()) for row, each in kept.items()] for split, kept in frames.items()
+        }
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:

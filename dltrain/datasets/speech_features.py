@@ -36,6 +36,10 @@ class Frames(NamedTuple):
     channels: int
     digest: str
 
+    def without_values(self) -> "Frames":
+        """Return only what describes the recording."""
+        return self._replace(values=torch.empty(0))
+
 
 class Features:
     """Conversion of recordings to steps, which are one or more standardized log-mel frames.

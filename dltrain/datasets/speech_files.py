@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Utterances(NamedTuple):
         texts: Their normalized transcripts, none of them empty.
         places: Where each of them is stated, for messages.
         splits: Split that has its own folder -> its rows; empty for tables.
+        ignored: Number of audio files that are in no folder named after a word.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Utterances(NamedTuple):
     texts: list[str]
     places: list[str]
     splits: dict[str, list[int]]
+    ignored: int = 0
 
 
 class UtteranceReader:
@@ -126,7 +129,8 @@ class UtteranceReader:
             files += [file for file, _ in found]
             texts += [word for _, word in found]
         places = [str(file.relative_to(root)) for file in files]
-        return Utterances(str(root), files, texts, places, splits if len(splits) > 1 else {})
+        ignored = sum(map(is_audio, chain.from_iterable(folder.iterdir() for folder in folders.values())))
+        return Utterances(str(root), files, texts, places, splits if len(splits) > 1 else {}, ignored)
 
     def _words(self, folder: Path) -> dict[Path, str]:
         """Return the transcript of each folder of a split that contains audio files."""

@@ -33,10 +33,11 @@ def describe_speech(
     seconds = np.array([frames.seconds for _, frames in every])
     texts = {split: [utterances.texts[row] for row, _ in part] for split, part in rows.items()}
     tokens = {split: [vocabulary.encode(text) for text in part] for split, part in texts.items()}
-    lengths = [len(each) for part in tokens.values() for each in part]
+    lengths, ignored = [len(each) for part in tokens.values() for each in part], utterances.ignored
     lines = [
         f"{utterances.name}: {count(len(every), 'recording')}, {seconds.sum() / 60:.1f} minutes "
         f"({seconds.min():.1f} to {seconds.max():.1f} seconds)",
+        *([f"{count(ignored, 'audio file')} left out: in no folder named after a word"] if ignored else []),
         *([f"{count(long, 'recording')} left out: longer than data.max_seconds"] if long else []),
         f"features: {features.bands} mel bands every {features.hop_ms:g} ms at {features.rate:,} Hz, "
         f"{count(features.stack, 'frame')} per step",

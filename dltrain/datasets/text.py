@@ -17,6 +17,8 @@ from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.data.tokens import Tokens
 from dltrain.datasets.mask_token import Tokenizer, WithMask
+from dltrain.datasets.text_content import read_utf8
+from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
 from dltrain.errors import ConfigError, format_error, shorten
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
@@ -35,7 +37,8 @@ class Text:
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, or the raw ``bytes`` of the file.
-        special_tokens: Whether the vocabulary has a mask token, as masked language modeling needs.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers to split the text; replaces ``tokens``.
+        special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
@@ -51,6 +54,7 @@ class Text:
         self,
         path: str | None = None,
         tokens: str = "characters",
+        tokenizer: str | None = None,
         special_tokens: bool = False,
         context_length: int = 64,
         stride: int | None = None,
@@ -73,17 +77,15 @@ class Text:
         self.workers = at_least("data.workers", workers, 0)
         if fitted is None and path:
             existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
-        known: CharacterTokenizer | ByteTokenizer = (
-            ByteTokenizer()
-            if tokens == "bytes"
-            else CharacterTokenizer(_read_text(self.path) if fitted is None else fitted["characters"])
-        )
-        self.characters = known.characters if isinstance(known, CharacterTokenizer) else []
-        self.tokenizer: Tokenizer = WithMask(known) if special_tokens else known
+        self.known = self._known_tokens(tokens, tokenizer, fitted)
+        known = self.known.tokens if isinstance(self.known, TokenizerFile) else Tokens(self.known.size)
+        is_added = special_tokens and known.mask is None
+        self.tokenizer: Tokenizer = WithMask(self.known) if is_added else self.known
         self.prepare = NextToken()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
-        mask = known.size if special_tokens else None
-        vocabulary = Tokens(self.tokenizer.size, mask=mask, encode=self.tokenizer.encode, decode=self.tokenizer.decode)
+        mask = known.size if is_added else known.mask
+        encode, decode = self.tokenizer.encode, self.tokenizer.decode
+        vocabulary = replace(known, size=self.tokenizer.size, mask=mask, encode=encode, decode=decode)
         self.spec = Spec(
             shape=(context_length,),
             length=context_length,
@@ -92,9 +94,21 @@ class Text:
             target_tokens=vocabulary,
         )
 
+    def _known_tokens(
+        self, tokens: str, tokenizer: str | None, fitted: Fitted | None
+    ) -> "CharacterTokenizer | ByteTokenizer | TokenizerFile":
+        """Return the tokenizer of a file, or that of bytes or characters."""
+        if tokenizer is not None:
+            return read_tokenizer(tokenizer) if fitted is None else TokenizerFile(fitted["tokenizer"])
+        if tokens == "bytes":
+            return ByteTokenizer()
+        return CharacterTokenizer(read_utf8(self.path) if fitted is None else fitted["characters"])
+
     def fit(self) -> Fitted:
-        """Return the characters of the file in Unicode order; empty for bytes."""
-        return {"characters": "".join(self.characters)}
+        """Return the characters of the file in Unicode order, empty for bytes, and the tokenizer, if one was named."""
+        characters = self.known.characters if isinstance(self.known, CharacterTokenizer) else []
+        more = {"tokenizer": self.known.content} if isinstance(self.known, TokenizerFile) else {}
+        return {"characters": "".join(characters), **more}
 
     def evaluation(self) -> Source:
         """Return windows that predict each token of the file once, except the first."""
@@ -201,7 +215,7 @@ class CharacterTokenizer:
 
     def encode_file(self, path: Path) -> Tensor:
         """Return the tokens of a file, in the smallest of uint8, int16 and int32."""
-        codes = np.frombuffer(_read_text(path).encode("utf-32-le"), dtype=np.uint32)
+        codes = np.frombuffer(read_utf8(path).encode("utf-32-le"), dtype=np.uint32)
         known = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._check_known(map(chr, np.setdiff1d(codes, known).tolist()))
         dtype = np.uint8 if self.size <= 2**8 else np.int16 if self.size <= 2**15 else np.int32
@@ -236,14 +250,3 @@ class CharacterTokenizer:
     def decode(self, tokens: list[int]) -> str:
         """Return the text of the tokens."""
         return "".join(self.characters[token] for token in tokens)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        hint = "Use data.tokens=bytes for other files"
-        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
-    if not text:
-        raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
-    return text

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 PACKAGE = "faster_coco_eval"
@@ -83,9 +84,8 @@ class AveragePrecision:
 
 def _to_xywh(boxes: Tensor) -> list[list[float]]:
     """Return boxes as left, top, width and height."""
-    values = boxes.double()
-    values[..., 2:] -= values[..., :2]
-    return values.tolist()
+    corners, ends = boxes.double().split(2, dim=-1)
+    return torch.cat([corners, ends - corners], dim=-1).tolist()
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:

@@ -1,6 +1,7 @@
 """GPT: a decoder-only language model."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.models.blocks import Block
 from dltrain.models.layers import State, check_sizes
 from dltrain.models.positions import Positions
+from dltrain.models.published_layouts import gpt2_names, shorten_positions
 
 
 class GPT(nn.Module):
@@ -22,6 +24,9 @@ class GPT(nn.Module):
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
         causal: Whether the task needs outputs that do not depend on later tokens; must be true.
+
+    Weights of GPT-2 in the layout of Hugging Face's transformers fit as initial weights, with ``gelu_tanh`` as the
+    activation; of their positions, the first ``length`` are read.
 
     When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
     full, it is computed again from the last half of the tokens, because their positions change.
@@ -81,6 +86,10 @@ class GPT(nn.Module):
             for number, block in enumerate(self.blocks)
         }
         return {"tokens": tokens, "blocks": caches}
+
+    def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return weights of GPT-2 in the layout of Hugging Face's transformers under the names of this model."""
+        return shorten_positions(gpt2_names(weights), "positions.weight", len(self.positions.weight))
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.training:

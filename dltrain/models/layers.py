@@ -13,6 +13,7 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),  # the approximation of GPT-2
     "hardsigmoid": nn.Hardsigmoid,
     "hardswish": nn.Hardswish,
     "hardtanh": nn.Hardtanh,

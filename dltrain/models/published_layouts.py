@@ -30,6 +30,20 @@ PARTS = ("query", "key", "value")
 # Names that repeat the embedding, or hold no weights.
 LEFT_OUT = re.compile(r"embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)")
 
+GPT2_NAMES = {
+    "wte": "embedding",
+    "wpe": "positions",
+    "h.N.ln_1": "blocks.N.norm1",
+    "h.N.attn.c_attn": "blocks.N.qkv",
+    "h.N.attn.c_proj": "blocks.N.mix",
+    "h.N.ln_2": "blocks.N.norm2",
+    "h.N.mlp.c_fc": "blocks.N.up",
+    "h.N.mlp.c_proj": "blocks.N.down",
+    "ln_f": "norm",
+}
+GPT2_EMBEDDING = "wte.weight"
+GPT2_LEFT_OUT = re.compile(r"lm_head\.weight|h\.\d+\.attn\.(masked_)?bias")
+
 
 def bert_names(weights: Weights) -> Weights:
     """Return weights of BERT under the names of `dltrain.models.bert.BERT`; other weights are returned unchanged.
@@ -50,6 +64,23 @@ def bert_names(weights: Weights) -> Weights:
                 found[f"blocks.{match[1]}.qkv.{kind}"] = torch.cat([weights[part] for part in names])
         elif not re.fullmatch(r"encoder\.layer\.\d+\.attention\.self\.(key|value)", head):
             found[f"{_renamed(head, BERT_NAMES)}.{OLDER.get(kind, kind)}".lstrip(".")] = value
+    return found
+
+
+def gpt2_names(weights: Weights) -> Weights:
+    """Return weights of GPT-2 under the names of `dltrain.models.gpt.GPT`; other weights are returned unchanged.
+
+    GPT-2 stores the matrices of linear layers transposed. The output layer repeats the embedding and is left out.
+    """
+    weights = {name.removeprefix("transformer."): value for name, value in weights.items()}
+    if GPT2_EMBEDDING not in weights:
+        return weights
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        head, _, kind = name.rpartition(".")
+        if not GPT2_LEFT_OUT.fullmatch(name):
+            is_transposed = kind == "weight" and re.search(r"\.c_\w+$", head) and value.dim() == 2
+            found[f"{_renamed(head, GPT2_NAMES)}.{kind}"] = value.T.contiguous() if is_transposed else value
     return found
 
 

@@ -25,18 +25,18 @@ def spectrogram(
         marks: Time in seconds and text of each token, drawn above the features.
     """
     axes = figure.subplots()
-    axes.set_title(truncate(title, 48), pad=12 if marks else 3)
+    axes.set_title(truncate(title, 36), pad=10 if marks else 3)
     extent = (0.0, seconds, 0.0, float(frames.shape[1]))
     values = frames.detach().float().cpu().numpy().T
     axes.imshow(values, "Greys", aspect="auto", origin="lower", extent=extent, interpolation="nearest")
     axes.set(xlabel="seconds", ylabel="mel band")
     for time, text in marks[:MAX_MARKS]:
         axes.annotate(
-            text.strip() or "\u2423",
+            text.strip() or "\u00b7",
             (time, frames.shape[1]),
             xytext=(0, 2),
             textcoords="offset points",
             ha="center",
-            fontsize=min(7.0, 200 / max(1, len(marks))),
+            fontsize=min(6.0, 140 / max(1, len(marks))),
             annotation_clip=False,
         )

@@ -10,11 +10,12 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# Missing fact -> the fact that the data provide instead, and a hint on the task that uses it.
-OTHER_TARGETS = {
-    "classes": ("targets", "numbers: add task=regression"),
-    "targets": ("classes", "classes: add task=classification"),
-}
+# A missing fact, the fact that the data provide instead, and a hint on the task that uses it.
+OTHER_TARGETS = (
+    ("classes", "targets", "numbers: add task=regression"),
+    ("classes", "transcripts", "transcripts, most of which occur only once: use task=ctc"),
+    ("targets", "classes", "classes: add task=classification"),
+)
 
 
 def task_facts(job: Job) -> set[str]:
@@ -36,7 +37,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     if source == "task":
         hint = f"Use {_matching_task(job, group)}"
     elif group == "task":
-        found = [to for fact, (stated, to) in OTHER_TARGETS.items() if fact in missing and facts.get(stated)]
+        found = [to for fact, stated, to in OTHER_TARGETS if fact in missing and facts.get(stated)]
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
     reason = f"{other} does not provide {' and '.join(missing)}"
     raise ConfigError(f"{chosen} {other}: not supported because {reason}. {hint}.")

@@ -154,8 +154,9 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
 
     If all batches have the same shape, a few examples are enough. Otherwise, unless ``trainer.on_oom`` is
-    ``shrink``, the widest batch is computed in full, with its gradients, so that a shortage of memory is found before
-    training. The random state, the buffers of the model and the state of the task are restored afterwards.
+    ``shrink``, the widest batch is computed in full, with its gradients unless the model is compiled, so that a
+    shortage of memory is found before training. The random state, the buffers of the model and the state of the task
+    are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.

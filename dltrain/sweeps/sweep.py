@@ -82,7 +82,7 @@ class Sweep:
     def _run_job(self, number: int) -> None:
         """Run one job, unless an earlier command has finished it."""
         text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
-        title = f"job {number + 1} of {len(self.jobs)}: {text}".rstrip(": ")
+        title = f"job {number} ({number + 1} of {len(self.jobs)}): {text}".rstrip(": ")
         if number in self.rows:
             self.console.info(f"{title} ({self.rows[number].state}, not run again)")
             return

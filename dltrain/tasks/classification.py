@@ -14,6 +14,7 @@ from dltrain.plots import charts
 from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.grad_cam import grad_cam
+from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
 
 NUM_WORST = 6
@@ -23,7 +24,7 @@ DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axe
 
 
 @dataclass(eq=False)
-class Classification(Supervised):
+class Classification(TaskOverSteps, Supervised):
     """Classification: cross-entropy between the model's outputs (B, classes) and ``targets`` (B), int64.
 
     In training, targets may also be class probabilities, (B, classes).
@@ -33,6 +34,8 @@ class Classification(Supervised):
         class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
             ``examples / (classes that occur * examples of the class)``, counted in training; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
+        gradient_distance: Show the gradient of the last step at each distance in time; see
+            `dltrain.tasks.gradient_distance`.
 
     Source: label smoothing, Szegedy et al. 2016, section 7; balanced weights, King and Zeng 2001, "Logistic regression
     in rare events data".
@@ -47,6 +50,7 @@ class Classification(Supervised):
     label_smoothing: float = 0.0
     vocabulary: int | None = None
     class_weights: str | list[float] | None = None
+    gradient_distance: bool = False
 
     def __post_init__(self) -> None:
         self.names = name_classes(self.classes, self.class_names)

@@ -10,8 +10,9 @@ from dltrain.errors import choose
 from dltrain.metrics.running import Mean
 from dltrain.plots import charts
 from dltrain.tasks.asking import ask
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
+from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
@@ -20,7 +21,7 @@ RESERVED = ("input", "time", "step")  # names that the output of `dltrain predic
 ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fraction of the worst baseline's
 
 
-class Forecasting(Task):
+class Forecasting(TaskOverSteps):
     """Forecasting: the model's outputs (B, horizon * columns * parts) are the next ``horizon`` steps of every column.
 
     Batches have these fields:
@@ -40,6 +41,8 @@ class Forecasting(Task):
             loss; or ``gaussian``, a normal distribution, trained by its likelihood.
         quantiles: Quantiles of the outputs ``quantile`` and ``gaussian``, ascending; 0.5 is the point forecast, and the
             first and the last one bound the interval.
+        gradient_distance: Show the gradient of the loss at each distance in time; see
+            `dltrain.tasks.gradient_distance`.
     """
 
     metric: ClassVar[str] = "mae"
@@ -57,6 +60,7 @@ class Forecasting(Task):
         loss_name: str = "mse",
         output: str = "point",
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
+        gradient_distance: bool = False,
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
@@ -65,6 +69,7 @@ class Forecasting(Task):
         self.unit = unit or ""
         self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
         self.series_names = list(series_names or [])
+        self.gradient_distance = gradient_distance
         distance = choose("task.loss_name", loss_name, LOSSES)
         kinds: dict[str, Callable[[], Output]] = {
             "point": lambda: Point(distance),

@@ -13,22 +13,26 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
+from dltrain.tasks.asking import ask
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, TextRequest
 from dltrain.tasks.carried import CarriedState
 from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
+from dltrain.tasks.gradient_distance import TaskOverSteps
 
 UNKNOWN = -1  # target after the end of a text, which is ignored
 WINDOWS = 64  # windows of a text per pass
 
 
 @dataclass(eq=False)
-class LanguageModeling(Task):
+class LanguageModeling(TaskOverSteps):
     """Language modeling: cross-entropy between the model's outputs (B, T, vocabulary) and the next tokens (B, T).
 
     Args:
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
         temperature: Sampling temperature, above 0.
+        gradient_distance: Show the gradient of the last step at each distance in time; see
+            `dltrain.tasks.gradient_distance`.
     """
 
     metric = "loss"
@@ -40,6 +44,7 @@ class LanguageModeling(Task):
     label_smoothing: float = 0.0
     prompt: str | None = None
     temperature: float = 0.8
+    gradient_distance: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -59,6 +64,7 @@ class LanguageModeling(Task):
 
     def begin(self, model: nn.Module) -> None:
         """Reset the state of the model that is carried along streams of text."""
+        super().begin(model)
         self.carried = CarriedState()
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,6 +85,11 @@ class LanguageModeling(Task):
         targets = batch["targets"].flatten()
         logits = self.carried.ask(model, batch).flatten(0, 1)
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
+
+    def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the cross-entropy of the last token of each window, from the initial state; -1 is ignored."""
+        logits, targets = ask(model, batch)[:, -1], batch["targets"][:, -1]
+        return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss in nats per token, perplexity and bits per token; targets of -1 are ignored."""
@@ -113,7 +124,8 @@ class LanguageModeling(Task):
         total, carried = torch.zeros((), dtype=torch.float64), CarriedState()
         whole = 0 if carry else tokens.shape[1] // self.length * self.length
         windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets) if whole]
-        rest = [part[:, whole:].split(self.length, dim=1) for part in (tokens, targets)]
+        parts = (tokens, targets) if whole < tokens.shape[1] else ()
+        rest = [part[:, whole:].split(self.length, dim=1) for part in parts]
         for inputs, next_tokens in [*zip(*windows, strict=True), *zip(*rest, strict=True)]:
             batch = {"inputs": inputs, "continues": torch.tensor([carried.state is not None])}
             logits = (carried.ask(model, batch) if carry else model(inputs)).flatten(0, 1).float()

@@ -57,7 +57,8 @@ class MaskedLanguageModeling(Task):
     def __post_init__(self) -> None:
         if self.mask_token is None:
             expected = "true with masked_language_modeling, which needs a mask token in the vocabulary"
-            raise ConfigError(format_error("data.special_tokens", expected, False))
+            hint = "data=text and data=text_table have this option."
+            raise ConfigError(format_error("data.special_tokens", expected, False, hint))
         self.frequencies: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:

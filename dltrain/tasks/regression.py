@@ -11,6 +11,7 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss
+from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
@@ -18,7 +19,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1"
 RESERVED = ("input", "line")  # names that the output of `dltrain predict` already uses
 
 
-class Regression(Supervised):
+class Regression(TaskOverSteps, Supervised):
     """Regression: distance between the model's outputs (B, targets) and ``targets`` (B, targets).
 
     Normalized targets come with ``scale``, ``shift`` and ``shift_rest``, see `denormalize`; metrics are in the units of
@@ -27,6 +28,8 @@ class Regression(Supervised):
     Args:
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
+        gradient_distance: Show the gradient of the last step at each distance in time; see
+            `dltrain.tasks.gradient_distance`.
     """
 
     metric: ClassVar[str] = "mae"
@@ -38,11 +41,12 @@ class Regression(Supervised):
         target_names: list[str] | None = None,
         loss_name: str = "mse",
         vocabulary: int | None = None,
+        gradient_distance: bool = False,
     ) -> None:
         self.targets = targets
         self.target_names = check_target_names(target_names or [], RESERVED)
         self.distance = choose("task.loss_name", loss_name, LOSSES)
-        self.vocabulary = vocabulary
+        self.vocabulary, self.gradient_distance = vocabulary, gradient_distance
         self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:

@@ -28,6 +28,12 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     if option in ("ring", "gates"):
         np.save(folder / "mine.npy", np.eye(2, dtype=np.float32))
         return folder / "mine.npy"
+    if option == "adding_problem":
+        np.save(folder / "mine.npy", np.ones((6, 2), dtype=np.float32))
+        return folder / "mine.npy"
+    if option == "copy_memory":
+        (folder / "mine.txt").write_text("ab\nhc\n")
+        return folder / "mine.txt"
     if option == "reversal":
         (folder / "mine.txt").write_text("abcab\nbca\n")
         return folder / "mine.txt"
@@ -48,6 +54,7 @@ def test_every_data_option_predicts_for_input_files(
 ) -> None:
     unet = ["model=unet", "model.hidden_size=[4,4]"]
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
+    models["adding_problem"] = models["copy_memory"] = ["model=lstm"]
     models |= {"pianoroll": ["model=gru"], "midi": ["model=gru"], "midi_events": TEXT}
     models["parallel"] = models["reversal"] = ["model=seq2seq", "model.hidden_size=8"]
     models["speech"] = ["model=gru", "model.hidden_size=8"]

@@ -15,6 +15,7 @@ from torch import Tensor
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.data.spec import Source
+from dltrain.datasets import audio_files
 from dltrain.datasets.audio_files import decode_audio
 from dltrain.datasets.log_mel import GUARD, LogMel, mel_filters
 from dltrain.datasets.spec_augment import Masks, SpecAugment
@@ -173,6 +174,10 @@ def test_words_that_repeat_are_classes_with_the_same_share_in_each_split(tmp_pat
         for target, row, length in zip(batch["targets"], batch["transcript"], batch["transcript_lengths"], strict=True):
             assert data.spec.class_names[target] == data.spec.transcripts.decode(row[:length].tolist())
     assert "classes: no (20), stop (20), yes (20)" in data.describe()
+    write_recording(tmp_path / "words" / "loose.wav", "no")
+    again = Speech(str(tmp_path / "words"), **SMALL)
+    again.load()
+    assert "1 audio file left out: in no folder named after a word" in again.describe()
     for name, share in (("train", 0), ("test", 40)):
         for number in range(share, share + 20):
             word = ("yes", "no")[number % 2]
@@ -316,6 +321,21 @@ def test_a_character_that_only_held_out_transcripts_have_is_rejected(tmp_path: P
     words = Speech(path, tokens="words", **SMALL)
     words.load()
     assert any("of the words of validation and test are unknown" in line for line in words.describe())
+
+
+@pytest.mark.parametrize(
+    ("package", "purpose"), [("soundfile", "decodes audio files"), ("scipy", "converts 16,000 Hz")]
+)
+def test_a_missing_package_is_named(
+    package: str, purpose: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_recording(tmp_path / "16000.wav", "abcabc", 16000)
+    content = Path(table).read_text().replace("wav/", f"{Path(table).parent}/wav/")
+    (tmp_path / "a.tsv").write_text(f"{content}{tmp_path}/16000.wav\ta\n")
+    monkeypatch.setattr(audio_files, "find_spec", lambda name: None if name == package else name)
+    message = message_of(lambda: Speech(str(tmp_path / "a.tsv"), **SMALL).load())
+    assert message.startswith(f"data.path: not supported because {package}, which {purpose}")
+    assert message.endswith("is not installed. Run pip install 'dltrain[speech]'.")
 
 
 def test_folders_without_audio_and_columns_of_folders_are_rejected(tmp_path: Path) -> None:

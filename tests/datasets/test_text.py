@@ -137,3 +137,21 @@ def test_unprintable_characters_are_escaped_in_the_error(tmp_path):
     with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
         data.spec.tokens.encode("a\x07\udcff")
     assert Text(tokens="bytes").spec.tokens.encode("a\udcff") == [97, 255]
+
+
+def test_a_tokenizer_of_the_user_replaces_characters_and_is_stored_with_the_run(tmp_path):
+    vocabularies = pytest.importorskip("tokenizers")
+    words = {"[UNK]": 0, "[MASK]": 1, "call": 2, "me": 3, "ish": 4, "##mael": 5, ".": 6}
+    tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = vocabularies.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = vocabularies.decoders.WordPiece()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    path = write(tmp_path / "a.txt", "call me ishmael. " * 40)
+    data = Text(path, tokenizer=str(tmp_path / "tokenizer.json"), context_length=10, special_tokens=True)
+    assert (data.spec.tokens.size, data.spec.tokens.mask) == (7, 1)  # no second mask token
+    row = batch_of(data.load().train)["inputs"][0].tolist()
+    assert row == [2, 3, 4, 5, 6, 2, 3, 4, 5, 6] and data.spec.tokens.decode(row[:5]) == "call me ishmael."
+    (tmp_path / "tokenizer.json").unlink()
+    again = Text("moved.txt", tokenizer="moved.json", context_length=10, fitted=data.fit())
+    (given,) = again.inputs(InputFiles(text="call me"))
+    assert given.rows["tokens"].tolist() == [[2, 3, -1]]

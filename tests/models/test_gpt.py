@@ -1,13 +1,17 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
 
 
 def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
@@ -73,3 +77,44 @@ def test_initial_residual_branches_are_smaller_in_deeper_networks() -> None:
 def test_the_error_for_a_wrong_argument_of_a_gpt_names_its_key(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         GPT(**{"vocabulary": 65, "length": 64, "outputs": 65, **wrong})
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("gpt2", 124_439_808), ("gpt2_medium", 354_823_168)])
+def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: int) -> None:
+    node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    sizes = {key: node[key] for key in ("hidden_size", "num_layers", "num_heads", "activation", "bias")}
+    with torch.device("meta"):
+        model = GPT(50_257, 1024, 50_257, **sizes)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_published_weights_give_the_logits_of_transformers(prefix: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(vocab_size=50, n_positions=20, n_embd=24, n_layer=3, n_head=4)
+    torch.manual_seed(0)
+    reference = transformers.GPT2LMHeadModel(config).eval()
+    for parameter in reference.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    model = GPT(50, 12, 50, 24, 3, 4, activation="gelu_tanh").eval()
+    state = reference.state_dict() if prefix else reference.transformer.state_dict()
+    model.load_state_dict(model.adapt_weights(state))
+    tokens = torch.randint(0, 50, (3, 12))
+    torch.testing.assert_close(model(tokens), reference(tokens).logits, atol=1e-5, rtol=0)
+
+
+def test_weights_of_gpt2_are_transposed_and_renamed_and_their_positions_cut() -> None:
+    model = GPT(7, 4, 7, 8, 1, 2)
+    there = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": torch.randn(9, 8)}
+    names = {"ln_1": "norm1", "ln_2": "norm2", "attn.c_attn": "qkv", "attn.c_proj": "mix"}
+    names |= {"mlp.c_fc": "up", "mlp.c_proj": "down"}
+    for name, own in names.items():
+        for kind, value in model.blocks[0].get_submodule(own).state_dict().items():
+            there[f"transformer.h.0.{name}.{kind}"] = value.T if value.dim() == 2 else value
+    there |= {f"transformer.ln_f.{kind}": value for kind, value in model.norm.state_dict().items()}
+    there |= {"lm_head.weight": model.embedding.weight, "transformer.h.0.attn.bias": torch.ones(1, 1, 9, 9)}
+    expected = model.state_dict() | {"positions.weight": there["transformer.wpe.weight"][:4]}
+    found = model.adapt_weights(there)
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)

@@ -50,7 +50,7 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 
 def test_a_sweep_prints_its_number_of_jobs_and_continues_after_a_failed_job(finished_sweep: SweepResult) -> None:
     assert "sweep of 6 jobs over model, seed" in finished_sweep.err
-    assert [f"job {number} of 6" in finished_sweep.err for number in range(1, 7)] == [True] * 6
+    assert [f"job {number} ({number + 1} of 6)" in finished_sweep.err for number in range(6)] == [True] * 6
     assert [row["state"] for row in finished_sweep.rows()] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
     assert finished_sweep.code == 1
 

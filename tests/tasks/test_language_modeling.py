@@ -14,6 +14,7 @@ from dltrain.data.loader import Batches
 from dltrain.datasets.text import CharacterTokenizer, Text
 from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
+from dltrain.models.recurrent import Recurrent
 from dltrain.tasks.language_modeling import LanguageModeling
 
 SIZES = [4, 4, 1]
@@ -106,3 +107,16 @@ def test_the_evaluation_loss_is_the_mean_over_all_tokens_of_a_split(split: str, 
             nats.append(-float(model(window[None])[0, -1].log_softmax(0)[tokens[position]]))
     assert len(nats) == 99 and 99 % LENGTH, "the last window must be incomplete"
     assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
+
+
+@pytest.mark.parametrize("steps", [7, 8, 16])
+def test_a_recurrent_network_scores_texts_of_any_length_in_windows(steps: int) -> None:
+    torch.manual_seed(0)
+    model = Recurrent("lstm", 5, 5, hidden_size=4, vocabulary=5, each_step=True, causal=True).eval()
+    tokens, targets = torch.randint(0, 5, (1, steps)), torch.randint(0, 5, (1, steps))
+    with torch.inference_mode():
+        expected = sum(
+            F.cross_entropy(model(x)[0], y[0], reduction="sum").item()
+            for x, y in zip(tokens.split(8, dim=1), targets.split(8, dim=1), strict=True)
+        )
+        assert LanguageModeling(5, 8).nll(model, tokens, targets) == pytest.approx(expected, rel=1e-5)
