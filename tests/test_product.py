@@ -55,6 +55,7 @@ FITS = {
     "nlinear": {"timeseries"},
     "patchtst": {"timeseries"},
     **{name: {"text", "text_table"} for name in ("bert", "bert_base", "bert_minilm")},
+    "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
     "seq2seq": {"parallel", "reversal"},
     "transformer_seq2seq": {"parallel", "reversal"},
@@ -86,6 +87,7 @@ MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "con
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
 MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= dict.fromkeys(DETECTORS, ("detection",))
+MADE_FOR |= {"bag_of_words": ("classification", "regression")}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
 TASKS = {
     **{name: {"classification"} for name in IMAGES},
@@ -176,6 +178,7 @@ SMALLER = {
     "speech_prompts": ["model.channels=2", "model.hidden_size=8", "data.mels=16"],
     "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
+    "verses": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],
     "copy_memory": ["data.sequences=200"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dltrain.tasks.base import TextRequest
 
 TextEncoder = Callable[[str], bytes]
-TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p")
+TEXT_FLAGS = ("prompt", "length", "temperature", "top_k", "top_p", "beam")
+DRAWING_FLAGS = ("temperature", "top_k", "top_p")
 EXAMPLE_FLAGS = {
     "count": "--count",
     "label": "--class",
@@ -77,14 +78,25 @@ def _check_flags(
         formats: Suffixes of the files to which the text can be written.
     """
     output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
-    flags = dict(EXAMPLE_FLAGS) if is_text else {name: f"--{name.replace('_', '-')}" for name in TEXT_FLAGS}
+    flags = dict(EXAMPLE_FLAGS) if is_text else _flags(TEXT_FLAGS)
     if formats:
         del flags["out"]
         if arguments.out and Path(arguments.out).suffix.lower() not in formats:
             raise ConfigError(format_error("--out", f"a file ending in {' or '.join(formats)}", arguments.out))
-    given = [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
+    given = _given(arguments, flags)
     if given:
         raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
+    if arguments.beam is not None and (drawing := _given(arguments, _flags(DRAWING_FLAGS))):
+        reason = f"a beam search draws nothing at random, and {drawing[0]} changes how tokens are drawn"
+        raise ConfigError(f"--beam: not supported with {' '.join(drawing)} because {reason}")
+
+
+def _flags(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"--{name.replace('_', '-')}" for name in names}
+
+
+def _given(arguments: argparse.Namespace, flags: dict[str, str]) -> list[str]:
+    return [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
 
 
 def _text_request(arguments: argparse.Namespace) -> "TextRequest":

@@ -24,8 +24,6 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_inputs(names)
     check_predict(changes)
     job.set_environment()
-    if arguments.explain and arguments.out is None:
-        raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
     from dltrain.runs.inference import load_trained, rebuild_components
     from dltrain.runs.predicted_files import PredictedFiles
 
@@ -33,6 +31,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     try:
         components = rebuild_components(job, path)
         _check_predicts(components.task)
+        if arguments.explain and arguments.out is None and components.data.spec.tokens is None:
+            raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
         trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
         console = Console()
         console.info(f"{path}: {arguments.checkpoint} checkpoint, step {trained.step:,}")
@@ -66,7 +66,7 @@ def _print_lines(lines: Iterable[dict[str, Any]], form: str, top: int | None) ->
             print(json.dumps(record, ensure_ascii=not unicode, allow_nan=False), flush=True)
             continue
         if any(isinstance(value, list) and value and isinstance(value[0], dict) for value in record.values()):
-            reason = "the number of objects differs from image to image"
+            reason = "the number of objects or words differs from line to line"
             raise ConfigError(f"--format csv: not supported because {reason}. Use the default, JSON lines.")
         if writer is None:  # with --top the header still has all classes; most of their cells stay empty
             writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")

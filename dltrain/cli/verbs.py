@@ -74,7 +74,8 @@ def _predict_flags(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a new or empty folder for predicted masks, images with boxes, or the pictures of --explain",
     )
-    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out"
+    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
+    explain += "texts, print the weight of each word with model.readout=attention"
     add("--explain", action="store_true", help=explain)
     add("--text", help="a text to score, instead of INPUT")
 
@@ -90,13 +91,15 @@ def _generate_flags(parser: ArgumentParser) -> None:
     out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); music: a .mid"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
-    add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt)")
+    add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt), or to translate")
     add("--length", type=count, metavar="N", help="text: tokens to generate (default: 200)")
     greedy = "text: sampling temperature; 0 takes the most likely token (default: task.temperature)"
     add("--temperature", type=temperature, metavar="T", help=greedy)
     add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
     nucleus = "text: draw from the most likely tokens with this total probability"
     add("--top-p", type=probability, metavar="P", help=nucleus)
+    search = "text: search for the most likely text with N candidates, which is printed when it is complete"
+    add("--beam", type=count, metavar="N", help=search)
     _checkpoint(parser)
 
 
@@ -233,7 +236,8 @@ Generate examples with a run's model, write them to a file and print its name. T
 grid of images, or a scatter plot of points; .gif one image after the other; .npy the numbers, pixels from 0 (black)
 to 1 (white); .csv the numbers, one line per example.
 
-A language model writes text to standard output instead, token by token, after the prompt if there is one.
+A language model writes text to standard output instead, token by token, after the prompt if there is one. A run that
+translates writes the translation of the prompt.
 
 The same seed gives the same examples and the same text. The run's data are needed only for models that start from
 training examples (autoencoders), and for runs of earlier versions, which have no fitted.pt.""",

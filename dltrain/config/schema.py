@@ -144,7 +144,7 @@ TABLE = {
     "task.quantiles": real("(0, 1)"),
     "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),
     "critic_norm": choice("batch", "layer", "none"),
-    "tokens": choice("characters", "bytes"),
+    "tokens": choice("characters", "bytes", "words", "bpe"),
     "Parallel.tokens": choice("words", "characters", "bpe"),
     "Speech.tokens": choice("characters", "words"),
     "mels stack": integer(1),

@@ -1,7 +1,7 @@
 """The interface between data sets and the rest of dltrain: facts, splits, batches of rows."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class Spec:
         season: Steps per season of a series, for the naive forecasts.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
+        idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
@@ -110,6 +111,7 @@ class Spec:
     season: int | None = None
     unit: str | None = None
     tokens: Tokens | None = None
+    idf: Tensor | None = field(default=None, compare=False)
     target_tokens: Tokens | None = None
     transcripts: Tokens | None = None
     target_length: int | None = None

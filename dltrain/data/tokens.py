@@ -18,6 +18,7 @@ class Tokens:
         mask: Token that replaces a hidden token.
         unknown: Token of words that are not in the vocabulary.
         blank: Token of a step that writes nothing, in connectionist temporal classification (CTC).
+        special: All tokens that do not stand for text, such as those above; they are not generated.
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """
@@ -29,5 +30,6 @@ class Tokens:
     mask: int | None = None
     unknown: int | None = None
     blank: int | None = None
+    special: tuple[int, ...] = ()
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[list[int]], str] | None = None

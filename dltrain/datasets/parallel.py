@@ -20,7 +20,9 @@ from dltrain.datasets.csv_table import Marks
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.parallel_files import TABLES, PairReader, Pairs
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, as_ragged, encode_inputs, read_lines
-from dltrain.datasets.vocabularies import Vocabulary
+from dltrain.datasets.subwords import tokenizer_files
+from dltrain.datasets.tokenizer_file import read_tokenizer
+from dltrain.datasets.vocabularies import FILE, Vocabulary
 from dltrain.errors import ConfigError, format_error
 
 KINDS = ("words", "characters", "bpe")
@@ -40,7 +42,9 @@ class Parallel:
         source, target: Columns of a table; None for the first two columns that do not hold numbers.
         header: Whether the first line of a table names the columns.
         tokens: ``words`` (and symbols), ``characters``, or ``bpe``: byte pair encoding, by the package tokenizers.
-        lowercase: Whether to convert texts to lower case.
+        tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
+            for targets; None for no such file.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
         max_words: Maximum number of pieces in each vocabulary, at least 1.
         max_length: Maximum number of tokens of a text; pairs with a longer one are left out. At least 1.
@@ -62,6 +66,7 @@ class Parallel:
         target: str | None = None,
         header: bool = True,
         tokens: str = "words",
+        tokenizer: str | list[str] | None = None,
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
@@ -83,20 +88,21 @@ class Parallel:
         if max_tokens is not None:
             at_least("data.max_tokens", max_tokens, width)
         self.max_tokens = max_tokens
-        self.kind, self.lowercase = one_of("data.tokens", tokens, KINDS), lowercase
+        self.kind = FILE if tokenizer else one_of("data.tokens", tokens, KINDS)
+        self.lowercase = lowercase
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.reader = PairReader(path, source, target, header, self.bad)
         self.prepare = PreparePairs()
         limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
-            self._fit((validation, test), limits)
+            self._fit((validation, test), limits, tokenizer_files(tokenizer))
         else:
             self._adopt(fitted)
         known = [vocabularies.as_tokens(vocabulary) for vocabulary in self.vocabularies]
         longest = padded_width(torch.tensor([max_length]))
         self.spec = Spec(shape=(longest,), length=longest, target_length=width, tokens=known[0], target_tokens=known[1])
 
-    def _fit(self, shares: tuple[float, float], limits: tuple[int, int]) -> None:
+    def _fit(self, shares: tuple[float, float], limits: tuple[int, int], files: list[str]) -> None:
         """Read and split the pairs, fit the vocabularies, and leave out pairs with a long text."""
         self.pairs = self.reader.read()
         self.columns = self.pairs.columns
@@ -108,8 +114,10 @@ class Parallel:
         parts = order.split([len(order) - sum(held_out), *held_out])
         train = parts[0].tolist()
         self.vocabularies = [
-            vocabularies.fit(self.kind, (texts[row] for row in train), self.lowercase, *limits)
-            for texts in (self.pairs.sources, self.pairs.targets)
+            vocabularies.restore(FILE, [read_tokenizer(files[number]).content], self.lowercase)
+            if files
+            else vocabularies.fit(self.kind, (texts[row] for row in train), self.lowercase, *limits)
+            for number, texts in enumerate((self.pairs.sources, self.pairs.targets))
         ]
         self.encoded = self._encode(self.pairs)
         lengths = [torch.tensor([len(tokens) for tokens in side]) for side in self.encoded]

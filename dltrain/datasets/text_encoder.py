@@ -18,10 +18,12 @@ class TextEncoder:
     Args:
         tokens: Vocabulary; if it has tokens for begin and end, every text gets them.
         max_length: Maximum number of tokens of a text, begin and end included; the rest is cut off.
+        origin: What the tokens are, for messages.
     """
 
     tokens: Tokens
     max_length: int
+    origin: str = "words of the training texts"
 
     @property
     def room(self) -> int:

@@ -30,7 +30,7 @@ def describe_texts(
         f"texts: {table.header[text]}, {lengths.min()} to {lengths.max()} words ({lengths.mean():.0f} on average)"
     ]
     share = _unknown(encoded, cells.codes, rows, unknown)
-    lines += [f"vocabulary: {encoder.tokens.size:,} words of the training texts; {share}"]
+    lines += [f"vocabulary: {encoder.tokens.size:,} {encoder.origin}; {share}"]
     if empty := int((lengths == 0).sum()):
         lines.append(f"{count(empty, 'text')} without a word")
     if cut := int((lengths > encoder.room).sum()):

@@ -19,6 +19,7 @@ from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
+from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
 from dltrain.datasets.text_encoder import TextEncoder
@@ -121,13 +122,15 @@ class TextTable:
             self._fit(text, column, threshold, (validation, test), limits)
         else:
             self._adopt(fitted)
-        self.encoder = TextEncoder(self.words.tokens, max_length)
+        origin = "words of the training texts" if isinstance(self.words, Words) else "tokens of data.tokenizer"
+        self.encoder = TextEncoder(self.words.tokens, max_length, origin)
         length = padded_width(torch.tensor([max_length]))
         self.spec = Spec(
             shape=(length,),
             length=length,
             features=self.encoder.tokens.size,
             tokens=self.encoder.tokens,
+            idf=self._count_texts() if fitted is None else fitted.get("idf"),
             **self.target.facts,
         )
 
@@ -151,6 +154,13 @@ class TextTable:
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
         self.words = self.tokenizer or Words.fit((cells[row] for row in train), *limits, self.special)
 
+    def _count_texts(self) -> Tensor:
+        """Encode the texts, and return the inverse document frequencies in the training texts."""
+        self.encoded, tokens = self._encode(self.table.columns[self.text]), self.encoder.tokens
+        special = (tokens.pad, tokens.unknown, tokens.begin, tokens.end, tokens.mask)
+        ignored = [token for token in special if token is not None]
+        return inverse_document_frequency(self.encoded[self.parts[TRAIN]], tokens.size, ignored)
+
     def fit(self) -> Fitted:
         """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
         words: dict[str, Any] = {"words": [], "lowercase": False, "tokenizer": None}
@@ -163,6 +173,7 @@ class TextTable:
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
+            "idf": self.spec.idf,
         }
 
     def _adopt(self, fitted: Fitted) -> None:
@@ -185,7 +196,7 @@ class TextTable:
 
     def load(self) -> Splits:
         """Encode and split the texts."""
-        rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(self.table.columns[self.text])}
+        rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
         train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
         return Splits(train, val if len(val) else None, test)

@@ -4,12 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from dltrain.data.checks import existing_file
 from dltrain.data.tokens import Tokens
-from dltrain.datasets.text_content import read_utf8
 from dltrain.errors import ConfigError, format_error
 
 KEY = "data.tokenizer"
@@ -51,7 +47,7 @@ class TokenizerFile:
     @property
     def tokens(self) -> Tokens:
         """The vocabulary as `Tokens`; special tokens are found by their usual names."""
-        special = {part: self._find(names) for part, names in NAMES.items()}
+        special: dict[str, Any] = {part: self._find(names) for part, names in NAMES.items()}
         return Tokens(self.size, **special, encode=self.encode, decode=self.decode)
 
     def _find(self, names: tuple[str, ...]) -> int | None:
@@ -62,21 +58,6 @@ class TokenizerFile:
         """Return the tokens of a text, without begin and end."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
-
-    def encode_file(self, path: Path) -> Tensor:
-        """Return the tokens of a file, int32."""
-        return torch.tensor(self.encode(read_utf8(path)), dtype=torch.int32)
-
-    def encode_bytes(self, content: bytes) -> list[int]:
-        """Return the tokens of a UTF-8 text.
-
-        Raises:
-            ConfigError: The content is not UTF-8.
-        """
-        try:
-            return self.encode(content.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise ConfigError(format_error("text", "a text in UTF-8", str(error))) from error
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, special ones included."""

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from importlib.util import find_spec
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
 
 from dltrain.data.tokens import Tokens
+from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs
 from dltrain.datasets.words import split_words
 from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<begin>", "<end>")
+BPE, FILE = "bpe", "file"  # kinds: byte pair encoding fitted to the texts, and a tokenizer of the user
 
 
 class Vocabulary(Protocol):
@@ -51,47 +52,14 @@ class Pieces:
         return self.separator.join(names[token] for token in tokens if token not in (PAD, BEGIN, END))
 
 
-class BytePairs:
-    """Byte pair encoding of the bytes of a text, without unknown tokens.
-
-    Args:
-        content: The tokenizer as JSON, in a list.
-        lowercase: Whether to convert texts to lower case.
-
-    Source: Sennrich, Haddow and Birch 2016; on bytes, Radford et al. 2019 (GPT-2), section 2.2. By `tokenizers`.
-    """
-
-    def __init__(self, content: Sequence[str], lowercase: bool) -> None:
-        from tokenizers import Tokenizer
-
-        self.content, self.lowercase = list(content), lowercase
-        self.tokenizer = Tokenizer.from_str(self.content[0])
-        self.tokenizer.encode_special_tokens = True  # read "<end>" in a text as its characters
-        self.size = self.tokenizer.get_vocab_size()
-
-    def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
-        ids: list[int] = self.tokenizer.encode(text.lower() if self.lowercase else text).ids
-        return ids
-
-    def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens; incomplete UTF-8 becomes replacement characters."""
-        text: str = self.tokenizer.decode([token for token in tokens if token >= len(SPECIAL)])
-        return text
-
-
-def check_installed(kind: str) -> None:
-    """Raise ConfigError if the package for a kind of vocabulary is not installed."""
-    if kind == "bpe" and find_spec("tokenizers") is None:
-        reason = "tokenizers, which computes byte pair encodings, is not installed"
-        raise ConfigError(f"data.tokens: bpe is not supported because {reason}. Run pip install 'dltrain[text]'.")
-
-
 def restore(kind: str, content: Sequence[str], lowercase: bool) -> Vocabulary:
-    """Return the vocabulary with this content: of ``words``, ``characters`` or ``bpe``."""
-    check_installed(kind)
-    if kind == "bpe":
-        return BytePairs(content, lowercase)
+    """Return the vocabulary with this content: of ``words``, ``characters``, ``bpe`` or ``file``."""
+    if kind == BPE:
+        check_installed("data.tokens: bpe")
+        return Subwords(content, lowercase)
+    if kind == FILE:
+        check_installed("data.tokenizer: a file")
+        return Subwords(content, first=len(SPECIAL), unknown=UNKNOWN)
     if kind == "words":
         return Pieces(content, lambda text: split_words(text, lowercase), " ")
     return Pieces(content, lambda text: list(text.lower() if lowercase else text), "")
@@ -108,9 +76,10 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     Raises:
         ConfigError: No piece occurs often enough, or the package for ``bpe`` is not installed.
     """
-    check_installed(kind)
-    if kind == "bpe":
-        return _fit_byte_pairs(texts, lowercase, min_count, max_words)
+    if kind == BPE:
+        check_installed("data.tokens: bpe")
+        cased = (text.lower() if lowercase else text for text in texts)
+        return Subwords([fit_byte_pairs(cased, SPECIAL, min_count, max_words)], lowercase)
     empty = restore(kind, [], lowercase)
     assert isinstance(empty, Pieces)
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
@@ -121,19 +90,7 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     return restore(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words], lowercase)
 
 
-def _fit_byte_pairs(texts: Iterable[str], lowercase: bool, min_count: int, max_words: int) -> BytePairs:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer: Any = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    options: dict[str, Any] = {"special_tokens": list(SPECIAL), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    trainer = trainers.BpeTrainer(vocab_size=max_words, min_frequency=min_count, show_progress=False, **options)
-    tokenizer.train_from_iterator((text.lower() if lowercase else text for text in texts), trainer)
-    return BytePairs([tokenizer.to_str()], lowercase)
-
-
 def as_tokens(vocabulary: Vocabulary) -> Tokens:
     """Return a vocabulary as the fact `Tokens`."""
-    special = {"pad": PAD, "begin": BEGIN, "end": END, "unknown": UNKNOWN}
-    return Tokens(vocabulary.size, **special, encode=vocabulary.encode, decode=vocabulary.decode)
+    encode, decode = vocabulary.encode, vocabulary.decode
+    return Tokens(vocabulary.size, pad=PAD, begin=BEGIN, end=END, unknown=UNKNOWN, encode=encode, decode=decode)

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error
@@ -57,7 +58,7 @@ class Words:
     @property
     def tokens(self) -> Tokens:
         """The vocabulary as `Tokens`."""
-        more = {"begin": BEGIN, "end": END, "mask": MASK} if self.special == MORE_SPECIAL else {}
+        more: dict[str, Any] = {"begin": BEGIN, "end": END, "mask": MASK} if self.special == MORE_SPECIAL else {}
         return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, **more, encode=self.encode, decode=self.decode)
 
     def encode(self, text: str) -> list[int]:

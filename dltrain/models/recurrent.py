@@ -8,10 +8,12 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.attention_pooling import AttentionPooling
 from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
 from dltrain.models.recurrent_init import initialize
 from dltrain.models.recurrent_layers import PARTS, LockedDropout, Parts, Stack, build_layers, run_layer
 
+ATTENTION = "attention"  # readout
 SPEED_NOTE = "model.layer_norm: computed step by step, without the fused recurrent kernels of torch and cuDNN"
 
 
@@ -29,7 +31,7 @@ class Recurrent(nn.Module):
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
-            states.
+            states, or their mean with weights that are computed from them (``attention``).
         layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. Then the
             layers are computed step by step, without the fast kernels of torch.
         locked_dropout: Whether dropout sets the same columns to 0 at all steps of a sequence.
@@ -80,7 +82,7 @@ class Recurrent(nn.Module):
         _check_fit(causal and bidirectional, linear_skip, each_step or vocabulary is not None)
         self.hidden_size, self.num_layers, self.weight_dropout = hidden_size, num_layers, weight_dropout
         self.bidirectional, self.each_step = bidirectional, each_step
-        self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
+        self.readout = choose("model.readout", readout, {name: name for name in (*READOUTS, ATTENTION)})
         self.steps = Steps(features, hidden_size, vocabulary)
         sizes = self.steps.width, hidden_size, num_layers, bidirectional
         drop = LockedDropout(dropout) if locked_dropout else nn.Dropout(dropout)
@@ -93,6 +95,8 @@ class Recurrent(nn.Module):
         self.dropout = drop
         tied = _tied_head(self.steps.embedding, outputs, bidirectional) if tie_embeddings else None
         self.head = tied or nn.Linear(hidden_size * directions, outputs)
+        pools = readout == ATTENTION and not each_step
+        self.pool = AttentionPooling(hidden_size * directions) if pools else None
         self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
         if self.skip is not None:
             nn.init.zeros_(self.skip.weight)
@@ -112,10 +116,22 @@ class Recurrent(nn.Module):
         if not self.each_step and self.bidirectional and self.readout == "last":
             forward, backward = states.split(self.hidden_size, dim=-1)  # the backward direction ends at the first step
             states = torch.cat([read_out(forward, lengths, "last"), backward[:, 0]], dim=-1)
+        elif self.pool is not None:
+            states, _ = self.pool(states, lengths)
         elif not self.each_step:
             states = read_out(states, lengths, self.readout)
         outputs = self.head(self.dropout(states))
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
+
+    def attention_weights(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the weights of the steps in the output, float32 (B, T), with ``readout: attention``.
+
+        Raises:
+            ConfigError: The readout is another one.
+        """
+        if self.pool is None:
+            raise ConfigError(format_error("model.readout", "attention, which has weights", self.readout))
+        return self.pool(self._states(self.steps(x), lengths), lengths)[1]
 
     def start(self, batch_size: int) -> State:
         """Return the initial state: zeros or the learned state, (B, num_layers, hidden_size) for each part.

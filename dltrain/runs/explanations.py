@@ -1,4 +1,4 @@
-"""Predictions of images, each with a picture of the parts that support its class."""
+"""Predictions with explanations: parts of an image that support its class, or weights of the words of a text."""
 
 from collections.abc import Iterator
 
@@ -10,11 +10,18 @@ from dltrain.tasks.pixel_range import PixelRange
 
 
 def explained(components: Components, batches: Batches) -> Iterator[Line]:
-    """Yield the predictions of images, each with a picture ``explanation``, uint8 (3, height, width)."""
+    """Yield predictions of images, each with a picture ``explanation``, or of texts, with the weights of their words.
+
+    A picture is uint8 (3, height, width).
+    """
     task, model, spec = components.task, components.model, components.data.spec
     pixel_range = PixelRange(spec.low, spec.high)
     for batch in batches:
         heat = task.explain(model, batch)
+        if isinstance(heat, list):
+            lines = zip(task.predict(model, batch), heat, strict=True)
+            yield from ({**line, "words": words} for line, words in lines)
+            continue
         pictures = overlay(pixel_range.to_unit(batch["inputs"]), heat)
         for line, picture in zip(task.predict(model, batch), pictures, strict=True):
             yield {**line, "explanation": picture}

@@ -50,7 +50,7 @@ class Trained:
         """Yield the predictions for a user's inputs, line by line.
 
         Args:
-            explain: Whether to add a picture of the parts of each image that support its class.
+            explain: Whether to add a picture of the parts of each image that support its class, or weights of words.
 
         Raises:
             ConfigError: An input cannot be read; the predictions for earlier inputs have been yielded.

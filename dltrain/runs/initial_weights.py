@@ -13,6 +13,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.errors import CheckpointError, ConfigError, format_error, shorten
 from dltrain.runs.assemble import Components, build_model
 from dltrain.runs.weight_files import InitialWeights, output_names, read_weights, token_texts
+from dltrain.runs.word_embeddings import load_embeddings
 from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
@@ -28,7 +29,7 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
         begun: Folder of the run, if it already has a checkpoint.
     """
     transfer, model = components.transfer, components.model
-    if transfer.weights is None:
+    if transfer.weights is None and transfer.embeddings is None:
         return None
     if begun is not None:
         return read_record(begun, model) if transfer.needs_loaded else None
@@ -38,6 +39,10 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             return build_model(job, dict(facts))
 
+    if transfer.weights is None:
+        return load_embeddings(
+            model, facts.get("tokens"), _dependent(model, rebuild, facts)[1], str(transfer.embeddings)
+        )
     found = read_weights(transfer.weights, job.allow)
     return load(model, rebuild, facts, components.config["task"], found)
 

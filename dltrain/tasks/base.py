@@ -147,6 +147,7 @@ class TextRequest:
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
+        beam: Width of the search for the most likely text, which draws nothing; None for no search.
     """
 
     prompt: str | None = None
@@ -155,6 +156,7 @@ class TextRequest:
     top_k: int | None = None
     top_p: float | None = None
     seed: int = 0
+    beam: int | None = None
 
 
 class Task(ABC):
@@ -252,11 +254,11 @@ class Task(ABC):
         for batch in batches:
             yield from self.predict(model, batch)
 
-    def explain(self, model: nn.Module, batch: Batch) -> Tensor:
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For ``dltrain predict --explain``, with the model in evaluation mode. Raise ConfigError if the task or model
-        does not support it.
+        For texts, return ``word`` and ``weight`` of each word, for each text. For ``dltrain predict --explain``, with
+        the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
         raise ConfigError(f"--explain: not supported because the task is {type(self).__name__}, not Classification")
 

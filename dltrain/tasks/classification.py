@@ -1,6 +1,6 @@
 """Classification."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,10 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.grad_cam import grad_cam
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
+from dltrain.tasks.word_weights import LEGEND, highlighted, word_weights
 
 NUM_WORST = 6
+NUM_TEXTS = 8  # texts with highlighted words
 TOP = 5
 BALANCED = "balanced"
 DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
@@ -34,6 +36,7 @@ class Classification(TaskOverSteps, Supervised):
         class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
             ``examples / (classes that occur * examples of the class)``, counted in training; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
+        decode: Function that turns the tokens of text inputs into text; None for other inputs.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
 
@@ -50,6 +53,7 @@ class Classification(TaskOverSteps, Supervised):
     label_smoothing: float = 0.0
     vocabulary: int | None = None
     class_weights: str | list[float] | None = None
+    decode: Callable[[list[int]], str] | None = None
     gradient_distance: bool = False
 
     def __post_init__(self) -> None:
@@ -96,8 +100,11 @@ class Classification(TaskOverSteps, Supervised):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
         scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
+        texts: Batch | None = None
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
+            if texts is None and "lengths" in batch and self.decode is not None:
+                texts = {name: batch[name][:NUM_TEXTS] for name in ("inputs", "lengths", "targets")}
             each, predicted = scores.add(self.answer(model, batch).float(), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
             # Padded texts have different widths, and are not shown.
@@ -108,7 +115,7 @@ class Classification(TaskOverSteps, Supervised):
             if self.linear is not None:
                 linear.add(self.linear(batch), targets.cpu())
         baselines = {"TF-IDF logistic regression": linear.read()} if self.linear is not None else {}
-        extra = {"confusion": scores.counts.cpu(), "worst": worst}  # inputs, targets, predicted classes, losses
+        extra = {"confusion": scores.counts.cpu(), "worst": worst, "texts": texts}  # worst: see `show`
         return Evaluation(scores.read(), baselines, extra, per_class=scores.per_class(self.names))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
@@ -120,8 +127,10 @@ class Classification(TaskOverSteps, Supervised):
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})
         return lines
 
-    def explain(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the Grad-CAM of the most likely class of each image, (B, height, width)."""
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
+        """Return the Grad-CAM of the most likely class of each image, (B, height, width), or the weights of words."""
+        if "lengths" in batch:
+            return word_weights(model, batch, self.decode)
         return grad_cam(model, self.model_inputs(batch), lambda images: self.answer(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
@@ -133,7 +142,17 @@ class Classification(TaskOverSteps, Supervised):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
-        return media
+        return [*media, *self._show_words(model, evaluation.extra["texts"])]
+
+    def _show_words(self, model: nn.Module, batch: Batch | None) -> list[Media]:
+        """Return some texts with highlighted words, if the model has attention weights."""
+        if batch is None or getattr(model, "readout", None) != "attention":
+            return []
+        texts = map(highlighted, word_weights(model, batch, self.decode))
+        lines = [LEGEND]
+        for line, text, target in zip(self.predict(model, batch), texts, batch["targets"].tolist(), strict=True):
+            lines.append(f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f}): {text}")
+        return [Media("attention", text="\n\n".join(lines))]
 
 
 class Scores:

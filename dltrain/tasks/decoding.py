@@ -1,13 +1,16 @@
 """Sampling from language models, token by token."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from dltrain.tasks.beam_search import Search
+
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
+NO_END = -1  # a token that a model without an end of text never writes
 REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 
@@ -20,6 +23,7 @@ class Sampling:
         top_k: Draw from the ``top_k`` most likely tokens, at least 1; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
+        excluded: Tokens that are never drawn.
 
     Source: top-k, Fan, Lewis and Dauphin 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1.
     """
@@ -27,10 +31,13 @@ class Sampling:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    excluded: tuple[int, ...] = ()
 
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
         """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU."""
         logits = logits.float().cpu()
+        if self.excluded:
+            logits = logits.index_fill(1, torch.tensor(self.excluded), -torch.inf)
         if self.temperature < GREEDY_BELOW:
             return logits.argmax(-1)
         ordered, tokens = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
@@ -49,7 +56,8 @@ class Window:
 
     def start(self, batch_size: int) -> dict[str, Any]:
         """Return the state before the first token."""
-        return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64)}
+        device = next(self.model.parameters()).device
+        return {"tokens": torch.empty(batch_size, 0, dtype=torch.int64, device=device)}
 
     def forward(self, x: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Return the logits after each of the tokens (B, T), T up to ``length``, and the next state."""
@@ -72,20 +80,51 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
     # Calling `forward` bypasses torch.compile, which would compile again for each new shape of the state.
     for piece in prompt.split(length, dim=1):
         logits, state = stepwise.forward(piece, state=state)
+    yield from draw_tokens(stepwise, logits, state, sampling, noise)
+
+
+def draw_tokens(
+    model: Any, logits: Tensor, state: dict[str, Any], sampling: Sampling, noise: Generator
+) -> Iterator[Tensor]:
+    """Yield an endless sequence of tokens, (B,) each, from the logits (B, T, vocabulary) and the state before them."""
     while True:
         tokens = sampling.draw(logits[:, -1], noise)
         yield tokens
-        logits, state = stepwise.forward(tokens.to(prompt.device)[:, None], state=state)
+        logits, state = model.forward(tokens.to(logits.device)[:, None], state=state)
 
 
-def decode_stream(tokens: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes."""
-    waiting: list[int] = []
+def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...]) -> Tensor:
+    """Return the most likely ``count`` tokens after a prompt that a beam search finds, (B, count).
+
+    Args:
+        model: See `sample_tokens`.
+        prompt: Tokens (B, T), T at least 1; rows must end with the same token.
+        length: Maximum number of tokens that the model reads at once.
+        excluded: Tokens that are never written.
+    """
+    stepwise = model if hasattr(model, "start") else Window(model, length)
+    state = stepwise.start(len(prompt))
+    if prompt.shape[1] > 1:
+        for piece in prompt[:, :-1].split(length, dim=1):
+            _, state = stepwise.forward(piece, state=state)
+    return Search(int(prompt[0, -1]), NO_END, excluded, count, beam)(stepwise, state).tokens
+
+
+def decode_stream(
+    tokens: Iterable[int], decode: Callable[[list[int]], str], before: Sequence[int] = ()
+) -> Iterator[str]:
+    """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes.
+
+    Args:
+        before: Tokens before them, whose text is not yielded again: the text of a token, such as the space before it,
+            may depend on the previous one.
+    """
+    context, waiting = list(before), list[int]()
     for token in tokens:
         waiting.append(token)
-        text = decode(waiting)
+        text = decode([*context, *waiting])
         if not text.endswith(REPLACEMENT):
-            yield text
-            waiting = []
+            yield text[len(decode(context)) :]
+            context, waiting = waiting, []
     if waiting:
-        yield decode(waiting)
+        yield decode([*context, *waiting])[len(decode(context)) :]

@@ -16,11 +16,12 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, TextRequest
 from dltrain.tasks.carried import CarriedState
-from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
+from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, search_tokens
 from dltrain.tasks.gradient_distance import TaskOverSteps
 
 UNKNOWN = -1  # target after the end of a text, which is ignored
 WINDOWS = 64  # windows of a text per pass
+SPELLING = math.log(256)  # nats per byte of an unknown word
 
 
 @dataclass(eq=False)
@@ -31,6 +32,7 @@ class LanguageModeling(TaskOverSteps):
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
         temperature: Sampling temperature, above 0.
+        special: Tokens that are not generated, such as the unknown word.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -44,13 +46,14 @@ class LanguageModeling(TaskOverSteps):
     label_smoothing: float = 0.0
     prompt: str | None = None
     temperature: float = 0.8
+    special: tuple[int, ...] = ()
     gradient_distance: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
             raise ConfigError(format_error("task.temperature", "a number above 0", self.temperature))
         self.carried = CarriedState()
-        self.start = [0]
+        self.start = [next((token for token in range(self.vocabulary) if token not in self.special), 0)]
         if self.encode is not None:
             try:
                 self.start = self._encode_prompt("\n" if self.prompt is None else str(self.prompt), "task.prompt")
@@ -92,27 +95,36 @@ class LanguageModeling(TaskOverSteps):
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats per token, perplexity and bits per token; targets of -1 are ignored."""
-        mean, carried = Mean(), CarriedState()
+        """Return loss in nats per token, perplexity and bits per token and character; targets of -1 are ignored."""
+        mean, carried, rate = Mean(), CarriedState(), CharacterRate()
         for batch in batches:
             targets = batch["targets"].flatten()
             logits = carried.ask(model, batch).flatten(0, 1).float()
-            mean.add((targets != UNKNOWN).sum(), loss=F.cross_entropy(logits, targets, ignore_index=UNKNOWN))
+            each, count = F.cross_entropy(logits, targets, ignore_index=UNKNOWN), (targets != UNKNOWN).sum()
+            mean.add(count, loss=each)
+            rate.add(each, count, batch)
         loss = mean.read()["loss"]
         perplexity = math.exp(loss) if loss < 700 else math.inf
-        return Evaluation({"loss": loss, "perplexity": perplexity, "bits_per_token": loss / math.log(2)})
+        bits = {"bits_per_token": loss / math.log(2), **rate.read()}
+        return Evaluation({"loss": loss, "perplexity": perplexity, **bits})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
         Args:
-            batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown.
+            batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
+                ``characters`` and ``spelling`` (B,), see `CharacterRate`; the number of characters is then left out.
         """
-        decode, lines = self._decoder(), []
-        for tokens, targets in zip(batch["inputs"].split(1), batch["targets"].split(1), strict=True):
-            characters = len(decode(tokens[0].tolist()))
-            nats = self.nll(model, tokens, targets, "continues" in batch) / (characters - 1) if characters > 1 else None
-            lines.append({"characters": characters, "nats_per_character": nats})
+        lines = []
+        for row, tokens in enumerate(batch["inputs"].split(1)):
+            nats = self.nll(model, tokens, batch["targets"][row : row + 1], "continues" in batch)
+            if "characters" in batch:
+                nats += SPELLING * int(batch["spelling"][row])
+                own, after = {}, int(batch["characters"][row])
+            else:
+                own = {"characters": len(self._decoder()(tokens[0].tolist()))}
+                after = own["characters"] - 1
+            lines.append({**own, "nats_per_character": nats / after if after > 0 else None})
         return lines
 
     def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor, carry: bool = False) -> float:
@@ -134,17 +146,24 @@ class LanguageModeling(TaskOverSteps):
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
         """Yield the prompt, if one is requested, and its continuation."""
-        decode = self._decoder()
+        decode, before = self._decoder(), list[int]()
         if request.prompt is not None:
-            yield decode(self._encode_prompt(request.prompt, "--prompt"))
-        yield from decode_stream(self._continuation(model, request), decode)
+            before = self._encode_prompt(request.prompt, "--prompt")
+            yield decode(before)
+        yield from decode_stream(self._continuation(model, request), decode, before)
 
     def _continuation(self, model: nn.Module, request: TextRequest) -> Iterator[int]:
         """Yield the tokens after a prompt."""
         start = self.start if request.prompt is None else self._encode_prompt(request.prompt, "--prompt")
         prompt = torch.tensor([start], device=next(model.parameters()).device)
+        if request.beam is not None:
+            found = search_tokens(model, prompt, self.length, request.beam, request.length, self.special)
+            return iter(found[0].tolist())
         temperature = self.temperature if request.temperature is None else request.temperature
-        sampling, noise = Sampling(temperature, request.top_k, request.top_p), Generator().manual_seed(request.seed)
+        sampling, noise = (
+            Sampling(temperature, request.top_k, request.top_p, self.special),
+            Generator().manual_seed(request.seed),
+        )
         tokens = sample_tokens(model, prompt, self.length, sampling, noise)
         return (int(token) for token in itertools.islice(tokens, request.length))
 
@@ -172,3 +191,26 @@ class LanguageModeling(TaskOverSteps):
         request = TextRequest(temperature=self.temperature)
         text = self.decode([*self.start, *self._continuation(model, request)])
         return [Media("sample", text="\n".join(f"    {line}" for line in text.splitlines()))]
+
+
+class CharacterRate:
+    """Bits per character of text, which can be compared across vocabularies.
+
+    An unknown word costs the bits of its token, and 8 bits for each of its bytes and for its end. A batch may have
+    ``characters`` (B,), the number of characters of its targets, and ``spelling`` (B,), the number of these bytes.
+    """
+
+    def __init__(self) -> None:
+        self.nats, self.characters = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64)
+
+    def add(self, loss: Tensor, count: Tensor, batch: Batch) -> None:
+        """Add a batch with its mean loss over `count` tokens."""
+        if "characters" in batch:
+            nats = torch.where(count > 0, loss.double() * count, 0) + SPELLING * batch["spelling"].sum()
+            self.nats, self.characters = self.nats.to(nats.device) + nats, self.characters.to(nats.device)
+            self.characters = self.characters + batch["characters"].sum()
+
+    def read(self) -> dict[str, float]:
+        """Return the metric; nothing if the number of characters is not known."""
+        characters = int(self.characters)
+        return {"bits_per_character": float(self.nats) / characters / math.log(2)} if characters else {}

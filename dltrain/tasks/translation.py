@@ -1,6 +1,7 @@
 """Translation: a model reads a sequence of tokens and writes another one."""
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -13,8 +14,9 @@ from dltrain.metrics import translation as metrics
 from dltrain.metrics.running import Mean
 from dltrain.plots.attention import attention
 from dltrain.tasks.asking import ask
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
 from dltrain.tasks.beam_search import Search
+from dltrain.tasks.decoding import Sampling, decode_stream, draw_tokens
 from dltrain.tasks.word_for_word import WordForWord
 
 NUM_SHOWN = 4  # translations in the log
@@ -38,6 +40,7 @@ class Translation(Task):
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
         length: Maximum number of tokens of a translation, the end included.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
+        encode_source, unknown_source: Function that turns text into tokens of the source, and their unknown token.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
             the other previous tokens are the model's most likely ones (scheduled sampling), and training then computes
@@ -64,6 +67,8 @@ class Translation(Task):
     beam: int = 1
     length_penalty: float = 1.0
     decode_examples: int = 200
+    encode_source: Callable[[str], list[int]] | None = None
+    unknown_source: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_forcing <= 1:
@@ -143,6 +148,44 @@ class Translation(Task):
         found = self.search(model, read_source(model, batch))
         texts = map(self.text, self._cut(found.tokens))
         return [{"translation": text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
+
+    def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
+        """Yield the translation of the prompt: token by token, unless a beam search chooses the whole."""
+        source = torch.tensor([self._encode_source(request.prompt)], device=next(model.parameters()).device)
+        state = read_source(model, {"inputs": source, "lengths": torch.tensor([source.shape[1]])})
+        draws = (request.temperature, request.top_k, request.top_p) != (None, None, None)
+        length, beam = min(request.length, self.length), request.beam or (1 if draws else self.beam)
+        if beam > 1:
+            search = Search(self.begin_token, self.end_token, tuple(self.search.excluded), length, beam)
+            search.length_penalty = self.length_penalty
+            yield self.text(self._cut(search(model, state).tokens)[0])
+            return
+        temperature = (1.0 if draws else 0.0) if request.temperature is None else request.temperature
+        sampling = Sampling(temperature, request.top_k, request.top_p, tuple(self.search.excluded))
+        logits, state = model.forward(source.new_full((1, 1), self.begin_token), state=state)
+        drawn = draw_tokens(model, logits, state, sampling, torch.Generator().manual_seed(request.seed))
+        tokens = itertools.takewhile(lambda token: token != self.end_token, map(int, itertools.islice(drawn, length)))
+        yield from decode_stream(tokens, self.text)
+
+    def _encode_source(self, prompt: str | None) -> list[int]:
+        """Return the tokens of a prompt.
+
+        Raises:
+            ConfigError: There is no prompt, or a word of it is unknown.
+        """
+        if self.encode_source is None:
+            raise ConfigError("--prompt: not supported because the sources of this run are not text")
+        tokens = [] if prompt is None else self.encode_source(prompt)
+        if prompt is None or not tokens:
+            raise ConfigError(format_error("--prompt", "a text to translate", prompt or "none"))
+        if self.unknown_source in tokens:
+            words = [word for word in prompt.split() if self.unknown_source in self.encode_source(word)]
+            got, hint = (
+                ", ".join(map(repr, words or [prompt])),
+                "dltrain predict RUN --text reads them as unknown words",
+            )
+            raise ConfigError(format_error("--prompt", "words of the training texts", got, hint))
+        return tokens
 
     def _cut(self, rows: Tensor) -> list[list[int]]:
         """Return the tokens of each row before the first end."""

@@ -21,6 +21,7 @@ class Transfer:
 
     Args:
         weights: Source of the initial weights; None for random weights.
+        embeddings: File of word vectors for the embedding of the tokens; None for random vectors.
         freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
         unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
             unfreeze them.
@@ -28,6 +29,7 @@ class Transfer:
     """
 
     weights: str | None = None
+    embeddings: str | None = None
     freeze: Sequence[str] | str = ()
     unfreeze_at: int | Sequence[int] | None = None
     lr_scale: float | Sequence[float] = 1.0
@@ -48,6 +50,7 @@ class Loaded:
         new: Weights that were not loaded -> reason.
         unused: Names in the source that the model does not have.
         heads: Those of `names` whose shape depends on the number of outputs.
+        note: A line for the user.
     """
 
     origin: str
@@ -56,10 +59,12 @@ class Loaded:
     new: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     heads: list[str] = field(default_factory=list)
+    note: str = ""
 
     def describe(self) -> list[str]:
         """Return lines that list the loaded, new and unused weights."""
         lines = [f"initial weights: {len(self.names)} of {len(self.names) + len(self.new)} from {self.origin}"]
+        lines += [f"  {self.note}"] * bool(self.note)
         reasons: dict[str, list[str]] = {}
         for name, reason in self.new.items():
             reasons.setdefault(reason, []).append(name)
@@ -87,7 +92,12 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
     errors = []
     if not isinstance(transfer.weights, str | None):
         errors.append(format_error("transfer.weights", WEIGHTS, transfer.weights))
-    if option != "none" and transfer.weights is None:
+    if not isinstance(transfer.embeddings, str | None):
+        errors.append(format_error("transfer.embeddings", "a text file of word vectors", transfer.embeddings))
+    if transfer.embeddings is not None and transfer.weights is not None:
+        reason = "the weights of transfer.weights contain an embedding"
+        errors.append(f"transfer.embeddings: not supported with transfer.weights because {reason}")
+    if option != "none" and transfer.weights is None and transfer.embeddings is None:
         errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} needs initial weights."))
     if isinstance(transfer.freeze, str) and transfer.freeze != AUTO:
         errors.append(format_error("transfer.freeze", "auto or a list of modules", transfer.freeze))

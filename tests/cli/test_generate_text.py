@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ def test_seed_length_and_probabilities_control_the_text(train: Train, generate, 
     assert len(text()) == 41
     assert text() == text("--seed", 0) == text("--temperature", 0.8) != text("--seed", 1)
     greedy = text("--temperature", 0)
+    assert greedy == text("--beam", 1) and text("--beam", 3) == text("--beam", 3, "--seed", 1)
     assert greedy == text("--top-k", 1) == text("--top-p", 1e-6, "--seed", 5) != text("--top-k", 2)
 
 
@@ -82,3 +84,25 @@ def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, 
     result = generate(folder, "--prompt", "It", "--top-k", 3)
     expected = "not supported for the task Variational, which generates examples"
     assert result.code == 2 and f"--prompt: {expected}\ndltrain: --top-k: {expected}" in result.err
+
+
+@pytest.mark.parametrize("tokens", ["words", "bpe"])
+def test_words_and_byte_pairs_continue_a_prompt_with_the_training_text_moved_away(
+    tokens: str,
+    train: Train,
+    generate,  # type: ignore[no-untyped-def]
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("tokenizers")
+    text = tmp_path / "own.txt"
+    text.write_text("It was the whale, the white whale.\n" * 60)
+    small = ["data=text", f"data.path={text}", f"data.tokens={tokens}", "data.context_length=8", "data.max_words=290"]
+    folder = train(*LSTM, *small)
+    text.unlink()
+    assert generate(folder, "--prompt", "the whale", "--length", 5).out.strip().startswith("the whale")
+    unknown = generate(folder, "--prompt", "the shark", "--length", 5)
+    if tokens == "words":
+        assert unknown.code == 2 and len(unknown.err.splitlines()) == 1
+        assert "--prompt: expected words of the training text, got 'shark'" in unknown.err
+    else:
+        assert unknown.out.startswith("the shark")

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 
 from dltrain.cli.main import main
 from dltrain.plots import heat
+from dltrain.tasks.word_weights import highlighted
 
 
 @pytest.fixture
@@ -61,3 +64,33 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     captured = capsys.readouterr()
     assert message in captured.err.splitlines()[-1] and not captured.out
     assert not (tmp_path / "out").exists()
+
+
+def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highlights_them(
+    train: Callable[..., Path],
+    small_data: Callable[[str], list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lstm = ["model=lstm", "model.hidden_size=8", "model.num_layers=1"]
+    run = train(*lstm, "model.readout=attention", *small_data("text_table"), "trainer.max_steps=2")
+    capsys.readouterr()
+    assert main(["predict", str(run), "--text", "a good film", "--explain"]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [each["word"] for each in line["words"]] == ["a", "good", "film"]
+    assert sum(each["weight"] for each in line["words"]) == pytest.approx(1)
+    accumulator = EventAccumulator(str(run), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    tag, *_ = [tag for tag in accumulator.Tags()["tensors"] if "attention" in tag]
+    text = accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
+    assert "predicted" in text and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
+    other = train(*lstm, *small_data("text_table"), "trainer.max_steps=2")
+    capsys.readouterr()
+    assert main(["predict", str(other), "--text", "a good film", "--explain"]) == 2
+    assert "model.readout: expected attention, which has weights, got last" in capsys.readouterr().err
+
+
+def test_highlighted_words_are_strong_and_symbols_of_markdown_are_shown_as_they_are() -> None:
+    weights = [("*", 0.05), ("<b>", 0.1), ("good", 0.65), ("film", 0.2)]
+    text = highlighted([{"word": word, "weight": weight} for word, weight in [*weights, *[("_x_", 0.0)] * 4]])
+    shown = markdown_to_safe_html(text)
+    assert shown == "<p>* &lt;b&gt; <strong><em>good</em></strong> film _x_ _x_ _x_ _x_</p>"

@@ -70,3 +70,21 @@ def test_texts_that_cannot_be_translated_are_rejected_in_one_line(
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     result = predict(run, file)
     assert result.code == 2 and message in result.err and "Traceback" not in result.err
+
+
+def test_generate_translates_a_prompt_as_predict_does_greedily_and_by_beam_search(
+    run: Path,
+    generate,  # type: ignore[no-untyped-def]
+    predict: Predict,
+) -> None:
+    for beam, flags in ((1, []), (4, ["--beam", 4])):
+        (line,) = predict(run, "--text", "the dog sees", f"task.beam={beam}").lines
+        assert generate(run, "--prompt", "the dog sees", *flags).out == line["translation"] + "\n"
+    assert len(generate(run, "--prompt", "the dog sees", "--length", 1, "--temperature", 1).out.split()) <= 1
+    for words, message in (
+        (["--prompt", "the unheard dog"], "--prompt: expected words of the training texts, got 'unheard'"),
+        ([], "--prompt: expected a text to translate, got none"),
+        (["--prompt", "x", "--beam", 2, "--top-k", 3], "--beam: not supported with --top-k because"),
+    ):
+        result = generate(run, *words)
+        assert result.code == 2 and message in result.err and len(result.err.splitlines()) == 1

@@ -13,7 +13,7 @@ import torch
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
-from dltrain.datasets import vocabularies
+from dltrain.datasets import subwords, vocabularies
 from dltrain.datasets.parallel import Parallel
 from dltrain.datasets.reversal import Reversal
 from dltrain.datasets.vocabularies import BEGIN, END, PAD, SPECIAL, UNKNOWN
@@ -210,10 +210,37 @@ print(vocabularies.fit("bpe", texts, True, 2, 500).content[0])
     assert len(found) == 1
 
 
+def save_tokenizer(path: Path, words: str) -> str:
+    """Save a tokenizer of words, with its own unknown token, which is not the first."""
+    import tokenizers
+
+    known = {word: number for number, word in enumerate([*words.split(), "[UNK]"])}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.add_special_tokens(["[UNK]"])
+    own.save(str(path))
+    return str(path)
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("tokenizers"), reason="no tokenizers")
+def test_tokenizers_of_the_user_follow_the_special_tokens_and_are_kept_with_the_run(tmp_path: Path) -> None:
+    path = write_table(tmp_path, phrases())
+    files = [save_tokenizer(tmp_path / "en.json", "the dog cat"), save_tokenizer(tmp_path / "es.json", "perro el y ve")]
+    data = Parallel(path, tokenizer=files)
+    tokens, targets = data.spec.tokens, data.spec.target_tokens
+    assert (tokens.size, targets.size) == (4 + 4, 4 + 5)
+    assert tokens.encode("the sees cat") == [4, UNKNOWN, 6] and targets.encode("y perro") == [6, 4]
+    assert targets.decode([BEGIN, 6, UNKNOWN, 4, END, PAD]) == "y [UNK] perro"
+    restored = Parallel(path, tokenizer="gone.json", fitted=data.fit())
+    assert restored.spec.target_tokens.encode("y perro") == [6, 4]
+    (line,) = error_of(lambda: Parallel(path, tokenizer=files[:1]))
+    assert line.startswith("data.tokenizer: expected one file, or a list of two")
+
+
 def test_bpe_is_rejected_with_an_install_hint_if_tokenizers_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vocabularies, "find_spec", lambda name: None)
+    monkeypatch.setattr(subwords, "find_spec", lambda name: None)
     (line,) = error_of(lambda: Parallel(write_table(tmp_path, phrases()), tokens="bpe"))
     assert line.startswith("data.tokens: bpe is not supported because tokenizers") and "dltrain[text]" in line
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -5,6 +7,7 @@ from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.text import BUNDLED, Text
+from dltrain.datasets.text_tokenizers import split_pieces
 from dltrain.errors import ConfigError
 
 
@@ -54,7 +57,7 @@ def test_stride_is_the_distance_between_training_windows(tmp_path):
 
 def test_text_windows_are_views_of_a_tensor_with_one_byte_per_token():
     rows = Text().load().train.rows["tokens"]
-    assert rows.dtype == torch.uint8 and rows.untyped_storage().nbytes() == len(BUNDLED.read_text("utf-8"))
+    assert rows.dtype == torch.uint8 and rows.untyped_storage().nbytes() == len(rows) + 64
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])
@@ -137,6 +140,93 @@ def test_unprintable_characters_are_escaped_in_the_error(tmp_path):
     with pytest.raises(ConfigError, match=r"got '\\x07\\udcff'"):
         data.spec.tokens.encode("a\x07\udcff")
     assert Text(tokens="bytes").spec.tokens.encode("a\udcff") == [97, 255]
+
+
+SENTENCES = "The  quick brown\tfox don't jump, over_it 12.5 “é”\n\n日本語 x\u00a0y 🐋\n" * 40
+UNSEEN = "zyzzyva Zoë\n" * 8
+
+
+def test_pieces_of_a_text_join_to_the_text():
+    assert "".join(split_pieces(SENTENCES)) == SENTENCES
+    assert split_pieces("a b, c\n d") == ["a", " b", ",", " c", "\n", " d"]
+
+
+@pytest.mark.parametrize("tokens", ["words", "bpe"])
+def test_words_and_byte_pairs_are_fitted_to_the_training_split_and_decode_to_the_text(tokens, tmp_path):
+    pytest.importorskip("tokenizers")
+    path = write(tmp_path / "a.txt", SENTENCES + UNSEEN)
+    data = Text(path, tokens=tokens, context_length=4, max_words=300)
+    part = data.tokenizer.encode_content(SENTENCES)
+    assert data.spec.tokens.decode(part.tokens.tolist()) == SENTENCES
+    assert int(part.sizes.sum()) == len(SENTENCES) and not part.spelling.any()
+    unseen = data.tokenizer.encode_content(UNSEEN)
+    assert int(unseen.sizes.sum()) == len(UNSEEN)
+    if tokens == "words":
+        assert (unseen.tokens == data.spec.tokens.unknown).sum() == 16
+        assert int(unseen.spelling.sum()) == 8 * (len("zyzzyva") + 1 + len(" Zoë".encode()) + 1)
+    else:
+        assert data.spec.tokens.decode(unseen.tokens.tolist()) == UNSEEN and not unseen.spelling.any()
+
+
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+def test_the_targets_of_a_split_have_all_its_characters_except_those_of_the_first_token(tokens, tmp_path):
+    pytest.importorskip("tokenizers")
+    data = Text(write(tmp_path / "a.txt", SENTENCES), tokens=tokens, context_length=7)
+    splits = data.load()
+    content = data.tokenizer.read(tmp_path / "a.txt")
+    test = content[len(content) - round(0.1 * len(content)) :]
+    test = test if isinstance(test, str) else test.decode(errors="ignore")
+    first = data.spec.tokens.decode(data.tokenizer.encode_content(test).tokens[:1].tolist())
+    assert abs(int(batch_of(splits.test)["characters"].sum()) - len(test) + len(first)) <= (tokens == "bytes")
+
+
+def test_a_prompt_may_start_with_a_word_that_is_known_only_after_a_space(tmp_path):
+    data = Text(write(tmp_path / "a.txt", "It was the whale\n" * 30), tokens="words", context_length=4)
+    assert data.spec.tokens.decode(data.spec.tokens.encode("whale was the whale")) == " whale was the whale"
+    with pytest.raises(ConfigError, match="text: expected words of the training text, got 'shark'"):
+        data.spec.tokens.encode("the shark was")
+
+
+@pytest.mark.parametrize("tokens", ["words", "bpe"])
+def test_the_fitted_vocabulary_restores_the_tokens_without_the_file(tokens, tmp_path):
+    pytest.importorskip("tokenizers")
+    path = write(tmp_path / "a.txt", SENTENCES)
+    data = Text(path, tokens=tokens, context_length=4)
+    fitted = data.fit()
+    (tmp_path / "a.txt").unlink()
+    again = Text(path, tokens=tokens, context_length=4, fitted=fitted)
+    assert again.tokenizer.encode(SENTENCES) == data.tokenizer.encode(SENTENCES)
+    assert again.spec.tokens.size == data.spec.tokens.size and again.fit() == fitted
+
+
+def test_a_tokenizer_of_the_user_is_read_from_its_file_and_kept_with_the_run(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    known = {"[UNK]": 0, "call": 1, "me": 2, "Ishmael": 3}
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
+    own.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    own.add_special_tokens(["[UNK]"])
+    own.save(str(tmp_path / "tokenizer.json"))
+    path = write(tmp_path / "a.txt", "call me Ishmael or\n" * 40)
+    data = Text(path, tokenizer=str(tmp_path / "tokenizer.json"), context_length=4)
+    assert data.spec.tokens.size == 4 and data.spec.tokens.special == (0,)
+    assert data.spec.tokens.encode("me call") == own.encode("me call").ids
+    part = data.tokenizer.encode_content("call me or")
+    assert (
+        part.tokens.tolist() == [1, 2, 0] and part.sizes.tolist() == [4, 3, 3] and part.spelling.tolist() == [0, 0, 4]
+    )
+    (tmp_path / "tokenizer.json").unlink()
+    again = Text(path, tokenizer="gone.json", context_length=4, fitted=data.fit())
+    assert again.spec.tokens.encode("me call") == [2, 1]
+
+
+@pytest.mark.parametrize(("content", "line"), [(None, "got gone.json"), ("{}", "tokenizer.json")])
+def test_a_file_that_is_not_a_tokenizer_is_rejected(content, line, tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers")
+    monkeypatch.chdir(tmp_path)
+    if content:
+        write(tmp_path / "gone.json", json.dumps(json.loads(content)))
+    with pytest.raises(ConfigError, match=f"^data.tokenizer: expected .*{line}"):
+        Text(tokenizer="gone.json")
 
 
 def test_a_tokenizer_of_the_user_replaces_characters_and_is_stored_with_the_run(tmp_path):

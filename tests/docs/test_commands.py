@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
-SLOW = re.compile(r"KINETICS|movie_reviews|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf")
+SLOW = re.compile(
+    r"KINETICS|movie_reviews|verses|mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
+)
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
@@ -143,6 +145,9 @@ def write_reviews(folder: Path) -> None:
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     """Return the kind of run that a command with RUN or latest needs."""
+    if "--explain" in line and "--text" in line:
+        lstm = ["model=lstm", "model.hidden_size=8", "model.readout=attention"]
+        return [*lstm, *small_data("text_table"), "trainer.max_steps=2"]
     if ".mid" in line:
         return ["model=gru", "model.hidden_size=8", *small_data("pianoroll"), "trainer.max_steps=2"]
     if "--explain" in line:

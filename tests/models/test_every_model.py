@@ -20,11 +20,9 @@ LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} |
 LARGER |= {"bert_base", "bert_minilm", "gpt_nano", "gpt2", "gpt2_medium"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SIZES_OF_GPT = {"gpt_nano", "gpt2", "gpt2_medium"}
-SMALLER = {
-    "patchtst": {"patch_length": 4, "stride": 2},
-    "timm": {"name": "test_efficientnet"},
-    "deeplabv3": {"backbone": "mobilenet_v3_large"},
-}
+SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
+SMALLER |= {"bag_of_words": {"idf": torch.linspace(1, 2, 11)}}
+SMALLER |= {"patchtst": {"patch_length": 4, "stride": 2}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
 
@@ -51,8 +49,10 @@ HIDDEN = TEXT | {"causal": False}
 WINDOWS = {"length": 12, "features": 3, "columns": 3, "horizon": 4, "outputs": 12}
 RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
+TEXTS = {"tokens": {"size": 11}, "idf": None}
 # Models that do not read images -> the facts they are built with.
 FACTS = {
+    "bag_of_words": TEXTS,
     "bert": HIDDEN,
     "bert_base": HIDDEN,
     "bert_minilm": HIDDEN,
@@ -99,7 +99,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
     facts = FACTS.get(name, IMAGE)
     if facts is PAIRS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
-    if facts is TEXT or facts is HIDDEN:
+    if facts is TEXT or facts is HIDDEN or facts is TEXTS:
         return build(name, facts), torch.randint(0, 11, (4, 12), device=device)
     shape = (
         (4, 12, 3)

@@ -47,7 +47,7 @@ def test_training_losses_equal_those_of_one_pass_over_each_stream(data: Text, ce
     model, learning = network(data, cell), task(data)
     batches = list(Batches(data.load().train, STREAMS, training=True).epoch(0))
     losses = [learning.loss(model, batch, 0.0) for batch in batches]
-    tokens = data.tokenizer.encode_file(data.path).long()[:803]
+    tokens = data.tokenizer.encode_content(data.tokenizer.read(data.path)).tokens.long()[:803]
     windows = (len(tokens) - 1) // LENGTH
     sizes = [windows // STREAMS + (stream < windows % STREAMS) for stream in range(STREAMS)]
     ends = [0, *itertools.accumulate(size * LENGTH for size in sizes)]
@@ -91,7 +91,7 @@ def test_losses_of_evaluation_and_prediction_equal_those_of_one_pass_over_the_te
     data_of_one = Text(str(data.path), context_length=LENGTH, batch_size=1, streams=True)
     with torch.no_grad():
         for split_name, text in (("val", slice(803, 903)), ("test", slice(903, None))):
-            tokens = data.tokenizer.encode_file(data.path).long()[text]
+            tokens = data.tokenizer.encode_content(data.tokenizer.read(data.path)).tokens.long()[text]
             expected = float(losses_in_one_pass(model, tokens).mean())
             metrics = learning.evaluate(model, Batches(getattr(data_of_one.load(), split_name), 1)).metrics
             assert metrics["loss"] == pytest.approx(expected, rel=1e-5)
@@ -105,7 +105,7 @@ def test_evaluation_predicts_every_token_after_the_first_once_in_at_most_16_stre
     assert max(len(batch["inputs"]) for batch in batches) == 16
     targets = torch.cat([batch["targets"].flatten() for batch in batches])
     known = targets[targets >= 0]
-    tokens = data.tokenizer.encode_file(data.path).long()[904:]
+    tokens = data.tokenizer.encode_content(data.tokenizer.read(data.path)).tokens.long()[904:]
     assert torch.equal(known.sort().values, tokens.sort().values)
 
 

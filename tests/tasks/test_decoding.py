@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
-from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens
+from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, search_tokens
 
 
 def sampled(model: nn.Module, prompt: list[int], count: int, sampling: Sampling, seed: int = 0) -> list[int]:
@@ -100,3 +100,35 @@ def test_decoded_bytes_are_yielded_as_complete_characters() -> None:
 @pytest.mark.parametrize("content", [b"a\xe2\x82", b"\xff\xfea", b"\xe2A\x82\xac", b"\x80\x80\x80\x80\x80\xe2\x82\xac"])
 def test_invalid_utf8_is_decoded_in_pieces_as_in_one_call(content: bytes) -> None:
     assert "".join(decode_stream(content, decode_bytes)) == content.decode(errors="replace")
+
+
+def log_probability(model: nn.Module, tokens: list[int], first: int) -> float:
+    """Return the log-probability of the tokens from position `first` on, read at once."""
+    steps = model(torch.tensor([tokens[:-1]]))[0].log_softmax(-1)
+    return float(sum(steps[position - 1, tokens[position]] for position in range(first, len(tokens))))
+
+
+def test_a_wide_beam_finds_the_most_likely_continuation_of_all(table: Table) -> None:
+    with torch.inference_mode():
+        found = search_tokens(table, torch.tensor([[7, 3]]), LENGTH, VOCABULARY, 3, (2,))[0].tolist()
+        allowed = [token for token in range(VOCABULARY) if token != 2]
+        every = [[3, *rest] for rest in itertools.product(allowed, repeat=3)]
+        best = max(every, key=lambda tokens: log_probability(table, tokens, 1))
+    assert [3, *found] == best
+
+
+@pytest.mark.parametrize("name", ["table", "gpt", "lstm"])
+def test_a_beam_never_scores_below_the_greedy_continuation(name: str, table: Table) -> None:
+    torch.manual_seed(1)
+    sizes = {"outputs": VOCABULARY, "hidden_size": 16, "vocabulary": VOCABULARY}
+    models = {"gpt": lambda: GPT(length=30, **sizes), "lstm": lambda: Recurrent("lstm", 1, **sizes, each_step=True)}
+    model = table if name == "table" else models[name]().eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.7)
+    length, prompt = (3 if name == "table" else 12), [1, 5]
+    with torch.inference_mode():
+        greedy = sampled(model, prompt, length, Sampling(0))
+        found = [search_tokens(model, torch.tensor([prompt]), LENGTH, beam, length, ())[0] for beam in (1, 2, 5)]
+        scores = [log_probability(model, prompt + tokens.tolist(), 2) for tokens in found]
+        floor = log_probability(model, prompt + greedy, 2)
+    assert scores[0] == pytest.approx(floor, abs=1e-5) and min(scores) >= floor - 1e-5

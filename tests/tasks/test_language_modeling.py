@@ -11,10 +11,12 @@ from torch.nn import functional as F
 from torchmetrics.text import Perplexity
 
 from dltrain.data.loader import Batches
-from dltrain.datasets.text import CharacterTokenizer, Text
+from dltrain.datasets.text import Text
+from dltrain.datasets.text_tokenizers import CharacterTokenizer
 from dltrain.errors import ConfigError
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
+from dltrain.tasks.base import TextRequest
 from dltrain.tasks.language_modeling import LanguageModeling
 
 SIZES = [4, 4, 1]
@@ -99,7 +101,7 @@ def test_the_evaluation_loss_is_the_mean_over_all_tokens_of_a_split(split: str, 
     task = LanguageModeling(data.spec.tokens.size, LENGTH)
     with torch.no_grad():
         metrics = task.evaluate(model, Batches(getattr(data.load(), split), 4)).metrics
-        whole = data.tokenizer.encode_file(tmp_path / "a.txt").long()
+        whole = data.tokenizer.encode_content((tmp_path / "a.txt").read_bytes()).tokens.long()
         tokens = whole[803:903] if split == "val" else whole[903:]
         nats = []
         for position in range(1, len(tokens)):
@@ -107,6 +109,32 @@ def test_the_evaluation_loss_is_the_mean_over_all_tokens_of_a_split(split: str, 
             nats.append(-float(model(window[None])[0, -1].log_softmax(0)[tokens[position]]))
     assert len(nats) == 99 and 99 % LENGTH, "the last window must be incomplete"
     assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
+
+
+def test_bits_per_character_are_all_bits_divided_by_all_characters_and_unknown_words_are_spelled() -> None:
+    own = [{**batch, "characters": torch.full((len(batch["inputs"]),), 9)} for batch in batches()]
+    spelled = [{**batch, "spelling": 3 * F.one_hot(torch.tensor(0), len(batch["inputs"]))} for batch in own]
+    metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), spelled).metrics
+    bits = -sum(
+        float(batch["inputs"].double().log_softmax(-1).gather(-1, batch["targets"][:, :, None]).sum()) for batch in own
+    ) / math.log(2)
+    assert metrics["bits_per_character"] == pytest.approx((bits + 3 * 3 * 8) / (9 * sum(SIZES)), rel=1e-6)
+
+
+def test_special_tokens_are_not_generated_and_text_is_generated_as_it_is_decoded_in_one_call(table: Table) -> None:
+    words = ["<unknown>", *"abcdefghij"]
+    task = LanguageModeling(
+        VOCABULARY,
+        LENGTH,
+        encode=lambda text: [words.index(word) for word in text.split()],
+        decode=lambda tokens: " ".join(words[token] for token in tokens),
+        special=(0,),
+    )
+    with torch.no_grad():
+        pieces = list(task.write(table, TextRequest(prompt="a b", length=500, temperature=2.0)))
+    text = "".join(pieces)
+    assert len(pieces) == 501 and text.split(" ")[:2] == ["a", "b"] and len(text.split(" ")) == 502
+    assert "<unknown>" not in text
 
 
 @pytest.mark.parametrize("steps", [7, 8, 16])

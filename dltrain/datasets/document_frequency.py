@@ -1,0 +1,27 @@
+"""How many texts contain each token."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from dltrain.data.ragged import Ragged
+
+
+def inverse_document_frequency(texts: Ragged, size: int, ignored: Iterable[int]) -> Tensor:
+    """Return ``ln((1 + n) / (1 + df)) + 1`` of each token, float32 (size,), where ``df`` of ``n`` texts contain it.
+
+    Args:
+        texts: Tokens of the training texts.
+        size: Number of different tokens.
+        ignored: Tokens that do not stand for a word; theirs is 0.
+
+    Source: Sparck Jones 1972; smoothed as in scikit-learn's TfidfVectorizer.
+    """
+    count = len(texts.lengths)
+    numbers = torch.arange(count).repeat_interleave(texts.lengths)
+    found = (numbers * size + texts.values.long()).unique() % size
+    frequency = torch.bincount(found, minlength=size).double()
+    idf = ((1 + count) / (1 + frequency)).log() + 1
+    idf[list(ignored)] = 0
+    return idf.float()

@@ -1,0 +1,53 @@
+"""How much a model attends to each word of a text, as records and as highlighted text."""
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dltrain.errors import ConfigError
+from dltrain.tasks.base import Batch
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!])")  # characters with a meaning in Markdown
+BOLD, STRONG = 2, 4  # multiples of the mean weight of a text from which a word is highlighted
+LEGEND = f"Words of at least {BOLD} times the mean weight are **bold**, of at least {STRONG} times ***bold italic***."
+
+
+def word_weights(
+    model: nn.Module, batch: Batch, decode: Callable[[list[int]], str] | None
+) -> list[list[dict[str, Any]]]:
+    """Return the words of each text with the weights of the attention of the model, which sum to 1.
+
+    Args:
+        model: A model with a method ``attention_weights(x, lengths)``, which returns weights (B, T).
+        batch: ``inputs`` (B, T) and ``lengths`` (B,).
+
+    Raises:
+        ConfigError: The model has no attention weights, or tokens cannot be decoded.
+    """
+    attention = getattr(model, "attention_weights", None)
+    if decode is None or attention is None:
+        reason = f"a {type(model).__name__} has no attention weights; rnn, lstm and gru have model.readout=attention"
+        raise ConfigError(f"--explain: not supported for texts because {reason}")
+    weights: Tensor = attention(batch["inputs"], batch["lengths"])
+    rows = zip(batch["inputs"].tolist(), weights.tolist(), batch["lengths"].tolist(), strict=True)
+    return [
+        [
+            {"word": decode([token]), "weight": weight}
+            for token, weight in zip(tokens[:length], shares[:length], strict=True)
+        ]
+        for tokens, shares, length in rows
+    ]
+
+
+def highlighted(words: Sequence[dict[str, Any]]) -> str:
+    """Return a text in Markdown, with words of a high weight in bold, and of a very high weight in bold italics."""
+    return " ".join(_marked(each["word"], each["weight"] * len(words)) for each in words)
+
+
+def _marked(word: str, share: float) -> str:
+    text = MARKDOWN.sub(r"\\\1", html.escape(word.strip(), quote=False)) or "␣"
+    stars = "***" if share >= STRONG else "**" if share >= BOLD else ""
+    return f"{stars}{text}{stars}"
