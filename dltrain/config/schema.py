@@ -140,6 +140,8 @@ TABLE = {
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber"),
+    "task.by": choice("none", "horizon", "origin"),
+    "task.block": integer(1, null=True),
     "task.output": choice("point", "quantile", "gaussian"),
     "task.quantiles": real("(0, 1)"),
     "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),

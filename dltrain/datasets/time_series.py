@@ -169,6 +169,7 @@ class TimeSeries:
             horizon=self.horizon,
             lags=self.window * features,
             season=self.season,
+            normalise=self.normalise,
             unit=unit,
             target_names=tuple(self.names),
             series_names=tuple(map(str, self.trained)) if self.group else None,

@@ -37,7 +37,7 @@ FACTS: dict[str, Any] = {
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},
     **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
-    **{"lags": None, "series_names": None},
+    **{"lags": None, "normalise": None, "series_names": None},
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
 }
