@@ -13,7 +13,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
-from example_files import write_boxes, write_clips, write_masks, write_pixels, write_rolls, write_songs, write_speech
+from example_files import (
+    write_boxes,
+    write_clips,
+    write_masks,
+    write_pixels,
+    write_questions,
+    write_rolls,
+    write_songs,
+    write_speech,
+)
 from PIL import Image
 
 BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
@@ -123,7 +132,12 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_songs(root / "songs", 20)
     music = {"pianoroll": root / "rolls.json", "midi": root / "songs", "midi_events": root / "songs"}
     own_speech = {"speech": write_speech(root / "speech", 40)}
+    tagged = [("the", "O"), ("dog", "O"), ("Ada", "B-PER"), ("Lovelace", "I-PER"), ("sleeps", "O"), ("Rome", "B-LOC")]
+    drawn = [[tagged[number] for number in random.integers(0, 6, 1 + row % 9)] for row in range(90)]
+    (root / "names.conll").write_text("\n\n".join("\n".join(map(" ".join, rows)) for rows in drawn) + "\n")
+    write_questions(root / "questions.json", 24)
     texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
+    texts |= {"squad": root / "questions.json", "conll": root / "names.conll"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
 
@@ -133,7 +147,10 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
+        "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
+        "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "random_pairs": ["data.pairs=20", "data.steps=6", "data.vocabulary=9", "data.batch_size=8"],
         "adding_problem": ["data.sequences=200", "data.steps=6"],
         "copy_memory": ["data.sequences=200", "data.delay=3", "data.items=2"],
         "speech": [f"data.path={own_files['speech']}", "data.stack=1", "data.mels=20", "data.max_seconds=1"],

@@ -120,3 +120,14 @@ def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:
             values = random.integers(0, 60, size * size) + 150 * (number % 2)
             lines.append(f"{number % 2},{' '.join(map(str, values))},{usage}")
     path.write_text("\n".join(lines) + "\n")
+
+
+def write_questions(path: Path, articles: int) -> None:
+    """Write questions on contexts in the format of SQuAD."""
+    data = []
+    for number in range(articles):
+        context = f"{'Before it, nothing. ' * (number % 3)}The river number {number} rises in Rome and ends at sea."
+        answer = {"text": "Rome", "answer_start": context.index("Rome")}
+        questions = [{"id": f"{number}", "question": "Where does the river rise?", "answers": [answer]}]
+        data.append({"title": str(number), "paragraphs": [{"context": context, "qas": questions}]})
+    path.write_text(json.dumps({"data": data}))

@@ -68,6 +68,9 @@ class Spec:
         pixel_class_names: One name per class of pixels.
         object_classes: Number of classes of objects in an image (detection).
         object_class_names: One name per class of objects.
+        tags: Number of tags of words (tagging).
+        tag_names: One name per tag.
+        answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
@@ -103,6 +106,9 @@ class Spec:
     pixel_class_names: tuple[str, ...] | None = None
     object_classes: int | None = None
     object_class_names: tuple[str, ...] | None = None
+    tags: int | None = None
+    tag_names: tuple[str, ...] | None = None
+    answer_spans: bool | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
     series_names: tuple[str, ...] | None = None

@@ -19,6 +19,7 @@ class Tokens:
         unknown: Token of words that are not in the vocabulary.
         blank: Token of a step that writes nothing, in connectionist temporal classification (CTC).
         special: All tokens that do not stand for text, such as those above; they are not generated.
+        unit: What a token is, for the keys of predictions; None for a piece of text, which is measured in characters.
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """
@@ -31,5 +32,6 @@ class Tokens:
     unknown: int | None = None
     blank: int | None = None
     special: tuple[int, ...] = ()
+    unit: str | None = None
     encode: Callable[[str], list[int]] | None = None
     decode: Callable[[list[int]], str] | None = None

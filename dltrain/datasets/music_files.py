@@ -38,6 +38,9 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
         ConfigError: The file is not in this layout. A piece that is not, is empty or has a pitch outside of the piano
             is skipped instead, if the policy says so.
     """
+    if path.is_dir():
+        hint = "data=midi reads a folder of MIDI files"
+        raise ConfigError(format_error("data.path", f"a file, {LAYOUT}", f"the folder {path}", hint))
     existing_file(path, f"an existing file, {LAYOUT}")
     found: Pieces[Steps] = {}
     for name, pieces in _read_json(path).items():
@@ -121,6 +124,9 @@ def read_songs(path: Path, steps_per_beat: int, bad: BadSamples) -> Pieces[Song]
     Raises:
         ConfigError: There is no MIDI file, or one cannot be read and may not be skipped.
     """
+    if path.is_file():
+        hint = "data=pianoroll reads piano rolls in JSON" if path.suffix.casefold() == ".json" else ""
+        raise ConfigError(format_error("data.path", "a folder of MIDI files", f"the file {path}", hint))
     root = existing_folder(path, "an existing folder of MIDI files")
     found: Pieces[Song] = {}
     for split, folder in _find_splits(root).items():

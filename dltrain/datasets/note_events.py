@@ -84,4 +84,4 @@ def decode(tokens: list[int]) -> str:
 
 def event_tokens() -> Tokens:
     """Return the events as the fact `Tokens`."""
-    return Tokens(SIZE, begin=START, encode=encode, decode=decode)
+    return Tokens(SIZE, begin=START, unit="event", encode=encode, decode=decode)

@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 
 from dltrain.data.checks import at_least
-from dltrain.data.inputs import InputFiles, errors_as
+from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
-from dltrain.datasets.sequence_pairs import LINES, PreparePairs, encode_inputs, read_lines
+from dltrain.datasets.sequence_pairs import PreparePairs, read_texts
 from dltrain.datasets.vocabularies import END, SPECIAL, Pieces, as_tokens
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import uniform
@@ -70,10 +70,4 @@ class Reversal:
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read sequences of letters, with or without spaces: the lines of text files, or one on the command line."""
-        if files.text is not None:
-            with errors_as("--text"):
-                yield encode_inputs([files.text], [{"input": "--text"}], self.vocabulary)
-        if files.names or files.text is None:
-            for file in InputFiles(files.names, None, files.batch_size).expand("a text file", LINES):
-                with file.errors_as_input():
-                    yield from read_lines(file, files.batch_size, self.vocabulary)
+        return read_texts(files, self.vocabulary)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dltrain.data.inputs import InputFile
+from dltrain.data.inputs import InputFile, InputFiles, errors_as
 from dltrain.data.loader import Batch
 from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Inputs
@@ -76,3 +76,14 @@ def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[I
             raise ConfigError(format_error("text", f"a text in each line of {file.path}", "an empty file"))
     except UnicodeDecodeError as error:
         raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
+
+
+def read_texts(files: InputFiles, vocabulary: Vocabulary) -> Iterator[Inputs]:
+    """Yield the lines of text files, or the text on the command line, as texts to translate."""
+    if files.text is not None:
+        with errors_as("--text"):
+            yield encode_inputs([files.text], [{"input": "--text"}], vocabulary)
+    if files.names or files.text is None:
+        for file in InputFiles(files.names, None, files.batch_size).expand("a text file", LINES):
+            with file.errors_as_input():
+                yield from read_lines(file, files.batch_size, vocabulary)

@@ -26,6 +26,7 @@ from dltrain.datasets.text_tokenizers import (
     PieceTokenizer,
     Tokenizer,
     as_text,
+    describe_text,
     split_pieces,
     words_of,
 )
@@ -98,7 +99,7 @@ class Text:
         self.limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         self.known: Tokenizer = self._fit(tokenizer) if fitted is None else self._restore(fitted)
         self.tokenizer = WithMask(self.known) if special_tokens and self.known.spec.mask is None else self.known
-        self.prepare = NextToken()
+        self.prepare, self.lines = NextToken(), list[str]()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
         self.spec = Spec(
             shape=(context_length,),
@@ -157,13 +158,18 @@ class Text:
 
     def load(self) -> Splits:
         """Read and split the file."""
-        train, val, test = map(self.tokenizer.encode_content, self._split(self.tokenizer.read(self.path)))
+        encoded = train, val, test = [*map(self.tokenizer.encode_content, self._split(self.tokenizer.read(self.path)))]
+        self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, encoded)
         windows = self._windows(train.tokens, self.stride)
         return Splits(
             Source(windows, NextToken(), plan=Streams() if self.streams else None),
             self._held_out(val) if self.validation else None,
             self._held_out(test),
         )
+
+    def describe(self) -> list[str]:
+        """Return lines about the text, its tokens and the splits, once it is loaded."""
+        return self.lines
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read whole texts, each followed by the token -1, as the next token is unknown."""

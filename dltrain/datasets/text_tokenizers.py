@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.tokens import Tokens
+from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.subwords import Subwords, lines_of
 from dltrain.datasets.text_content import read_utf8
 from dltrain.datasets.vocabularies import SPECIAL, UNKNOWN, Pieces
@@ -209,6 +210,18 @@ class PieceTokenizer:
     def decode(self, tokens: list[int]) -> str:
         """Return the text of the tokens."""
         return self.vocabulary.decode(tokens)
+
+
+def describe_text(name: str, kind: str, size: int, parts: Sequence[Encoded]) -> list[str]:
+    """Return lines about the tokens of the training, validation and test part of a text."""
+    counts = [len(part.tokens) for part in parts]
+    measured = [int(part.sizes.sum()) for part in parts if part.sizes is not None]
+    length = f", {sum(measured) / max(1, sum(counts)):.1f} characters per token" if len(measured) == len(parts) else ""
+    unknown = sum(int(part.spelling.count_nonzero()) for part in parts[1:]) / max(1, sum(counts[1:]))
+    share = f", {unknown:.1%} of the tokens of validation and test unknown" if unknown else ""
+    tokens = f"tokens: {'data.tokenizer' if kind == 'file' else kind}, vocabulary of {size:,}{length}{share}"
+    splits = dict(zip(("training", "validation", "test"), counts, strict=True))
+    return [f"{name}: {count(sum(counts), 'token')}", tokens, splits_line(splits, "tokens")]
 
 
 def split_pieces(text: str) -> list[str]:

@@ -59,6 +59,11 @@ class TokenizerFile:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a text, and the first character of each and the one after its last."""
+        found = self.tokenizer.encode(text, add_special_tokens=False)
+        return found.ids, found.offsets
+
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, special ones included."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)

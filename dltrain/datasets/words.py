@@ -46,7 +46,16 @@ class Words:
         Raises:
             ConfigError: No word occurs often enough, or there are no words.
         """
-        counts = Counter(word for text in texts for word in split_words(text, lowercase))
+        return cls.of_words(
+            (word for text in texts for word in split_words(text, lowercase)), lowercase, min_count, max_words, special
+        )
+
+    @classmethod
+    def of_words(
+        cls, words: Iterable[str], lowercase: bool, min_count: int, max_words: int, special: Sequence[str] = SPECIAL
+    ) -> "Words":
+        """Return the vocabulary of words; see `fit`."""
+        counts = Counter(word.lower() if lowercase else word for word in words)
         kept = [word for word, count in counts.items() if count >= min_count]
         if not counts:
             raise ConfigError(format_error("data.path", "training texts with words", "none"))
@@ -66,6 +75,15 @@ class Words:
         parts = text.split(MORE_SPECIAL[MASK]) if self.special == MORE_SPECIAL else [text]
         encoded = ([self.numbers.get(word, UNKNOWN) for word in split_words(part, self.lowercase)] for part in parts)
         return [token for number, part in enumerate(encoded) for token in (*[MASK][:number], *part)]
+
+    def number(self, word: str) -> int:
+        """Return the token of one word, which is not split."""
+        return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a text, and the first character of each and the one after its last."""
+        found = list(WORD.finditer(text))
+        return [self.number(match[0]) for match in found], [match.span() for match in found]
 
     def decode(self, tokens: list[int]) -> str:
         """Return the words of tokens, separated by spaces, without padding."""

@@ -9,9 +9,11 @@ from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose
 from dltrain.models.layers import State, check_sizes, inside
+from dltrain.models.positions import NoPositions, Sinusoids
 from dltrain.models.recurrent_layers import CELLS
 
 KINDS = ("none", "additive", "dot", "general")
+FIRST = 64  # positions to compute in advance
 
 
 class Attention(nn.Module):
@@ -65,6 +67,8 @@ class Seq2Seq(nn.Module):
         bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
         dropout: Dropout probability of embeddings, of layers and of the input of the output layer, in [0, 1).
+        positions: ``sinusoidal`` adds the positions of `dltrain.models.positions.Sinusoids` to both embeddings, so that
+            attention can depend on the place of a token, as well as on the token; ``none`` adds nothing.
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
     Source: Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015, section 3 (decoder with
@@ -84,6 +88,7 @@ class Seq2Seq(nn.Module):
         bidirectional: bool = True,
         tie_embeddings: bool = False,
         dropout: float = 0.0,
+        positions: str = "none",
     ) -> None:
         super().__init__()
         check_sizes(dropout, vocabulary=vocabulary, outputs=outputs, hidden_size=hidden_size, num_layers=num_layers)
@@ -100,6 +105,8 @@ class Seq2Seq(nn.Module):
         for name, bias in self.named_parameters():
             if cell == "lstm" and "bias_ih" in name:
                 nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates, as in `Recurrent`
+        choose("model.positions", positions, {name: name for name in ("none", "sinusoidal")})
+        self.positions = NoPositions() if positions == "none" else Sinusoids(FIRST, hidden_size)
         width = hidden_size * (2 if bidirectional else 1)
         self.parts = ("hidden", "cell") if cell == "lstm" else ("hidden",)
         self.bridge = nn.ModuleDict({part: nn.Linear(width, hidden_size) for part in self.parts if bidirectional})
@@ -128,12 +135,14 @@ class Seq2Seq(nn.Module):
 
     def _read(self, x: Tensor, lengths: Tensor | None) -> State:
         """Return the state before the first token of the target."""
-        steps = self.dropout(self.source_embedding(x))
+        steps = self.dropout(self.positions(self.source_embedding(x)))
         memory, last = self._encode(steps, lengths)
         state = dict(zip(self.parts, last if isinstance(last, tuple) else (last,), strict=True))
         for part, bridge in self.bridge.items():  # layers and directions come first: (layers * 2, B, width)
             state[part] = bridge(torch.cat([state[part][0::2], state[part][1::2]], dim=-1))
         state = {part: value.transpose(0, 1) for part, value in state.items()}
+        if isinstance(self.positions, Sinusoids):
+            state["written"] = memory.new_zeros(len(x), 0, 0)  # its number of steps is the position of the next token
         if self.attention is None:
             return state
         every = torch.ones(x.shape, dtype=torch.bool, device=x.device)
@@ -157,10 +166,13 @@ class Seq2Seq(nn.Module):
     def _write(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits after each of the tokens (B, T), and the next state."""
         before = tuple(state[part].transpose(0, 1).contiguous() for part in self.parts)  # torch has the layers first
-        steps = self.dropout(self.target_embedding(tokens))
+        start = state["written"].shape[1] if "written" in state else 0
+        steps = self.dropout(self.positions(self.target_embedding(tokens), start))
         states, after = self.decoder(steps, before if len(before) > 1 else before[0])
         after = after if isinstance(after, tuple) else (after,)
         state = {**state, **{part: value.transpose(0, 1) for part, value in zip(self.parts, after, strict=True)}}
+        if "written" in state:
+            state["written"] = steps.new_zeros(len(tokens), start + tokens.shape[1], 0)
         if self.attention is not None and self.combine is not None:
             source = (state[part] for part in ("memory", "keys", "inside"))
             contexts, state["attention"] = self.attention(states, *source)

@@ -28,6 +28,7 @@ TORCHVISION = "torchvision:"
 # Pairs of keys of a task: the key with the names of the outputs, and the key with the number of outputs.
 OUTPUT_NAMES = (
     *[("class_names", "classes"), ("pixel_class_names", "pixel_classes"), ("object_class_names", "object_classes")],
+    ("tag_names", "tags"),
     *[("target_names", "targets"), ("target_names", "columns")],
 )
 WRAPPERS = ("state_dict", "model")  # keys under which files of other programs store the weights

@@ -33,6 +33,7 @@ class LanguageModeling(TaskOverSteps):
         prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
         temperature: Sampling temperature, above 0.
         special: Tokens that are not generated, such as the unknown word.
+        unit: What a token is, such as ``event``, if predictions count tokens; None if they count characters.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -48,6 +49,7 @@ class LanguageModeling(TaskOverSteps):
     temperature: float = 0.8
     special: tuple[int, ...] = ()
     gradient_distance: bool = False
+    unit: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -111,6 +113,8 @@ class LanguageModeling(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
+        If the tokens have a ``unit``, both refer to tokens after the first.
+
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
                 ``characters`` and ``spelling`` (B,), see `CharacterRate`; the number of characters is then left out.
@@ -118,13 +122,16 @@ class LanguageModeling(TaskOverSteps):
         lines = []
         for row, tokens in enumerate(batch["inputs"].split(1)):
             nats = self.nll(model, tokens, batch["targets"][row : row + 1], "continues" in batch)
-            if "characters" in batch:
+            if self.unit is not None:
+                after = int((batch["targets"][row] != UNKNOWN).sum())
+                own = {f"{self.unit}s": after}
+            elif "characters" in batch:
                 nats += SPELLING * int(batch["spelling"][row])
                 own, after = {}, int(batch["characters"][row])
             else:
                 own = {"characters": len(self._decoder()(tokens[0].tolist()))}
                 after = own["characters"] - 1
-            lines.append({**own, "nats_per_character": nats / after if after > 0 else None})
+            lines.append({**own, f"nats_per_{self.unit or 'character'}": nats / after if after > 0 else None})
         return lines
 
     def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor, carry: bool = False) -> float:

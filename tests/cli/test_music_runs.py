@@ -47,6 +47,8 @@ def test_music_is_written_as_text_or_to_a_midi_file(
     assert mido.MidiFile("song.mid").type == 0
     (line,) = predict(runs[kind], "song.mid").lines
     assert line["input"] == "song.mid" and any(isinstance(value, float) for value in line.values())
+    assert {"events", "nats_per_event"} <= set(line) if kind == "midi_events" else line["frames"] <= 9
+    assert {"events", "nats_per_event"} <= set(line) if kind == "midi_events" else line["frames"] <= 9
     again = generate(*words, "--out", "song.mid")
     assert again.code == 2 and "--force replaces a file" in again.err
     assert generate(*words, "--out", "song.mid", "--force").code == 0

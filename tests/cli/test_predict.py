@@ -37,6 +37,9 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     if option == "reversal":
         (folder / "mine.txt").write_text("abcab\nbca\n")
         return folder / "mine.txt"
+    if option == "random_pairs":
+        (folder / "mine.txt").write_text("3 1 4 1\n2 2\n")
+        return folder / "mine.txt"
     if option in ("midi", "midi_events"):
         return own_files["midi"] / "03.mid"
     if option == "text":
@@ -56,7 +59,7 @@ def test_every_data_option_predicts_for_input_files(
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
     models["adding_problem"] = models["copy_memory"] = ["model=lstm"]
     models |= {"pianoroll": ["model=gru"], "midi": ["model=gru"], "midi_events": TEXT}
-    models["parallel"] = models["reversal"] = ["model=seq2seq", "model.hidden_size=8"]
+    models |= {key: ["model=seq2seq", "model.hidden_size=8"] for key in ("parallel", "reversal", "random_pairs")}
     models["speech"] = ["model=gru", "model.hidden_size=8"]
     models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.min_score=0"]
     models["detection_folder"] += ["task.min_score=0"]

@@ -14,7 +14,7 @@ from prediction_examples import Predict, SmallData, Train
 from dltrain.cli.main import main
 
 SPEECH = [
-    *("model=deep_speech2", "model.channels=4", "model.hidden_size=24", "model.num_layers=1", "trainer.max_steps=40"),
+    *("model=deep_speech2", "model.channels=4", "model.hidden_size=24", "model.num_layers=1", "trainer.max_steps=15"),
     *("optimizer.lr=0.01", "data.batch_size=8", "data.time_masks=1", "data.time_mask_size=2"),
 ]
 

@@ -26,7 +26,7 @@ FILES = {
 TABLE: dict[str, list[list[str]]] = {
     # Keys, options, types and ranges are checked before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
-    "model=lsmt": [["model", "lsmt", "gpt gru", "Did you mean lstm?"]],
+    "model=lsmt": [["model", "lsmt", "one of alexnet", "gru", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
     "~optimizer.betas.0": [["~optimizer.betas.0", "Set optimizer.betas itself."]],
@@ -115,7 +115,9 @@ TABLE: dict[str, list[list[str]]] = {
     "data=mnist data.root=.": [["data.root", "mnist", "Add data.download=true"]],
     "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
-    "model=gpt data=digits": [["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt: text"]],
+    "model=gpt data=digits": [
+        ["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt:", "text"]
+    ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],

@@ -88,8 +88,9 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_random_overrides_compose_or_give_an_error_message(
     empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    codes = {check_composition(seed, capfd) for seed in range(12)}
-    assert codes == {0, 2}, "some overrides compose, others do not"
+    assert main([*CHOICES[0], "--cfg", "job"]) == 0
+    for seed in range(12):
+        check_composition(seed, capfd)
     assert not list(empty_folder.iterdir())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from example_files import write_clips, write_pixels, write_recording, write_rolls, write_songs
+from example_files import write_clips, write_pixels, write_questions, write_recording, write_rolls, write_songs
 from PIL import Image
 
 from dltrain.data.loader import Batches
@@ -29,6 +29,7 @@ BUILT_IN = (
     "shapes",
     "moving_shapes",
     "reversal",
+    "random_pairs",
     "adding_problem",
     "copy_memory",
 )
@@ -41,6 +42,8 @@ FROM_FILES = (
     "detection_folder",
     "csv",
     "text_table",
+    "conll",
+    "squad",
     "parallel",
     "pianoroll",
     "midi",
@@ -75,6 +78,12 @@ def write_user_data(name, folder):
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
         return str(folder / "a.csv")
+    if name == "squad":
+        write_questions(folder / "a.json", 12)
+        return str(folder / "a.json")
+    if name == "conll":
+        (folder / "a.conll").write_text("\n".join(f"Ada B-PER\nsees O\nRome B-LOC\n{n} O\n" for n in range(40)))
+        return str(folder / "a.conll")
     if name == "speech":
         for number in range(30):
             word = ("yes", "no", "stop")[number % 3]
@@ -173,7 +182,10 @@ def test_batches_match_the_provided_facts(name, tmp_path):
             assert transcript.shape == (len(inputs), int(steps.max()) + -int(steps.max()) % 8)
             assert int(transcript.max()) < spec.transcripts.size and spec.transcripts.blank == 0
             assert spec.features == spec.audio.bands * spec.audio.frames
-        if targets is None:
+        if spec.answer_spans:
+            assert batch["segments"].shape == inputs.shape and int(batch["segments"].max()) == 1
+            assert bool((batch["start"] <= batch["end"]).all()) and int(batch["end"].max()) < inputs.shape[1]
+        elif targets is None:
             assert spec.object_classes
         elif spec.horizon:
             assert targets.shape[1:] == (spec.horizon, spec.columns)

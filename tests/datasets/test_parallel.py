@@ -15,6 +15,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets import subwords, vocabularies
 from dltrain.datasets.parallel import Parallel
+from dltrain.datasets.random_pairs import RandomPairs
 from dltrain.datasets.reversal import Reversal
 from dltrain.datasets.vocabularies import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from dltrain.errors import ConfigError
@@ -260,3 +261,17 @@ def test_the_target_of_a_random_sequence_is_its_reverse() -> None:
 def test_the_number_of_letters_is_limited_by_the_alphabet() -> None:
     (line,) = error_of(lambda: Reversal(symbols=27))
     assert line == "data.symbols: expected a whole number from 2 to 26, got 27"
+
+
+def test_random_pairs_are_uniform_and_the_same_in_all_splits() -> None:
+    data = RandomPairs(200, 50, 24)
+    splits = data.load()
+    assert splits.train is splits.val is splits.test
+    (batch,) = Batches(splits.train, 200, training=False)
+    source, target = batch["inputs"], batch["targets"]
+    assert source.shape == (200, 50) and target.shape == (200, 51) and bool((target[:, -1] == END).all())
+    counts = torch.stack([source, target[:, :-1]]).flatten().bincount()
+    assert counts[: len(SPECIAL)].sum() == 0 and len(counts) == 24
+    assert int(counts[len(SPECIAL) :].min()) > 850 and int(counts.max()) < 1150, "20,000 tokens, 1,000 of each"
+    assert float((source == target[:, :-1]).float().mean()) < 0.1, "targets do not depend on sources"
+    assert data.vocabulary.encode("0 19") == [4, 23]

@@ -11,7 +11,7 @@ from example_files import write_rolls
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.note_frames import NOTES, Transpose, decode_frame, encode_text, to_frames, to_steps
-from dltrain.datasets.piano_roll import PianoRoll
+from dltrain.datasets.piano_roll import Midi, PianoRoll
 from dltrain.errors import ConfigError
 
 CHORDS = [[60, 64, 67], [], [59, 62, 67], [60, 64, 67, 72]]
@@ -118,6 +118,13 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path.write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     with pytest.raises(ConfigError, match="may run any code when it is read: convert it to JSON"):
         PianoRoll(str(path))
+
+
+def test_a_folder_is_rejected_with_the_data_that_read_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"got the folder .*\. data=midi reads a folder of MIDI files"):
+        PianoRoll(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"got the file .*\. data=pianoroll reads piano rolls in JSON"):
+        Midi(write(tmp_path, VALID))
 
 
 def test_bad_pieces_can_be_skipped_and_are_counted(tmp_path: Path) -> None:

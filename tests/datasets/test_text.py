@@ -245,3 +245,16 @@ def test_a_tokenizer_of_the_user_replaces_characters_and_is_stored_with_the_run(
     again = Text("moved.txt", tokenizer="moved.json", context_length=10, fitted=data.fit())
     (given,) = again.inputs(InputFiles(text="call me"))
     assert given.rows["tokens"].tolist() == [[2, 3, -1]]
+
+
+def test_the_tokens_of_each_split_and_the_share_of_unknown_ones_are_described(tmp_path):
+    text = "the whale " * 80 + "the ship " * 20
+    data = Text(write(tmp_path / "a.txt", text), tokens="words", context_length=4)
+    data.load()
+    held_out = [*split_pieces(text[784:882]), *split_pieces(text[882:])]
+    share = sum(piece not in (" the", " whale") for piece in held_out) / len(held_out)
+    length = len(text) / (len(split_pieces(text[:784])) + len(held_out))
+    expected = (
+        f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} of the tokens of validation"
+    )
+    assert data.describe()[1] == f"{expected} and test unknown"

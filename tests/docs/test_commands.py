@@ -44,6 +44,7 @@ SHORT = {
     "moving_shapes": ["data.clips=80"],
     "deep_speech2|speech_prompts": ["model.channels=2", "model.hidden_size=8"],
     "reverse_sequences": ["data.sequences=40"],
+    "adding_problem|copy_memory": ["data.sequences=200"],
     "video_folder": ["data.frames=4", "data.image_size=12", "data.batch_size=5"],
     "image_folder": ["data.workers=0", "data.image_size=16"],
     "ETTh1": ["data.window=24"],
@@ -96,6 +97,10 @@ def here(
         (tmp_path / name).write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
+    shutil.copy(own_files["conll"], "names.conll")
+    shutil.copy(own_files["squad"], "questions.json")
+    asked = {"question": "Where does it rise?", "context": "The river rises in Rome."}
+    (tmp_path / "new_questions.jsonl").write_text(json.dumps(asked) + "\n")
     rows = [("the dog sees " * (1 + n % 3), "el perro ve " * (1 + n % 3)) for n in range(40)]
     (tmp_path / "phrases.tsv").write_text("en\tes\n" + "".join(f"{source}\t{target}\n" for source, target in rows))
     for number, name in enumerate(("phrases.en", "phrases.es")):
@@ -156,6 +161,11 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
         return ["augmented"]
     if "lenet5" in line:
         return ["model=lenet5", *small_data("fashion_mnist"), "trainer.max_steps=2"]
+    if "questions.jsonl" in line:
+        small = ["model.hidden_size=16", "model.num_layers=1"]
+        return ["model=bert", *small, *small_data("squad"), "trainer.max_steps=1"]
+    if "Ada Lovelace" in line:
+        return ["model=lstm", "model.hidden_size=8", *small_data("conll"), "trainer.max_steps=1"]
     if "<mask>" in line:
         task = ["task=masked_language_modeling", "data.special_tokens=true"]
         return ["model=transformer", *small_data("text"), *task, "trainer.max_steps=1"]

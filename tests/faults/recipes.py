@@ -64,8 +64,9 @@ STREAMS = [
 ]
 # Batches of texts of similar length, limited by their number of words, for a bidirectional network.
 REVIEWS = [
-    *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "data=text_table", "data.max_length=32"],
-    *["data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3", "task._target_=gated.Classification"],
+    *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "model.readout=attention", "data=text_table"],
+    *["data.max_length=32", "data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3"],
+    "task._target_=gated.Classification",
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
 # Batches of pairs of similar length, and previous tokens that are drawn from the model with growing probability.
@@ -76,7 +77,7 @@ TRANSLATION = [
 ]
 # Pieces of similar length with random transpositions.
 MUSIC = [
-    *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=6", "data.transpose=5"],
+    *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=3", "data.transpose=5"],
     *["task._target_=gated.Polyphony", "regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
     *["trainer.checkpoint_every=3"],
 ]

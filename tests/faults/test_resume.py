@@ -108,14 +108,27 @@ def test_a_resumed_epoch_reads_every_example_exactly_once(
 
 FROM_FILES = {
     "image_folder": [
+        "data.image_size=16",
         *["model=cnn", "model.hidden_size=[8]", "model.blocks=[{channels: 4, pool: max}]", "augment=resized_crop"],
         *["augment.cutmix=1", "task._target_=gated.Classification", "data.batch_size=4"],
     ],
     "image_masks": [
+        "data.image_size=16",
         *["model=unet", "model.hidden_size=[4,8]", "augment=resized_crop", "augment.rotation=10"],
         *["task._target_=gated.Segmentation", "data.batch_size=3"],
     ],
+    "speech": [
+        *["model=deep_speech2", "model.channels=2", "model.hidden_size=6", "model.num_layers=1", "data.stack=1"],
+        *[
+            "data.mels=20",
+            "data.time_masks=2",
+            "data.frequency_masks=1",
+            "task._target_=gated.Ctc",
+            "data.batch_size=3",
+        ],
+    ],
     "video_folder": [
+        "data.image_size=16",
         *["model=cnn_lstm", "model.hidden_size=8", "model.blocks=[{channels: 4, pool: max}]", "augment=resized_crop"],
         *["augment.rotation=10", "task._target_=gated.Classification", "data.batch_size=3", "data.frames=4"],
     ],
@@ -124,7 +137,10 @@ FROM_FILES = {
 
 @pytest.mark.parametrize(
     "data",
-    ["image_folder", *(pytest.param(data, marks=pytest.mark.faults) for data in ("image_masks", "video_folder"))],
+    [
+        "image_folder",
+        *(pytest.param(data, marks=pytest.mark.faults) for data in ("image_masks", "video_folder", "speech")),
+    ],
 )
 def test_resuming_with_another_number_of_workers_gives_identical_results(
     data: str,
@@ -135,7 +151,7 @@ def test_resuming_with_another_number_of_workers_gives_identical_results(
     tmp_path: Path,
 ) -> None:
     command = [
-        *[*FROM_FILES[data], f"data={data}", f"data.path={own_files[data]}", "data.image_size=16"],
+        *[*FROM_FILES[data], f"data={data}", f"data.path={own_files[data]}"],
         *["regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=3", "device=cpu"],
         *["trainer.log_every=1", ALLOW],
     ]

@@ -136,11 +136,36 @@ def test_tied_embeddings_are_the_weights_of_the_output_layer() -> None:
     torch.testing.assert_close(model(sources(), targets()), states @ model.target_embedding.weight.T)
 
 
+def sinusoids(steps: int) -> Tensor:
+    """Return the positions of Vaswani et al. 2017, section 3.5, number by number."""
+    rows = [[(p / 10_000 ** (2 * (i // 2) / 6), i % 2) for i in range(6)] for p in range(steps)]
+    return torch.tensor([[math.cos(a) if odd else math.sin(a) for a, odd in row] for row in rows], dtype=torch.float64)
+
+
+def test_sinusoidal_positions_are_added_to_both_embeddings() -> None:
+    model = build("lstm", "none", False, positions="sinusoidal")
+    _, last = model.encoder(model.source_embedding(sources()) + sinusoids(8))
+    states, _ = model.decoder(model.target_embedding(targets()) + sinusoids(6), last)
+    torch.testing.assert_close(model(sources(), targets()), model.head(states), atol=1e-6, rtol=1e-5)
+    assert list(model.state_dict()) == list(build("lstm", "none", False).state_dict())
+
+
+@pytest.mark.parametrize("sizes", [[1] * 6, [4, 2]], ids=str)
+def test_decoding_with_positions_goes_on_at_the_position_of_the_next_token(sizes: list[int]) -> None:
+    model, outputs = build("gru", "general", True, positions="sinusoidal"), []
+    state = model(sources(), lengths=LENGTHS)
+    for piece in targets().split(sizes, dim=1):
+        output, state = model(piece, state={name: part[[0, 1, 2, 3]] for name, part in state.items()})
+        outputs.append(output)
+    torch.testing.assert_close(torch.cat(outputs, 1), model(sources(), targets(), LENGTHS), atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"attention": "dot", "bidirectional": True}, "model.attention: dot is not supported with model.bidirectional"),
         ({"attention": "dott"}, "model.attention: expected one of none additive dot general, got dott"),
+        ({"positions": "learned"}, "model.positions: expected one of none sinusoidal, got learned"),
         ({"cell": "lstmm"}, "model.cell: expected one of rnn lstm gru, got lstmm"),
         ({"hidden_size": 0}, "model.hidden_size: expected a whole number of at least 1, got 0"),
     ],

@@ -6,17 +6,22 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
+from torch import Tensor
 
 from dltrain.config import compose, instantiate
 from dltrain.config.facts import fill_facts
+from dltrain.data.notes import Notes
 from dltrain.data.spec import Audio, Clip, Spec
 from dltrain.data.tokens import Tokens
 from dltrain.runs.compatibility import task_facts
 
 NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
 VALUES = {
-    **{int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
+    **{bool: True, int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
     Audio: Audio(20, 1, 0.01),
+    Tensor: torch.ones(11),
+    Notes: Notes(4),
     **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
 }
 # A value for every fact that data can provide.

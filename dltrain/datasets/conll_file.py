@@ -1,0 +1,70 @@
+"""Files with one word per line and an empty line after each sentence (CoNLL columns)."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from dltrain.errors import ConfigError, format_error
+
+DOCUMENT = "-DOCSTART-"  # word of lines between documents
+
+
+class Sentence(NamedTuple):
+    """Words and their tags; no tags if they are unknown."""
+
+    words: list[str]
+    tags: list[str]
+
+
+def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Sentence]:
+    """Read words and tags.
+
+    Raises:
+        ConfigError: The file is not UTF-8, or a line has fewer columns than the first one.
+    """
+    rows = _rows(file.read_bytes(), str(file), "data.path")
+    return [
+        Sentence(
+            [_cell(cells, word_column, "data.word_column", line, file) for line, cells in group],
+            [_cell(cells, tag_column, "data.tag_column", line, file) for line, cells in group],
+        )
+        for group in rows
+    ]
+
+
+def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, list[str]]]:
+    """Return the number of the first line and the words of each sentence, whose tags are unknown."""
+    groups = _rows(content, name, "text")
+    if not groups:
+        raise ConfigError(format_error("text", f"one word per line in {name}", "a file without words"))
+    return [
+        (group[0][0], [cells[word_column if -len(cells) <= word_column < len(cells) else 0] for _, cells in group])
+        for group in groups
+    ]
+
+
+def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]]]]:
+    """Return line numbers and cells of the words of each sentence."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(format_error(key, f"a text in UTF-8 at {name}", str(error))) from error
+    groups: list[list[tuple[int, list[str]]]] = [[]]
+    first = 0
+    for number, line in enumerate(lines, 1):
+        cells = line.split("\t") if "\t" in line else line.split()
+        if not line.strip():
+            groups.append([])
+        elif cells[0] != DOCUMENT:
+            first = first or len(cells)
+            if len(cells) != first:
+                expected = f"{first} columns in line {number} of {name}, as in its first line"
+                raise ConfigError(format_error(key, expected, len(cells)))
+            groups[-1].append((number, cells))
+    return [group for group in groups if group]
+
+
+def _cell(cells: list[str], column: int, key: str, line: int, file: Path) -> str:
+    if not -len(cells) <= column < len(cells):
+        expected = f"a column from {-len(cells)} to {len(cells) - 1}, as line {line} of {file} has {len(cells)}"
+        raise ConfigError(format_error(key, expected, column))
+    return cells[column]

@@ -1,0 +1,62 @@
+"""Questions, contexts and answers from JSON files in the format of SQuAD."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dltrain.errors import ConfigError, format_error
+
+
+class Question(NamedTuple):
+    """A question about a context.
+
+    Args:
+        article: Number of the article that the context belongs to.
+        answers: Correct answers, which are parts of the context; empty if unknown.
+        start: First character of the first answer in the context.
+    """
+
+    article: int
+    text: str
+    context: str
+    answers: list[str]
+    start: int = 0
+
+
+def read_questions(file: Path) -> list[Question]:
+    """Read the questions of a file.
+
+    Raises:
+        ConfigError: The file is broken JSON or has another structure, or a context does not hold an answer.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(format_error("data.path", f"a file in UTF-8 at {file}", str(error))) from None
+    except json.JSONDecodeError as error:
+        got = f"{error.msg} in line {error.lineno}, column {error.colno}"
+        raise ConfigError(format_error("data.path", f"JSON in {file}", got)) from None
+    try:
+        return [
+            _question(number, paragraph["context"], entry, file)
+            for number, article in enumerate(content["data"])
+            for paragraph in article["paragraphs"]
+            for entry in paragraph["qas"]
+        ]
+    except (KeyError, TypeError, IndexError) as error:
+        expected = f"data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
+        raise ConfigError(format_error("data.path", expected, f"{type(error).__name__}: {error}")) from None
+
+
+def _question(article: int, context: str, entry: dict[str, Any], file: Path) -> Question:
+    name = f"question {entry.get('id', entry['question'])} of {file}"
+    if not entry["answers"]:
+        hint = "Questions without an answer are not supported: remove them."
+        raise ConfigError(format_error("data.path", f"an answer to {name}", "none", hint))
+    for answer in entry["answers"]:
+        text, start = answer["text"], answer["answer_start"]
+        if not text or start < 0 or context[start : start + len(text)] != text:
+            expected = f"a context that holds the answer {text!r} at character {start} in {name}"
+            raise ConfigError(format_error("data.path", expected, repr(context[max(0, start) :][: len(text)])))
+    answers = [answer["text"] for answer in entry["answers"]]
+    return Question(article, entry["question"], context, answers, entry["answers"][0]["answer_start"])

@@ -1,0 +1,101 @@
+"""Questions and windows of their contexts as rows of tokens."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from dltrain.data.ragged import Ragged
+from dltrain.data.tokens import Tokens
+from dltrain.datasets.squad_file import Question
+
+SEPARATOR = 0  # character between two answers
+
+
+class Splitter(Protocol):
+    """Vocabulary that knows where each token is in a text."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """The vocabulary."""
+
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of a text, and their first character and the one after their last."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rows with a begin, a question, an end, a window of its context, and an end.
+
+    Args:
+        max_length: Maximum number of tokens of a row.
+        max_question: Maximum number of tokens of a question; the rest is cut off.
+        stride: Tokens by which the windows of a context overlap.
+    """
+
+    splitter: Splitter
+    max_length: int
+    max_question: int
+    stride: int
+
+    def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
+        """Return the windows of all questions; field ``question`` is the number of the question.
+
+        ``spans`` (T, 2) has the first character and the one after the last of each token in the context, 0 for tokens
+        outside of it; ``start`` and ``end`` are the tokens of the first answer, 0 if the window does not hold it.
+        """
+        ragged: dict[str, list[list[Any]]] = {
+            name: [] for name in ("tokens", "segments", "spans", "context", "answers")
+        }
+        numbers: dict[str, list[int]] = {"question": [], "start": [], "end": []}
+        contexts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
+        for number, question in enumerate(questions):
+            if question.context not in contexts:
+                contexts[question.context] = self.splitter.encode_spans(question.context)
+            answers = list(map(ord, chr(SEPARATOR).join(question.answers)))
+            characters = list(map(ord, question.context))
+            for row in self._windows(question, *contexts[question.context]):
+                tokens, segments, spans, start, end = row
+                ragged["tokens"].append(tokens)
+                ragged["segments"].append(segments)
+                ragged["spans"].append(spans)
+                ragged["context"].append(characters)
+                ragged["answers"].append(answers)
+                for name, value in zip(numbers, (number, start, end), strict=True):
+                    numbers[name].append(value)
+        pads = {"tokens": self.splitter.tokens.pad or 0}
+        rows: dict[str, Any] = {name: _ragged(values, pads.get(name, 0)) for name, values in ragged.items()}
+        return rows | {name: torch.tensor(values, dtype=torch.int64) for name, values in numbers.items()}
+
+    def _windows(
+        self, question: Question, tokens: list[int], spans: list[tuple[int, int]]
+    ) -> Iterable[tuple[list[int], list[int], list[tuple[int, int]], int, int]]:
+        vocabulary = self.splitter.tokens
+        begin, end = vocabulary.begin, vocabulary.end
+        asked = self.splitter.encode_spans(question.text)[0][: self.max_question]
+        head = [*([] if begin is None else [begin]), *asked, *([] if end is None else [end])]
+        tail = [] if end is None else [end]
+        room = self.max_length - len(head) - len(tail)
+        first, last = self._answer(question, spans)
+        for offset in range(0, max(1, len(tokens) - self.stride), room - self.stride):
+            part, places = tokens[offset : offset + room], spans[offset : offset + room]
+            inside = bool(question.answers) and offset <= first and last < offset + len(part)
+            start, stop = (len(head) + first - offset, len(head) + last - offset) if inside else (0, 0)
+            segments = [*[0] * len(head), *[1] * (len(part) + len(tail))]
+            yield [*head, *part, *tail], segments, [*[(0, 0)] * len(head), *places, *[(0, 0)] * len(tail)], start, stop
+            if offset + room >= len(tokens):
+                break
+
+    def _answer(self, question: Question, spans: list[tuple[int, int]]) -> tuple[int, int]:
+        """Return the first and the last token that overlap with the first answer."""
+        if not question.answers:
+            return 0, 0
+        stop = question.start + len(question.answers[0])
+        inside = [number for number, (one, other) in enumerate(spans) if one < stop and other > question.start]
+        return (inside[0], inside[-1]) if inside else (len(spans), len(spans))
+
+
+def _ragged(rows: list[list[Any]], pad: int) -> Ragged:
+    values = torch.tensor([value for row in rows for value in row], dtype=torch.int32)
+    return Ragged(values, torch.tensor([len(row) for row in rows]), pad)

@@ -1,0 +1,98 @@
+"""Sentences with tags: columns, splits, word pieces, and errors with their lines."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dltrain.data.inputs import InputFiles
+from dltrain.data.loader import Batches
+from dltrain.datasets.conll import NO_TAG, Conll
+from dltrain.errors import ConfigError
+
+SENTENCES = (
+    (("U.N.", "B-ORG"), ("official", "O"), ("Ekeus", "B-PER"), ("heads", "O"), ("for", "O"), ("Baghdad", "B-LOC")),
+    (("Rome", "B-LOC"), ("sleeps", "O"), (".", "O")),
+    (("Ada", "B-PER"), ("Lovelace", "I-PER"), ("left", "O")),
+)
+
+
+def write(folder: Path, count: int = 30, middle: str = " NN ") -> str:
+    lines = ["-DOCSTART- -X- O", ""]
+    for number in range(count):
+        lines += [f"{word}{middle}{tag}" for word, tag in SENTENCES[number % 3]] + [""]
+    (folder / "a.conll").write_text("\n".join(lines))
+    return str(folder / "a.conll")
+
+
+def sentences_of(data: Conll) -> Iterator[list[tuple[str, str]]]:
+    """Yield the words and tags of all splits, as a model gets them."""
+    splits = data.load()
+    for source in (splits.train, splits.val, splits.test):
+        assert source is not None and data.tokens.decode is not None
+        for batch in Batches(source, 4):
+            for tokens, targets, starts in zip(batch["inputs"], batch["targets"], batch["starts"], strict=True):
+                assert torch.equal(starts, targets != NO_TAG)
+                yield [
+                    (data.tokens.decode([int(token)]), data.tags[int(target)])
+                    for token, target in zip(tokens, targets, strict=True)
+                    if target != NO_TAG
+                ]
+
+
+@pytest.mark.parametrize("middle", [" NN ", "\tNN\t"])
+def test_words_and_tags_of_all_splits_are_those_of_the_file(middle: str, tmp_path: Path) -> None:
+    data = Conll(write(tmp_path, middle=middle), validation=0.2, test=0.2)
+    assert data.spec.tag_names == ("B-LOC", "B-ORG", "B-PER", "I-PER", "O") and data.spec.tags == 5
+    expected = sorted([(word.lower(), tag) for word, tag in sentence] for sentence in SENTENCES)
+    found = sorted(sentences_of(data))
+    assert len(found) == 30 and [found[number] for number in (0, 10, 20)] == expected
+    assert [len(part) for part in data.parts] == [18, 6, 6]
+
+
+def test_a_run_reads_words_without_the_training_data(tmp_path: Path) -> None:
+    data = Conll(write(tmp_path))
+    again = Conll("moved.conll", fitted=data.fit())
+    (given,) = again.inputs(InputFiles(text="Ada sleeps unheard"))
+    assert given.names == [{"input": "--text", "words": ["Ada", "sleeps", "unheard"]}]
+    assert given.rows["tokens"].values.tolist() == [data.words.number(word) for word in ("ada", "sleeps", "?")]
+    (tmp_path / "new.txt").write_text("Rome NN\nsleeps NN\n\nAda NN\n")
+    (given,) = again.inputs(InputFiles((str(tmp_path / "new.txt"),)))
+    assert [(name["line"], name["words"]) for name in given.names] == [(1, ["Rome", "sleeps"]), (4, ["Ada"])]
+
+
+def test_the_first_piece_of_a_word_has_its_tag(tmp_path: Path) -> None:
+    vocabularies = pytest.importorskip("tokenizers")
+    words = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Love", "##lace", "Ada", "left"])}
+    tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = vocabularies.pre_tokenizers.BertPreTokenizer()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    data = Conll(write(tmp_path), tokenizer=str(tmp_path / "tokenizer.json"), max_length=6)
+    rows = next(iter(Batches(data.load().train, 30)))
+    (row, *_) = (n for n, tokens in enumerate(rows["inputs"].tolist()) if tokens[:6] == [2, 6, 4, 5, 7, 3])
+    tags = [data.tags[tag] if tag != NO_TAG else "" for tag in rows["targets"][row].tolist()[:6]]
+    assert tags == ["", "B-PER", "I-PER", "", "O", ""]
+    assert rows["lengths"].max() == 6  # longer sentences are cut, and still end with [SEP]
+    assert all(tokens[length - 1] == 3 for tokens, length in zip(rows["inputs"], rows["lengths"], strict=True))
+    again = Conll("moved.conll", tokenizer="moved.json", max_length=6, fitted=data.fit())
+    assert again.tokens.size == 8
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a B-X\nb O\n\nc\n", r"^data.path: expected 2 columns in line 4 of .*, as in its first line, got 1"),
+        ("a O\n\nb B-X\n", r"^data.path: expected at least 3 sentences in .*, separated by empty lines, got 2"),
+        ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column of at least two different tags"),
+    ],
+)
+def test_an_unsuitable_file_is_rejected_in_one_line(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        Conll(str(tmp_path / "a.conll"))
+
+
+def test_a_column_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^data.tag_column: expected a column from -3 to 2, as line 3 of"):
+        Conll(write(tmp_path), tag_column=3)

@@ -1,0 +1,113 @@
+"""Questions on contexts: windows, positions of answers, and errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dltrain.data.inputs import InputFiles
+from dltrain.data.loader import Batches
+from dltrain.datasets.squad import Squad
+from dltrain.errors import ConfigError
+
+SMALL: dict[str, Any] = {"max_length": 24, "max_question": 6, "overlap": 4, "min_count": 1}
+
+
+def content(articles: int = 6) -> dict[str, Any]:
+    data = []
+    for number in range(articles):
+        context = f"{'Before it, nothing. ' * number}The river number {number} rises in Rome; it ends at sea."
+        answer = {"text": f"{number}", "answer_start": context.index(f"number {number}") + 7}
+        end = {"text": "Rome", "answer_start": context.index("Rome")}
+        questions = [
+            {"id": f"{number}a", "question": "Which river is it?", "answers": [answer, answer]},
+            {"id": f"{number}b", "question": "Where does it rise?", "answers": [end]},
+        ]
+        data.append({"title": "t", "paragraphs": [{"context": context, "qas": questions}]})
+    return {"data": data}
+
+
+def write(folder: Path, whole: dict[str, Any] | None = None) -> str:
+    (folder / "a.json").write_text(json.dumps(whole or content()))
+    return str(folder / "a.json")
+
+
+def text(row: torch.Tensor) -> str:
+    return "".join(map(chr, row.tolist())).rstrip("\0")
+
+
+def test_the_tokens_of_an_answer_lie_at_its_characters_in_the_window_that_holds_it(tmp_path: Path) -> None:
+    data = Squad(write(tmp_path), **SMALL)
+    splits, held = data.load(), set[tuple[str, str]]()
+    windows = 0
+    for source in (splits.train, splits.val, splits.test):
+        assert source is not None
+        for batch in Batches(source, 4):
+            for row in range(len(batch["inputs"])):
+                windows += 1
+                start, end, spans = batch["start"][row], batch["end"][row], batch["spans"][row]
+                context, answers = text(batch["context"][row]), text(batch["answers"][row]).split("\0")
+                assert batch["lengths"][row] <= 24 and batch["inputs"][row, 0] == 2
+                if end > 0:
+                    found = context[int(spans[start, 0]) : int(spans[end, 1])]
+                    assert found == answers[0] and batch["segments"][row, start] == 1
+                    held.add((context, found))
+                else:
+                    assert start == 0
+    assert len(held) == 12 and windows > 12  # every answer is in a window; long contexts have several
+
+
+def test_articles_are_not_divided_between_splits(tmp_path: Path) -> None:
+    data = Squad(write(tmp_path), **SMALL)
+    parts = [{question.article for question in part} for part in data.parts]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 6 and all(parts)
+
+
+def test_every_token_of_a_context_is_in_a_window(tmp_path: Path) -> None:
+    data = Squad(write(tmp_path), **SMALL)
+    for question in data.questions:
+        rows = data.windows.rows([question])
+        spans = {tuple(span) for span in rows["spans"].values.tolist() if span[1]}
+        assert spans == set(data.words.encode_spans(question.context)[1])
+
+
+def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) -> None:
+    data = Squad(write(tmp_path), **SMALL)
+    again = Squad("moved.json", **SMALL, fitted=data.fit())
+    entry = {"question": "Where does it rise?", "context": "It rises in Rome."}
+    (tmp_path / "q.jsonl").write_text(json.dumps(entry) + "\n")
+    (given,) = again.inputs(InputFiles((str(tmp_path / "q.jsonl"),)))
+    assert given.names == [{"input": str(tmp_path / "q.jsonl"), "line": 1, "question": "Where does it rise?"}]
+    batch = again.prepare(next(iter(first_rows(given.rows))))
+    assert text(batch["context"][0]) == entry["context"]
+    (tmp_path / "q.jsonl").write_text('{"question": "?"}\n{')
+    with pytest.raises(ConfigError, match=r'INPUT 1: expected a JSON object with "question" and "context" in line 1'):
+        list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
+
+
+def first_rows(rows: Any) -> Any:
+    from dltrain.data.loader import TensorLoader
+
+    loader = TensorLoader(rows, 1, torch.device("cpu"))
+    return (part for _, _, part, _ in loader.chunks([torch.tensor([0])], 0, None))
+
+
+def test_broken_files_are_rejected_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(json.dumps(content(), indent=1).replace('"title": "t",', '"title" "t",', 1))
+    with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got Expecting ':' delimiter in line 4"):
+        Squad(str(file))
+    file.write_text("[]")
+    with pytest.raises(ConfigError, match=r"^data.path: expected data, paragraphs, context, .* as in SQuAD"):
+        Squad(str(file))
+    whole = content()
+    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 3
+    with pytest.raises(
+        ConfigError, match=r"^data.path: expected a context that holds the answer 'Rome' at character 3 in"
+    ):
+        Squad(write(tmp_path, whole))
+    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"] = []
+    with pytest.raises(ConfigError, match=r"^data.path: expected an answer to question 1b of .*, got none"):
+        Squad(write(tmp_path, whole))

@@ -1,0 +1,21 @@
+"""A small twin of experiment=transformer_memorise: random pairs are memorized in 100 steps of the whole batch."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dltrain.cli.main import main
+
+SMALL = ["model.hidden_size=64", "model.num_layers=2", "model.num_heads=4", "optimizer.lr=1e-3"]
+SMALL += ["data.pairs=16", "data.steps=20", "data.vocabulary=100", "data.batch_size=16"]
+
+
+def test_a_small_transformer_memorizes_random_pairs_in_100_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["experiment=transformer_memorise", *SMALL, "device=cpu", "hydra.run.dir=run"]) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["steps"] == 100
+    assert result["test"]["token_accuracy"] >= 0.992
