@@ -72,6 +72,8 @@ class Heads:
         if is_shared and mask is not None:
             groups = self.num_heads // self.num_kv_heads
             keys, values = (part.repeat_interleave(groups, dim=1) for part in (keys, values))
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(queries.dtype)  # autocast computes queries in lower precision
         y = F.scaled_dot_product_attention(
             queries,
             keys,

@@ -1,6 +1,8 @@
 """Transformer that reads a source and writes a target: the encoder-decoder of Vaswani et al. 2017."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,18 +12,114 @@ from dltrain.errors import ConfigError, choose
 from dltrain.models.attention import padding_mask
 from dltrain.models.blocks import Block, state_norm
 from dltrain.models.layers import State, check_sizes
-from dltrain.models.positions import embed_positions
+from dltrain.models.positions import RelativePositions, embed_positions
 
 FIRST = 64  # sinusoids to compute in advance if the data have no maximum length
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 
 
-class EncoderDecoder(nn.Module):
-    """Transformer encoder and decoder; each block of the decoder attends to the encoded source.
+class ReadAndWrite(nn.Module):
+    """Base class of transformers with an encoder and a decoder: how they read a source and write a target.
 
     Called with a source and the previous tokens of the target, the model returns all outputs. To write step by step,
     call it with the source alone for the state before the first token, then with tokens and a state. The state holds
     the keys and values of the source, which are computed once, and of the tokens written so far.
+    """
+
+    head_bias = True  # whether an output layer of its own has a bias
+    embedding_scale = 1.0  # factor of the embeddings
+    output_scale = 1.0  # factor of the states before an output layer that shares the weights of the embedding
+
+    def build(
+        self,
+        sizes: tuple[int | None, int, int],
+        num_layers: int,
+        make_block: Callable[..., Block],
+        make_norm: Callable[[], nn.Module],
+        positions: tuple[nn.Module, nn.Module],
+        tie_embeddings: bool,
+        dropout: float,
+        distances: tuple[RelativePositions, RelativePositions] | None = None,
+    ) -> None:
+        """Create the layers.
+
+        Args:
+            sizes: Vocabulary of the source (None for that of the target), vocabulary of the target, width.
+            make_block: Function that returns a block, given ``causal`` and ``cross``.
+            make_norm: Function that returns the norm after a stack.
+            positions: Modules that add positions to source and target.
+            distances: Relative positions for the self-attention of encoder and decoder; None for none.
+        """
+        vocabulary, outputs, width = sizes
+        self.target_embedding = nn.Embedding(outputs, width)
+        self.source_embedding = None if vocabulary is None else nn.Embedding(vocabulary, width)
+        self.source_positions, self.target_positions = positions
+        self.encoder_distances = None if distances is None else distances[0]
+        self.decoder_distances = None if distances is None else distances[1]
+        self.dropout = nn.Dropout(dropout)
+        self.encoder = nn.ModuleList(make_block() for _ in range(num_layers))
+        self.encoder_norm = make_norm()
+        self.decoder = nn.ModuleList(make_block(causal=True, cross=True) for _ in range(num_layers))
+        self.decoder_norm = make_norm()
+        self.head = None if tie_embeddings else nn.Linear(width, outputs, bias=self.head_bias)
+
+    def forward(
+        self, x: Tensor, previous: Tensor | None = None, lengths: Tensor | None = None, state: State | None = None
+    ) -> Any:
+        """Return the logits of each next token, the state after the source, or, given a `state`, logits and state.
+
+        Args:
+            x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).
+            previous: For each token to predict, the token before it (B, T); None to read only the source.
+            lengths: Steps of each source, int64 (B,) on the CPU; later steps are padding. None for no padding.
+            state: State returned by an earlier call.
+        """
+        if state is not None:
+            return self._write(x, state)
+        state = self._read(x, lengths)
+        return state if previous is None else self._write(previous, state)[0]
+
+    def _read(self, x: Tensor, lengths: Tensor | None) -> State:
+        """Return the state before the first token of the target."""
+        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
+        states = self._embed(x, embedding, self.source_positions, 0)
+        mask = padding_mask(lengths, x.shape[1], x.device)
+        scores = mask if self.encoder_distances is None else self.encoder_distances(x.shape[1], x.shape[1], mask)
+        for block in self.encoder:
+            states = block(states, scores)
+        memory = self.encoder_norm(states)
+        source, blocks = {}, {}
+        for number, block in enumerate(self.decoder):
+            source[str(number)] = block.cross.read(memory)  # type: ignore[union-attr, operator]
+            blocks[str(number)] = block.empty_cache(len(x))  # type: ignore[operator]
+        state: State = {"source": source, "blocks": blocks}
+        return state if mask is None else {**state, "source_mask": mask}
+
+    def _write(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the logits after each of the tokens (B, T), and the next state."""
+        start = state["blocks"]["0"]["keys"].shape[2]
+        states = self._embed(tokens, self.target_embedding, self.target_positions, start)
+        mask, blocks, scores = state.get("source_mask"), {}, None
+        if self.decoder_distances is not None:
+            scores = self.decoder_distances(tokens.shape[1], start + tokens.shape[1])
+        for number, block in enumerate(self.decoder):
+            name = str(number)
+            states, blocks[name] = block.extend(  # type: ignore[operator]
+                states, state["blocks"][name], scores, source=state["source"][name], source_mask=mask
+            )
+        states = self.decoder_norm(states)
+        if self.head is None:
+            logits = F.linear(states * self.output_scale, self.target_embedding.weight)
+        else:
+            logits = self.head(states)
+        return logits, {**state, "blocks": blocks}
+
+    def _embed(self, tokens: Tensor, embedding: nn.Embedding, positions: nn.Module, start: int) -> Tensor:
+        return self.dropout(positions(embedding(tokens) * self.embedding_scale, start))
+
+
+class EncoderDecoder(ReadAndWrite):
+    """Transformer encoder and decoder; each block of the decoder attends to the encoded source.
 
     Args:
         vocabulary, outputs: Number of distinct tokens of the source and of the target.
@@ -70,68 +168,22 @@ class EncoderDecoder(nn.Module):
         if positions == "learned" and None in (length, target_length):
             raise ConfigError("model.positions: learned is not supported because the data have no maximum length")
         is_shared = bool(tie_embeddings and shared_vocabulary)
-        self.target_embedding = nn.Embedding(outputs, hidden_size)
-        self.source_embedding = None if is_shared else nn.Embedding(vocabulary, hidden_size)
-        self.source_positions = embed_positions(positions, length or FIRST, hidden_size, std=1.0)
-        self.target_positions = embed_positions(positions, target_length or FIRST, hidden_size, std=1.0)
-        self.dropout = nn.Dropout(dropout)
+        self.embedding_scale = math.sqrt(hidden_size)
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size, activation, dropout
         options: dict[str, Any] = {"pre_norm": pre_norm, "norm": norm, "gated": gated, "num_kv_heads": num_kv_heads}
         options["rotary"] = positions == "rotary"
-        self.encoder = nn.ModuleList(Block(*sizes, **options) for _ in range(num_layers))
-        self.encoder_norm = state_norm(norm, hidden_size) if pre_norm else nn.Identity()
-        self.decoder = nn.ModuleList(Block(*sizes, causal=True, cross=True, **options) for _ in range(num_layers))
-        self.decoder_norm = state_norm(norm, hidden_size) if pre_norm else nn.Identity()
-        self.head = None if tie_embeddings else nn.Linear(hidden_size, outputs)
+        lengths = (length or FIRST, target_length or FIRST)
+        source, target = (embed_positions(positions, each, hidden_size, std=1.0) for each in lengths)
+        self.build(
+            (None if is_shared else vocabulary, outputs, hidden_size),
+            num_layers,
+            partial(Block, *sizes, **options),
+            partial(state_norm, norm, hidden_size) if pre_norm else nn.Identity,
+            (source, target),
+            tie_embeddings,
+            dropout,
+        )
         self.apply(_initialize)
-
-    def forward(
-        self, x: Tensor, previous: Tensor | None = None, lengths: Tensor | None = None, state: State | None = None
-    ) -> Any:
-        """Return the logits of each next token, the state after the source, or, given a `state`, logits and state.
-
-        Args:
-            x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).
-            previous: For each token to predict, the token before it (B, T); None to read only the source.
-            lengths: Steps of each source, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: State returned by an earlier call.
-        """
-        if state is not None:
-            return self._write(x, state)
-        state = self._read(x, lengths)
-        return state if previous is None else self._write(previous, state)[0]
-
-    def _read(self, x: Tensor, lengths: Tensor | None) -> State:
-        """Return the state before the first token of the target."""
-        embedding = self.target_embedding if self.source_embedding is None else self.source_embedding
-        states = self._embed(x, embedding, self.source_positions, 0)
-        mask = padding_mask(lengths, x.shape[1], x.device)
-        for block in self.encoder:
-            states = block(states, mask)
-        memory = self.encoder_norm(states)
-        source, blocks = {}, {}
-        for number, block in enumerate(self.decoder):
-            source[str(number)] = block.cross.read(memory)  # type: ignore[union-attr, operator]
-            blocks[str(number)] = block.empty_cache(len(x))  # type: ignore[operator]
-        state: State = {"source": source, "blocks": blocks}
-        return state if mask is None else {**state, "source_mask": mask}
-
-    def _write(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the logits after each of the tokens (B, T), and the next state."""
-        start = state["blocks"]["0"]["keys"].shape[2]
-        states = self._embed(tokens, self.target_embedding, self.target_positions, start)
-        mask, blocks = state.get("source_mask"), {}
-        for number, block in enumerate(self.decoder):
-            name = str(number)
-            states, blocks[name] = block.extend(  # type: ignore[operator]
-                states, state["blocks"][name], source=state["source"][name], source_mask=mask
-            )
-        states = self.decoder_norm(states)
-        logits = F.linear(states, self.target_embedding.weight) if self.head is None else self.head(states)
-        return logits, {**state, "blocks": blocks}
-
-    def _embed(self, tokens: Tensor, embedding: nn.Embedding, positions: nn.Module, start: int) -> Tensor:
-        return self.dropout(positions(embedding(tokens) * math.sqrt(embedding.embedding_dim), start))
 
 
 def _initialize(module: nn.Module) -> None:

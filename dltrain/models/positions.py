@@ -90,10 +90,15 @@ class RelativePositions(nn.Module):
         self.num_buckets, self.max_distance, self.bidirectional = num_buckets, max_distance, bidirectional
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
-    def forward(self, queries: int, keys: int) -> Tensor:
-        """Return the numbers to add, (1, num_heads, queries, keys); the queries are the last of all steps."""
+    def forward(self, queries: int, keys: int, mask: Tensor | None = None) -> Tensor:
+        """Return the numbers to add, (1, num_heads, queries, keys); the queries are the last of all steps.
+
+        Args:
+            mask: Keys to attend to, bool (B, 1, 1, keys); the others get minus infinity.
+        """
         steps = torch.arange(keys, device=self.weight.device)
-        return self.weight[self.buckets(steps[None, :] - steps[keys - queries :, None])].permute(2, 0, 1)[None]
+        scores = self.weight[self.buckets(steps[None, :] - steps[keys - queries :, None])].permute(2, 0, 1)[None]
+        return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
     def buckets(self, distances: Tensor) -> Tensor:
         """Return the bucket of each distance, the position of the key minus that of the query."""

@@ -1,4 +1,4 @@
-"""Names and shapes of published weights: BERT and GPT-2 as Hugging Face's transformers stores them."""
+"""Names and shapes of published weights: BERT, GPT-2 and T5 as Hugging Face's transformers stores them."""
 
 import re
 from collections.abc import Mapping
@@ -45,6 +45,31 @@ GPT2_EMBEDDING = "wte.weight"
 GPT2_LEFT_OUT = re.compile(r"lm_head\.weight|h\.\d+\.attn\.(masked_)?bias")
 
 
+# Patterns of whole names there -> names here, without ``.weight``.
+T5_NAMES = {
+    r"shared": "target_embedding",
+    r"lm_head": "head",
+    r"(encoder|decoder)\.final_layer_norm": r"\1_norm",
+    r"(\w+)\.block\.0\.layer\.0\.SelfAttention\.relative_attention_bias": r"\1_distances",
+    r"(\w+)\.block\.(\d+)\.layer\.0\.layer_norm": r"\1.\2.norm1",
+    r"(\w+)\.block\.(\d+)\.layer\.0\.SelfAttention\.q": r"\1.\2.qkv",
+    r"(\w+)\.block\.(\d+)\.layer\.0\.SelfAttention\.o": r"\1.\2.mix",
+    r"decoder\.block\.(\d+)\.layer\.1\.layer_norm": r"decoder.\1.norm_cross",
+    r"decoder\.block\.(\d+)\.layer\.1\.EncDecAttention\.q": r"decoder.\1.cross.query",
+    r"decoder\.block\.(\d+)\.layer\.1\.EncDecAttention\.k": r"decoder.\1.cross.kv",
+    r"decoder\.block\.(\d+)\.layer\.1\.EncDecAttention\.o": r"decoder.\1.cross.mix",
+    r"encoder\.block\.(\d+)\.layer\.1\.layer_norm": r"encoder.\1.norm2",
+    r"decoder\.block\.(\d+)\.layer\.2\.layer_norm": r"decoder.\1.norm2",
+    r"(\w+)\.block\.(\d+)\.layer\.[12]\.DenseReluDense\.wi(?:_0)?": r"\1.\2.up",
+    r"(\w+)\.block\.(\d+)\.layer\.[12]\.DenseReluDense\.wi_1": r"\1.\2.gate",
+    r"(\w+)\.block\.(\d+)\.layer\.[12]\.DenseReluDense\.wo": r"\1.\2.down",
+}
+T5_EMBEDDING = "shared.weight"
+T5_JOINED = {"SelfAttention.q": "qkv", "EncDecAttention.k": "kv"}
+# Parts of joined matrices, and copies of the embedding.
+T5_LEFT_OUT = re.compile(r".*(SelfAttention\.[kv]|EncDecAttention\.v|embed_tokens)")
+
+
 def bert_names(weights: Weights) -> Weights:
     """Return weights of BERT under the names of `dltrain.models.bert.BERT`; other weights are returned unchanged.
 
@@ -81,6 +106,29 @@ def gpt2_names(weights: Weights) -> Weights:
         if not GPT2_LEFT_OUT.fullmatch(name):
             is_transposed = kind == "weight" and re.search(r"\.c_\w+$", head) and value.dim() == 2
             found[f"{_renamed(head, GPT2_NAMES)}.{kind}"] = value.T.contiguous() if is_transposed else value
+    return found
+
+
+def t5_names(weights: Weights) -> Weights:
+    """Return weights of T5 under the names of `dltrain.models.t5.T5`; other weights are returned unchanged.
+
+    Queries, keys and values of self-attention are joined into one matrix, and so are keys and values of the source. If
+    the output layer repeats the embedding, it is left out.
+    """
+    if T5_EMBEDDING not in weights:
+        return weights
+    found: dict[str, Tensor] = {}
+    for name, value in weights.items():
+        head = name.removesuffix(".weight")
+        pattern = next((pattern for pattern in T5_NAMES if re.fullmatch(pattern, head)), None)
+        if T5_LEFT_OUT.fullmatch(head) or (head == "lm_head" and torch.equal(value, weights[T5_EMBEDDING])):
+            continue
+        if pattern is None:
+            found[name] = value
+            continue
+        joined = next((parts for end, parts in T5_JOINED.items() if head.endswith(end)), None)
+        parts = [value] if joined is None else [weights[f"{head[:-1]}{part}.weight"] for part in joined]
+        found[f"{re.sub(pattern, T5_NAMES[pattern], head)}.weight"] = torch.cat(parts)
     return found
 
 

@@ -177,7 +177,8 @@ class Translation(Task):
             raise ConfigError("--prompt: not supported because the sources of this run are not text")
         tokens = [] if prompt is None else self.encode_source(prompt)
         if prompt is None or not tokens:
-            raise ConfigError(format_error("--prompt", "a text to translate", prompt or "none"))
+            got = "none" if prompt is None else "an empty text"
+            raise ConfigError(format_error("--prompt", "a text to translate", got))
         if self.unknown_source in tokens:
             words = [word for word in prompt.split() if self.unknown_source in self.encode_source(word)]
             got, hint = (

@@ -103,11 +103,20 @@ def test_broken_files_are_rejected_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^data.path: expected data, paragraphs, context, .* as in SQuAD"):
         Squad(str(file))
     whole = content()
+    right = whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"]
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 3
     with pytest.raises(
         ConfigError, match=r"^data.path: expected a context that holds the answer 'Rome' at character 3 in"
     ):
         Squad(write(tmp_path, whole))
+    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = right + 3
+    with pytest.raises(ConfigError, match=r"^data.path: expected a context that holds the answer 'Rome'"):
+        Squad(write(tmp_path, whole))
+    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = right - 2  # as in the published file
+    (found,) = (
+        each for each in Squad(write(tmp_path, whole)).questions if (each.article, each.answers) == (1, ["Rome"])
+    )
+    assert found.start == right
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"] = []
     with pytest.raises(ConfigError, match=r"^data.path: expected an answer to question 1b of .*, got none"):
         Squad(write(tmp_path, whole))

@@ -24,8 +24,8 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(
-    r"KINETICS|electricity|movie_reviews|verses|mnist|cifar10|shakespeare|moby_dick|ring_gan"
-    r"|^dltrain -m |--config-dir conf"
+    r"KINETICS|electricity|movie_reviews|sentiment|verses|"
+    r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {

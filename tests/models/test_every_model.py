@@ -63,6 +63,7 @@ FACTS = {
     "seq2seq": PAIRS,
     "deep_speech2": RECORDINGS,
     "transformer_seq2seq": PAIRS,
+    "t5": PAIRS,
 } | dict.fromkeys(VIDEO, CLIP)
 
 
