@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -47,6 +48,7 @@ class Parallel:
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
         max_words: Maximum number of pieces in each vocabulary, at least 1.
+        shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         max_length: Maximum number of tokens of a text; pairs with a longer one are left out. At least 1.
         max_tokens: Maximum number of tokens per training batch including padding, of sources and of targets; replaces
             ``batch_size``. None to use ``batch_size``.
@@ -70,6 +72,7 @@ class Parallel:
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
+        shared_vocabulary: bool = False,
         max_length: int = 64,
         max_tokens: int | None = None,
         validation: float = 0.05,
@@ -95,14 +98,21 @@ class Parallel:
         self.prepare = PreparePairs()
         limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
-            self._fit((validation, test), limits, tokenizer_files(tokenizer))
+            self._fit((validation, test), limits, tokenizer_files(tokenizer), shared_vocabulary)
         else:
             self._adopt(fitted)
         known = [vocabularies.as_tokens(vocabulary) for vocabulary in self.vocabularies]
         longest = padded_width(torch.tensor([max_length]))
-        self.spec = Spec(shape=(longest,), length=longest, target_length=width, tokens=known[0], target_tokens=known[1])
+        self.spec = Spec(
+            shape=(longest,),
+            length=longest,
+            target_length=width,
+            tokens=known[0],
+            target_tokens=known[1],
+            shared_vocabulary=self.vocabularies[0].content == self.vocabularies[1].content,
+        )
 
-    def _fit(self, shares: tuple[float, float], limits: tuple[int, int], files: list[str]) -> None:
+    def _fit(self, shares: tuple[float, float], limits: tuple[int, int], files: list[str], is_shared: bool) -> None:
         """Read and split the pairs, fit the vocabularies, and leave out pairs with a long text."""
         self.pairs = self.reader.read()
         self.columns = self.pairs.columns
@@ -113,12 +123,8 @@ class Parallel:
         held_out = [held_out_size(len(order), share) for share in shares]
         parts = order.split([len(order) - sum(held_out), *held_out])
         train = parts[0].tolist()
-        self.vocabularies = [
-            vocabularies.restore(FILE, [read_tokenizer(files[number]).content], self.lowercase)
-            if files
-            else vocabularies.fit(self.kind, (texts[row] for row in train), self.lowercase, *limits)
-            for number, texts in enumerate((self.pairs.sources, self.pairs.targets))
-        ]
+        sides = [[texts[row] for row in train] for texts in (self.pairs.sources, self.pairs.targets)]
+        self.vocabularies = self._make_vocabularies(sides, limits, files, is_shared)
         self.encoded = self._encode(self.pairs)
         lengths = [torch.tensor([len(tokens) for tokens in side]) for side in self.encoded]
         self.is_short = torch.maximum(*lengths) <= self.max_length
@@ -128,6 +134,20 @@ class Parallel:
                 expected = "a length that some texts of each split do not exceed"
                 hint = f"All pairs of the {name} split have a longer text."
                 raise ConfigError(format_error("data.max_length", expected, self.max_length, hint))
+
+    def _make_vocabularies(
+        self, sides: list[list[str]], limits: tuple[int, int], files: list[str], is_shared: bool
+    ) -> list[Vocabulary]:
+        """Return the vocabularies of sources and targets, from tokenizer files or fitted to the training texts."""
+        if files:
+            contents = [read_tokenizer(file).content for file in files]
+            if is_shared and contents[0] != contents[1]:
+                reason = "data.tokenizer names two different tokenizers"
+                raise ConfigError(f"data.shared_vocabulary: not supported because {reason}")
+            return [vocabularies.restore(FILE, [content], self.lowercase) for content in contents]
+        if is_shared:
+            return [vocabularies.fit(self.kind, chain(*sides), self.lowercase, *limits)] * 2
+        return [vocabularies.fit(self.kind, texts, self.lowercase, *limits) for texts in sides]
 
     def fit(self) -> Fitted:
         """Return the vocabularies, the columns, and the file's delimiter, decimal mark and quoting."""

@@ -115,6 +115,8 @@ class Loop:
                 self.begin_stage()
             self._run_stage()
             while self.state.stage + 1 < len(self.stages.plans):
+                with self.timer.pause():
+                    self.checkpointer.checkpoints.wait()  # a later checkpoint must not replace the last one of a stage
                 self.begin_next_stage()
                 self._run_stage()
         except Stopped as stopped:

@@ -278,7 +278,8 @@ def test_a_text_is_read_whole_and_its_last_target_is_ignored(tmp_path):
     first, second = data.inputs(inputs_of(tmp_path / "a.txt", text="head"))
     batch = data.load().test.prepare(dict(first.rows))
     assert batch["inputs"].tolist() == [[7, 4, 0, 3]] and batch["targets"].tolist() == [[4, 0, 3, -1]]
-    assert second.rows["tokens"].shape == (1, 401) and second.names == [{"input": str(tmp_path / "a.txt")}]
+    assert second.rows["tokens"].shape == (1, 401)
+    assert second.names == [{"input": str(tmp_path / "a.txt"), "characters": 400}]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -275,3 +275,14 @@ def test_random_pairs_are_uniform_and_the_same_in_all_splits() -> None:
     assert int(counts[len(SPECIAL) :].min()) > 850 and int(counts.max()) < 1150, "20,000 tokens, 1,000 of each"
     assert float((source == target[:, :-1]).float().mean()) < 0.1, "targets do not depend on sources"
     assert data.vocabulary.encode("0 19") == [4, 23]
+
+
+@pytest.mark.parametrize("kind", ["words", BPE])
+def test_a_shared_vocabulary_is_fitted_to_both_sides_and_kept_with_the_run(tmp_path: Path, kind: str) -> None:
+    path = write_table(tmp_path, phrases())
+    separate, shared = (Parallel(path, tokens=kind, shared_vocabulary=value) for value in (False, True))
+    assert separate.spec.shared_vocabulary is False and shared.spec.shared_vocabulary is True
+    source, target = shared.vocabularies
+    assert source.encode("the perro") == target.encode("the perro") and UNKNOWN not in source.encode("the perro")
+    again = Parallel(path, tokens=kind, shared_vocabulary=True, fitted=shared.fit())
+    assert again.spec.shared_vocabulary is True and again.vocabularies[0].content == source.content

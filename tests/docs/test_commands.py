@@ -31,6 +31,7 @@ SLOW = re.compile(
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
     "midi_events": ["data.context_length=16"],
+    "book.txt data.tokens=": ["data.context_length=4"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
     "image_masks": ["data.batch_size=5", "data.image_size=16"],
     "transformer_seq2seq": ["model.num_layers=1", "model.hidden_size=16"],
