@@ -103,7 +103,7 @@ TASKS = {
     "text": {"language_modeling", "masked_language_modeling"},
     "csv": {"classification", "regression"},
     "conll": {"tagging"},
-    "squad": {"question_answering"},
+    "squad": {"question_answering", "masked_language_modeling"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
     "parallel": {"translation"},
     "speech": {"classification", "ctc"},
@@ -205,7 +205,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def composed(model: str, data: str, task: str, small_data: Callable[[str], list[str]], *more: str) -> Job:
-    special = WITH_MASK[data] if task == "masked_language_modeling" else []
+    special = WITH_MASK.get(data, []) if task == "masked_language_modeling" else []
     return compose.compose(
         [f"model={model}", f"task={task}", *small_data(data), *special, *SMALLER.get(model, []), *more]
     )
