@@ -73,6 +73,7 @@ INTERVAL = FieldSpec(
     'an interval such as "50 steps", "1 epoch" or "10 minutes"', lambda value: parse_interval(value) is not None
 )
 
+CALENDAR = ("minute", "hour", "weekday", "day", "month", "yearday")
 MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # rows, or months of rows
 
 
@@ -82,7 +83,7 @@ TABLE = {
     "epochs num_labels eval_examples": integer(1, null=True),
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
     "num_layers": integer(1, below=10_001),  # more layers take minutes to build, then run out of memory
-    "num_heads channels context_length image_size width ffn_ratio latent statistics answers": integer(1),
+    "num_heads channels patch_length context_length image_size width ffn_ratio latent statistics answers": integer(1),
     "ns_steps importance_samples n_critic modes max_boxes num_convs Shapes.examples frames frame_stride": integer(1),
     "clips": integer(8),
     "FCOS.levels": integer(1, below=6),
@@ -99,6 +100,9 @@ TABLE = {
     "tile patch_size": integer(1, null=True),
     "split": FieldSpec(
         "rows or months such as 12mo", lambda value: MONTHS.fullmatch(str(value)) is not None, many=True, null=True
+    ),
+    "calendar": FieldSpec(
+        f"one of {' '.join(CALENDAR)}", lambda value: value in CALENDAR, CALENDAR, many=True, null=True
     ),
     "split_by": choice("picture", "area"),
     "test sparsity_target": real("(0, 1)"),
@@ -138,6 +142,8 @@ TABLE = {
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
     "normalise": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber"),
+    "task.by": choice("none", "horizon", "origin"),
+    "task.block": integer(1, null=True),
     "task.output": choice("point", "quantile", "gaussian"),
     "task.quantiles": real("(0, 1)"),
     "Adversarial.loss_name": choice("non_saturating", "least_squares", "hinge", "wasserstein"),

@@ -27,8 +27,17 @@ def continue_dates(times: pd.Series, form: DateForm, steps: int) -> list[str] | 
     Returns:
         One date per step, or None if the rows have no positive step or a date would be after the year 9999.
     """
+    dates = future_dates(times, steps)
     try:
-        return write_dates(islice(_future_dates(times.dropna()), steps), form) or None
+        return write_dates(iter(dates or []), form) or None
+    except (ValueError, OverflowError):
+        return None
+
+
+def future_dates(times: pd.Series, steps: int) -> list[datetime] | None:
+    """Return the dates of the steps after the last row, as in `continue_dates`; None if they are unknown."""
+    try:
+        return list(islice(_future_dates(times.dropna()), steps)) or None
     except (ValueError, OverflowError):
         return None
 

@@ -20,6 +20,11 @@ def split_float64(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([rounded, remainder], axis=1).T.copy())
 
 
+def columns_first(values: np.ndarray) -> Tensor:
+    """Return float64 (rows, columns) as float32 (columns, rows)."""
+    return torch.from_numpy(values.astype(np.float32).T.copy())
+
+
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rounded sum and its exact rounding error. Source: Knuth, TAOCP 2, section 4.2.2."""
     rounded = a + b

@@ -11,6 +11,7 @@ from dltrain.datasets import steps
 from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.csv_table import Table, parse_column
 from dltrain.datasets.date_columns import TimeColumn
+from dltrain.datasets.describe import count, listed
 from dltrain.datasets.future_times import continue_dates, continue_numbers
 from dltrain.datasets.table_columns import reason_to_ignore
 from dltrain.errors import ConfigError, format_error, suggest
@@ -24,10 +25,12 @@ class Series(NamedTuple):
     Args:
         name: Its value in the column that distinguishes series; None if the table has one series.
         rows: Its rows in the table.
+        later: Rows after them, without values to forecast.
     """
 
     name: str | None
     rows: np.ndarray
+    later: np.ndarray = np.arange(0)
 
 
 def choose_columns(
@@ -148,7 +151,9 @@ def continue_times(
     Numbers are continued if their column has a time name such as ``year``.
     """
     times: Sequence[str | int | float] | None = None
-    if time_column is not None and len(series.rows) > 1:
+    if time_column is not None and len(series.later) >= number:
+        times = [time_column.cells[row] for row in series.later[:number].tolist()]
+    elif time_column is not None and len(series.rows) > 1:
         times = continue_dates(time_column.dates.times.iloc[series.rows], time_column.dates.form, number)
     elif time_column is None:
         for column, name in enumerate(table.header):
@@ -157,6 +162,26 @@ def continue_times(
                 times = continue_numbers(cells, number)
                 break
     return times or [None] * number
+
+
+def describe_rows(table: Table, where: str | None, names: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    """Return lines about the rows of a table, the columns to forecast and those left out."""
+    rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {where}" * bool(where))
+    lines = [f"{rows}, to forecast: {listed(names)}"]
+    if left_out:
+        found = listed(name or "(no name)" for name in left_out)
+        lines.append(f"left out: {found} (to include a column, name it in data.column)")
+    return lines
+
+
+def describe_times(table: Table, time_column: TimeColumn | None, series: Series) -> list[str]:
+    """Return a line about the dates of a table, and the usual step of a series; empty if there are no dates."""
+    if time_column is None:
+        return []
+    names = " ".join(table.header[column] for column in time_column.columns)
+    first, last = time_column.cells[0], time_column.cells[len(table) - 1]
+    step = steps.step_words(time_column.dates.times.iloc[series.rows])
+    return [f"time: {names} from {first} to {last}, step {step}"]
 
 
 def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row: int, group: str | None) -> None:

@@ -13,22 +13,26 @@ from torch import Tensor
 from dltrain.data.checks import at_least, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
+from dltrain.datasets import series_table
 from dltrain.datasets.bundled_series import SERIES, BundledSeries
-from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
+from dltrain.datasets.csv_file import Notation
 from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Marks, Table
 from dltrain.datasets.date_columns import find_times
 from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.fill_missing import fill_missing
-from dltrain.datasets.numerics import split_float64
+from dltrain.datasets.known_values import KnownValues
+from dltrain.datasets.numerics import columns_first, split_float64
+from dltrain.datasets.series_reader import Found, SeriesReader
 from dltrain.datasets.series_splits import SeriesSplit
-from dltrain.datasets.series_table import Series, check_order, choose_columns, continue_times, select_rows, split_series
-from dltrain.datasets.steps import infer_season, step_words
-from dltrain.datasets.windows import SCALES, Normalize, SplitRange, fit_scales
+from dltrain.datasets.series_table import Series
+from dltrain.datasets.steps import infer_season
+from dltrain.datasets.windows import SCALES, Normalize, SplitRange, cut_windows, fit_scales, repeat_numbers
 from dltrain.errors import ConfigError, format_error
 
 SEASONS = 3  # minimum number of seasons in a series for its season to be used
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
+CONVERT = {"values": split_float64, "known": columns_first}
 BUNDLED = Path(__file__).parent / "bundled"
 
 
@@ -52,7 +56,12 @@ class TimeSeries:
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
         missing_words: Words that mean a missing value in this file, besides the usual ones.
-        window: Steps that a model reads, at least 1.
+        known: Columns that are known in advance, such as holidays, and never forecast. Each step of the input also has
+            their values, normalized, at that step and ``horizon`` steps later. Rows at the end of a file may have these
+            values only; ``dltrain predict`` needs ``horizon`` of them.
+        calendar: Parts of the date that are inputs like known columns, as sine and cosine: ``minute``, ``hour``,
+            ``weekday``, ``day`` of the month, ``month``, ``yearday``.
+        window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
         horizon: Steps that it predicts, at least 1.
         season: Steps per season, at least 1; None infers it, 1 if that fails or there are fewer than three seasons.
         normalise: ``last``: values minus the last value of the window, divided by the root mean square change over 1
@@ -83,6 +92,8 @@ class TimeSeries:
         decimal: str | None = None,
         day_first: bool | None = None,
         missing_words: list[str] | None = None,
+        known: str | list[str] | None = None,
+        calendar: str | list[str] | None = None,
         window: int = 104,
         horizon: int = 26,
         season: int | None = None,
@@ -98,16 +109,21 @@ class TimeSeries:
         self.split = SeriesSplit(validation, test, split)
         self.window = at_least("data.window", window, 1)
         self.horizon = at_least("data.horizon", horizon, 1)
+        advance = KnownValues(known, calendar)
+        if advance.width and window < horizon:
+            expected = f"at least data.horizon={horizon} with data.known or data.calendar"
+            raise ConfigError(format_error("data.window", expected, window))
         self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
-        self.missing = one_of("data.missing", missing, ("refuse", "interpolate", "last"))
+        one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.group, self.where, self.day_first = group, where, day_first
+        self.group = group
         bundled = None if path else SERIES[one_of("data.series", series, SERIES)]
         self.path = user_path(path) if path else BUNDLED / f"{series}.csv"
         if path and fitted is None:
             existing_file(path, "an existing CSV file")  # not `self.path`, to show the path as typed
-        self.notation = Notation(header, decimal, tuple(missing_words or ()))
+        notation = Notation(header, decimal, tuple(missing_words or ()))
+        self.reader = SeriesReader(self.path, notation, where, day_first, group, missing, advance)
         if fitted is not None:
             self._adopt(fitted)
         else:
@@ -115,21 +131,20 @@ class TimeSeries:
             self.season = at_least("data.season", self._find_season(bundled) if season is None else season, 1)
             self.split.count_months(self._first_times())
             self._leave_out_short_series()
-            self.known = [one.name for one in self.series]
+            self.trained = [one.name for one in self.series]
         self.spec = self._facts(bundled.unit if bundled else None)
-
-    def _read(self) -> Table:
-        return select_rows(read_csv(existing_file(self.path, "an existing CSV file"), self.notation), self.where)
 
     def _find_columns(self, column: str | list[str] | None) -> None:
         """Read the file, and find its times, the columns to forecast and the series."""
-        self.table = self._read()
-        self.notation = replace(self.notation, trained_on=self.table.marks)
-        self.times = find_times(self.table, self.day_first)
+        self.table = self.reader.read()
+        self.reader.notation = replace(self.reader.notation, trained_on=self.table.marks)
+        self.times = find_times(self.table, self.reader.day_first)
         excluded = list(self.times.columns) if self.times else []
         excluded += [self.table.index_of(self.group, "data.group")] if self.group else []
-        self.names, self.left_out = choose_columns(self.table, column, excluded)
-        self.series = split_series(self.table, self.group)
+        excluded += [self.table.index_of(name, "data.known") for name in self.reader.known.columns]
+        self.names, self.left_out = series_table.choose_columns(self.table, column, excluded)
+        self.reader.known.check(self.table, self.times, self.names)
+        self.series = self.reader.known.split_series(self.table, self.group, self.names)
 
     def _find_season(self, bundled: BundledSeries | None) -> int:
         times = self._first_times()
@@ -144,18 +159,20 @@ class TimeSeries:
 
     def _facts(self, unit: str | None) -> Spec:
         columns = len(self.names)
+        features = columns + 2 * self.reader.known.width
         return Spec(
-            shape=(self.window, columns),
-            size=self.window * columns,
-            features=columns,
+            shape=(self.window, features),
+            size=self.window * features,
+            features=features,
             length=self.window,
             columns=columns,
             horizon=self.horizon,
-            lags=self.window * columns,
+            lags=self.window * features,
             season=self.season,
+            normalise=self.normalise,
             unit=unit,
             target_names=tuple(self.names),
-            series_names=tuple(map(str, self.known)) if self.group else None,
+            series_names=tuple(map(str, self.trained)) if self.group else None,
         )
 
     def _first_times(self) -> pd.Series | None:
@@ -174,33 +191,30 @@ class TimeSeries:
 
     def load(self) -> Splits:
         """Fill missing values, fit the scales and cut the windows."""
-        self.notes = check_order(self.table, self.times, self.series, self.group)
+        self.notes = series_table.check_order(self.table, self.times, self.series, self.group)
         parts = [self.split.ranges(len(one.rows), self.window, self.lead) for one in self.series]
         if not all(map(self._is_long, self.series)):
             sizes = self.window, self.horizon, self.season
             raise self.split.too_short(len(self.series[0].rows), *sizes, self.path)
-        values = [
-            fill_missing(self.table.select(one.rows), self.names, self.missing, [part.end for part in ranges.values()])
-            for one, ranges in zip(self.series, parts, strict=True)
-        ]
-        train = [found[: ranges["train"].end] for found, ranges in zip(values, parts, strict=True)]
-        self.scales = fit_scales(train, self.horizon, self.normalise, self.season, self.split.sizes is not None)
+        found = self.reader.values(self.table, self.times, self.series, self.names, parts)
+        train = {
+            name: [values[: ranges["train"].end] for values, ranges in zip(series, parts, strict=True)]
+            for name, series in found.items()
+        }
+        published = self.split.sizes is not None
+        self.scales = fit_scales(train["values"], self.horizon, self.normalise, self.season, published)
+        self.scales |= self.reader.known.fit(train.get("known", []))
         self.sizes, sources = {}, {}
         for name in parts[0]:
-            rows = self._windows(values, [ranges[name] for ranges in parts], range(len(values)))
+            rows = self._windows(found, [ranges[name] for ranges in parts], range(len(parts)))
             self.sizes[name] = len(rows["values"])
             sources[name] = Source(rows, self._normalize(history=name != "train"))
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
-    def _windows(
-        self, values: Sequence[np.ndarray], ranges: Sequence[SplitRange], numbers: Sequence[int]
-    ) -> dict[str, Tensor]:
-        """Return the windows of all series and, with ``group``, the index of the series of each window."""
-        windows = [part.windows(split_float64(found), self.horizon) for found, part in zip(values, ranges, strict=True)]
-        if not self.group:
-            return {"values": windows[0]}
-        counts = torch.tensor([len(part) for part in windows])
-        return {"values": torch.cat(windows), "group": torch.tensor(numbers).repeat_interleave(counts)}
+    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> dict[str, Tensor]:
+        """Return the windows of all series by name and, with ``group``, the number of the series of each."""
+        rows = {name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()}
+        return {**rows, "group": repeat_numbers(numbers, ranges, self.horizon)} if self.group else rows
 
     def _normalize(self, history: bool) -> Normalize:
         return Normalize(self.scales, self.window, self.horizon, self.normalise, history)
@@ -212,50 +226,44 @@ class TimeSeries:
 
     def fit(self) -> Fitted:
         """Return the delimiter, decimal mark and quoting of the file, its columns, series, season and scales."""
-        marks = list(self.notation.trained_on or ())
-        return {"marks": marks, "names": self.names, "series": self.known, "season": self.season, "scales": self.scales}
+        found = {"names": self.names, "series": self.trained, "season": self.season, "scales": self.scales}
+        return {"marks": list(self.reader.notation.trained_on or ()), **found}
 
     def _adopt(self, fitted: Fitted) -> None:
-        self.notation = replace(self.notation, trained_on=Marks(*fitted["marks"]))
-        self.names, self.known, self.season = list(fitted["names"]), list(fitted["series"]), int(fitted["season"])
+        self.reader.notation = replace(self.reader.notation, trained_on=Marks(*fitted["marks"]))
+        self.names, self.trained, self.season = list(fitted["names"]), list(fitted["series"]), int(fitted["season"])
         self.scales = fitted["scales"]
-        if any(self.scales[name].shape[0] != len(self.known) for name in SCALES):
+        if any(self.scales[name].shape[0] != len(self.trained) for name in SCALES):
             raise ValueError("expected one scale per series")
 
     def evaluation(self) -> Source:
         """Return every window of the file whose targets have enough rows before them."""
-        table = self._read()
-        times, series = find_times(table, self.day_first), split_series(table, self.group)
-        check_order(table, times, series, self.group)
+        table = self.reader.read()
+        times, series = self.reader.find_series(table, self.names)
         numbers = [self._number_of(one) for one in series]
         ranges = [SplitRange(self.lead, len(one.rows), self.lead) for one in series]
         if short := [one for one, part in zip(series, ranges, strict=True) if part.count_windows(self.horizon) < 1]:
             expected = f"at least {self.lead + self.horizon} rows in {table.path}"
             raise ConfigError(format_error("data.path", expected, len(short[0].rows)))
-        values = [fill_missing(table.select(one.rows), self.names, self.missing, [len(one.rows)]) for one in series]
-        return Source(self._windows(values, ranges, numbers), self.prepare)
+        found = self.reader.values(table, times, series, self.names, [{"all": part} for part in ranges])
+        return Source(self._windows(found, ranges, numbers), self.prepare)
 
     def _number_of(self, one: Series) -> int:
         """Return the index of a series among those of the training file."""
-        if one.name not in self.known:
-            expected = f"a value of column {self.group} in training: {listed(map(str, self.known))}"
+        if one.name not in self.trained:
+            expected = f"a value of column {self.group} in training: {listed(map(str, self.trained))}"
             raise ConfigError(format_error("data.group", expected, one.name))
-        return self.known.index(one.name)
+        return self.trained.index(one.name)
 
     def describe(self) -> list[str]:
         """Return lines about the rows that were read: series, times, season, missing values, splits."""
         table = self.table
-        rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {self.where}" * bool(self.where))
-        lines = [f"{rows}, to forecast: {listed(self.names)}"]
-        if self.left_out:
-            names = listed(name or "(no name)" for name in self.left_out)
-            lines.append(f"left out: {names} (to include a column, name it in data.column)")
+        lines = series_table.describe_rows(table, self.reader.where, self.names, self.left_out)
+        if self.reader.known.width:
+            lines.append(f"known in advance: {listed([*self.reader.known.columns, *self.reader.known.calendar])}")
         if self.group:
             lines.append(f"{len(self.series):,} series by {self.group}: {listed(str(one.name) for one in self.series)}")
-        if self.times and (times := self._first_times()) is not None:
-            names = " ".join(table.header[column] for column in self.times.columns)
-            first, last = self.times.cells[0], self.times.cells[len(table) - 1]
-            lines.append(f"time: {names} from {first} to {last}, step {step_words(times)}")
+        lines += series_table.describe_times(table, self.times, self.series[0])
         season = f"{self.season} steps" if self.season != 1 else "none found; data.season=STEPS sets one"
         lines.append(f"season: {season}")
         lines += missing_line(table, map(table.index_of, self.names)) + self.notes
@@ -267,32 +275,26 @@ class TimeSeries:
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
         """Read the last window of each series in CSV files, or in the training file if none is given."""
-        if not (files.names or files.text):
-            yield from self._last_windows(self._read(), self.path.name)
-            return
-        for file in files.expand("a CSV file"):
-            with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
-                table = next(iterate_tables(lines, file.path, None, self.notation))
-                yield from self._last_windows(select_rows(table, self.where), file.name)
+        yield from self.reader.inputs(files, self._last_windows)
 
     def _last_windows(self, table: Table, name: str) -> Iterator[Inputs]:
         """Yield the last window of each series in the format of a split, with NaN for the future."""
-        times, series = find_times(table, self.day_first), split_series(table, self.group)
-        check_order(table, times, series, self.group)
+        times, series = self.reader.find_series(table, self.names)
         table.indices_of(self.names)
         for one in series:
             number = self._number_of(one)
             if len(one.rows) < self.window:
                 expected = f"at least data.window={self.window} rows in {table.path}"
                 raise ConfigError(format_error("data.path", expected, len(one.rows)))
-            later = continue_times(table, times, one, self.horizon)
             # Earlier rows are needed only to fill missing values in the window.
-            rows = one.rows[-self.window :] if self.missing == "refuse" else one.rows
-            values = fill_missing(table.select(rows), self.names, self.missing, [len(rows)])[-self.window :]
+            rows = one.rows[-self.window :] if self.reader.missing == "refuse" else one.rows
+            values = fill_missing(table.select(rows), self.names, self.reader.missing, [len(rows)])[-self.window :]
             values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
             window = {"values": split_float64(values)[None]}
-            names: list[dict[str, Any]] = [{"input": name, "time": time} for time in later]
+            window |= self.reader.known.last_window(table, times, one, self.window, self.horizon)
+            names: dict[str, Any] = {"input": name}
             if self.group:
                 window["group"] = torch.tensor([number])
-                names = [{"input": name, "series": one.name, "time": time} for time in later]
-            yield Inputs(window, names)
+                names["series"] = one.name
+            later = series_table.continue_times(table, times, one, self.horizon)
+            yield Inputs(window, [{**names, "time": time} for time in later])

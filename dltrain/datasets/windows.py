@@ -1,6 +1,6 @@
 """Windows over series, as views without copies, and their normalization."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,30 @@ class SplitRange(NamedTuple):
     def windows(self, series: Tensor, horizon: int) -> Tensor:
         """Return all windows of a series (columns, rows), as a view (windows, columns, lead + horizon)."""
         return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
+
+
+def cut_windows(
+    series: Sequence[np.ndarray],
+    ranges: Sequence[SplitRange],
+    horizon: int,
+    convert: Callable[[np.ndarray], Tensor],
+) -> Tensor:
+    """Return the windows of all series, (windows, columns, lead + horizon); those of a single series are a view.
+
+    Args:
+        series: Values of each series, (rows, columns).
+        ranges: The rows of the split in each series.
+        horizon: Steps to predict.
+        convert: Function to a tensor (columns, rows).
+    """
+    found = [part.windows(convert(values), horizon) for values, part in zip(series, ranges, strict=True)]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
+    """Return the number of the series of each window of `cut_windows`."""
+    counts = torch.tensor([part.count_windows(horizon) for part in ranges])
+    return torch.tensor(numbers).repeat_interleave(counts)
 
 
 SCALES = ("mean", "scale", "least", "naive_error")
@@ -71,8 +95,9 @@ class Normalize(nn.Module):
 
     Shape:
         - Input: values (B, 2 * columns, lead + horizon) of `split_float64`; with several series also group (B,), the
-          index of the series.
-        - Output: inputs (B, window, columns); targets (B, horizon, columns); shift, shift_rest (rounding error of the
+          index of the series; with known values also known (B, width, lead + horizon).
+        - Output: inputs (B, window, columns + 2 * width), with the known values of the step and of ``horizon`` steps
+          later; targets (B, horizon, columns); shift, shift_rest (rounding error of the
           shift) and scale, each (B, 1, columns). With ``history`` also history (B, lead, columns), ahead (B, horizon,
           columns), naive_error (B, 1, columns), the mean absolute change over a season in training, group and, if the
           scales have it, deviation (B, 1, columns), the standard deviation of the training rows.
@@ -82,6 +107,8 @@ class Normalize(nn.Module):
     scale: Tensor
     least: Tensor
     naive_error: Tensor
+    known_mean: Tensor
+    known_scale: Tensor
 
     def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalise: str, history: bool) -> None:
         super().__init__()
@@ -110,7 +137,11 @@ class Normalize(nn.Module):
             moved = moved - mean
         shift, shift_rest = two_sum(anchor, anchor_rest + mean)
         normalized = moved[..., lead - self.window :] / scale
-        batch = {"inputs": normalized[..., : self.window], "targets": normalized[..., self.window :]}
+        inputs = normalized[..., : self.window]
+        if "known" in rows:
+            known = ((rows["known"] - self.known_mean) / self.known_scale)[..., -self.window - self.horizon :]
+            inputs = torch.cat([inputs, known[..., : self.window], known[..., self.horizon :]], dim=1)
+        batch = {"inputs": inputs, "targets": normalized[..., self.window :]}
         units = {"shift": shift, "shift_rest": shift_rest, "scale": scale}
         batch |= {name: value.expand(len(moved), -1, -1) for name, value in units.items()}
         if self.history:

@@ -1,18 +1,21 @@
 """Scores of forecasts that are distributions: pinball loss, and likelihood and CRPS of a normal distribution."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-def pinball(quantiles: Tensor, targets: Tensor, levels: Tensor) -> Tensor:
-    """Return the pinball loss of each quantile: (..., Q), (...), (Q,) -> (..., Q).
+def pinball(quantiles: Tensor, targets: Tensor, levels: Sequence[float]) -> Tensor:
+    """Return the pinball loss of each quantile: (..., Q), (...) -> (..., Q).
 
     Source: Koenker and Bassett 1978, "Regression quantiles".
     """
-    error = targets[..., None] - quantiles
-    return torch.maximum(levels * error, (levels - 1) * error)
+    errors = (targets[..., None] - quantiles).unbind(-1)
+    # The levels stay Python numbers, because a copy to the device would make a training step wait.
+    losses = [torch.maximum(level * error, (level - 1) * error) for level, error in zip(levels, errors, strict=True)]
+    return torch.stack(losses, dim=-1)
 
 
 def normal_nll(mean: Tensor, deviation: Tensor, targets: Tensor) -> Tensor:

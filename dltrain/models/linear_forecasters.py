@@ -29,16 +29,71 @@ class Projection(nn.Module):
         return torch.baddbmm(self.bias, x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
 
 
-class DLinear(nn.Module):
+class KnownEffect(nn.Module):
+    """Linear effect of values known in advance on each step of a forecast; zero at initialization.
+
+    Args:
+        known: Known values per step, at least 1.
+        levels: Outputs per step.
+        horizon: Steps of the forecast.
+
+    Shape: (B, length, 2 * known), the known values of each step and of ``horizon`` steps later ->
+    (B, horizon * levels).
+    """
+
+    def __init__(self, known: int, levels: int, horizon: int) -> None:
+        super().__init__()
+        self.horizon = horizon
+        self.layer = nn.Linear(2 * known, levels, bias=False)
+        nn.init.zeros_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what is added to the forecast."""
+        now, later = x.chunk(2, dim=-1)
+        later = later[:, -self.horizon :]
+        return self.layer(torch.cat([later, now[:, -1:].expand_as(later)], dim=-1)).flatten(1)
+
+
+class Forecaster(nn.Module):
+    """Base class of models that forecast each column from its own past, plus the effect of known values.
+
+    Args:
+        columns, horizon: At least 1.
+        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
+        features: Numbers per step: the columns, then each known value twice, see `KnownEffect`. None for the columns.
+
+    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    """
+
+    def __init__(self, columns: int, horizon: int, outputs: int, features: int | None) -> None:
+        super().__init__()
+        check_sizes(columns=columns, horizon=horizon)
+        self.columns = columns
+        self.levels = count_levels(outputs, horizon, columns)
+        known = ((features or columns) - columns) // 2
+        self.known = KnownEffect(known, columns * self.levels, horizon) if known else None
+
+    def each_column(self, x: Tensor) -> Tensor:
+        """Return the forecast of each column: (B, columns, length) -> (B, columns, horizon * levels)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the forecast of each example."""
+        values = self.each_column(x[..., : self.columns].transpose(1, 2))
+        outputs = values.unflatten(-1, (-1, self.levels)).transpose(1, 2).flatten(1)
+        return outputs if self.known is None else outputs + self.known(x[..., self.columns :])
+
+
+class DLinear(Forecaster):
     """Sum of two linear layers: one on the moving average of the window, one on the rest.
 
     Args:
-        length, columns, horizon: At least 1.
-        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
+        length: Steps of the window, at least 1.
+        columns, horizon, outputs, features: See `Forecaster`.
         kernel_size: Steps of the moving average, odd; the first and last value are repeated at the ends.
         individual: Whether each column has its own layers.
 
-    Shape: (B, length, columns) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 
@@ -50,10 +105,10 @@ class DLinear(nn.Module):
         outputs: int,
         kernel_size: int = 25,
         individual: bool = False,
+        features: int | None = None,
     ) -> None:
-        super().__init__()
-        check_sizes(length=length, columns=columns, horizon=horizon, kernel_size=kernel_size)
-        self.levels = count_levels(outputs, horizon, columns)
+        super().__init__(columns, horizon, outputs, features)
+        check_sizes(length=length, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             hint = "An average over an even number of steps has no middle."
             raise ConfigError(format_error("model.kernel_size", "an odd number", kernel_size, hint))
@@ -61,42 +116,42 @@ class DLinear(nn.Module):
         self.trend = Projection(length, horizon * self.levels, columns, individual)
         self.rest = Projection(length, horizon * self.levels, columns, individual)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the forecast of each example."""
-        x = x.transpose(1, 2)
+    def each_column(self, x: Tensor) -> Tensor:
+        """Return the forecast of each column."""
         ends = self.kernel_size // 2
         trend = F.avg_pool1d(F.pad(x, (ends, ends), mode="replicate"), self.kernel_size, stride=1)
-        return by_step(self.trend(trend) + self.rest(x - trend), self.levels)
+        return self.trend(trend) + self.rest(x - trend)
 
 
-class NLinear(nn.Module):
+class NLinear(Forecaster):
     """Linear layer on the window relative to its last value, which is added to the forecast.
 
     Args:
-        length, columns, horizon: At least 1.
-        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
+        length: Steps of the window, at least 1.
+        columns, horizon, outputs, features: See `Forecaster`.
         individual: Whether each column has its own layer.
 
-    Shape: (B, length, columns) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
     """
 
-    def __init__(self, length: int, columns: int, horizon: int, outputs: int, individual: bool = False) -> None:
-        super().__init__()
-        check_sizes(length=length, columns=columns, horizon=horizon)
-        self.levels = count_levels(outputs, horizon, columns)
+    def __init__(
+        self,
+        length: int,
+        columns: int,
+        horizon: int,
+        outputs: int,
+        individual: bool = False,
+        features: int | None = None,
+    ) -> None:
+        super().__init__(columns, horizon, outputs, features)
+        check_sizes(length=length)
         self.layer = Projection(length, horizon * self.levels, columns, individual)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the forecast of each example."""
-        x = x.transpose(1, 2)
+    def each_column(self, x: Tensor) -> Tensor:
+        """Return the forecast of each column."""
         last = x[..., -1:]
-        return by_step(self.layer(x - last) + last, self.levels)
-
-
-def by_step(x: Tensor, levels: int) -> Tensor:
-    """Order outputs by step, column and level: (B, columns, horizon * levels) -> (B, horizon * columns * levels)."""
-    return x.unflatten(-1, (-1, levels)).transpose(1, 2).flatten(1)
+        return self.layer(x - last) + last
 
 
 def count_levels(outputs: int, horizon: int, columns: int) -> int:

@@ -17,7 +17,7 @@ PREDICT_DATA = (
     *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),
 )
-PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "allow_targets")  # prefixes
+PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "task.by", "allow_targets")  # prefixes
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
@@ -47,7 +47,7 @@ def names_other_data(changes: Changes) -> bool:
 def check_predict(changes: Changes) -> None:
     """Raise ConfigError for changes that a trained model does not allow."""
     data = [f"data.{name}" for name in PREDICT_DATA]
-    tasks = "task.{features,beam,length_penalty}"
+    tasks = "task.{features,beam,length_penalty,by}"
     hint = f"After training, only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
     lines = [
         format_error(key, shorten(old), new, hint)

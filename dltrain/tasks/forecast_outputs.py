@@ -112,7 +112,7 @@ class Probabilistic(Output):
         return {f"coverage_{100 * self.nominal:g}": inside.float()}
 
     def _pinball(self, quantiles: Tensor, targets: Tensor) -> Tensor:
-        return pinball(quantiles, targets, quantiles.new_tensor(self.levels)).mean(-1)
+        return pinball(quantiles, targets, self.levels).mean(-1)
 
 
 class Quantiles(Probabilistic):

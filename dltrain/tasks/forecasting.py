@@ -6,14 +6,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from dltrain.errors import choose
-from dltrain.metrics.running import Mean
+from dltrain.errors import ConfigError, choose, format_error
 from dltrain.plots import charts
 from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
+from dltrain.tasks.forecast_errors import ForecastErrors
 from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
 from dltrain.tasks.gradient_distance import TaskOverSteps
-from dltrain.tasks.regression import LOSSES, add_errors, check_target_names, denormalize, denormalize_error, mse_to_rmse
+from dltrain.tasks.recursive import roll_out
+from dltrain.tasks.regression import LOSSES, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
 MAX_LISTED = 8  # maximum number of series whose errors are listed one by one
@@ -22,7 +23,7 @@ ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fra
 
 
 class Forecasting(TaskOverSteps):
-    """Forecasting: the model's outputs (B, horizon * columns * parts) are the next ``horizon`` steps of every column.
+    """Forecasting: the model's outputs (B, block * columns * parts) are the next ``block`` steps of every column.
 
     Batches have these fields:
 
@@ -41,6 +42,11 @@ class Forecasting(TaskOverSteps):
             loss; or ``gaussian``, a normal distribution, trained by its likelihood.
         quantiles: Quantiles of the outputs ``quantile`` and ``gaussian``, ascending; 0.5 is the point forecast, and the
             first and the last one bound the interval.
+        block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
+            targets. The rest of a forecast goes on from the model's own forecasts. None for the whole horizon.
+        by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
+        normalise: Normalization of the data; None if it does not depend on the window.
+        features: Numbers per step of the inputs; None for the columns.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -60,6 +66,10 @@ class Forecasting(TaskOverSteps):
         loss_name: str = "mse",
         output: str = "point",
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
+        block: int | None = None,
+        by: str = "none",
+        normalise: str | None = None,
+        features: int | None = None,
         gradient_distance: bool = False,
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
@@ -78,10 +88,32 @@ class Forecasting(TaskOverSteps):
         }
         self.output = choose("task.output", output, kinds)()
         self.metric = self.output.metric  # type: ignore[misc]  # the goal depends on the output
+        self.by = choose("task.by", by, {name: name for name in ("none", "horizon", "origin")})
+        if series_names and by == "origin":
+            reason = "the windows of several series have no common order"
+            raise ConfigError(f"task.by=origin: not supported with data.group because {reason}")
+        self.block = horizon if block is None else block
+        self.relative = normalise == "last"
+        self._check_block(normalise, features or columns)
+
+    def _check_block(self, normalise: str | None, features: int) -> None:
+        """Reject a block for which the model's forecasts cannot become its inputs."""
+        if not 1 <= self.block <= self.horizon:
+            raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
+        problems = {
+            "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts become inputs"),
+            "data.normalise=window": (normalise == "window", "the scale would change with each forecast"),
+            "data.known and data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
+        }
+        for other, (found, reason) in problems.items():
+            if found and self.block < self.horizon:
+                raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the outputs of each step and column."""
-        return {"outputs": self.horizon * self.columns * self.output.parts, "each_step": False, "causal": False}
+        """Return the outputs of each step and column and, for a block, its steps as the horizon of the model."""
+        outputs = self.block * self.columns * self.output.parts
+        facts = {"outputs": outputs, "each_step": False, "causal": False}
+        return facts if self.block == self.horizon else {**facts, "horizon": self.block}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
         """Return inputs and future values."""
@@ -94,12 +126,22 @@ class Forecasting(TaskOverSteps):
 
     def levels(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return normalized levels, (B, horizon, columns, parts), which `output` interprets."""
-        return ask(model, batch).view(-1, self.horizon, self.columns, self.output.parts)
+        if self.block == self.horizon:
+            return self._block(model, batch)
+
+        def forecast(window: Tensor) -> Tensor:
+            return self.output.point(self._block(model, {**batch, "inputs": window}))
+
+        return roll_out(forecast, batch["inputs"], self.horizon, self.relative)[..., None]
+
+    def _block(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the levels that the model predicts at once, (B, block, columns, parts)."""
+        return ask(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean loss over the examples, on normalized values."""
-        levels = self.levels(model, batch)
-        return Loss(self.output.loss(levels, batch["targets"]), len(levels))
+        levels = self._block(model, batch)
+        return Loss(self.output.loss(levels, batch["targets"][:, : self.block]), len(levels))
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit ridge regression of the targets on the inputs, both normalized, unless a window is too large."""
@@ -127,17 +169,19 @@ class Forecasting(TaskOverSteps):
 
         Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """
-        ours, first = Mean(), None
-        others: dict[str, Mean] = {}
+        ours, first = ForecastErrors(self.by), None
+        others: dict[str, ForecastErrors] = {}
         for batch in batches:
             levels = self.levels(model, batch).float()
             ours.add(len(levels), loss=self.output.loss(levels, batch["targets"]))
             self._add_levels(ours, levels, batch)
             for name, values in naive_forecasts(batch["history"], self.horizon, self.season).items():
-                self._add(others.setdefault(name, Mean()), values - batch["ahead"], batch)
+                self._add(others.setdefault(name, ForecastErrors(self.by)), values - batch["ahead"], batch)
                 self._add_point_scores(others[name], values - batch["ahead"])
             if self.ridge is not None:
-                self._add_levels(others.setdefault("ridge regression", Mean()), self._ridge_levels(batch), batch)
+                self._add_levels(
+                    others.setdefault("ridge regression", ForecastErrors(self.by)), self._ridge_levels(batch), batch
+                )
             first = first or (batch, levels)
         metrics = mse_to_rmse(ours.read())
         baselines = {name: mse_to_rmse(mean.read()) for name, mean in others.items()}
@@ -157,7 +201,7 @@ class Forecasting(TaskOverSteps):
         deviation = self.ridge.deviation.to(targets).view(1, *targets.shape[1:]).expand_as(mean)
         return self.output.of_normal(mean, deviation)
 
-    def _add_levels(self, mean: Mean, levels: Tensor, batch: Batch) -> None:
+    def _add_levels(self, mean: ForecastErrors, levels: Tensor, batch: Batch) -> None:
         """Add the errors and scores of normalized levels."""
         targets = batch["targets"]
         self._add(mean, denormalize_error(self.output.point(levels) - targets, batch), batch)
@@ -167,15 +211,15 @@ class Forecasting(TaskOverSteps):
             scores |= self.output.covered(levels, targets)
             mean.add(targets.numel(), **{name: score.mean() for name, score in scores.items()})
 
-    def _add_point_scores(self, mean: Mean, error: Tensor) -> None:
+    def _add_point_scores(self, mean: ForecastErrors, error: Tensor) -> None:
         """Add the scores of a point forecast from its error in the units of the data."""
         if isinstance(self.output, Probabilistic):
             scores = self.output.point_scores(error)
             mean.add(error.numel(), **{name: score.mean() for name, score in scores.items()})
 
-    def _add(self, mean: Mean, error: Tensor, batch: Batch) -> None:
+    def _add(self, mean: ForecastErrors, error: Tensor, batch: Batch) -> None:
         """Add the errors of a batch (B, horizon, columns) in the units of the data: of all series, and of each."""
-        add_errors(mean, error)
+        mean.add_errors(error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
         if "deviation" in batch:

@@ -38,7 +38,14 @@ FACTS: dict[str, Any] = {
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},
     **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
-    **{"lags": None, "series_names": None, "answer_spans": True, "tags": 4, "tag_names": ["B-X", "I-X", "B-Y", "O"]},
+    **{
+        "lags": None,
+        "normalise": None,
+        "series_names": None,
+        "answer_spans": True,
+        "tags": 4,
+        "tag_names": ["B-X", "I-X", "B-Y", "O"],
+    },
     **{"pixel_classes": 4, "pixel_class_names": list("abcd"), "pixel_outputs": 4},
     **{"object_classes": 4, "object_class_names": list("abcd"), "object_outputs": 5},
 }

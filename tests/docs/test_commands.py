@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
 # Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(
-    r"KINETICS|movie_reviews|sentiment|verses|"
+    r"KINETICS|electricity|movie_reviews|sentiment|verses|"
     r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
 # Overrides that shorten commands, by a pattern of the command.
@@ -90,8 +90,12 @@ def here(
     shutil.copytree(own_files["image_masks"] / "images", "new_scans")
     write_voc(own_files["image_masks"], tmp_path / "VOC2012")
     (tmp_path / "sales.csv").write_text("units\n" + "".join(f"{100 + n % 7}\n" for n in range(600)))
+    days = np.datetime64("2024-01-01") + np.arange(600)
+    rows = "".join(f"{day},{100 + n % 7},{int(n % 30 == 0)}\n" for n, day in enumerate(days))
+    (tmp_path / "shop.csv").write_text("date,units,holiday\n" + rows)
     dates = np.datetime64("2016-07-01") + np.arange(21 * 120) * np.timedelta64(6, "h")
-    (tmp_path / "ETTh1.csv").write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
+    for name in ("ETTh1.csv", "electricity.csv"):
+        (tmp_path / name).write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
     write_reviews(tmp_path)
     shutil.copy(own_files["conll"], "names.conll")

@@ -16,7 +16,7 @@ CASES = [(0.0, 1.0, 0.3), (2.0, 0.1, 2.5), (-1.0, 3.0, -9.0), (5.0, 0.5, 5.0)]
 def test_the_pinball_loss_equals_that_of_scikit_learn() -> None:
     random = np.random.default_rng(0)
     targets, forecasts, levels = random.normal(size=50), random.normal(size=(50, 3)), [0.05, 0.5, 0.9]
-    found = pinball(torch.tensor(forecasts), torch.tensor(targets), torch.tensor(levels, dtype=torch.double)).mean(0)
+    found = pinball(torch.tensor(forecasts), torch.tensor(targets), levels).mean(0)
     expected = [mean_pinball_loss(targets, forecasts[:, n], alpha=level) for n, level in enumerate(levels)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 

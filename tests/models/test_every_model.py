@@ -22,6 +22,7 @@ LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for 
 SIZES_OF_GPT = {"gpt_nano", "gpt2", "gpt2_medium"}
 SMALLER = {"timm": {"name": "test_efficientnet"}, "deeplabv3": {"backbone": "mobilenet_v3_large"}}
 SMALLER |= {"bag_of_words": {"idf": torch.linspace(1, 2, 11)}}
+SMALLER |= {"patchtst": {"patch_length": 4, "stride": 2}}
 DETECTORS = {"fcos", "retinanet", "ssdlite", "fasterrcnn"}  # they return losses and boxes: see test_detectors.py
 WITHOUT_DROPOUT = {n for n in NAMES if "dropout" not in OmegaConf.load(CONF / f"{n}.yaml")}
 
@@ -45,7 +46,7 @@ SERIES = {"size": 36, "features": 3, "length": 12, "channels": 1, "height": 1, "
 TEXT = {"size": None, "features": 11, "length": 12, "outputs": 11, "each_step": True, "causal": True}
 TEXT |= {"tokens": {"size": 11}}
 HIDDEN = TEXT | {"causal": False}
-WINDOWS = {"length": 12, "columns": 3, "horizon": 4, "outputs": 12}
+WINDOWS = {"length": 12, "features": 3, "columns": 3, "horizon": 4, "outputs": 12}
 RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
 TEXTS = {"tokens": {"size": 11}, "idf": None}
@@ -58,6 +59,7 @@ FACTS = {
     **dict.fromkeys(("gpt", "gpt_nano", "gpt2", "gpt2_medium"), TEXT),
     "dlinear": WINDOWS,
     "nlinear": WINDOWS,
+    "patchtst": WINDOWS,
     "seq2seq": PAIRS,
     "deep_speech2": RECORDINGS,
     "transformer_seq2seq": PAIRS,

@@ -1,0 +1,75 @@
+"""PatchTST: a Transformer on patches of a series."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.errors import ConfigError, format_error
+from dltrain.models.blocks import Block
+from dltrain.models.layers import check_sizes
+from dltrain.models.linear_forecasters import Forecaster
+from dltrain.models.positions import Positions
+
+MIN_DEVIATION = 1e-5  # added to the variance of a window, which may be constant
+
+
+class PatchTST(Forecaster):
+    """Transformer whose tokens are patches of one column; all columns share its weights.
+
+    Each window is normalized by its own mean and deviation, which the forecast gets back.
+
+    Args:
+        length: Steps of the window, at least 1.
+        columns, horizon, outputs, features: See `Forecaster`.
+        patch_length: Steps of a patch, from 1 to ``length``.
+        stride: Steps from one patch to the next, at least 1. The last value is repeated ``stride`` times, so that the
+            last patch ends with the window or after it.
+        hidden_size, num_layers: At least 1.
+        num_heads: Number of attention heads; divides ``hidden_size``.
+        ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
+        dropout: Dropout probability of patches, attention weights, residual branches and of the last layer's inputs.
+
+    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Source: Nie et al. 2023, "A time series is worth 64 words: Long-term forecasting with transformers", section 3.1.
+    Differs: pre-norm blocks with layer norm, and a normalization without learned scale.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        columns: int,
+        horizon: int,
+        outputs: int,
+        patch_length: int = 16,
+        stride: int = 8,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        ffn_ratio: int = 2,
+        dropout: float = 0.0,
+        features: int | None = None,
+    ) -> None:
+        super().__init__(columns, horizon, outputs, features)
+        check_sizes(dropout, length=length, patch_length=patch_length, stride=stride)
+        check_sizes(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
+        if patch_length > length:
+            expected = f"at most data.window={length}"
+            raise ConfigError(format_error("model.patch_length", expected, patch_length))
+        self.patch_length, self.stride = patch_length, stride
+        patches = (length + stride - patch_length) // stride + 1
+        self.embed = nn.Linear(patch_length, hidden_size)
+        self.positions = Positions(patches, hidden_size, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        sizes = hidden_size, num_heads, ffn_ratio * hidden_size
+        self.blocks = nn.Sequential(*[Block(*sizes, "gelu", dropout, False) for _ in range(num_layers)])
+        self.norm = nn.LayerNorm(hidden_size)
+        self.head = nn.Linear(patches * hidden_size, horizon * self.levels)
+
+    def each_column(self, x: Tensor) -> Tensor:
+        """Return the forecast of each column."""
+        mean = x.mean(dim=-1, keepdim=True)
+        deviation = (x.var(dim=-1, correction=0, keepdim=True) + MIN_DEVIATION).sqrt()
+        padded = F.pad((x - mean) / deviation, (0, self.stride), mode="replicate")
+        patches = padded.unfold(-1, self.patch_length, self.stride).flatten(0, 1)
+        states = self.dropout(self.positions(self.embed(patches)))
+        states = self.norm(self.blocks(states)).flatten(1)
+        return self.head(self.dropout(states)).view(len(x), self.columns, -1) * deviation + mean

@@ -1,0 +1,28 @@
+"""Forecasts that go on from the model's own forecasts."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def roll_out(forecast: Callable[[Tensor], Tensor], window: Tensor, steps: int, relative: bool) -> Tensor:
+    """Return a forecast of many steps from a model that predicts a few at once, (B, steps, columns).
+
+    Each forecast is appended to the window, which loses as many of its first steps.
+
+    Args:
+        forecast: Function (B, window, columns) -> (B, block, columns), both normalized.
+        window: Normalized past values, (B, window, columns).
+        steps: Steps to predict.
+        relative: Whether the model reads values minus the last value of its window.
+
+    Source: Ben Taieb et al. 2012, "A review and comparison of strategies for multi-step ahead time series forecasting",
+    section 2.1, the recursive strategy.
+    """
+    found: list[Tensor] = []
+    while sum(block.shape[1] for block in found) < steps:
+        anchor = window[:, -1:] if relative else torch.zeros_like(window[:, -1:])
+        found.append(forecast(window - anchor) + anchor)
+        window = torch.cat([window, found[-1].to(window.dtype)], dim=1)[:, -window.shape[1] :]
+    return torch.cat(found, dim=1)[:, :steps]
