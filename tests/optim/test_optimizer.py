@@ -136,7 +136,7 @@ def test_a_step_that_overflows_is_skipped_and_counted(kind: Any) -> None:
 
 def build_optimizer(file: Path) -> partial:
     node = yaml.safe_load(file.read_text())
-    schedule = "one_cycle" if file.stem == "adam_one_cycle" else "constant"
+    schedule = {"adam_one_cycle": "one_cycle", "adam_noam": "noam"}.get(file.stem, "constant")
     assert node.pop("defaults") == [{"schedule": schedule}, "_self_"]
     module, _, name = node.pop("_target_").rpartition(".")
     return partial(getattr(importlib.import_module(module), name), **node)

@@ -21,7 +21,7 @@ FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
         ("classification_run", []),
         ("forecasting_run", ["data.txt", "fitted.pt"]),
         ("regression_run", ["data.txt", "fitted.pt"]),
-        ("language_model_run", ["fitted.pt"]),
+        ("language_model_run", ["data.txt", "fitted.pt"]),
     ],
 )
 def test_a_run_writes_exactly_the_documented_files(

@@ -25,8 +25,9 @@ def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: p
     assert f"sweep.resume={home}" in hint
     assert main.main([*arguments, "sweep.resume=whole"]) == 1
     stderr = capsys.readouterr().err
-    for number, end in ((1, "finished"), (3, "out_of_memory"), (4, "diverged")):
-        assert f"job {number} of 4: model.fault={rows[number - 1]['model.fault']} ({end}, not run again)" in stderr
+    for number, end in ((0, "finished"), (2, "out_of_memory"), (3, "diverged")):
+        title = f"job {number} ({number + 1} of 4): model.fault={rows[number]['model.fault']}"
+        assert f"{title} ({end}, not run again)" in stderr
     assert summary_rows(home) == rows
     for path in (home / row["folder"] for row in rows):
         assert (state(path) == before[path.name]) == ("raise" not in path.name)
