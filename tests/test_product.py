@@ -146,7 +146,7 @@ SETTINGS += [f"optimizer/schedule={name}" for name in SCHEDULES]
 CASES = [t for t in COVERING if t[2] in SUPERVISED]
 SETTINGS_OF = {case: SETTINGS[number :: len(CASES)] for number, case in enumerate(CASES)}
 PADDED = ("inputs", "masked", "previous", "segments", "targets")  # fields whose width depends on the batch
-SHARE = 8  # the default tests take every eighth incompatible combination of digits, text and timeseries
+SHARE = 24  # the default tests take every 24th incompatible combination of digits, text and timeseries
 # Tasks whose loss stays above 0 even if all examples are memorized.
 NEVER_ZERO = {"variational", "contrastive_divergence", "detection"}
 COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels

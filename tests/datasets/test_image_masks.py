@@ -158,7 +158,7 @@ def test_a_mask_that_cannot_be_used_is_rejected_with_its_file(damage: object, me
     path = many(tmp_path)
     damage(tmp_path)  # type: ignore[operator]
     files = ImageMasks(path, class_names=["a", "b", "c"]).load()
-    (listing,) = [part.rows for part in (files.train, files.val, files.test) if "00" in str(part.rows.pairs)]
+    (listing,) = [part.rows for part in (files.train, files.val, files.test) if "00.png" in str(part.rows.pairs)]
     with pytest.raises(ConfigError) as caught:
         listing.example(next(n for n, (image, _) in enumerate(listing.pairs) if image.stem == "00"), None)
     assert message in str(caught.value) and "images/00.jpg" in str(caught.value)
