@@ -343,7 +343,13 @@ def test_every_augmentation_trains(option: str, here: Path, small_data: Callable
     assert outcome.state == "finished"
 
 
-@pytest.mark.parametrize("name", OPTIONS["experiment"])
+# Experiments that take several seconds even at a small size; others train the same kind of model on the same data.
+LONG = {"gpt_moby_dick_cpu", "shapes_detection", "layerwise_mnist", "moving_shapes", "cifar10_resnet20"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in OPTIONS["experiment"]]
+)
 def test_every_experiment_runs(name: str, here: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(data_root))
     job = compose.compose([f"experiment={name}", "trainer.max_steps=2", "device=cpu", *SMALLER.get(name, [])])
