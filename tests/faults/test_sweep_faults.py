@@ -82,7 +82,11 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     assert_same_sweep(home, uninterrupted_sweep)
     from_where = "resumed at step " if moment == "train-12" else "starting from the beginning"
     assert again.stderr.count(from_where) == 1
-    assert [f"job {n} of 4: seed={n - 1} (finished, not run again)" in again.stderr for n in (1, 2, 3)] == [1, 1, 0]
+    assert [f"job {n} ({n + 1} of 4): seed={n} (finished, not run again)" in again.stderr for n in (0, 1, 2)] == [
+        1,
+        1,
+        0,
+    ]
 
 
 def test_a_second_sweep_in_the_same_folder_is_rejected_while_the_first_runs(
