@@ -1,5 +1,7 @@
 """Linear forecasters: linear layers on the window, decomposed or relative to its last value."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ class KnownEffect(nn.Module):
         return self.layer(torch.cat([later, now[:, -1:].expand_as(later)], dim=-1)).flatten(1)
 
 
-class Forecaster(nn.Module):
+class Forecaster(nn.Module, ABC):
     """Base class of models that forecast each column from its own past, plus the effect of known values.
 
     Args:
@@ -73,9 +75,9 @@ class Forecaster(nn.Module):
         known = ((features or columns) - columns) // 2
         self.known = KnownEffect(known, columns * self.levels, horizon) if known else None
 
+    @abstractmethod
     def each_column(self, x: Tensor) -> Tensor:
         """Return the forecast of each column: (B, columns, length) -> (B, columns, horizon * levels)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the forecast of each example."""

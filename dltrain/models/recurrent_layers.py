@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,7 +68,7 @@ def _call_with_dropped_weights(layer: nn.Module, x: Any, state: Any, p: float) -
         return functional_call(layer, dropped, (x, state))
 
 
-class NormalizedCell(nn.Module):
+class NormalizedCell(nn.Module, ABC):
     """One recurrent layer with layer norm inside the cell, computed step by step.
 
     `forward` has the arguments and results of one layer of torch with ``batch_first=True``. The weights have the names
@@ -100,13 +101,13 @@ class NormalizedCell(nn.Module):
         after = tuple(part[None] for part in parts)
         return torch.stack(states, dim=1), after if len(after) > 1 else after[0]
 
+    @abstractmethod
     def read(self, inputs: Tensor) -> Tensor:
         """Return the part of the gates that depends on the inputs, for all steps at once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, inputs: Tensor, recurrent: Tensor, *parts: Tensor) -> Parts:
         """Return the state after one step, from both parts of the gates and the state before it."""
-        raise NotImplementedError
 
 
 class NormalizedRNN(NormalizedCell):

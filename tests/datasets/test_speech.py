@@ -32,7 +32,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def triangles(bands: int, bins: int, rate: int) -> np.ndarray:
-    """Return HTK's filters by interpolation: each is 1 at its center and 0 at the centers beside it."""
+    """Return HTK's filters by interpolation: each is 1 at its center and 0 at the neighboring centers."""
     mel = np.linspace(0, 2595 * np.log10(1 + rate / 2 / 700), bands + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     frequencies = np.arange(bins) * rate / 2 / (bins - 1)
