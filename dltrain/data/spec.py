@@ -78,7 +78,7 @@ class Spec:
         horizon: Steps to predict.
         lags: Past values per example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
-        normalise: Normalization of windows of a series: ``last``, ``window`` or ``train``.
+        normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
@@ -116,7 +116,7 @@ class Spec:
     horizon: int | None = None
     lags: int | None = None
     season: int | None = None
-    normalise: str | None = None
+    normalize: str | None = None
     unit: str | None = None
     tokens: Tokens | None = None
     idf: Tensor | None = field(default=None, compare=False)

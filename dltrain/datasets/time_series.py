@@ -64,7 +64,7 @@ class TimeSeries:
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
         horizon: Steps that it predicts, at least 1.
         season: Steps per season, at least 1; None infers it, 1 if that fails or there are fewer than three seasons.
-        normalise: ``last``: values minus the last value of the window, divided by the root mean square change over 1
+        normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
@@ -97,7 +97,7 @@ class TimeSeries:
         window: int = 104,
         horizon: int = 26,
         season: int | None = None,
-        normalise: str = "last",
+        normalize: str = "last",
         missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
@@ -113,7 +113,7 @@ class TimeSeries:
         if advance.width and window < horizon:
             expected = f"at least data.horizon={horizon} with data.known or data.calendar"
             raise ConfigError(format_error("data.window", expected, window))
-        self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
+        self.normalize = one_of("data.normalize", normalize, ("last", "window", "train"))
         one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -169,7 +169,7 @@ class TimeSeries:
             horizon=self.horizon,
             lags=self.window * features,
             season=self.season,
-            normalise=self.normalise,
+            normalize=self.normalize,
             unit=unit,
             target_names=tuple(self.names),
             series_names=tuple(map(str, self.trained)) if self.group else None,
@@ -202,7 +202,7 @@ class TimeSeries:
             for name, series in found.items()
         }
         published = self.split.sizes is not None
-        self.scales = fit_scales(train["values"], self.horizon, self.normalise, self.season, published)
+        self.scales = fit_scales(train["values"], self.horizon, self.normalize, self.season, published)
         self.scales |= self.reader.known.fit(train.get("known", []))
         self.sizes, sources = {}, {}
         for name in parts[0]:
@@ -217,7 +217,7 @@ class TimeSeries:
         return {**rows, "group": repeat_numbers(numbers, ranges, self.horizon)} if self.group else rows
 
     def _normalize(self, history: bool) -> Normalize:
-        return Normalize(self.scales, self.window, self.horizon, self.normalise, history)
+        return Normalize(self.scales, self.window, self.horizon, self.normalize, history)
 
     @property
     def prepare(self) -> Normalize:

@@ -64,7 +64,7 @@ SCALES = ("mean", "scale", "least", "naive_error")
 
 
 def fit_scales(
-    train: Sequence[np.ndarray], horizon: int, normalise: str, season: int, published: bool = False
+    train: Sequence[np.ndarray], horizon: int, normalize: str, season: int, published: bool = False
 ) -> dict[str, Tensor]:
     """Return the scales of each series in float32: ``mean`` (series, 2 * columns, 1), the others (series, columns, 1).
 
@@ -74,7 +74,7 @@ def fit_scales(
         published: Also return ``deviation``, the standard deviation that published errors are divided by.
     """
     change = np.stack([_typical_change(rows, horizon) for rows in train])
-    scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
+    scale = np.stack([nonzero_std(rows) for rows in train]) if normalize == "train" else change
     naive = np.stack([_seasonal_change(rows, season) for rows in train])
     fitted = list(zip(SCALES[1:], (scale, MIN_SCALE * change, naive), strict=True))
     if published:
@@ -90,7 +90,7 @@ class Normalize(nn.Module):
         scales: Result of `fit_scales`.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
-        normalise: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
+        normalize: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
@@ -110,11 +110,11 @@ class Normalize(nn.Module):
     known_mean: Tensor
     known_scale: Tensor
 
-    def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalise: str, history: bool) -> None:
+    def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalize: str, history: bool) -> None:
         super().__init__()
         self.window = window
         self.horizon = horizon
-        self.normalise = normalise
+        self.normalize = normalize
         self.history = history
         for name in scales:
             self.register_buffer(name, scales[name].clone())
@@ -125,13 +125,13 @@ class Normalize(nn.Module):
         lead = values.shape[-1] - self.horizon
         series = rows.get("group", 0)
         anchor, anchor_rest = self.mean[series].chunk(2, dim=-2)
-        if self.normalise != "train":
+        if self.normalize != "train":
             anchor, anchor_rest = values[..., lead - 1 : lead], rest[..., lead - 1 : lead]
         # The anchor is subtracted first, so that float32 does not round away small changes of large values.
         moved = (values - anchor) + (rest - anchor_rest)
         scale = self.scale[series]
         mean = torch.zeros_like(scale)
-        if self.normalise == "window":
+        if self.normalize == "window":
             scale, mean = torch.std_mean(moved[..., lead - self.window : lead], dim=-1, correction=0, keepdim=True)
             scale = scale.maximum(self.least[series])
             moved = moved - mean

@@ -45,7 +45,7 @@ class Forecasting(TaskOverSteps):
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
             targets. The rest of a forecast goes on from the model's own forecasts. None for the whole horizon.
         by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
-        normalise: Normalization of the data; None if it does not depend on the window.
+        normalize: Normalization of the data; None if it does not depend on the window.
         features: Numbers per step of the inputs; None for the columns.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
@@ -68,7 +68,7 @@ class Forecasting(TaskOverSteps):
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
         block: int | None = None,
         by: str = "none",
-        normalise: str | None = None,
+        normalize: str | None = None,
         features: int | None = None,
         gradient_distance: bool = False,
     ) -> None:
@@ -93,16 +93,16 @@ class Forecasting(TaskOverSteps):
             reason = "the windows of several series have no common order"
             raise ConfigError(f"task.by=origin: not supported with data.group because {reason}")
         self.block = horizon if block is None else block
-        self.relative = normalise == "last"
-        self._check_block(normalise, features or columns)
+        self.relative = normalize == "last"
+        self._check_block(normalize, features or columns)
 
-    def _check_block(self, normalise: str | None, features: int) -> None:
+    def _check_block(self, normalize: str | None, features: int) -> None:
         """Reject a block for which the model's forecasts cannot become its inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
         problems = {
             "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts become inputs"),
-            "data.normalise=window": (normalise == "window", "the scale would change with each forecast"),
+            "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),
             "data.known and data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
         }
         for other, (found, reason) in problems.items():
