@@ -10,6 +10,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.notes import Notes
 from dltrain.data.plans import Plan
 from dltrain.data.ragged import Ragged
+from dltrain.data.selection import Selection
 from dltrain.data.tokens import Tokens
 
 
@@ -127,6 +128,9 @@ class Spec:
     shared_vocabulary: bool | None = None
 
 
+Field = Tensor | Selection | Ragged
+
+
 class Files(Protocol):
     """Examples that worker processes decode, e.g. because they do not fit into memory.
 
@@ -159,8 +163,8 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: `Files`, or tensors and `Ragged` fields with one row per example. Views such as those of ``unfold`` stay
-            views: a row is copied only when it is read.
+        rows: `Files`, or tensors, `Selection` and `Ragged` fields with one row per example. Views such as those of
+            ``unfold`` stay views: a row is copied only when it is read.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row independently and draws no random numbers.
         augment: Random change of each prepared example in training, independent of other examples:
@@ -172,11 +176,11 @@ class Source:
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
-    rows: Mapping[str, Tensor | Ragged] | Files
+    rows: Mapping[str, Field] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
     blend: nn.Module | None = None
-    fingerprinted: Mapping[str, Tensor | Ragged] | str | None = None
+    fingerprinted: Mapping[str, Field] | str | None = None
     plan: Plan | None = None
 
     def __len__(self) -> int:

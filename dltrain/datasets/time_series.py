@@ -1,6 +1,6 @@
 """Time series cut into windows: past steps predict the next ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dltrain.data.checks import at_least, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
+from dltrain.data.spec import Field, Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets import series_table
 from dltrain.datasets.bundled_series import SERIES, BundledSeries
 from dltrain.datasets.csv_file import Notation
@@ -69,8 +68,7 @@ class TimeSeries:
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
             is filled from a later split; missing values at the start take the first known value.
-        validation: Fraction of the rows to hold out for validation, in [0, 1).
-        test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
+        validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.
         split: Training, validation and test rows instead of the fractions: three numbers, or months of 30 days such as
             ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of values divided by the
             standard deviation of the training rows, as in published tables.
@@ -211,9 +209,11 @@ class TimeSeries:
             sources[name] = Source(rows, self._normalize(history=name != "train"))
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
-    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> dict[str, Tensor]:
+    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> Mapping[str, Field]:
         """Return the windows of all series by name and, with ``group``, the number of the series of each."""
-        rows = {name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()}
+        rows: dict[str, Field] = {
+            name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()
+        }
         return {**rows, "group": repeat_numbers(numbers, ranges, self.horizon)} if self.group else rows
 
     def _normalize(self, history: bool) -> Normalize:

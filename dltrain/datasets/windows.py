@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
+from dltrain.data.selection import Selection
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
 # The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
@@ -31,9 +32,9 @@ class SplitRange(NamedTuple):
         """Return the number of windows; 0 or negative if the range is too short."""
         return self.end - horizon - self.first + 1
 
-    def windows(self, series: Tensor, horizon: int) -> Tensor:
-        """Return all windows of a series (columns, rows), as a view (windows, columns, lead + horizon)."""
-        return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
+    def rows(self, series: Tensor) -> Tensor:
+        """Return the rows of a series (columns, rows) that its windows read."""
+        return series[:, self.first - self.lead : self.end]
 
 
 def cut_windows(
@@ -41,8 +42,8 @@ def cut_windows(
     ranges: Sequence[SplitRange],
     horizon: int,
     convert: Callable[[np.ndarray], Tensor],
-) -> Tensor:
-    """Return the windows of all series, (windows, columns, lead + horizon); those of a single series are a view.
+) -> Tensor | Selection:
+    """Return the windows of all series, (windows, columns, lead + horizon), as views without copies.
 
     Args:
         series: Values of each series, (rows, columns).
@@ -50,8 +51,16 @@ def cut_windows(
         horizon: Steps to predict.
         convert: Function to a tensor (columns, rows).
     """
-    found = [part.windows(convert(values), horizon) for values, part in zip(series, ranges, strict=True)]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    lead, parts = ranges[0].lead, [part.rows(convert(values)) for values, part in zip(series, ranges, strict=True)]
+    steps = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    windows = steps.unfold(1, lead + horizon, 1).transpose(0, 1)
+    if len(parts) == 1:
+        return windows
+    # The windows over the joined series, except those that span two of them.
+    sizes = torch.tensor([part.shape[1] for part in parts])
+    counts = torch.tensor([part.count_windows(horizon) for part in ranges])
+    skipped = (sizes - counts).cumsum(0) - (sizes - counts)
+    return Selection(windows, torch.arange(int(counts.sum())) + skipped.repeat_interleave(counts))
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:

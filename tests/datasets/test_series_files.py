@@ -10,6 +10,7 @@ import torch
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
+from dltrain.data.selection import Selection
 from dltrain.data.spec import Source
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
@@ -140,6 +141,14 @@ def test_windows_of_a_panel_equal_those_of_each_series_alone(normalize: str, tmp
         parts = [batch_of(getattr(read(path, where=f"store:{s}", normalize=normalize).load(), split)) for s in "ABCD"]
         for key in parts[0]:
             torch.testing.assert_close(batch[key], torch.cat([part[key] for part in parts]), msg=key)
+
+
+def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
+    splits = read(write(tmp_path, **panel(["date", "store"])), group="store").load()
+    windows = splits.train.rows["values"]
+    assert isinstance(windows, Selection)
+    assert windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4  # stores, training rows, parts, bytes
+    assert len(windows) == 4 * (140 - 8 - 3 + 1) and windows[:5].shape == (5, 2, 11)
 
 
 def test_errors_of_a_panel_are_listed_by_series(tmp_path: Path) -> None:
