@@ -54,6 +54,7 @@ FITS = {
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
     "patchtst": {"timeseries"},
+    "seq2seq_forecaster": {"timeseries"},
     **{name: {"text", "text_table", "conll", "squad"} for name in ("bert", "bert_base", "bert_minilm")},
     "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.plots import charts
-from dltrain.tasks.asking import ask
+from dltrain.tasks.asking import ask, reads
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.forecast_errors import ForecastErrors
 from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
 from dltrain.tasks.gradient_distance import TaskOverSteps
+from dltrain.tasks.naive_forecasts import naive_forecasts
 from dltrain.tasks.recursive import roll_out
 from dltrain.tasks.regression import LOSSES, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
@@ -47,6 +48,9 @@ class Forecasting(TaskOverSteps):
         by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
         normalize: Normalization of the data; None if it does not depend on the window.
         features: Numbers per step of the inputs; None for the columns.
+        teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
+            at the end of training, in [0, 1]. It falls linearly from 1; the other values are the model's own forecasts,
+            which it always reads outside training.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -71,6 +75,7 @@ class Forecasting(TaskOverSteps):
         normalize: str | None = None,
         features: int | None = None,
         gradient_distance: bool = False,
+        teacher_forcing: float = 0.0,
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
@@ -80,6 +85,9 @@ class Forecasting(TaskOverSteps):
         self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
         self.series_names = list(series_names or [])
         self.gradient_distance = gradient_distance
+        if not 0 <= teacher_forcing <= 1:
+            raise ConfigError(format_error("task.teacher_forcing", "a number from 0 to 1", teacher_forcing))
+        self.teacher_forcing = teacher_forcing
         distance = choose("task.loss_name", loss_name, LOSSES)
         kinds: dict[str, Callable[[], Output]] = {
             "point": lambda: Point(distance),
@@ -138,10 +146,28 @@ class Forecasting(TaskOverSteps):
         """Return the levels that the model predicts at once, (B, block, columns, parts)."""
         return ask(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
+    def begin(self, model: nn.Module) -> None:
+        """Reject a share of true values for a model that does not read the value before each step."""
+        super().begin(model)
+        if self.teacher_forcing and not reads(model, "previous"):
+            reason = f"{type(model).__name__} does not read the value before each step; model=seq2seq_forecaster does"
+            raise ConfigError(f"task.teacher_forcing={self.teacher_forcing:g}: not supported because {reason}")
+
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean loss over the examples, on normalized values."""
+        targets = batch["targets"][:, : self.block]
+        if reads(model, "previous"):
+            batch = {**batch, **self._previous(batch["inputs"], targets, progress)}
         levels = self._block(model, batch)
-        return Loss(self.output.loss(levels, batch["targets"][:, : self.block]), len(levels))
+        return Loss(self.output.loss(levels, targets), len(levels))
+
+    def _previous(self, inputs: Tensor, targets: Tensor, progress: float) -> Batch:
+        """Return the true values before each step and, under scheduled sampling, which steps read them."""
+        truth = 1 - (1 - self.teacher_forcing) * progress
+        previous = {"previous": torch.cat([inputs[:, -1:, : self.columns], targets[:, :-1]], dim=1)}
+        if truth == 1:
+            return previous
+        return {**previous, "is_true": torch.rand(targets.shape[:2], device=targets.device) < truth}
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit ridge regression of the targets on the inputs, both normalized, unless a window is too large."""
@@ -263,21 +289,3 @@ class Forecasting(TaskOverSteps):
         unit = f" ({self.unit})" if self.unit else ""
         captions = [self.target_names[c] + unit for c in column]
         return [Media("forecasts", charts.forecasts(history[:, -past:], truth, forecast, captions, drawn))]
-
-
-def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
-    """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
-
-    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
-    ``past - 1 - season`` to ``past - 1``, added once for each season ahead.
-
-    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
-    """
-    last = history[:, -1:]
-    found = {"repeat last": last.expand(-1, horizon, -1)}
-    if (past := history.shape[1]) > season:
-        steps = torch.arange(horizon, device=history.device)
-        found["last season"] = history[:, past - season + steps % season]
-        change = (last - history[:, -1 - season, None]) * (steps // season + 1).view(1, -1, 1)
-        found["season plus change"] = found["last season"] + change
-    return found

@@ -16,7 +16,8 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
-from dltrain.tasks.forecasting import Forecasting, naive_forecasts
+from dltrain.tasks.forecasting import Forecasting
+from dltrain.tasks.naive_forecasts import naive_forecasts
 from dltrain.tasks.ridge import PENALTIES
 
 WINDOW, HORIZON, SEASON = 10, 9, 4
