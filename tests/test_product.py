@@ -187,6 +187,7 @@ SMALLER = {
     "reverse_sequences": ["data.sequences=200"],
     "transformer_memorize": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "verses": ["model.hidden_size=16"],
+    "verses_transformer": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],
     "copy_memory": ["data.sequences=200"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
