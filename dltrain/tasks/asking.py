@@ -37,6 +37,11 @@ def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
     return model(fields["inputs"], **{name: fields[name] for name in named})
 
 
+def reads(model: nn.Module, field: str) -> bool:
+    """Return whether the model has an argument for a field besides the inputs."""
+    return field in _named_fields(type(model).forward, (field,))
+
+
 @functools.cache
 def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple[str, ...]:
     """Return the fields, except the inputs, that `forward` has an argument for."""
