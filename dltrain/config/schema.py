@@ -140,7 +140,7 @@ TABLE = {
     "task.code": choice("identity", "relu", "sigmoid", "tanh"),
     "corruption": choice("none", "gaussian", "masking", "salt_and_pepper"),
     "precision": choice("auto", "fp32", "tf32", "bf16", "fp16"),
-    "normalise": choice("last", "window", "train"),
+    "normalize": choice("last", "window", "train"),
     "loss_name": choice("mse", "l1", "huber"),
     "task.by": choice("none", "horizon", "origin"),
     "task.block": integer(1, null=True),

@@ -40,7 +40,7 @@ FACTS: dict[str, Any] = {
     **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
     **{
         "lags": None,
-        "normalise": None,
+        "normalize": None,
         "series_names": None,
         "answer_spans": True,
         "tags": 4,
