@@ -28,15 +28,15 @@ def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
     return F.interpolate(weights[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
-def draw_attention(model: nn.Module, images: Tensor, above: Sequence[str], below: Sequence[str]) -> Tensor:
-    """Draw up to three images above the same images, colored by the attention of a model; uint8 (3, H, W).
+def draw_attention(model: nn.Module, images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Draw up to three images, followed by the same images colored by the attention of a model; uint8 (3, H, W).
 
     Args:
         images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white.
-        above, below: Captions of the images and of the colored images.
+        captions: One per image.
     """
     heat = attention_heat(model, images)
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     unit = (images - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)
     rows = torch.cat([overlay(unit, torch.zeros_like(heat)), overlay(unit, heat)])
-    return captioned(rows, [*above, *below])
+    return captioned(rows, [*[""] * len(images), *captions])

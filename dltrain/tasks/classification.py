@@ -17,10 +17,9 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.grad_cam import grad_cam
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
-from dltrain.tasks.word_weights import LEGEND, highlighted, word_weights
+from dltrain.tasks.word_weights import first_texts, show_words, word_weights
 
 NUM_WORST = 6
-NUM_TEXTS = 8  # texts with highlighted words
 NUM_ATTENDED = 3  # images colored by attention
 TOP = 5
 BALANCED = "balanced"
@@ -106,8 +105,7 @@ class Classification(TaskOverSteps, Supervised):
         images: Batch | None = None
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            if texts is None and "lengths" in batch and self.decode is not None:
-                texts = {name: batch[name][:NUM_TEXTS] for name in ("inputs", "lengths", "targets")}
+            texts = texts or first_texts(batch, self.decode)
             if images is None and hasattr(model, "attention_map"):
                 images = {"inputs": inputs[:NUM_ATTENDED], "targets": targets[:NUM_ATTENDED]}
             each, predicted = scores.add(self.answer(model, batch).float(), targets)
@@ -153,27 +151,19 @@ class Classification(TaskOverSteps, Supervised):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
-        media += self._show_words(model, evaluation.extra["texts"])
-        return [*media, *self._show_attention(model, evaluation.extra["images"])]
+        texts, images = evaluation.extra["texts"], evaluation.extra["images"]
+        if images is not None:
+            drawn = draw_attention(model, images["inputs"], self._captions(model, images))
+            media.append(Media("attention", drawn))
+        return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
-    def _show_attention(self, model: nn.Module, batch: Batch | None) -> list[Media]:
-        """Return some images colored by the attention of the model, if it has an attention map."""
-        if batch is None:
-            return []
-        lines, targets = self.predict(model, batch), batch["targets"].tolist()
-        true = [self.names[target] for target in targets]
-        found = [f"predicted {line['class_name']} ({line['probability']:.2f})" for line in lines]
-        return [Media("attention", draw_attention(model, batch["inputs"], true, found))]
-
-    def _show_words(self, model: nn.Module, batch: Batch | None) -> list[Media]:
-        """Return some texts with highlighted words, if the model has attention weights."""
-        if batch is None or getattr(model, "readout", None) != "attention":
-            return []
-        texts = map(highlighted, word_weights(model, batch, self.decode))
-        lines = [LEGEND]
-        for line, text, target in zip(self.predict(model, batch), texts, batch["targets"].tolist(), strict=True):
-            lines.append(f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f}): {text}")
-        return [Media("attention", text="\n\n".join(lines))]
+    def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Return the class of each example, and the most likely one."""
+        pairs = zip(self.predict(model, batch), batch["targets"].tolist(), strict=True)
+        return [
+            f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f})"
+            for line, target in pairs
+        ]
 
 
 class Scores:

@@ -37,9 +37,9 @@ def test_a_vision_transformer_is_explained_by_its_attention_and_drawn_in_evaluat
         assert torch.equal(task.explain(model, batch), attention_heat(model, batch["inputs"]))
         evaluation = task.evaluate(model, [batch, batch])
         (drawn,) = [media.image for media in task.show(model, evaluation) if media.tag == "attention"]
-    lines = task.predict(model, batch)[:3]
-    below = [f"predicted {line['class_name']} ({line['probability']:.2f})" for line in lines]
-    assert torch.equal(drawn, draw_attention(model, batch["inputs"][:3], ["0", "1", "2"], below))
+    lines = enumerate(task.predict(model, batch)[:3])
+    captions = [f"{true}, predicted {line['class_name']} ({line['probability']:.2f})" for true, line in lines]
+    assert torch.equal(drawn, draw_attention(model, batch["inputs"][:3], captions))
 
 
 def test_heat_of_0_leaves_the_image_unchanged() -> None:
