@@ -187,7 +187,7 @@ SMALLER = {
     "t5": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
-    "transformer_memorize": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
+    "transformer_memorise": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "verses": ["model.hidden_size=16"],
     "verses_transformer": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],
