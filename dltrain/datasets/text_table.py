@@ -14,7 +14,7 @@ from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
@@ -70,6 +70,7 @@ class TextTable:
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
+        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -96,6 +97,7 @@ class TextTable:
         special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
+        pad_multiple: int = WIDTH_MULTIPLE,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -111,7 +113,7 @@ class TextTable:
         self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
         self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
-        self.max_tokens = max_tokens
+        self.max_tokens, self.pad_multiple = max_tokens, check_multiple(pad_multiple)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.notation = Notation(header)
         self.path = path
@@ -281,7 +283,8 @@ class TextTable:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
-        return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
+        plan = ByLength(tokens.lengths, self.max_tokens, self.pad_multiple)
+        return Source(own, self.prepare, plan=plan if self.by_length else None)
 
     def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.encoder.encode(word) for word in cells.words]
