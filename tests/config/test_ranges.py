@@ -92,7 +92,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
         **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
-        "parallel": str(own_files["parallel"]),
+        **{name: str(own_files[name]) for name in ("parallel", "summaries", "text_to_text")},
         **{name: str(own_files[name]) for name in ("conll", "squad")},
         "speech": str(own_files["speech"]),
         "npz": str(folder / "a.npz"),
