@@ -5,7 +5,7 @@ import gc
 import io
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests run in parallel on few cores, where several threads per process are slower than one.
@@ -34,10 +34,18 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def imports_are_frozen() -> None:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
-    gc.collect(1)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def nothing_is_frozen() -> Iterator[None]:
+    """Undo `imports_are_frozen` for one test."""
+    gc.unfreeze()
+    yield
     gc.freeze()
 
 
@@ -227,7 +235,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         if overrides not in known:
             folder, out = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                assert main.main([*overrides, "device=cpu", f"hydra.run.dir={folder}"]) == 0
+                quick = [
+                    "trainer.log_media=false",
+                    *overrides,
+                    "device=cpu",
+                ]  # a test that needs images sets it to true
+                assert main.main([*quick, f"hydra.run.dir={folder}"]) == 0
             folder.with_name("printed").write_text(out.getvalue())
             known[overrides] = folder
         return known[overrides]
