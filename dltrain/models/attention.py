@@ -20,7 +20,8 @@ class Heads:
         num_heads: Number of heads of the queries.
         num_kv_heads: Number of heads of keys and values; each serves ``num_heads / num_kv_heads`` heads of the queries.
         size: Features of a head.
-        dropout: Dropout probability of the attention weights.
+        dropout: Dropout probability of the attention weights. Training with dropout on a CPU needs memory for all
+            weights, (B, num_heads, T, S); without it, memory is linear in T and S.
         scale: Factor of the scores; None for ``1 / sqrt(size)``.
 
     Source: Vaswani et al. 2017, section 3.2; one key head (multi-query), Shazeer 2019; groups of heads, Ainslie et al.
@@ -38,15 +39,13 @@ class Heads:
 
         Without queries, as in the keys and values of a source, the result has two parts.
         """
-        numbers = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        joined = projections.shape[-1] // self.size
-        numbers = numbers if joined == sum(numbers) else numbers[1:]
-        parts = projections.split([number * self.size for number in numbers], dim=-1)
-        return tuple(self.split_one(part) for part in parts)
+        heads = self.split_one(projections)
+        has_queries = heads.shape[1] > 2 * self.num_kv_heads
+        return heads.split([self.num_heads] * has_queries + [self.num_kv_heads] * 2, dim=1)
 
     def split_one(self, projection: Tensor) -> Tensor:
         """Return the heads of one projection: (B, T, heads * size) -> (B, heads, T, size)."""
-        return projection.unflatten(-1, (-1, self.size)).transpose(1, 2)
+        return projection.view(*projection.shape[:2], -1, self.size).transpose(1, 2)
 
     def attend(
         self,
