@@ -24,7 +24,7 @@ def curves(run: Path) -> None:
     left.set(title="loss/train", xlabel="step")
     right.plot(*zip(*val, strict=True), color="tab:orange", label="LSTM")
     name, best = min(figures["baselines"].items(), key=lambda item: item[1]["mae"])
-    right.axhline(best["mae"], color="grey", linestyle="--", label=name)
+    right.axhline(best["mae"], color="gray", linestyle="--", label=name)
     right.set(title="mae/val, ppm", xlabel="step", ylim=(0.9 * best["mae"], 2 * best["mae"]))
     right.legend(frameon=False)
     for axes in (left, right):

@@ -55,7 +55,8 @@ FITS = {
     "dlinear": {"timeseries"},
     "nlinear": {"timeseries"},
     "patchtst": {"timeseries"},
-    **{name: OF_BERT for name in ("bert", "bert_base", "bert_minilm")},
+    "seq2seq_forecaster": {"timeseries"},
+    **dict.fromkeys(("bert", "bert_base", "bert_minilm"), OF_BERT),
     "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
     "seq2seq": {"parallel", "reversal", "random_pairs"},
@@ -107,7 +108,7 @@ TASKS = {
     "squad": {"question_answering", "masked_language_modeling"},
     "sentence_pairs": {"masked_language_modeling"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
-    "parallel": {"translation"},
+    "parallel": {"translation", "span_corruption"},
     "speech": {"classification", "ctc"},
     "reversal": {"translation"},
     "random_pairs": {"translation"},
@@ -120,6 +121,8 @@ SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FO
 SENSIBLE = [t for t in SENSIBLE if "gpt" not in t[0] or t[2] != "masked_language_modeling"]
 SENSIBLE = [t for t in SENSIBLE if "bert" not in t[0] or t[2] != "language_modeling"]
 WITH_MASK = {"text": ["data.special_tokens=true"], "text_table": ["data.special_tokens=true"]}
+WITH_SENTINELS = {"parallel": ["data.shared_vocabulary=true", "data.sentinels=10"]}
+SPECIAL = {"masked_language_modeling": WITH_MASK, "span_corruption": WITH_SENTINELS}
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
 # The perceptron rule trains a single layer, so it is tested only with the perceptron, on all classification data.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
@@ -188,6 +191,7 @@ SMALLER = {
     "reverse_sequences": ["data.sequences=200"],
     "transformer_memorise": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "verses": ["model.hidden_size=16"],
+    "verses_transformer": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],
     "copy_memory": ["data.sequences=200"],
     "gpt_moby_dick_cpu": ["data.batch_size=2"],
@@ -207,7 +211,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def composed(model: str, data: str, task: str, small_data: Callable[[str], list[str]], *more: str) -> Job:
-    special = WITH_MASK.get(data, []) if task == "masked_language_modeling" else []
+    special = SPECIAL.get(task, {}).get(data, [])
     return compose.compose(
         [f"model={model}", f"task={task}", *small_data(data), *special, *SMALLER.get(model, []), *more]
     )
@@ -329,7 +333,7 @@ def test_every_incompatible_combination_is_rejected_with_compatible_options(
         message = "\n".join(caught.value.problems)
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         if (
-            "use another model" not in message and "special_tokens" not in message
+            "use another model" not in message and "special_tokens" not in message and "sentinels" not in message
         ):  # a GPT for text classification: only the model is wrong
             assert sum(choice in message for choice in chosen) >= 2, message
             assert "Data that fit" in message or "Use task=" in message or "Use a task" in message, message

@@ -8,7 +8,13 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 FACT = re.compile(r"\$\{spec\.(\w+(?:\.\w+)*)")
 # Facts that had another name in earlier versions, and their new names.
-RENAMED = {"vocabulary": "tokens.size", "pad": "tokens.pad", "encode": "tokens.encode", "decode": "tokens.decode"}
+RENAMED = {
+    "vocabulary": "tokens.size",
+    "pad": "tokens.pad",
+    "encode": "tokens.encode",
+    "decode": "tokens.decode",
+    "normalise": "normalize",
+}
 # Groups and keys that are needed before the facts are known.
 BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "transfer", "device", "seed", "allow_targets")
 

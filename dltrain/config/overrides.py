@@ -39,7 +39,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
     for text in typed:
         key, equals, _ = text.partition("=")
         if not key or not (equals or text.startswith("~")):
-            hint = suggest(text, ("--help", "--multirun"))
+            is_path = os.path.exists(text)
+            hint = f"Did you mean data.path={text}?" if is_path else suggest(text, ("--help", "--multirun"))
             errors.append(format_error(text, "KEY=VALUE or GROUP=OPTION", text, hint))
             continue
         try:

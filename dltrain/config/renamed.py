@@ -7,8 +7,19 @@ from dltrain.config.facts import FACT, RENAMED
 # Group -> old name of a key -> new name.
 KEYS = {
     "model": {"hidden": "hidden_size", "depth": "num_layers", "heads": "num_heads", "feedforward": "ffn_ratio"},
-    "data": {"length": "context_length", "side": "image_size", "labels": "num_labels", "holes": "missing"},
-    "task": {"critic_turns": "n_critic", "code_l1": "latent_l1", "activity": "sparsity_target"},
+    "data": {
+        "length": "context_length",
+        "side": "image_size",
+        "labels": "num_labels",
+        "holes": "missing",
+        "normalise": "normalize",
+    },
+    "task": {
+        "critic_turns": "n_critic",
+        "code_l1": "latent_l1",
+        "activity": "sparsity_target",
+        "normalise": "normalize",
+    },
     "regularization": {"average": "ema_decay", "biases": "decay_biases", "early_stopping": "early_stopping_patience"},
     "optimizer.schedule": {
         "rise": "pct_start",

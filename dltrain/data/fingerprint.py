@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dltrain.data.ragged import Ragged
-from dltrain.data.spec import Source, Splits
+from dltrain.data.selection import Selection
+from dltrain.data.spec import Field, Source, Splits
 
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
@@ -47,9 +47,11 @@ def _hash_source(source: Source) -> str:
     return f"{names.hexdigest()[:DIGITS]}-{sizes.hexdigest()[:DIGITS]}"
 
 
-def _tensors(name: str, value: Tensor | Ragged) -> list[tuple[str, Tensor]]:
+def _tensors(name: str, value: Field) -> list[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         return [(name, value)]
+    if isinstance(value, Selection):
+        return [(f"{name} values", value.values), (f"{name} rows", value.rows)]
     return [(f"{name} values", value.values), (f"{name} lengths", value.lengths)]
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.plans import FixedSize
 from dltrain.data.ragged import Padding, Ragged, padded_width
-from dltrain.data.spec import Source
+from dltrain.data.selection import Selection
+from dltrain.data.spec import Field, Source
 from dltrain.data.splits import permutation
 from dltrain.data.worker_pool import TIMEOUT_S, WorkerLoader, leave_cores
 from dltrain.errors import ConfigError, format_error
@@ -197,11 +198,11 @@ class TensorLoader:
     and a resumed run must see the same bytes.
     """
 
-    def __init__(self, rows: Mapping[str, Tensor | Ragged], batch_size: int, device: torch.device) -> None:
-        self.rows = {name: to_device(value, device) for name, value in rows.items() if isinstance(value, Tensor)}
+    def __init__(self, rows: Mapping[str, Field], batch_size: int, device: torch.device) -> None:
+        self.rows = {name: _to_device(value, device) for name, value in rows.items() if not isinstance(value, Ragged)}
         self.ragged = {name: Padding(value, device) for name, value in rows.items() if isinstance(value, Ragged)}
         self.device = device
-        row_bytes = sum(value[:1].numel() * value.element_size() for value in self.rows.values())
+        row_bytes = sum(value[:1].numel() * value[:1].element_size() for value in self.rows.values())
         # Preparing a row enlarges it (a byte becomes a float32), so count four bytes for one.
         self.batches = 1 if self.ragged else max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
 
@@ -229,6 +230,12 @@ class TensorLoader:
         for name, padding in self.ragged.items():
             rows[name], rows[f"{name}_lengths"] = padding.gather(indices, moved)
         return rows
+
+
+def _to_device(value: Tensor | Selection, device: torch.device) -> Tensor | Selection:
+    if isinstance(value, Selection):
+        return Selection(to_device(value.values, device), value.rows.to(device))
+    return to_device(value, device)
 
 
 def to_device(value: Tensor, device: torch.device) -> Tensor:

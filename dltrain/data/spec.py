@@ -10,6 +10,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.notes import Notes
 from dltrain.data.plans import Plan
 from dltrain.data.ragged import Ragged
+from dltrain.data.selection import Selection
 from dltrain.data.tokens import Tokens
 
 
@@ -79,7 +80,7 @@ class Spec:
         horizon: Steps to predict.
         lags: Past values per example of series, window times columns, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
-        normalise: Normalization of windows of a series: ``last``, ``window`` or ``train``.
+        normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
@@ -88,6 +89,7 @@ class Spec:
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
         notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
+        prefixes: Starts of the inputs that name their task, such as ``summarize: ``; one for each kind of pairs.
     """
 
     shape: tuple[int, ...] | None = None
@@ -118,7 +120,7 @@ class Spec:
     horizon: int | None = None
     lags: int | None = None
     season: int | None = None
-    normalise: str | None = None
+    normalize: str | None = None
     unit: str | None = None
     tokens: Tokens | None = None
     idf: Tensor | None = field(default=None, compare=False)
@@ -127,6 +129,10 @@ class Spec:
     target_length: int | None = None
     notes: Notes | None = None
     shared_vocabulary: bool | None = None
+    prefixes: tuple[str, ...] | None = None
+
+
+Field = Tensor | Selection | Ragged
 
 
 class Files(Protocol):
@@ -161,8 +167,8 @@ class Source:
     """One split of a data set.
 
     Args:
-        rows: `Files`, or tensors and `Ragged` fields with one row per example. Views such as those of ``unfold`` stay
-            views: a row is copied only when it is read.
+        rows: `Files`, or tensors, `Selection` and `Ragged` fields with one row per example. Views such as those of
+            ``unfold`` stay views: a row is copied only when it is read.
         prepare: Module that turns a batch of rows on the device into the fields a task reads (``inputs``, ``targets``,
             ...). It treats each row independently and draws no random numbers.
         augment: Random change of each prepared example in training, independent of other examples:
@@ -174,11 +180,11 @@ class Source:
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
-    rows: Mapping[str, Tensor | Ragged] | Files
+    rows: Mapping[str, Field] | Files
     prepare: nn.Module
     augment: nn.Module | None = None
     blend: nn.Module | None = None
-    fingerprinted: Mapping[str, Tensor | Ragged] | str | None = None
+    fingerprinted: Mapping[str, Field] | str | None = None
     plan: Plan | None = None
 
     def __len__(self) -> int:

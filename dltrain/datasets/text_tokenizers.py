@@ -116,7 +116,7 @@ class CharacterTokenizer:
         codes = np.frombuffer(as_text(content).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         known = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._check_known(map(chr, np.setdiff1d(codes, known).tolist()))
-        tokens = _compact(np.searchsorted(known, codes), self.size)
+        tokens = compact(np.searchsorted(known, codes), self.size)
         ones, zeros = (torch.full((1,), value, dtype=torch.int32).expand(len(tokens)) for value in (1, 0))
         return Encoded(tokens, ones, zeros)
 
@@ -179,7 +179,7 @@ class PieceTokenizer:
         for position in np.flatnonzero(np.array(tokens) == self.unknown):
             spelling[position] = 1 + len(text[ends[position] - sizes[position] : ends[position]].encode())
         measured = (torch.from_numpy(np.array(values, dtype=np.int32)) for values in (sizes, spelling))
-        return Encoded(_compact(np.array(tokens, dtype=np.int64), self.size), *measured)
+        return Encoded(compact(np.array(tokens, dtype=np.int64), self.size), *measured)
 
     def _sized(self, text: str) -> tuple[list[int], list[int]]:
         if isinstance(self.vocabulary, Subwords):
@@ -257,7 +257,7 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _compact(tokens: np.ndarray, size: int) -> Tensor:
+def compact(tokens: np.ndarray, size: int) -> Tensor:
     """Return tokens below ``size`` in the smallest of uint8, int16 and int32."""
     dtype = np.uint8 if size <= 2**8 else np.int16 if size <= 2**15 else np.int32
     return torch.from_numpy(tokens.astype(dtype))

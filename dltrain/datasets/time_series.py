@@ -1,6 +1,6 @@
 """Time series cut into windows: past steps predict the next ones."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from dltrain.data.checks import at_least, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles
-from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
+from dltrain.data.spec import Field, Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets import series_table
 from dltrain.datasets.bundled_series import SERIES, BundledSeries
 from dltrain.datasets.csv_file import Notation
@@ -64,13 +63,12 @@ class TimeSeries:
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
         horizon: Steps that it predicts, at least 1.
         season: Steps per season, at least 1; None infers it, 1 if that fails or there are fewer than three seasons.
-        normalise: ``last``: values minus the last value of the window, divided by the root mean square change over 1
+        normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
             is filled from a later split; missing values at the start take the first known value.
-        validation: Fraction of the rows to hold out for validation, in [0, 1).
-        test: Fraction of the rows, at the end, to hold out for testing, in (0, 1).
+        validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.
         split: Training, validation and test rows instead of the fractions: three numbers, or months of 30 days such as
             ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of values divided by the
             standard deviation of the training rows, as in published tables.
@@ -97,7 +95,7 @@ class TimeSeries:
         window: int = 104,
         horizon: int = 26,
         season: int | None = None,
-        normalise: str = "last",
+        normalize: str = "last",
         missing: str = "refuse",
         validation: float = 0.15,
         test: float = 0.15,
@@ -113,7 +111,7 @@ class TimeSeries:
         if advance.width and window < horizon:
             expected = f"at least data.horizon={horizon} with data.known or data.calendar"
             raise ConfigError(format_error("data.window", expected, window))
-        self.normalise = one_of("data.normalise", normalise, ("last", "window", "train"))
+        self.normalize = one_of("data.normalize", normalize, ("last", "window", "train"))
         one_of("data.missing", missing, ("refuse", "interpolate", "last"))
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -169,7 +167,7 @@ class TimeSeries:
             horizon=self.horizon,
             lags=self.window * features,
             season=self.season,
-            normalise=self.normalise,
+            normalize=self.normalize,
             unit=unit,
             target_names=tuple(self.names),
             series_names=tuple(map(str, self.trained)) if self.group else None,
@@ -202,7 +200,7 @@ class TimeSeries:
             for name, series in found.items()
         }
         published = self.split.sizes is not None
-        self.scales = fit_scales(train["values"], self.horizon, self.normalise, self.season, published)
+        self.scales = fit_scales(train["values"], self.horizon, self.normalize, self.season, published)
         self.scales |= self.reader.known.fit(train.get("known", []))
         self.sizes, sources = {}, {}
         for name in parts[0]:
@@ -211,13 +209,15 @@ class TimeSeries:
             sources[name] = Source(rows, self._normalize(history=name != "train"))
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
-    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> dict[str, Tensor]:
+    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> Mapping[str, Field]:
         """Return the windows of all series by name and, with ``group``, the number of the series of each."""
-        rows = {name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()}
+        rows: dict[str, Field] = {
+            name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()
+        }
         return {**rows, "group": repeat_numbers(numbers, ranges, self.horizon)} if self.group else rows
 
     def _normalize(self, history: bool) -> Normalize:
-        return Normalize(self.scales, self.window, self.horizon, self.normalise, history)
+        return Normalize(self.scales, self.window, self.horizon, self.normalize, history)
 
     @property
     def prepare(self) -> Normalize:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.loader import Batch
+from dltrain.data.selection import Selection
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
 # The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
@@ -31,9 +32,9 @@ class SplitRange(NamedTuple):
         """Return the number of windows; 0 or negative if the range is too short."""
         return self.end - horizon - self.first + 1
 
-    def windows(self, series: Tensor, horizon: int) -> Tensor:
-        """Return all windows of a series (columns, rows), as a view (windows, columns, lead + horizon)."""
-        return series[:, self.first - self.lead : self.end].unfold(1, self.lead + horizon, 1).transpose(0, 1)
+    def rows(self, series: Tensor) -> Tensor:
+        """Return the rows of a series (columns, rows) that its windows read."""
+        return series[:, self.first - self.lead : self.end]
 
 
 def cut_windows(
@@ -41,8 +42,8 @@ def cut_windows(
     ranges: Sequence[SplitRange],
     horizon: int,
     convert: Callable[[np.ndarray], Tensor],
-) -> Tensor:
-    """Return the windows of all series, (windows, columns, lead + horizon); those of a single series are a view.
+) -> Tensor | Selection:
+    """Return the windows of all series, (windows, columns, lead + horizon), as views without copies.
 
     Args:
         series: Values of each series, (rows, columns).
@@ -50,8 +51,16 @@ def cut_windows(
         horizon: Steps to predict.
         convert: Function to a tensor (columns, rows).
     """
-    found = [part.windows(convert(values), horizon) for values, part in zip(series, ranges, strict=True)]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    lead, parts = ranges[0].lead, [part.rows(convert(values)) for values, part in zip(series, ranges, strict=True)]
+    steps = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+    windows = steps.unfold(1, lead + horizon, 1).transpose(0, 1)
+    if len(parts) == 1:
+        return windows
+    # The windows over the joined series, except those that span two of them.
+    sizes = torch.tensor([part.shape[1] for part in parts])
+    counts = torch.tensor([part.count_windows(horizon) for part in ranges])
+    skipped = (sizes - counts).cumsum(0) - (sizes - counts)
+    return Selection(windows, torch.arange(int(counts.sum())) + skipped.repeat_interleave(counts))
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
@@ -64,7 +73,7 @@ SCALES = ("mean", "scale", "least", "naive_error")
 
 
 def fit_scales(
-    train: Sequence[np.ndarray], horizon: int, normalise: str, season: int, published: bool = False
+    train: Sequence[np.ndarray], horizon: int, normalize: str, season: int, published: bool = False
 ) -> dict[str, Tensor]:
     """Return the scales of each series in float32: ``mean`` (series, 2 * columns, 1), the others (series, columns, 1).
 
@@ -74,7 +83,7 @@ def fit_scales(
         published: Also return ``deviation``, the standard deviation that published errors are divided by.
     """
     change = np.stack([_typical_change(rows, horizon) for rows in train])
-    scale = np.stack([nonzero_std(rows) for rows in train]) if normalise == "train" else change
+    scale = np.stack([nonzero_std(rows) for rows in train]) if normalize == "train" else change
     naive = np.stack([_seasonal_change(rows, season) for rows in train])
     fitted = list(zip(SCALES[1:], (scale, MIN_SCALE * change, naive), strict=True))
     if published:
@@ -90,7 +99,7 @@ class Normalize(nn.Module):
         scales: Result of `fit_scales`.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
-        normalise: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
+        normalize: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
@@ -110,11 +119,11 @@ class Normalize(nn.Module):
     known_mean: Tensor
     known_scale: Tensor
 
-    def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalise: str, history: bool) -> None:
+    def __init__(self, scales: Mapping[str, Tensor], window: int, horizon: int, normalize: str, history: bool) -> None:
         super().__init__()
         self.window = window
         self.horizon = horizon
-        self.normalise = normalise
+        self.normalize = normalize
         self.history = history
         for name in scales:
             self.register_buffer(name, scales[name].clone())
@@ -125,13 +134,13 @@ class Normalize(nn.Module):
         lead = values.shape[-1] - self.horizon
         series = rows.get("group", 0)
         anchor, anchor_rest = self.mean[series].chunk(2, dim=-2)
-        if self.normalise != "train":
+        if self.normalize != "train":
             anchor, anchor_rest = values[..., lead - 1 : lead], rest[..., lead - 1 : lead]
         # The anchor is subtracted first, so that float32 does not round away small changes of large values.
         moved = (values - anchor) + (rest - anchor_rest)
         scale = self.scale[series]
         mean = torch.zeros_like(scale)
-        if self.normalise == "window":
+        if self.normalize == "window":
             scale, mean = torch.std_mean(moved[..., lead - self.window : lead], dim=-1, correction=0, keepdim=True)
             scale = scale.maximum(self.least[series])
             moved = moved - mean

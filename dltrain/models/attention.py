@@ -123,15 +123,6 @@ def padding_mask(lengths: Tensor | None, width: int, device: torch.device) -> Te
     return None if lengths is None else inside(lengths, width, device)[:, None, None, :]
 
 
-def same_document(documents: Tensor) -> Tensor:
-    """Return a mask that separates documents in one sequence, bool (B, 1, T, T).
-
-    Args:
-        documents: Number of the document of each step, int64 (B, T).
-    """
-    return (documents[:, :, None] == documents[:, None, :])[:, None]
-
-
 def _causal(steps: int, total: int, device: torch.device, mask: Tensor | None) -> Tensor | None:
     """Return the mask without keys later than each query, where the queries are the last of all steps."""
     if steps == 1:

@@ -2,58 +2,18 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import rnn
 
-from dltrain.errors import ConfigError, choose
-from dltrain.models.layers import State, check_sizes, inside
+from dltrain.errors import choose
+from dltrain.models.layers import State, check_sizes
 from dltrain.models.positions import NoPositions, Sinusoids
-from dltrain.models.recurrent_layers import CELLS
+from dltrain.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
-KINDS = ("none", "additive", "dot", "general")
 FIRST = 64  # positions to compute in advance
 
 
-class Attention(nn.Module):
-    """Attention of decoder states to encoder states: ``softmax(score(query, key))`` over the steps of the source.
-
-    The score of a query ``q`` and an encoder state ``m`` is ``v . tanh(W q + U m)`` (``additive``), ``q . m``
-    (``dot``) or ``q . (W m)`` (``general``). `keys` computes the part that depends only on the source.
-
-    Args:
-        kind: ``additive``, ``dot``, for which both widths are equal, or ``general``.
-        width: Width of the queries.
-        memory_width: Width of the encoder states.
-
-    Source: Bahdanau, Cho and Bengio 2015, appendix A.1.2 (additive); Luong, Pham and Manning 2015, section 3.1.
-    """
-
-    def __init__(self, kind: str, width: int, memory_width: int) -> None:
-        super().__init__()
-        self.keys = nn.Identity() if kind == "dot" else nn.Linear(memory_width, width, bias=kind == "additive")
-        self.query = nn.Linear(width, width, bias=False) if kind == "additive" else None
-        self.score = nn.Linear(width, 1, bias=False) if kind == "additive" else None
-
-    def forward(self, queries: Tensor, memory: Tensor, keys: Tensor, is_inside: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the contexts (B, T, memory_width), which are weighted means of the encoder states, and the weights.
-
-        Args:
-            queries: Decoder states (B, T, width).
-            memory: Encoder states (B, S, memory_width).
-            keys: Output of `self.keys` for the encoder states (B, S, width).
-            is_inside: Steps of the source that are not padding, bool (B, S).
-        """
-        if self.query is None or self.score is None:
-            scores = queries @ keys.transpose(1, 2)
-        else:
-            scores = self.score(torch.tanh(self.query(queries)[:, :, None] + keys[:, None])).squeeze(-1)
-        weights = scores.float().masked_fill(~is_inside[:, None], -torch.inf).softmax(-1)
-        return weights.to(memory.dtype) @ memory, weights
-
-
-class Seq2Seq(nn.Module):
+class Seq2Seq(RecurrentEncoderDecoder):
     """Encoder and decoder of recurrent layers; the decoder starts from the last state of the encoder.
 
     Called with a source and the previous tokens of the target, the model returns all outputs. To write step by step,
@@ -63,7 +23,8 @@ class Seq2Seq(nn.Module):
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         vocabulary, outputs: Number of distinct tokens of the source and of the target.
         hidden_size, num_layers: Width of embeddings and states, and number of layers of each part; at least 1.
-        attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.
+        attention: ``none``, ``additive``, ``dot`` or ``general``; see
+            `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
         dropout: Dropout probability of embeddings, of layers and of the input of the output layer, in [0, 1).
@@ -76,6 +37,8 @@ class Seq2Seq(nn.Module):
     Differs: additive attention is also computed from the current state of the decoder and does not enter its
     recurrence, so that all steps of a training batch are computed at once.
     """
+
+    target_embedding: nn.Embedding
 
     def __init__(
         self,
@@ -90,28 +53,12 @@ class Seq2Seq(nn.Module):
         dropout: float = 0.0,
         positions: str = "none",
     ) -> None:
-        super().__init__()
         check_sizes(dropout, vocabulary=vocabulary, outputs=outputs, hidden_size=hidden_size, num_layers=num_layers)
-        choose("model.attention", attention, {name: name for name in KINDS})
-        if attention == "dot" and bidirectional:
-            reason = "the states of both directions are twice as wide as those of the decoder"
-            raise ConfigError(f"model.attention: dot is not supported with model.bidirectional=true because {reason}")
-        build, between = choose("model.cell", cell, CELLS), dropout if num_layers > 1 else 0.0
-        sizes = hidden_size, hidden_size, num_layers
-        self.source_embedding = nn.Embedding(vocabulary, hidden_size)
-        self.target_embedding = nn.Embedding(outputs, hidden_size)
-        self.encoder = build(*sizes, batch_first=True, bidirectional=bidirectional, dropout=between)
-        self.decoder = build(*sizes, batch_first=True, dropout=between)
-        for name, bias in self.named_parameters():
-            if cell == "lstm" and "bias_ih" in name:
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates, as in `Recurrent`
+        source, target = nn.Embedding(vocabulary, hidden_size), nn.Embedding(outputs, hidden_size)
+        widths = hidden_size, hidden_size
+        super().__init__(source, target, widths, cell, hidden_size, num_layers, attention, bidirectional, dropout)
         choose("model.positions", positions, {name: name for name in ("none", "sinusoidal")})
         self.positions = NoPositions() if positions == "none" else Sinusoids(FIRST, hidden_size)
-        width = hidden_size * (2 if bidirectional else 1)
-        self.parts = ("hidden", "cell") if cell == "lstm" else ("hidden",)
-        self.bridge = nn.ModuleDict({part: nn.Linear(width, hidden_size) for part in self.parts if bidirectional})
-        self.attention = None if attention == "none" else Attention(attention, hidden_size, width)
-        self.combine = None if attention == "none" else nn.Linear(hidden_size + width, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.head = None if tie_embeddings else nn.Linear(hidden_size, outputs)
         if tie_embeddings:
@@ -135,47 +82,18 @@ class Seq2Seq(nn.Module):
 
     def _read(self, x: Tensor, lengths: Tensor | None) -> State:
         """Return the state before the first token of the target."""
-        steps = self.dropout(self.positions(self.source_embedding(x)))
-        memory, last = self._encode(steps, lengths)
-        state = dict(zip(self.parts, last if isinstance(last, tuple) else (last,), strict=True))
-        for part, bridge in self.bridge.items():  # layers and directions come first: (layers * 2, B, width)
-            state[part] = bridge(torch.cat([state[part][0::2], state[part][1::2]], dim=-1))
-        state = {part: value.transpose(0, 1) for part, value in state.items()}
+        state = self.read(self.dropout(self.positions(self.source_embedding(x))), lengths)
         if isinstance(self.positions, Sinusoids):
-            state["written"] = memory.new_zeros(len(x), 0, 0)  # its number of steps is the position of the next token
-        if self.attention is None:
-            return state
-        every = torch.ones(x.shape, dtype=torch.bool, device=x.device)
-        is_inside = every if lengths is None else inside(lengths, x.shape[1], x.device)
-        source = {"memory": memory, "keys": self.attention.keys(memory), "inside": is_inside}
-        return {**state, **source, "attention": memory.new_zeros(len(x), 0, x.shape[1])}
-
-    def _encode(self, steps: Tensor, lengths: Tensor | None) -> tuple[Tensor, Any]:
-        """Return the encoder states (B, S, width) and the last state of each sequence, layers first."""
-        if lengths is None:
-            return self.encoder(steps)
-        # If torch sorted the sequences, it would wait for the GPU.
-        lengths, order = lengths.clamp(min=1).sort(descending=True)
-        order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
-        packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
-        states, last = self.encoder(packed)
-        states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])
-        last = last if isinstance(last, tuple) else (last,)
-        return states.index_select(0, inverse), tuple(part.index_select(1, inverse) for part in last)
+            written = state["hidden"].new_zeros(len(x), 0, 0)  # its number of steps is the position of the next token
+            state["written"] = written
+        return state
 
     def _write(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits after each of the tokens (B, T), and the next state."""
-        before = tuple(state[part].transpose(0, 1).contiguous() for part in self.parts)  # torch has the layers first
         start = state["written"].shape[1] if "written" in state else 0
         steps = self.dropout(self.positions(self.target_embedding(tokens), start))
-        states, after = self.decoder(steps, before if len(before) > 1 else before[0])
-        after = after if isinstance(after, tuple) else (after,)
-        state = {**state, **{part: value.transpose(0, 1) for part, value in zip(self.parts, after, strict=True)}}
+        states, state = self.write(steps, state)
         if "written" in state:
             state["written"] = steps.new_zeros(len(tokens), start + tokens.shape[1], 0)
-        if self.attention is not None and self.combine is not None:
-            source = (state[part] for part in ("memory", "keys", "inside"))
-            contexts, state["attention"] = self.attention(states, *source)
-            states = torch.tanh(self.combine(torch.cat([contexts, states], dim=-1)))
         states = self.dropout(states)
         return (F.linear(states, self.target_embedding.weight) if self.head is None else self.head(states)), state

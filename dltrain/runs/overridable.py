@@ -8,13 +8,13 @@ from dltrain.errors import ConfigError, format_error, shorten
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),
     *(f"trainer.{name}" for name in ("keep_last", "keep_best", "requeue", "resume", "on_oom")),
-    *(f"data.{name}" for name in ("workers", "root", "path", "download")),
+    *(f"data.{name}" for name in ("workers", "root", "path", "audio_folder", "tokenizer", "download")),
     *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
 )
 
 # Keys of `data` that decide where and how the data are read, not how they are presented to the model.
 PREDICT_DATA = (
-    *("path", "root", "download", "batch_size", "workers", "worker_timeout"),
+    *("path", "root", "audio_folder", "tokenizer", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),
 )
 PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "task.by", "allow_targets")  # prefixes

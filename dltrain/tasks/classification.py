@@ -16,10 +16,9 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.grad_cam import grad_cam
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
-from dltrain.tasks.word_weights import LEGEND, highlighted, word_weights
+from dltrain.tasks.word_weights import first_texts, show_words, word_weights
 
 NUM_WORST = 6
-NUM_TEXTS = 8  # texts with highlighted words
 TOP = 5
 BALANCED = "balanced"
 DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
@@ -103,8 +102,7 @@ class Classification(TaskOverSteps, Supervised):
         texts: Batch | None = None
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
-            if texts is None and "lengths" in batch and self.decode is not None:
-                texts = {name: batch[name][:NUM_TEXTS] for name in ("inputs", "lengths", "targets")}
+            texts = texts or first_texts(batch, self.decode)
             each, predicted = scores.add(self.answer(model, batch).float(), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
             # Padded texts have different widths, and are not shown.
@@ -142,17 +140,16 @@ class Classification(TaskOverSteps, Supervised):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
-        return [*media, *self._show_words(model, evaluation.extra["texts"])]
+        texts = evaluation.extra["texts"]
+        return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
-    def _show_words(self, model: nn.Module, batch: Batch | None) -> list[Media]:
-        """Return some texts with highlighted words, if the model has attention weights."""
-        if batch is None or getattr(model, "readout", None) != "attention":
-            return []
-        texts = map(highlighted, word_weights(model, batch, self.decode))
-        lines = [LEGEND]
-        for line, text, target in zip(self.predict(model, batch), texts, batch["targets"].tolist(), strict=True):
-            lines.append(f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f}): {text}")
-        return [Media("attention", text="\n\n".join(lines))]
+    def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Return the class of each example, and the most likely one."""
+        pairs = zip(self.predict(model, batch), batch["targets"].tolist(), strict=True)
+        return [
+            f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f})"
+            for line, target in pairs
+        ]
 
 
 class Scores:

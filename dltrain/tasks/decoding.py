@@ -93,7 +93,9 @@ def draw_tokens(
         logits, state = model.forward(tokens.to(logits.device)[:, None], state=state)
 
 
-def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...]) -> Tensor:
+def search_tokens(
+    model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
+) -> Tensor:
     """Return the most likely ``count`` tokens after a prompt that a beam search finds, (B, count).
 
     Args:
@@ -101,13 +103,14 @@ def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int
         prompt: Tokens (B, T), T at least 1; rows must end with the same token.
         length: Maximum number of tokens that the model reads at once.
         excluded: Tokens that are never written.
+        end: Token for the end of a text, after which nothing is written; None if there is none.
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))
     if prompt.shape[1] > 1:
         for piece in prompt[:, :-1].split(length, dim=1):
             _, state = stepwise.forward(piece, state=state)
-    return Search(int(prompt[0, -1]), NO_END, excluded, count, beam)(stepwise, state).tokens
+    return Search(int(prompt[0, -1]), NO_END if end is None else end, excluded, count, beam)(stepwise, state).tokens
 
 
 def decode_stream(

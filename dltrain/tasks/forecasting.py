@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.plots import charts
-from dltrain.tasks.asking import ask
+from dltrain.tasks.asking import ask, reads
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.forecast_errors import ForecastErrors
 from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
 from dltrain.tasks.gradient_distance import TaskOverSteps
+from dltrain.tasks.naive_forecasts import naive_forecasts
 from dltrain.tasks.recursive import roll_out
 from dltrain.tasks.regression import LOSSES, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
@@ -45,8 +46,11 @@ class Forecasting(TaskOverSteps):
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
             targets. The rest of a forecast goes on from the model's own forecasts. None for the whole horizon.
         by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
-        normalise: Normalization of the data; None if it does not depend on the window.
+        normalize: Normalization of the data; None if it does not depend on the window.
         features: Numbers per step of the inputs; None for the columns.
+        teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
+            at the end of training, in [0, 1]. It falls linearly from 1; the other values are the model's own forecasts,
+            which it always reads outside training.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -68,9 +72,10 @@ class Forecasting(TaskOverSteps):
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
         block: int | None = None,
         by: str = "none",
-        normalise: str | None = None,
+        normalize: str | None = None,
         features: int | None = None,
         gradient_distance: bool = False,
+        teacher_forcing: float = 0.0,
     ) -> None:
         reserved = (*RESERVED, "series") if series_names else RESERVED
         self.horizon = horizon
@@ -80,6 +85,9 @@ class Forecasting(TaskOverSteps):
         self.target_names = check_target_names(target_names or [str(n) for n in range(columns)], reserved)
         self.series_names = list(series_names or [])
         self.gradient_distance = gradient_distance
+        if not 0 <= teacher_forcing <= 1:
+            raise ConfigError(format_error("task.teacher_forcing", "a number from 0 to 1", teacher_forcing))
+        self.teacher_forcing = teacher_forcing
         distance = choose("task.loss_name", loss_name, LOSSES)
         kinds: dict[str, Callable[[], Output]] = {
             "point": lambda: Point(distance),
@@ -93,16 +101,16 @@ class Forecasting(TaskOverSteps):
             reason = "the windows of several series have no common order"
             raise ConfigError(f"task.by=origin: not supported with data.group because {reason}")
         self.block = horizon if block is None else block
-        self.relative = normalise == "last"
-        self._check_block(normalise, features or columns)
+        self.relative = normalize == "last"
+        self._check_block(normalize, features or columns)
 
-    def _check_block(self, normalise: str | None, features: int) -> None:
+    def _check_block(self, normalize: str | None, features: int) -> None:
         """Reject a block for which the model's forecasts cannot become its inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
         problems = {
             "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts become inputs"),
-            "data.normalise=window": (normalise == "window", "the scale would change with each forecast"),
+            "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),
             "data.known and data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
         }
         for other, (found, reason) in problems.items():
@@ -138,10 +146,28 @@ class Forecasting(TaskOverSteps):
         """Return the levels that the model predicts at once, (B, block, columns, parts)."""
         return ask(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
+    def begin(self, model: nn.Module) -> None:
+        """Reject a share of true values for a model that does not read the value before each step."""
+        super().begin(model)
+        if self.teacher_forcing and not reads(model, "previous"):
+            reason = f"{type(model).__name__} does not read the value before each step; model=seq2seq_forecaster does"
+            raise ConfigError(f"task.teacher_forcing={self.teacher_forcing:g}: not supported because {reason}")
+
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean loss over the examples, on normalized values."""
+        targets = batch["targets"][:, : self.block]
+        if reads(model, "previous"):
+            batch = {**batch, **self._previous(batch["inputs"], targets, progress)}
         levels = self._block(model, batch)
-        return Loss(self.output.loss(levels, batch["targets"][:, : self.block]), len(levels))
+        return Loss(self.output.loss(levels, targets), len(levels))
+
+    def _previous(self, inputs: Tensor, targets: Tensor, progress: float) -> Batch:
+        """Return the true values before each step and, under scheduled sampling, which steps read them."""
+        truth = 1 - (1 - self.teacher_forcing) * progress
+        previous = {"previous": torch.cat([inputs[:, -1:, : self.columns], targets[:, :-1]], dim=1)}
+        if truth == 1:
+            return previous
+        return {**previous, "is_true": torch.rand(targets.shape[:2], device=targets.device) < truth}
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit ridge regression of the targets on the inputs, both normalized, unless a window is too large."""
@@ -263,21 +289,3 @@ class Forecasting(TaskOverSteps):
         unit = f" ({self.unit})" if self.unit else ""
         captions = [self.target_names[c] + unit for c in column]
         return [Media("forecasts", charts.forecasts(history[:, -past:], truth, forecast, captions, drawn))]
-
-
-def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
-    """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
-
-    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
-    ``past - 1 - season`` to ``past - 1``, added once for each season ahead.
-
-    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
-    """
-    last = history[:, -1:]
-    found = {"repeat last": last.expand(-1, horizon, -1)}
-    if (past := history.shape[1]) > season:
-        steps = torch.arange(horizon, device=history.device)
-        found["last season"] = history[:, past - season + steps % season]
-        change = (last - history[:, -1 - season, None]) * (steps // season + 1).view(1, -1, 1)
-        found["season plus change"] = found["last season"] + change
-    return found

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.metrics.running import Mean
 from dltrain.tasks.bag_of_words import LinearModel
-from dltrain.tasks.base import Batch, Evaluation, Line, Loss
+from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.supervised import Supervised
+from dltrain.tasks.word_weights import first_texts, show_words, word_weights
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mse": F.mse_loss, "l1": F.l1_loss, "huber": F.smooth_l1_loss}
 
@@ -28,6 +29,7 @@ class Regression(TaskOverSteps, Supervised):
     Args:
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
+        decode: Function that turns the tokens of text inputs into text; None for other inputs.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -42,8 +44,9 @@ class Regression(TaskOverSteps, Supervised):
         loss_name: str = "mse",
         vocabulary: int | None = None,
         gradient_distance: bool = False,
+        decode: Callable[[list[int]], str] | None = None,
     ) -> None:
-        self.targets = targets
+        self.targets, self.decode = targets, decode
         self.target_names = check_target_names(target_names or [], RESERVED)
         self.distance = choose("task.loss_name", loss_name, LOSSES)
         self.vocabulary, self.gradient_distance = vocabulary, gradient_distance
@@ -72,13 +75,14 @@ class Regression(TaskOverSteps, Supervised):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, mean absolute error and root mean squared error."""
         mean, linear = Mean(), Mean()
+        texts: Batch | None = None
         for batch in batches:
-            targets = target_values(batch)
+            targets, texts = target_values(batch), texts or first_texts(batch, self.decode)
             self._add(mean, self.answer(model, batch).float(), targets, batch)
             if self.linear is not None:
                 self._add(linear, self.linear(batch).to(targets), targets, batch)
         baselines = {"TF-IDF ridge regression": mse_to_rmse(linear.read())} if self.linear is not None else {}
-        return Evaluation(mse_to_rmse(mean.read()), baselines)
+        return Evaluation(mse_to_rmse(mean.read()), baselines, {"texts": texts})
 
     def _add(self, mean: Mean, predicted: Tensor, targets: Tensor, batch: Batch) -> None:
         mean.add(len(predicted), loss=self.distance(predicted, targets))
@@ -86,9 +90,27 @@ class Regression(TaskOverSteps, Supervised):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the predicted targets of each example by name, in the units of the data."""
+        return self._named(denormalize(self.answer(model, batch), batch))
+
+    def _named(self, values: Tensor) -> list[Line]:
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
-        rows = denormalize(self.answer(model, batch), batch).tolist()
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        return [dict(zip(names, row, strict=True)) for row in values.tolist()]
+
+    def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
+        """Return the weights of the words of each text."""
+        return word_weights(model, batch, self.decode) if "lengths" in batch else super().explain(model, batch)
+
+    def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
+        """Return some texts with highlighted words, if the model has attention weights."""
+        return show_words(model, evaluation.extra["texts"], self.decode, lambda batch: self._captions(model, batch))
+
+    def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
+        """Return the targets of each example, and the predicted ones."""
+        pairs = zip(self._named(denormalize(target_values(batch), batch)), self.predict(model, batch), strict=True)
+        return [
+            ", ".join(f"{name} {value:.4g}, predicted {line[name]:.4g}" for name, value in true.items())
+            for true, line in pairs
+        ]
 
 
 def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[str]:

@@ -41,6 +41,7 @@ class Translation(Task):
         length: Maximum number of tokens of a translation, the end included.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source, unknown_source: Function that turns text into tokens of the source, and their unknown token.
+        sentinels: Tokens of the target for hidden parts of a text, which a translation never has.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
             the other previous tokens are the model's most likely ones (scheduled sampling), and training then computes
@@ -69,15 +70,23 @@ class Translation(Task):
     decode_examples: int = 200
     encode_source: Callable[[str], list[int]] | None = None
     unknown_source: int | None = None
+    sentinels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_forcing <= 1:
             raise ConfigError(format_error("task.teacher_forcing", "a number from 0 to 1", self.teacher_forcing))
         if self.beam < 1:
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
-        excluded = (self.pad_token, self.begin_token)
         self.word_for_word: WordForWord | None = None
-        self.search = Search(self.begin_token, self.end_token, excluded, self.length, self.beam, self.length_penalty)
+        self.search = self._search(self.length, self.beam)
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Tokens that are never written."""
+        return self.pad_token, self.begin_token, *self.sentinels
+
+    def _search(self, length: int, beam: int) -> Search:
+        return Search(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for the model: one output per token of the target vocabulary."""
@@ -156,12 +165,10 @@ class Translation(Task):
         draws = (request.temperature, request.top_k, request.top_p) != (None, None, None)
         length, beam = min(request.length, self.length), request.beam or (1 if draws else self.beam)
         if beam > 1:
-            search = Search(self.begin_token, self.end_token, tuple(self.search.excluded), length, beam)
-            search.length_penalty = self.length_penalty
-            yield self.text(self._cut(search(model, state).tokens)[0])
+            yield self.text(self._cut(self._search(length, beam)(model, state).tokens)[0])
             return
         temperature = (1.0 if draws else 0.0) if request.temperature is None else request.temperature
-        sampling = Sampling(temperature, request.top_k, request.top_p, tuple(self.search.excluded))
+        sampling = Sampling(temperature, request.top_k, request.top_p, self.excluded)
         logits, state = model.forward(source.new_full((1, 1), self.begin_token), state=state)
         drawn = draw_tokens(model, logits, state, sampling, torch.Generator().manual_seed(request.seed))
         tokens = itertools.takewhile(lambda token: token != self.end_token, map(int, itertools.islice(drawn, length)))

@@ -2,14 +2,15 @@
 
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.tasks.base import Batch
+from dltrain.tasks.base import Batch, Media
 
+NUM_TEXTS = 8  # texts with highlighted words
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!])")  # characters with a meaning in Markdown
 BOLD, STRONG = 2, 4  # multiples of the mean weight of a text from which a word is highlighted
 LEGEND = f"Words of at least {BOLD} times the mean weight are **bold**, of at least {STRONG} times ***bold italic***."
@@ -40,6 +41,27 @@ def word_weights(
         ]
         for tokens, shares, length in rows
     ]
+
+
+def first_texts(batch: Batch, decode: Callable[[list[int]], str] | None) -> Batch | None:
+    """Return the first examples of a batch of texts, to show them; None if the inputs are not texts."""
+    if decode is None or "lengths" not in batch:
+        return None
+    return {name: value[:NUM_TEXTS] for name, value in batch.items()}
+
+
+def show_words(
+    model: nn.Module,
+    texts: Batch | None,
+    decode: Callable[[list[int]], str] | None,
+    captions: Callable[[Batch], Iterable[str]],
+) -> list[Media]:
+    """Return texts with highlighted words, each after its caption, if the model has attention weights."""
+    if texts is None or getattr(model, "readout", None) != "attention":
+        return []
+    lines = map(highlighted, word_weights(model, texts, decode))
+    captioned = [f"{caption}: {line}" for caption, line in zip(captions(texts), lines, strict=True)]
+    return [Media("attention", text="\n\n".join([LEGEND, *captioned]))]
 
 
 def highlighted(words: Sequence[dict[str, Any]]) -> str:

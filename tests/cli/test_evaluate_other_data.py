@@ -103,7 +103,7 @@ def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable
     for file, numbers in ((path, values), (other, later)):
         days = np.datetime64("2020-01-01") + np.arange(len(numbers))
         file.write_text("date,sold\n" + "".join(f"{day},{number}\n" for day, number in zip(days, numbers, strict=True)))
-    data = [f"data.path={path}", "data.window=12", "data.horizon=3", "data.normalise=train", "data.season=7"]
+    data = [f"data.path={path}", "data.window=12", "data.horizon=3", "data.normalize=train", "data.season=7"]
     run = train(tmp_path, *LINEAR, "data=timeseries", *data, "optimizer/schedule=constant")
     path.unlink()
     fitted_on = values[:140]

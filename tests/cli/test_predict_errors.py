@@ -139,7 +139,7 @@ def test_overrides_that_change_the_inputs_of_the_model_are_rejected(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train("model=mlp", *small_data("timeseries"))
-    for override in ("data.window=30", "data.normalise=train", "data.column=[temperature]"):
+    for override in ("data.window=30", "data.normalize=train", "data.column=[temperature]"):
         result = predict(folder, override)
         assert result.code == 2 and f"{override.split('=')[0]}: expected" in result.err
         assert "After training, only" in result.err

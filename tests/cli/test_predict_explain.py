@@ -1,6 +1,7 @@
 """``dltrain predict --explain``: images with a color over the parts that support their class."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,13 +67,18 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+CAPTIONS = {"classification": r", predicted \S+ \(\d\.\d\d\): ", "regression": r"kind \d, predicted -?[\d.e-]+: "}
+
+
+@pytest.mark.parametrize("task", CAPTIONS)
 def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highlights_them(
+    task: str,
     train: Callable[..., Path],
     small_data: Callable[[str], list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lstm = ["model=lstm", "model.hidden_size=8", "model.num_layers=1"]
-    run = train(*lstm, "model.readout=attention", *small_data("text_table"), "trainer.max_steps=2")
+    run = train(*lstm, "model.readout=attention", *small_data("text_table"), f"task={task}", "trainer.max_steps=2")
     capsys.readouterr()
     assert main(["predict", str(run), "--text", "a good film", "--explain"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
@@ -82,7 +88,9 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     accumulator.Reload()
     tag, *_ = [tag for tag in accumulator.Tags()["tensors"] if "attention" in tag]
     text = accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
-    assert "predicted" in text and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
+    assert re.search(CAPTIONS[task], text) and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
+    if task == "regression":
+        return
     other = train(*lstm, *small_data("text_table"), "trainer.max_steps=2")
     capsys.readouterr()
     assert main(["predict", str(other), "--text", "a good film", "--explain"]) == 2

@@ -23,16 +23,16 @@ def two_series(folder: Path, rows: int = 260) -> Path:
     return path
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
 def test_a_file_that_ends_before_a_test_target_is_forecast_as_in_evaluation(
-    normalise: str,
+    normalize: str,
     train: Train,
     predict: Predict,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = two_series(tmp_path_factory.getbasetemp())
-    overrides = [f"data.path={path}", f"data.column=[{','.join(COLUMNS)}]", f"data.normalise={normalise}"]
+    overrides = [f"data.path={path}", f"data.column=[{','.join(COLUMNS)}]", f"data.normalize={normalize}"]
     folder = train("model=mlp", "data=timeseries", "data.window=20", "data.horizon=5", *overrides)
     known = rebuilt(folder)
     lines = path.read_text().splitlines(keepends=True)

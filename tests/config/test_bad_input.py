@@ -28,6 +28,7 @@ TABLE: dict[str, list[list[str]]] = {
     "modle=lstm": [["modle", "Did you mean model?"]],
     "model=lsmt": [["model", "lsmt", "one of alexnet", "gru", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
+    "file": [["file", "KEY=VALUE or GROUP=OPTION", "Did you mean data.path=file?"]],
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
     "~optimizer.betas.0": [["~optimizer.betas.0", "Set optimizer.betas itself."]],
     "data.colour=red": [["data.colour", "Did you mean data.column?"]],

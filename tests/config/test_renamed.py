@@ -11,6 +11,8 @@ OPTIONS = {
     "data.context_length": ["model=gpt", "data=text"],
     "data.image_size": ["model=cnn", "data=image_folder", "data.path=."],
     "data.num_labels": ["model=mlp", "data=digits"],
+    "data.normalize": ["data=timeseries"],
+    "task.normalize": ["data=timeseries"],
     "task.n_critic": ["model=gan", "data=ring"],
     "task.latent_l1": ["model=autoencoder", "data=digits"],
     "task.sparsity_target": ["model=autoencoder", "data=digits"],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dltrain.cli import main
 from dltrain.data.fingerprint import fingerprint
+from dltrain.data.selection import Selection
 from dltrain.data.spec import Source, Splits
 from dltrain.datasets.image_folder import ImageFolder
 
@@ -65,6 +66,8 @@ def test_fingerprints_are_equal_only_for_equal_data() -> None:
         digest(x=numbers().flip(0), y=numbers(8)),
         digest(x=numbers()),
         digest(x=torch.cat([numbers(), numbers(8)])),
+        digest(x=Selection(numbers(), torch.arange(6)), y=numbers(8)),
+        digest(x=Selection(numbers(), torch.arange(5)), y=numbers(8)),
     ]
     assert len({known, *others}) == 1 + len(others)
 

@@ -177,12 +177,12 @@ def test_uniform_passes_a_kolmogorov_smirnov_test():
 def test_uniform_numbers_are_uncorrelated():
     numbers = uniform(mix(torch.arange(20_000) + key(0, 0)), 5).double()
     lanes = torch.corrcoef(numbers.T) - torch.eye(5)
-    neighbours = torch.corrcoef(torch.stack([numbers[:-1, 0], numbers[1:, 0]]))[0, 1]
+    neighbors = torch.corrcoef(torch.stack([numbers[:-1, 0], numbers[1:, 0]]))[0, 1]
     epochs = torch.stack([uniform(mix(torch.arange(20_000) + key(0, e)), 1)[:, 0].double() for e in range(4)])
     across = torch.corrcoef(epochs) - torch.eye(4)
     bound = 5 / 20_000**0.5
     assert lanes.abs().max() < bound
-    assert neighbours.abs() < bound
+    assert neighbors.abs() < bound
     assert across.abs().max() < bound
 
 

@@ -43,14 +43,14 @@ def read(paths: list[Path], shape: tuple[int, ...], white: float = 255.0, **more
 
 
 def test_images_are_converted_to_the_number_of_channels_of_the_model(tmp_path):
-    Image.new("RGB", (5, 5), (250, 100, 10)).save(tmp_path / "colour.png")
-    Image.new("L", (5, 5), 77).save(tmp_path / "grey.png")
-    grey = read([tmp_path / "colour.png", tmp_path / "grey.png"], (1, 5, 5))
+    Image.new("RGB", (5, 5), (250, 100, 10)).save(tmp_path / "color.png")
+    Image.new("L", (5, 5), 77).save(tmp_path / "gray.png")
+    gray = read([tmp_path / "color.png", tmp_path / "gray.png"], (1, 5, 5))
     # ITU-R 601 luma.
-    assert grey.dtype == torch.uint8 and grey[0, 0, 0, 0] == round(0.299 * 250 + 0.587 * 100 + 0.114 * 10)
-    assert (grey[1] == 77).all()
-    assert (read([tmp_path / "grey.png"], (3, 5, 5)) == 77).all()
-    with_alpha = read([tmp_path / "colour.png"], (4, 5, 5))
+    assert gray.dtype == torch.uint8 and gray[0, 0, 0, 0] == round(0.299 * 250 + 0.587 * 100 + 0.114 * 10)
+    assert (gray[1] == 77).all()
+    assert (read([tmp_path / "gray.png"], (3, 5, 5)) == 77).all()
+    with_alpha = read([tmp_path / "color.png"], (4, 5, 5))
     assert with_alpha[0, :, 2, 2].tolist() == [250, 100, 10, 255]
 
 
@@ -248,10 +248,10 @@ def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_p
     random = np.random.default_rng(0)
     numbers, words = random.normal(3, 2, 50).round(3), random.choice(["red", "blue"], 50)
     content = "".join(f"{n},{w},{k % 3}.25\n" for k, (n, w) in enumerate(zip(numbers, words, strict=True)))
-    (tmp_path / "a.csv").write_text("size,colour,price\n" + content)
+    (tmp_path / "a.csv").write_text("size,color,price\n" + content)
     data = CsvTable(str(tmp_path / "a.csv"), column="price", missing="mean")
     train = data.parts[0].numpy()
-    (tmp_path / "new.csv").write_text("colour,size\nred,4.5\ngreen,\n")
+    (tmp_path / "new.csv").write_text("color,size\nred,4.5\ngreen,\n")
     (piece,) = data.inputs(inputs_of(tmp_path / "new.csv"))
     standard = (4.5 - numbers[train].mean()) / numbers[train].std()
     assert piece.rows["inputs"].tolist() == [[pytest.approx(standard), 0.0, 1.0], [0.0, 0.0, 0.0]]
@@ -261,7 +261,7 @@ def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_p
 
 def test_a_new_series_has_nan_targets_and_the_scale_of_training(tmp_path):
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{n % 7 + 0.1 * n:.2f}\n" for n in range(60)))
-    data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalise="train")
+    data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalize="train")
     (tmp_path / "new.csv").write_text("x\n" + "".join(f"{100 + n}\n" for n in range(8)))
     (piece,) = data.inputs(inputs_of(tmp_path / "new.csv"))
     batch = data.load().test.prepare(dict(piece.rows))

@@ -84,7 +84,7 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
     model: str, sales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    keys = ["data.known=[holiday]", f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.normalise=train"]
+    keys = ["data.known=[holiday]", f"data.window={WINDOW}", f"data.horizon={HORIZON}", "data.normalize=train"]
     training = [
         "trainer.epochs=20",
         "trainer.eval_every=20 epochs",

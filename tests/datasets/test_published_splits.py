@@ -54,7 +54,7 @@ class RepeatLast(nn.Module):
 
 @pytest.mark.parametrize("split", [["12mo", "4mo", "4mo"], [12 * MONTH, "4mo", 4 * MONTH]], ids=str)
 def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_code(ett: Path, split: list) -> None:
-    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalise="train", split=split)
+    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalize="train", split=split)
     splits = data.load()
     for name in ("train", "val", "test"):
         source = getattr(splits, name)
@@ -65,10 +65,10 @@ def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_cod
     assert f"unused: {MONTH} rows after those of data.split" in data.describe()
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_normalized_errors_equal_those_of_published_tables_for_every_normalization(ett: Path, normalise: str) -> None:
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_normalized_errors_equal_those_of_published_tables_for_every_normalization(ett: Path, normalize: str) -> None:
     split = ["12mo", "4mo", "4mo"]
-    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalise=normalise, split=split)
+    data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalize=normalize, split=split)
     evaluation = Forecasting(HORIZON, 7, STEPS_PER_DAY).evaluate(RepeatLast(), Batches(data.load().test, 100))
     inputs, targets = published_windows(ett, "test")
     assert len(inputs) % 100  # every window counts, also those of the smaller last batch

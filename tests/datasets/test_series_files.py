@@ -10,6 +10,7 @@ import torch
 
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
+from dltrain.data.selection import Selection
 from dltrain.data.spec import Source
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
@@ -130,16 +131,24 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
     np.testing.assert_allclose((one["inputs"] * one["scale"] + one["shift"])[-1, -1], VALUES[-4] * 10, rtol=1e-5)
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_windows_of_a_panel_equal_those_of_each_series_alone(normalise: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_windows_of_a_panel_equal_those_of_each_series_alone(normalize: str, tmp_path: Path) -> None:
     path = write(tmp_path, **panel(["date", "store"]))
-    whole = read(path, group="store", normalise=normalise)
+    whole = read(path, group="store", normalize=normalize)
     assert whole.spec.series_names == tuple("ABCD")
     for split in ("train", "val", "test"):
         batch = batch_of(getattr(whole.load(), split))
-        parts = [batch_of(getattr(read(path, where=f"store:{s}", normalise=normalise).load(), split)) for s in "ABCD"]
+        parts = [batch_of(getattr(read(path, where=f"store:{s}", normalize=normalize).load(), split)) for s in "ABCD"]
         for key in parts[0]:
             torch.testing.assert_close(batch[key], torch.cat([part[key] for part in parts]), msg=key)
+
+
+def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
+    splits = read(write(tmp_path, **panel(["date", "store"])), group="store").load()
+    windows = splits.train.rows["values"]
+    assert isinstance(windows, Selection)
+    assert windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4  # stores, training rows, parts, bytes
+    assert len(windows) == 4 * (140 - 8 - 3 + 1) and windows[:5].shape == (5, 2, 11)
 
 
 def test_errors_of_a_panel_are_listed_by_series(tmp_path: Path) -> None:

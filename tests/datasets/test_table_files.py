@@ -21,7 +21,7 @@ DAYS = pd.Timestamp("2020-01-01") + pd.to_timedelta(RNG.integers(0, 700, ROWS), 
 FRAME = pd.DataFrame(
     {
         "size": RNG.normal(5000, 3000, ROWS).round(2),
-        "colour": RNG.choice(["red", "green", "blue"], ROWS),
+        "color": RNG.choice(["red", "green", "blue"], ROWS),
         "sold": DAYS,
         "rooms": RNG.integers(1, 9, ROWS).astype(float),
         "price": RNG.normal(0, 1, ROWS).round(4),
@@ -29,7 +29,7 @@ FRAME = pd.DataFrame(
 )
 FRAME.loc[::7, "size"] = np.nan
 FRAME.loc[3::11, "rooms"] = np.nan
-FRAME.loc[5::13, "colour"] = np.nan
+FRAME.loc[5::13, "color"] = np.nan
 
 
 def write(path: Path, frame: pd.DataFrame, **options: Any) -> str:
@@ -43,12 +43,12 @@ def write(path: Path, frame: pd.DataFrame, **options: Any) -> str:
     [{}, {"sep": ";", "decimal": ",", "na_rep": "-", "date_format": "%d.%m.%Y"}, {"sep": "\t", "na_rep": "N/A"}],
 )
 def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, Any], tmp_path: Path) -> None:
-    frame = FRAME.fillna({"colour": "none"}) if options.get("na_rep") == "-" else FRAME
+    frame = FRAME.fillna({"color": "none"}) if options.get("na_rep") == "-" else FRAME
     data = CsvTable(write(tmp_path, frame, **options), missing="mean")
     train = data.parts[0].numpy()
     numbers = make_pipeline(StandardScaler(), SimpleImputer())  # standard deviation of the known values only
     pipeline = make_column_transformer(
-        (numbers, ["size"]), (OneHotEncoder(sparse_output=False), ["colour"]), (numbers, ["rooms"])
+        (numbers, ["size"]), (OneHotEncoder(sparse_output=False), ["color"]), (numbers, ["rooms"])
     )
     matrix = pipeline.fit(frame.iloc[train]).transform(frame)
     known = [name for name in pipeline.get_feature_names_out() if not name.endswith("_nan")]
@@ -64,7 +64,7 @@ def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, A
 
 
 def test_dates_in_prediction_inputs_are_read_in_the_format_of_the_training_data(tmp_path: Path) -> None:
-    data = CsvTable(write(tmp_path, FRAME.drop(columns="colour"), date_format="%d/%m/%Y"), missing="mean")
+    data = CsvTable(write(tmp_path, FRAME.drop(columns="color"), date_format="%d/%m/%Y"), missing="mean")
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,03/04/2020,2\n")
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.csv"),)))
     april = 2 * np.pi * pd.Timestamp("2020-04-03").day_of_year / 365.25
@@ -100,7 +100,7 @@ def test_free_text_is_not_used_as_input_and_is_rejected_as_target(words: list[st
 
 
 def test_columns_can_be_excluded_by_name(tmp_path: Path) -> None:
-    data = CsvTable(write(tmp_path, FRAME), ignore=["colour", "sold"], missing="mean")
+    data = CsvTable(write(tmp_path, FRAME), ignore=["color", "sold"], missing="mean")
     assert data.spec.size == 2
     with pytest.raises(ConfigError, match=r"^data.ignore: expected the column color in"):
         CsvTable(write(tmp_path, FRAME), ignore=["color"], missing="mean")

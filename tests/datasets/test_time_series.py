@@ -50,11 +50,11 @@ def test_the_bundled_co2_series_is_weekly_without_gaps():
     assert set(np.diff(weeks).astype(int)) == {7}
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_denormalized_windows_equal_the_rows_of_the_file(normalise, tmp_path):
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_denormalized_windows_equal_the_rows_of_the_file(normalize, tmp_path):
     values = np.cumsum(np.random.default_rng(0).normal(size=(200, 2)), axis=0) + 50
     path = write(tmp_path / "a.csv", ["a", "b"], values.tolist())
-    splits = TimeSeries(path=path, window=12, horizon=5, normalise=normalise).load()
+    splits = TimeSeries(path=path, window=12, horizon=5, normalize=normalize).load()
     starts = {"train": 0, "val": 140 - 12, "test": 170 - 12}
     ends = {"train": 140, "val": 170, "test": 200}
     for name, start in starts.items():
@@ -71,20 +71,20 @@ def test_denormalized_windows_equal_the_rows_of_the_file(normalise, tmp_path):
             np.testing.assert_allclose(batch["ahead"] + shift, expected[:, 12:], rtol=1e-6)
 
 
-def test_normalise_last_subtracts_the_last_value_and_scales_targets_to_unit_mean_square(tmp_path):
+def test_normalize_last_subtracts_the_last_value_and_scales_targets_to_unit_mean_square(tmp_path):
     values = np.cumsum(np.random.default_rng(1).normal(size=3000))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
-    batch = batch_of(TimeSeries(path=path, window=6, horizon=9, normalise="last").load().train)
+    batch = batch_of(TimeSeries(path=path, window=6, horizon=9, normalize="last").load().train)
     assert (batch["inputs"][:, -1] == 0).all()
     np.testing.assert_allclose(batch["shift"][:, 0, 0], values[5 : 5 + len(batch["shift"])], rtol=1e-5)
     assert len(batch["scale"].unique()) == 1
     assert float(batch["targets"].square().mean()) == pytest.approx(1, abs=0.02)
 
 
-def test_normalise_window_uses_the_mean_and_standard_deviation_of_each_window(tmp_path):
+def test_normalize_window_uses_the_mean_and_standard_deviation_of_each_window(tmp_path):
     values = np.cumsum(np.random.default_rng(2).normal(size=300))
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
-    batch = batch_of(TimeSeries(path=path, window=20, horizon=3, normalise="window").load().train)
+    batch = batch_of(TimeSeries(path=path, window=20, horizon=3, normalize="window").load().train)
     windows = np.lib.stride_tricks.sliding_window_view(values, 20)[: len(batch["inputs"])]
     np.testing.assert_allclose(batch["shift"][:, 0, 0], windows.mean(1), atol=1e-5)
     np.testing.assert_allclose(batch["scale"][:, 0, 0], windows.std(1), rtol=1e-4)
@@ -93,45 +93,45 @@ def test_normalise_window_uses_the_mean_and_standard_deviation_of_each_window(tm
 def test_a_constant_window_gives_finite_numbers(tmp_path):
     values = np.concatenate([np.zeros(150), np.arange(150.0)])
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
-    for normalise in ("last", "window", "train"):
-        splits = TimeSeries(path=path, window=10, horizon=3, normalise=normalise).load()
+    for normalize in ("last", "window", "train"):
+        splits = TimeSeries(path=path, window=10, horizon=3, normalize=normalize).load()
         for source in (splits.train, splits.val, splits.test):
             assert all(value.isfinite().all() for value in batch_of(source).values())
     constant = write(tmp_path / "b.csv", ["a"], [[0.1]] * 200)  # numpy computes a standard deviation of 1e-17
-    for normalise in ("last", "window", "train"):
-        batch = batch_of(TimeSeries(path=constant, window=10, horizon=3, normalise=normalise).load().train)
+    for normalize in ("last", "window", "train"):
+        batch = batch_of(TimeSeries(path=constant, window=10, horizon=3, normalize=normalize).load().train)
         assert batch["inputs"].abs().max() < 1e-6 and batch["scale"].min() >= 0.1
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_normalization_is_fitted_on_training_data_only(normalise, tmp_path):
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_normalization_is_fitted_on_training_data_only(normalize, tmp_path):
     values = np.random.default_rng(3).normal(size=200)
     changed = values.copy()
     changed[140:] = 1e6
     one, other = (
-        TimeSeries(path=write(tmp_path / name, ["a"], v[:, None].tolist()), window=9, horizon=4, normalise=normalise)
+        TimeSeries(path=write(tmp_path / name, ["a"], v[:, None].tolist()), window=9, horizon=4, normalize=normalize)
         for name, v in (("a.csv", values), ("b.csv", changed))
     )
     a, b = batch_of(one.load().train), batch_of(other.load().train)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_normalise_train_uses_the_mean_and_standard_deviation_of_the_training_split(tmp_path):
+def test_normalize_train_uses_the_mean_and_standard_deviation_of_the_training_split(tmp_path):
     values = np.random.default_rng(4).normal(7, 3, size=400)
     path = write(tmp_path / "a.csv", ["a"], values[:, None].tolist())
-    batch = batch_of(TimeSeries(path=path, window=9, horizon=4, normalise="train").load().test)
+    batch = batch_of(TimeSeries(path=path, window=9, horizon=4, normalize="train").load().test)
     assert float(batch["shift"][0]) == pytest.approx(values[:280].mean(), rel=1e-6)
     assert float(batch["scale"][0]) == pytest.approx(values[:280].std(), rel=1e-6)
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_small_changes_of_large_numbers_are_not_lost_to_rounding(normalise, tmp_path):
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_small_changes_of_large_numbers_are_not_lost_to_rounding(normalize, tmp_path):
     moves = np.random.default_rng(5).normal(size=200)
     paths = [
         write(tmp_path / f"{offset}.csv", ["a"], [[float(v)] for v in moves + offset]) for offset in (0.0, 2.0**30)
     ]
     near, far = (
-        batch_of(TimeSeries(path=path, window=9, horizon=4, normalise=normalise).load().test) for path in paths
+        batch_of(TimeSeries(path=path, window=9, horizon=4, normalize=normalize).load().test) for path in paths
     )
     assert (near["inputs"] - far["inputs"]).abs().max() < 1e-5
     assert (near["targets"] - far["targets"]).abs().max() < 1e-5
@@ -323,7 +323,7 @@ def test_a_file_that_is_not_text_is_rejected(tmp_path):
         ({"horizon": -1}, "data.horizon"),
         ({"season": 0}, "data.season"),
         ({"batch_size": 0}, "data.batch_size"),
-        ({"normalise": "lst"}, "data.normalise"),
+        ({"normalize": "lst"}, "data.normalize"),
         ({"missing": "fill"}, "data.missing"),
         ({"series": "co3"}, "Did you mean co2?"),
         ({"test": 0}, "data.test"),

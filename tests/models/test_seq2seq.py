@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.seq2seq import KINDS, Attention, Seq2Seq
+from dltrain.models.recurrent_encoder_decoder import KINDS, Attention
+from dltrain.models.seq2seq import Seq2Seq
 
 LENGTHS = torch.tensor([5, 1, 7, 3])
 ATTENTIONS = [kind for kind in KINDS if kind != "none"]

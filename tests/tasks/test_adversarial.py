@@ -55,13 +55,13 @@ TURNS = {
     "bf16": ["model=gan", "data=ring", *SMALL, "device.precision=bf16"],
     "accumulated": ["model=gan", "data=ring", *SMALL, "trainer.accumulate=3"],
     "clipped": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "task.clip=0.01"],
-    "penalised": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "device.precision=bf16"],
+    "penalized": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "device.precision=bf16"],
     "spectral": ["model=gan", "data=ring", *SMALL, "model.spectral=true", "task.loss_name=hinge"],
     "pictures": ["model=dcgan", "data=digits", "model.hidden_size=4", "device=cpu", "device.precision=bf16"],
 }
 COMPILED = [
     pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, compiled")
-    for name in ("bf16", "penalised", "spectral", "pictures")
+    for name in ("bf16", "penalized", "spectral", "pictures")
 ]
 
 

@@ -42,7 +42,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TimeSeries:
     values = np.random.default_rng(0).normal(size=(300, COLUMNS)).cumsum(axis=0) * [1, 50]
     path = tmp_path_factory.mktemp("walks") / "a.csv"
     path.write_text("a,b\n" + "".join(f"{a:.4f},{b:.4f}\n" for a, b in values))
-    return TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=1, normalise="train")
+    return TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=1, normalize="train")
 
 
 def evaluate(data: TimeSeries, task: Forecasting, offsets: list[float]) -> tuple[Evaluation, np.ndarray, np.ndarray]:

@@ -16,7 +16,8 @@ from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
-from dltrain.tasks.forecasting import Forecasting, naive_forecasts
+from dltrain.tasks.forecasting import Forecasting
+from dltrain.tasks.naive_forecasts import naive_forecasts
 from dltrain.tasks.ridge import PENALTIES
 
 WINDOW, HORIZON, SEASON = 10, 9, 4
@@ -78,10 +79,10 @@ class RepeatLast(nn.Module):
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
-def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table: tuple[Path, np.ndarray]) -> None:
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
+def test_metrics_are_in_data_units_for_every_normalization(normalize: str, table: tuple[Path, np.ndarray]) -> None:
     path, values = table
-    data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
+    data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize)
     task = Forecasting(HORIZON, 2, SEASON)
     # 7 windows per batch: the last batch is short.
     evaluation = task.evaluate(RepeatLast(), Batches(data.load().test, 7))
@@ -114,13 +115,13 @@ def test_metrics_are_in_data_units_for_every_normalization(normalise: str, table
         assert ours[f"mae {name}"] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
 @pytest.mark.parametrize("validation", [0.15, 0.0])
 def test_ridge_regression_equals_scikit_learn_on_the_same_windows(
-    validation: float, normalise: str, table: tuple[Path, np.ndarray]
+    validation: float, normalize: str, table: tuple[Path, np.ndarray]
 ) -> None:
     data = TimeSeries(
-        path=str(table[0]), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise, validation=validation
+        path=str(table[0]), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize, validation=validation
     )
     splits = data.load()
     task = Forecasting(HORIZON, 2, SEASON)
@@ -143,16 +144,16 @@ def test_windows_of_more_than_2048_numbers_have_no_ridge_baseline() -> None:
     assert "no ridge regression" in str(task.fit_baselines(wide, None)) and task.ridge is None
 
 
-@pytest.mark.parametrize("normalise", ["last", "window", "train"])
+@pytest.mark.parametrize("normalize", ["last", "window", "train"])
 def test_adding_a_large_constant_to_a_series_does_not_change_errors_plots_and_forecasts(
-    normalise: str, tmp_path: Path
+    normalize: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
     results = []
     for offset in (0.0, 2e9):
         path = tmp_path / f"{offset}.csv"
         path.write_text("a\n" + "".join(f"{offset + move:.2f}\n" for move in moves))
-        data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalise=normalise)
+        data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize)
         task = Forecasting(HORIZON, 1, SEASON)
         found = task.evaluate(RepeatLast(), Batches(data.load().test, 64))
         (row,) = task.show(RepeatLast(), found)

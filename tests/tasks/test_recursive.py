@@ -41,10 +41,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-@pytest.mark.parametrize("normalise", ["last", "train"])
-def test_a_recursive_forecast_equals_the_model_applied_step_by_step(normalise: str, path: Path) -> None:
-    data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, normalise=normalise, season=1)
-    task = Forecasting(HORIZON, COLUMNS, block=1, normalise=normalise)
+@pytest.mark.parametrize("normalize", ["last", "train"])
+def test_a_recursive_forecast_equals_the_model_applied_step_by_step(normalize: str, path: Path) -> None:
+    data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, normalize=normalize, season=1)
+    task = Forecasting(HORIZON, COLUMNS, block=1, normalize=normalize)
     splits = data.load()
     lines = task.predict(Autoregression(WEIGHTS), next(iter(Batches(splits.test, 5))))
     values = np.loadtxt(path, delimiter=",", skiprows=1)
@@ -53,7 +53,7 @@ def test_a_recursive_forecast_equals_the_model_applied_step_by_step(normalise: s
         past = values[170 + window - WINDOW : 170 + window].tolist()
         for step in range(HORIZON):
             # The model sees a window minus its last value, or minus the mean; the scale cancels.
-            anchor = past[-1] if normalise == "last" else mean
+            anchor = past[-1] if normalize == "last" else mean
             past.append(((np.array(past[-WINDOW:]) - anchor) * WEIGHTS).sum(axis=0) + anchor)
             line = lines[window * HORIZON + step]
             np.testing.assert_allclose([line["0"], line["1"]], past[-1], atol=1e-4)
@@ -101,7 +101,7 @@ def test_models_are_built_for_a_block(model: str) -> None:
         ({"block": 0}, r"task\.block: expected 1 to data\.horizon=7, got 0"),
         ({"block": 8}, r"task\.block: expected 1 to data\.horizon=7, got 8"),
         ({"block": 1, "output": "quantile"}, r"task\.block=1: not supported with task\.output=quantile"),
-        ({"block": 1, "normalise": "window"}, r"task\.block=1: not supported with data\.normalise=window because"),
+        ({"block": 1, "normalize": "window"}, r"task\.block=1: not supported with data\.normalize=window because"),
         ({"block": 1, "features": 4}, r"task\.block=1: not supported with data\.known and data\.calendar because"),
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],

@@ -1,0 +1,22 @@
+"""Naive forecasts: the last value, and the last season with and without a trend."""
+
+import torch
+from torch import Tensor
+
+
+def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
+    """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
+
+    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
+    ``past - 1 - season`` to ``past - 1``, added once for each season ahead.
+
+    Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
+    """
+    last = history[:, -1:]
+    found = {"repeat last": last.expand(-1, horizon, -1)}
+    if (past := history.shape[1]) > season:
+        steps = torch.arange(horizon, device=history.device)
+        found["last season"] = history[:, past - season + steps % season]
+        change = (last - history[:, -1 - season, None]) * (steps // season + 1).view(1, -1, 1)
+        found["season plus change"] = found["last season"] + change
+    return found

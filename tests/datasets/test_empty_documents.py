@@ -1,0 +1,51 @@
+"""Empty files and documents are rejected in one line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dltrain.datasets.conll import Conll
+from dltrain.datasets.parallel import Parallel
+from dltrain.datasets.speech import Speech
+from dltrain.datasets.squad import Squad
+from dltrain.datasets.text import Text
+from dltrain.datasets.text_table import TextTable
+from dltrain.errors import ConfigError
+
+NO_ROWS = "expected a line of names and at least one row in a.csv, got no rows"
+NO_ARTICLES = "expected at least 3 articles with questions in a.json, got 0"
+NO_CONTEXT = '{"data": [{"paragraphs": [{"context": "", "qas": [{"question": "Who?", "answers": [{"text": "x", '
+NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "content", "message"),
+    [
+        (Text, "a.txt", "", "expected a text at a.txt, got an empty file"),
+        (Text, "a.txt", "\n \n", "expected more than context_length = 64 tokens in each split of a.txt, got 1"),
+        (TextTable, "a.csv", "", NO_ROWS),
+        (TextTable, "a.csv", "text,kind\n", NO_ROWS),
+        (Parallel, "a.csv", "\n\n", NO_ROWS),
+        (Speech, "a.csv", "path,transcript\n", NO_ROWS),
+        (Conll, "a.conll", "\n\n\n", "expected at least 3 sentences in a.conll, separated by empty lines, got 0"),
+        (Squad, "a.json", "", "expected JSON in a.json, got Expecting value in line 1, column 1"),
+        (Squad, "a.json", '{"data": []}', NO_ARTICLES),
+        (Squad, "a.json", NO_CONTEXT, "expected a context that holds the answer 'x' at character 0 in question Who?"),
+    ],
+)
+def test_a_file_without_documents_is_rejected(
+    data: Callable[..., Any],
+    name: str,
+    content: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        data(name).load()
+    (line,) = caught.value.problems
+    assert line.startswith("data.") and f": {message}" in line
