@@ -99,6 +99,10 @@ class Join(nn.Module):
         rows of `Passages` -> inputs and segments (B, T), not_next (B,), all int64; lengths (B,), int64 on the CPU
     """
 
+    values: Tensor
+    starts: Tensor
+    ends: Tensor
+
     def __init__(self, passages: Passages) -> None:
         super().__init__()
         self.length, self.special = passages.length, passages.tokens
@@ -134,6 +138,9 @@ class Join(nn.Module):
 
 class RandomSecond(nn.Module):
     """Random second passages, from another document, for half of the pairs."""
+
+    first_sentences: Tensor
+    own_counts: Tensor
 
     def __init__(self, passages: Passages) -> None:
         super().__init__()
