@@ -34,18 +34,29 @@ class Sampling:
     excluded: tuple[int, ...] = ()
 
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
-        """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU."""
+        """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU.
+
+        Random numbers belong to tokens, not to ranks: rounding errors, which swap the ranks of tokens with almost equal
+        probabilities, almost never change the token.
+        """
         logits = logits.float().cpu()
         if self.excluded:
             logits = logits.index_fill(1, torch.tensor(self.excluded), -torch.inf)
         if self.temperature < GREEDY_BELOW:
             return logits.argmax(-1)
-        ordered, tokens = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered[:, : self.top_k].softmax(-1)
+        probabilities = (logits / self.temperature).softmax(-1)
+        if self.top_k is not None or self.top_p is not None:
+            probabilities = self._restrict(probabilities)
+        return torch.multinomial(probabilities, 1, generator=noise)[:, 0]
+
+    def _restrict(self, probabilities: Tensor) -> Tensor:
+        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, not normalized."""
+        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        ordered, tokens = ordered[:, : self.top_k], tokens[:, : self.top_k]
         if self.top_p is not None:
-            before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
-        return tokens.gather(1, torch.multinomial(probabilities, 1, generator=noise))[:, 0]
+            shares = ordered / ordered.sum(-1, keepdim=True)
+            ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= self.top_p, 0)
+        return torch.zeros_like(probabilities).scatter(1, tokens, ordered)
 
 
 class Window:
