@@ -62,7 +62,10 @@ class SentencePairs:
         check_held_out(validation, test)
         self.path = user_path(path) if path else BUNDLED
         self.sentences = choose("data.sentences", sentences, {name: name for name in SENTENCES})
-        self.max_length = at_least("data.max_length", max_length, MIN_LENGTH)
+        if max_length < MIN_LENGTH:
+            expected = f"at least {MIN_LENGTH}, for two passages and their special tokens"
+            raise ConfigError(format_error("data.max_length", expected, max_length))
+        self.max_length = max_length
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
