@@ -219,7 +219,7 @@ class Parallel:
         """Return the tokens of all sources, which may be cut, and of all targets."""
         source, target = self.vocabularies
         sources = [source.encode(text) for text in pairs.sources]
-        self.num_cut = 0
+        self.num_cut: int | None = None
         if self.cut_sources:
             self.num_cut = sum(len(tokens) > self.max_length for tokens in sources)
             sources = [tokens[: self.max_length] for tokens in sources]

@@ -93,7 +93,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
         **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
-        "parallel": str(own_files["parallel"]),
+        **{name: str(own_files[name]) for name in ("parallel", "summaries", "text_to_text")},
         **{name: str(own_files[name]) for name in ("conll", "squad")},
         "speech": str(own_files["speech"]),
         "npz": str(folder / "a.npz"),
@@ -107,7 +107,7 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     group: str, option: str, key: str, value: Any, files: dict[str, str]
 ) -> None:
     build, arguments = constructor_and_arguments(group, option)
-    if option in files:
+    if group == "data" and option in files:
         arguments["path"] = files[option]
     if isinstance(arguments[key], list):
         value = [value] * len(arguments[key])
