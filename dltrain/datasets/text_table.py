@@ -13,7 +13,7 @@ from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
@@ -58,6 +58,7 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
+        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -85,6 +86,7 @@ class TextTable:
         batching: str = "length",
         max_tokens: int | None = None,
         num_labels: int | None = None,
+        pad_multiple: int = WIDTH_MULTIPLE,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -100,8 +102,8 @@ class TextTable:
         self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
         self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
-        self.max_tokens = max_tokens
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
+        self.max_tokens, self.pad_multiple = max_tokens, check_multiple(pad_multiple)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.notation = Notation(header)
         self.path = path
@@ -281,7 +283,8 @@ class TextTable:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
-        return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
+        plan = ByLength(tokens.lengths, self.max_tokens, self.pad_multiple)
+        return Source(own, self.prepare, plan=plan if self.by_length else None)
 
     def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.encoder.encode(word) for word in cells.words]
