@@ -24,7 +24,7 @@ class PairReport:
         vocabularies: Vocabulary of the sources and of the targets.
         parts: Pairs of the training, validation and test split.
         left_out: Number of pairs with a text that is too long.
-        cut: Number of sources whose end was cut off.
+        cut: Number of sources whose end was cut off; None if long sources are left out.
         limits: Maximum number of tokens of sources and of targets.
     """
 
@@ -34,7 +34,7 @@ class PairReport:
     vocabularies: Sequence[Vocabulary]
     parts: Sequence[Tensor]
     left_out: int
-    cut: int
+    cut: int | None
     limits: tuple[int, int]
 
     def lines(self) -> list[str]:
@@ -45,7 +45,7 @@ class PairReport:
         if self.cut:
             lines.append(f"{count(self.cut, 'source')} cut to {self.limits[0]} tokens (data.max_length)")
         if self.left_out:
-            lines.append(f"{count(self.left_out, 'pair')} left out: a text has {self._reason()}")
+            lines.append(f"{count(self.left_out, 'pair')} left out: a {self._reason()}")
         trained = {self.sources[row] for row in self.parts[0].tolist()}
         if copies := sum(self.sources[row] in trained for part in self.parts[1:] for row in part.tolist()):
             lines.append(f"{count(copies, 'source')} of the validation and test splits are also in the training split")
@@ -63,6 +63,8 @@ class PairReport:
 
     def _reason(self) -> str:
         source, target = self.limits
+        if self.cut is not None:
+            return f"target has more than {target} tokens (data.max_target_length)"
         if source == target:
-            return f"more than {source} tokens (data.max_length)"
-        return f"more than {source} tokens (data.max_length) or {target} (data.max_target_length)"
+            return f"text has more than {source} tokens (data.max_length)"
+        return f"source has more than {source} tokens (data.max_length), or a target {target} (data.max_target_length)"

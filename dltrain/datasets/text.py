@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,11 +13,20 @@ from dltrain.data.plans import Streams
 from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets import text_vocabulary
+from dltrain.datasets.long_file import LongFile
+from dltrain.datasets.mapped_tokens import map_parts
 from dltrain.datasets.special_token import encode_input
 from dltrain.datasets.text_parts import TextParts
-from dltrain.datasets.text_tokenizers import ByteTokenizer, CharacterTokenizer, Encoded, Tokenizer, describe_text
-from dltrain.datasets.token_parts import describe_documents, encode_parts
-from dltrain.datasets.token_windows import EVALUATION_STREAMS, UNKNOWN, NextToken, measures
+from dltrain.datasets.text_tokenizers import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    Counts,
+    Encoded,
+    Tokenizer,
+    describe_text,
+)
+from dltrain.datasets.token_parts import count_parts, describe_documents, encode_parts
+from dltrain.datasets.token_windows import EVALUATION_STREAMS, UNKNOWN, NextToken, held_out_windows, measures
 from dltrain.errors import ConfigError, format_error
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
@@ -41,8 +49,8 @@ class Text:
         max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
-        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams
-            and for documents.
+        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams,
+            for documents and for files above ``map_above``.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
             batch; at most 16 in evaluation, so that few tokens are predicted without context.
         separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
@@ -51,8 +59,10 @@ class Text:
         isolate_documents: Whether a model reads each document as if it were alone in its window.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
+        map_above: Size of a file in MiB, at least 0, above which its tokens are written to a cache and memory-mapped;
+            None to keep the tokens of all files in memory.
         batch_size: Windows per step, at least 1.
-        workers: Unused: the text stays in memory.
+        workers: Unused: no example is decoded.
         fitted: Result of `fit` in an earlier run; None fits the vocabulary to the file.
     """
 
@@ -71,6 +81,7 @@ class Text:
         isolate_documents: bool = False,
         validation: float = 0.1,
         test: float = 0.1,
+        map_above: float | None = None,
         batch_size: int = 64,
         workers: int = 0,
         fitted: Fitted | None = None,
@@ -80,8 +91,8 @@ class Text:
         self.kind = text_vocabulary.FILE if tokenizer else one_of("data.tokens", tokens, text_vocabulary.KINDS)
         self.separator = _check_separator(separator, isolate_documents, streams)
         self.context_length = at_least("data.context_length", context_length, 1)
-        self.stride = _check_stride(stride, streams, context_length, 1 if separator is None else context_length)
-        self.streams = streams
+        self.stride = _check_stride(stride, streams, context_length)
+        self.streams, self.map_above = streams, map_above
         self.shares = validation, test
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
@@ -117,20 +128,35 @@ class Text:
     def evaluation(self) -> Source:
         """Return windows that predict each token of the file once, except the first."""
         existing_file(self.path, "an existing text file")
-        return self._held_out(encode_parts(self.tokenizer, self._read(0, 0))[0])
+        return self._held_out(self._encode(self._read(0, 0))[0][0])
 
     def _read(self, validation: float, test: float) -> TextParts:
-        content = (ByteTokenizer() if self.kind == "bytes" else CharacterTokenizer("")).read(self.path)
-        return TextParts(self.path, lambda: [content], len(content), validation, test, self.separator, content[:0])
+        """Return the parts of the file, which is in memory unless it is long."""
+        raw = self.kind == "bytes"
+        shares = validation, test, self.separator
+        if self.map_above is not None and self.path.stat().st_size > self.map_above * 2**20:
+            file = LongFile(self.path, raw)
+            return TextParts(self.path, file.chunks, file.scan.size, *shares, b"" if raw else "", file)
+        content = (ByteTokenizer() if raw else CharacterTokenizer("")).read(self.path)
+        return TextParts(self.path, lambda: [content], len(content), *shares, content[:0])
+
+    def _encode(self, parts: TextParts) -> tuple[list[Encoded], list[Counts]]:
+        """Return the tokens of each part, and their counts."""
+        if parts.file is None:
+            encoded = encode_parts(self.tokenizer, parts)
+            return encoded, count_parts(encoded)
+        vocabulary = text_vocabulary.fingerprint(self.kind, self.known)
+        return map_parts(self.tokenizer, parts, {"file": parts.file.scan.sha256, "vocabulary": vocabulary})
 
     def load(self) -> Splits:
         """Read and split the file."""
         parts = self.parts or self._read(*self.shares)
         self.parts = None  # the text is not read again
-        encoded = train, val, test = encode_parts(self.tokenizer, parts)
-        self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, encoded)
-        self.lines += describe_documents(encoded, self.end)
-        windows = self._windows(train.tokens, self.stride)
+        (train, val, test), counts = self._encode(parts)
+        self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, counts)
+        self.lines += describe_documents((train, val, test), self.end)
+        packed = self.streams or self.separator is not None or parts.file is not None
+        windows = self._windows(train.tokens, self.stride or (self.context_length if packed else 1))
         return Splits(
             Source(windows, self.prepare, plan=Streams() if self.streams else None),
             self._held_out(val) if self.shares[0] else None,
@@ -165,10 +191,8 @@ class Text:
         return Inputs(rows, [names])
 
     def _held_out(self, part: Encoded) -> Source:
-        missing = -(len(part.tokens) - 1) % self.context_length
-        whole = F.pad(part.tokens.to(torch.int32), (0, missing), value=UNKNOWN)
         rows = self._windows(part.tokens, self.context_length)
-        windows = self._windows(whole, self.context_length) | measures(part, self.context_length)
+        windows = held_out_windows(part.tokens, self.context_length) | measures(part, self.context_length)
         return Source(windows, self.prepare, fingerprinted=rows, plan=self.plan)
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
@@ -191,10 +215,10 @@ def _check_separator(separator: str | None, isolate: bool, streams: bool) -> str
     return separator if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _check_stride(stride: int | None, streams: bool, context_length: int, default: int) -> int:
+def _check_stride(stride: int | None, streams: bool, context_length: int) -> int | None:
     """Return the tokens between the starts of training windows; streams do not overlap."""
     if stride is None:
-        return context_length if streams else default
+        return None
     if streams and stride != context_length:
         hint = "Windows of a stream follow one another."
         raise ConfigError(format_error("data.stride", f"null or {context_length} with data.streams=true", stride, hint))

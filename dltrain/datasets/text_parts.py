@@ -1,11 +1,13 @@
 """The training, validation and test part of a text file, and the documents of each."""
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from dltrain.data.splits import held_out_size
+from dltrain.datasets.long_file import LongFile, join_lines
 from dltrain.errors import ConfigError, format_error
 
 NAMES = ("training", "validation", "test")
@@ -22,6 +24,8 @@ class TextParts:
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last one.
         empty: Empty content, a text or bytes.
+        file: The file, if it does not fit into memory: a text without documents is then read in pieces that end with a
+            line. None for a file in memory.
     """
 
     def __init__(
@@ -33,14 +37,18 @@ class TextParts:
         test: float,
         separator: str | None = None,
         empty: Content = "",
+        file: LongFile | None = None,
     ) -> None:
         self.path, self.chunks, self.separator, self.empty = path, chunks, separator, empty
+        self.file = file
         held_out = [held_out_size(size, share) for share in (validation, test)]
         self.sizes = size - sum(held_out), *held_out
         self.cuts = self.sizes[0], size - self.sizes[2]
 
     def characters(self) -> str:
         """Return the distinct characters of the text, without those of separators between documents."""
+        if self.file is not None and self.separator is None:
+            return self.file.scan.characters
         return "".join({character for _, piece in self for character in set(piece)})
 
     def pieces(self, number: int = 0) -> Iterator[Content]:
@@ -57,7 +65,15 @@ class TextParts:
         if self.separator is not None:
             for start, document in self._documents(self.separator):
                 yield (start >= first) + (start >= second), document
-            return
+        elif self.file is not None and not self.file.raw:
+            for number, pieces in groupby(self._pieces(), key=itemgetter(0)):
+                yield from ((number, piece) for piece in join_lines(piece for _, piece in pieces))
+        else:
+            yield from self._pieces()
+
+    def _pieces(self) -> Iterator[tuple[int, Content]]:
+        """Yield the pieces of a text without documents, as the file has them."""
+        first, second = self.cuts
         position = 0
         for chunk in self.chunks():
             for number, (start, end) in enumerate(pairwise((0, first, second, max(second, position + len(chunk))))):

@@ -1,10 +1,16 @@
 """Vocabularies of language models: fitted to a text, read from a file, or restored from an earlier run."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 from dltrain.data.spec import Fitted
+from dltrain.datasets.computed_files import computed
 from dltrain.datasets.special_token import MASK, SpecialToken
 from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
 from dltrain.datasets.text_parts import TextParts
@@ -37,11 +43,48 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
         return ByteTokenizer()
     if kind == "characters":
         return CharacterTokenizer(parts.characters())
+    if kind == "bpe":
+        check_installed("data.tokens: bpe")
+    if parts.file is None:
+        return _fit_pieces(kind, parts, min_count, max_words)
+    key: dict[str, Any] = {
+        "file": parts.file.scan.sha256,
+        "kind": kind,
+        "limits": [min_count, max_words],
+        "sizes": parts.sizes,
+    }
+    key |= {"separator": parts.separator, "tokenizers": _version()}
+    folder = computed(
+        "vocabularies", key, lambda new: _write(new, kind, _fit_pieces(kind, parts, min_count, max_words))
+    )
+    return restore(kind, json.loads((folder / "fitted.json").read_text("utf-8")))
+
+
+def _fit_pieces(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
+    """Return a tokenizer of words or byte pairs of the training part."""
+    texts = map(as_text, parts.pieces(0))
     if kind == "words":
-        return words_of(_frequent(map(as_text, parts.pieces(0)), min_count, max_words))
-    check_installed("data.tokens: bpe")
-    lines = chain.from_iterable(lines_of(as_text(piece)) for piece in parts.pieces(0))
+        return words_of(_frequent(texts, min_count, max_words))
+    lines = chain.from_iterable(map(lines_of, texts))
     return PieceTokenizer(Subwords([fit_byte_pairs(lines, SPECIAL, min_count, max_words)]), "byte pairs")
+
+
+def _write(folder: Path, kind: str, tokenizer: Tokenizer) -> None:
+    (folder / "fitted.json").write_text(json.dumps(state(kind, tokenizer)), "utf-8")
+
+
+def fingerprint(kind: str, tokenizer: Tokenizer) -> str:
+    """Return a hash of the tokenizer, and the version of the package that computes it."""
+    content = json.dumps([kind, state(kind, tokenizer), tokenizer.size])
+    return f"{hashlib.sha256(content.encode()).hexdigest()} {_version()}"
+
+
+def _version() -> str | None:
+    """Return the version of the package tokenizers."""
+    try:
+        return version("tokenizers")
+    except PackageNotFoundError:
+        return None
 
 
 def read(file: str) -> PieceTokenizer:

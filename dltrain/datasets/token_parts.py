@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from dltrain.datasets.describe import count
 from dltrain.datasets.special_token import join
 from dltrain.datasets.text_parts import NAMES, TextParts
-from dltrain.datasets.text_tokenizers import Encoded, Tokenizer, compact
+from dltrain.datasets.text_tokenizers import Counts, Encoded, Tokenizer, compact
 from dltrain.errors import ConfigError, format_error
 
 
@@ -21,11 +23,27 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
     nothing = tokenizer.encode_content(parts.empty)
     if parts.separator is None:
         return [pieces[0] if pieces else nothing for pieces in encoded]
-    _check_documents(parts, list(map(len, encoded)))
-    end, size = tokenizer.spec.end, len(parts.separator)
+    check_documents(parts, list(map(len, encoded)))
+    end = tokenizer.spec.end
     assert end is not None, "a tokenizer of documents has a token for their end"
-    joined = (join([nothing, *pieces, nothing], end, size) for pieces in encoded)
+    joined = (join([nothing, *pieces, nothing], end, len(parts.separator)) for pieces in encoded)
     return [part._replace(tokens=compact(part.tokens.numpy(), tokenizer.size)) for part in joined]
+
+
+def end_of_document(tokenizer: Tokenizer, parts: TextParts) -> Encoded | None:
+    """Return the token for the end of a document, with the characters of the separator; None without documents."""
+    end = tokenizer.spec.end
+    if parts.separator is None or end is None:
+        return None
+    size, nothing = torch.tensor([len(parts.separator)]), torch.zeros(1, dtype=torch.int32)
+    return Encoded(torch.tensor([end]), size, nothing)
+
+
+def count_parts(parts: Sequence[Encoded]) -> list[Counts]:
+    """Return the number of tokens, characters and unknown tokens of each part."""
+    sizes = [None if part.sizes is None else int(part.sizes.sum()) for part in parts]
+    unknown = [int(part.spelling.count_nonzero()) for part in parts]
+    return [Counts(len(part.tokens), size, rare) for part, size, rare in zip(parts, sizes, unknown, strict=True)]
 
 
 def describe_documents(parts: Sequence[Encoded], end: int | None) -> list[str]:
@@ -38,7 +56,12 @@ def describe_documents(parts: Sequence[Encoded], end: int | None) -> list[str]:
     return [f"{count(sum(numbers), 'document')}: {splits}; {tokens:,.1f} tokens on average"]
 
 
-def _check_documents(parts: TextParts, numbers: list[int]) -> None:
+def check_documents(parts: TextParts, numbers: list[int]) -> None:
+    """Raise ConfigError if the training part, or one that is to be held out, has no document.
+
+    Args:
+        numbers: Number of documents of each part.
+    """
     needed = [number for number, size in enumerate(parts.sizes) if size and not numbers[number]]
     if needed:
         expected = f"a text that divides {parts.path} into documents for each split"

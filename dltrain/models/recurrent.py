@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.attention_pooling import AttentionPooling
@@ -13,6 +12,7 @@ from dltrain.models.documents import read_each
 from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
 from dltrain.models.recurrent_init import initialize
 from dltrain.models.recurrent_layers import PARTS, LockedDropout, Parts, Stack, build_layers, run_layer
+from dltrain.models.recurrent_ragged import run_ragged
 
 ATTENTION = "attention"  # readout
 SPEED_NOTE = "model.layer_norm: computed step by step, without the fused recurrent kernels of torch and cuDNN"
@@ -177,13 +177,7 @@ class Recurrent(nn.Module):
             return self.layers(steps, before, lengths)[0]
         if lengths is None or not self.bidirectional:  # the forward direction reads padding only after all other steps
             return run_layer(self.layers, steps, before, self.weight_dropout)[0]
-        # If torch sorted the sequences, it would wait for the GPU.
-        lengths, order = lengths.clamp(min=1).sort(descending=True)
-        order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
-        packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
-        states, _ = run_layer(self.layers, packed, before, self.weight_dropout)
-        states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])
-        return states.index_select(0, inverse)
+        return run_ragged(self.layers, steps, lengths, before, self.weight_dropout)[0]  # type: ignore[arg-type]
 
 
 class TiedHead(nn.Module):

@@ -99,17 +99,12 @@ class SpanCorruption(Translation):
                 mark = self.text([self.sentinels[0]])
                 raise ConfigError(format_error("text", f"at least one {mark}, which is filled in", "a text without it"))
         found = self.search(model, read_source(model, batch))
-        sources = self._unpadded(batch)
+        sources = self.unpadded(batch)
         rows = zip(sources, self._cut(found.tokens), found.scores.tolist(), strict=True)
         return [
             {"text": self.text(fill_spans(source, spans, self.sentinels)), "spans": self.text(spans), "score": score}
             for source, spans, score in rows
         ]
-
-    def _unpadded(self, batch: Batch) -> list[list[int]]:
-        rows = batch["inputs"].tolist()
-        lengths = batch["lengths"].tolist() if "lengths" in batch else [len(row) for row in rows]
-        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return texts with hidden spans, their spans, and the spans that the model writes."""
@@ -117,7 +112,7 @@ class SpanCorruption(Translation):
         if batch is None:
             return []
         written = self._cut(self.search(model, read_source(model, batch)).tokens)
-        rows = zip(self._unpadded(batch), self._cut(batch["targets"]), written, strict=True)
+        rows = zip(self.unpadded(batch), self._cut(batch["targets"]), written, strict=True)
         return [Media("spans", text="\n".join(line for row in rows for line in self._lines(row)))]
 
     def _lines(self, row: tuple[list[int], ...]) -> list[str]:

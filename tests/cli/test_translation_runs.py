@@ -85,8 +85,8 @@ def test_generate_translates_a_prompt_as_predict_does_greedily_and_by_beam_searc
     assert len(generate(run, "--prompt", "the dog sees", "--length", 1, "--temperature", 1).out.split()) <= 1
     for words, message in (
         (["--prompt", "the unheard dog"], "--prompt: expected words of the training texts, got 'unheard'"),
-        ([], "--prompt: expected a text to translate, got none"),
-        (["--prompt", ""], "--prompt: expected a text to translate, got an empty text"),
+        ([], "--prompt: expected a text to read, got none"),
+        (["--prompt", ""], "--prompt: expected a text to read, got an empty text"),
         (["--prompt", "x", "--beam", 2, "--top-k", 3], "--beam: not supported with --top-k because"),
     ):
         result = generate(run, *words)
