@@ -1,6 +1,7 @@
 """ResNet-9: a shallow, wide residual network that trains in seconds on a GPU."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -68,7 +69,7 @@ class ResNet9(nn.Module):
             raise ConfigError(format_error("model", expected, f"{height}x{width}", hint))
         if activation not in WITH_ALPHA and alpha != 1:
             raise ConfigError(format_error("model.alpha", f"1 for model.activation={activation}", alpha))
-        options = {"alpha": alpha} if activation in WITH_ALPHA else {}
+        options: dict[str, Any] = {"alpha": alpha} if activation in WITH_ALPHA else {}
 
         def make() -> nn.Module:
             return make_activation(activation, **options)
