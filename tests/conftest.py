@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import io
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -68,6 +69,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rolls(root / "chorales" / "jsb.json", 24, 8)
     (root / "verses").mkdir()
     (root / "verses" / "en-es.tsv").write_text("en\tes\n" + "\n".join(phrases(np.random.default_rng(0))) + "\n")
+    (root / "summaries").mkdir()
+    (root / "summaries" / "descriptions.jsonl").write_text("".join(map(packages, range(90))))
     write_speech(root / "speech", 36)
     (root / "sentiment").mkdir()
     (root / "sentiment" / "movies.tsv").write_text(
@@ -82,6 +85,13 @@ def reviews(random: np.random.Generator) -> list[str]:
     texts = [" ".join(words[random.integers(0, len(words), random.integers(3, 41))]) for _ in range(200)]
     ratings = [text.count("good") - text.count("bad") + random.normal() for text in texts]
     return [f"{n}\t{rating:.3f}\t{text}" for n, (rating, text) in enumerate(zip(ratings, texts, strict=True), 1)]
+
+
+def packages(number: int) -> str:
+    """Return a line of JSON with a text of two sentences, its summary and a kind."""
+    kind, use = ("library", "tool", "game")[number % 3], ("read", "write", "sort")[number % 5 % 3]
+    text = f"This {kind} can {use} files. It has {number % 7} options " + "and more " * (number % 4)
+    return json.dumps({"text": text.strip() + ".", "summary": f"{kind} to {use} files", "kind": kind}) + "\n"
 
 
 def phrases(random: np.random.Generator) -> list[str]:
@@ -137,6 +147,8 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (root / "names.conll").write_text("\n\n".join("\n".join(map(" ".join, rows)) for rows in drawn) + "\n")
     write_questions(root / "questions.json", 24)
     texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
+    (root / "packages.jsonl").write_text("".join(map(packages, range(90))))
+    texts |= {"summaries": root / "packages.jsonl", "text_to_text": root / "packages.jsonl"}
     texts |= {"squad": root / "questions.json", "conll": root / "names.conll"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
@@ -150,6 +162,12 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
         "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
+        "summaries": [f"data.path={own_files['summaries']}", "data.batch_size=16"],
+        "text_to_text": [
+            f"data.path=[{own_files['summaries']},{own_files['summaries']}]",
+            *["data.source=text", "data.target=[summary,kind]", "data.prefix=[summarize,classify]"],
+            *["data.weight=[1,2]", "data.batch_size=16"],
+        ],
         "random_pairs": ["data.pairs=20", "data.steps=6", "data.vocabulary=9", "data.batch_size=8"],
         "adding_problem": ["data.sequences=200", "data.steps=6"],
         "copy_memory": ["data.sequences=200", "data.delay=3", "data.items=2"],

@@ -31,6 +31,7 @@ IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", 
 CLIPS = {"moving_shapes", "video_folder"}
 ROLLS = {"pianoroll", "midi"}
 TEXTS = {"text", "text_table", "midi_events", "conll", "squad"} | ROLLS
+PAIRS = {"parallel", "summaries", "text_to_text", "reversal", "random_pairs"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
 DETECTORS = ("fcos", "retinanet", "ssdlite", "fasterrcnn")
@@ -58,9 +59,9 @@ FITS = {
     **{name: {"text", "text_table", "conll", "squad"} for name in ("bert", "bert_base", "bert_minilm")},
     "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
-    "seq2seq": {"parallel", "reversal", "random_pairs"},
-    "transformer_seq2seq": {"parallel", "reversal", "random_pairs"},
-    "t5": {"parallel", "reversal", "random_pairs"},
+    "seq2seq": PAIRS,
+    "transformer_seq2seq": PAIRS,
+    "t5": PAIRS,
     "vae": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "autoencoder": IMAGES | MASKED | BOXED | {"timeseries", "csv", "gates", "ring"},
     "conv_vae": IMAGES | MASKED | BOXED,
@@ -91,6 +92,18 @@ MADE_FOR |= {"gan": ("adversarial",), "dcgan": ("adversarial",)}
 MADE_FOR |= dict.fromkeys(DETECTORS, ("detection",))
 MADE_FOR |= {"bag_of_words": ("classification", "regression")}
 MADE_FOR |= {"rbm": ("contrastive_divergence",), "dbn": ("layerwise",)}
+WITH_SENTINELS = {
+    "parallel": ["data.shared_vocabulary=true", "data.sentinels=10"],
+    "summaries": [],
+    "text_to_text": [],
+}
+# Tasks that write a text, and the data with which the last three are trained.
+WRITING = {
+    "translation": "",
+    "summarization": "summaries",
+    "text_to_text": "text_to_text",
+    "span_corruption": "summaries",
+}
 TASKS = {
     **{name: {"classification"} for name in IMAGES},
     **{name: {"segmentation"} for name in MASKED},
@@ -106,10 +119,9 @@ TASKS = {
     "conll": {"tagging"},
     "squad": {"question_answering", "masked_language_modeling"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
-    "parallel": {"translation"},
+    **{name: {*WRITING} for name in WITH_SENTINELS},
+    **{name: {*WRITING} - {"span_corruption"} for name in ("reversal", "random_pairs")},
     "speech": {"classification", "ctc"},
-    "reversal": {"translation"},
-    "random_pairs": {"translation"},
     "adding_problem": {"regression"},
     "copy_memory": {"language_modeling"},
 }
@@ -119,7 +131,9 @@ SENSIBLE = [t for t in TRIPLES if t[1] in FITS.get(t[0], ()) and t[2] in MADE_FO
 SENSIBLE = [t for t in SENSIBLE if "gpt" not in t[0] or t[2] != "masked_language_modeling"]
 SENSIBLE = [t for t in SENSIBLE if "bert" not in t[0] or t[2] != "language_modeling"]
 WITH_MASK = {"text": ["data.special_tokens=true"], "text_table": ["data.special_tokens=true"]}
+SPECIAL = {"masked_language_modeling": WITH_MASK, "span_corruption": WITH_SENTINELS}
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
+TRAINED = [t for t in TRAINED if WRITING.get(t[2], "") in ("", t[1])]
 # The perceptron rule trains a single layer, so it is tested only with the perceptron, on all classification data.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
@@ -185,7 +199,8 @@ SMALLER = {
     "t5": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
-    "transformer_memorize": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
+    "summaries": ["model.hidden_size=16", "model.num_layers=1", "data.max_words=300"],
+    "transformer_memorise": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "verses": ["model.hidden_size=16"],
     "verses_transformer": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],
@@ -207,7 +222,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def composed(model: str, data: str, task: str, small_data: Callable[[str], list[str]], *more: str) -> Job:
-    special = WITH_MASK.get(data, []) if task == "masked_language_modeling" else []
+    special = SPECIAL.get(task, {}).get(data, [])
     return compose.compose(
         [f"model={model}", f"task={task}", *small_data(data), *special, *SMALLER.get(model, []), *more]
     )
@@ -329,7 +344,7 @@ def test_every_incompatible_combination_is_rejected_with_compatible_options(
         message = "\n".join(caught.value.problems)
         chosen = [f"{group}={option} " for group, option in zip(("model", "data", "task"), name.split(), strict=True)]
         if (
-            "use another model" not in message and "special_tokens" not in message
+            "use another model" not in message and "special_tokens" not in message and "sentinels" not in message
         ):  # a GPT for text classification: only the model is wrong
             assert sum(choice in message for choice in chosen) >= 2, message
             assert "Data that fit" in message or "Use task=" in message or "Use a task" in message, message

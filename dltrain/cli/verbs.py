@@ -210,7 +210,8 @@ must be of the same kind as the training data:
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
             -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables; for
-            a run that translates, the translation of each line and its score, with task.beam=5 by beam search
+            a run that writes a text, such as a translation or a summary, this text and its score for each line, with
+            task.beam=5 by beam search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,
@@ -237,7 +238,7 @@ grid of images, or a scatter plot of points; .gif one image after the other; .np
 to 1 (white); .csv the numbers, one line per example.
 
 A language model writes text to standard output instead, token by token, after the prompt if there is one. A run that
-translates writes the translation of the prompt.
+writes a text for a text, such as a translation or a summary, reads the prompt and writes its own.
 
 The same seed gives the same examples and the same text. The run's data are needed only for models that start from
 training examples (autoencoders), and for runs of earlier versions, which have no fitted.pt.""",

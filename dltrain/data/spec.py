@@ -88,6 +88,7 @@ class Spec:
         target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
         notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
+        prefixes: Starts of the inputs that name their task, such as ``summarize: ``; one for each kind of pairs.
     """
 
     shape: tuple[int, ...] | None = None
@@ -126,6 +127,7 @@ class Spec:
     target_length: int | None = None
     notes: Notes | None = None
     shared_vocabulary: bool | None = None
+    prefixes: tuple[str, ...] | None = None
 
 
 Field = Tensor | Selection | Ragged

@@ -18,6 +18,7 @@ class Tokens:
         mask: Token that replaces a hidden token.
         unknown: Token of words that are not in the vocabulary.
         blank: Token of a step that writes nothing, in connectionist temporal classification (CTC).
+        sentinels: Tokens for hidden parts of a text, in the order in which they are used; () for none.
         special: All tokens that do not stand for text, such as those above; they are not generated.
         unit: What a token is, for the keys of predictions; None for a piece of text, which is measured in characters.
         encode: Converts text to a list of tokens, without special tokens.
@@ -31,6 +32,7 @@ class Tokens:
     mask: int | None = None
     unknown: int | None = None
     blank: int | None = None
+    sentinels: tuple[int, ...] = ()
     special: tuple[int, ...] = ()
     unit: str | None = None
     encode: Callable[[str], list[int]] | None = None

@@ -17,7 +17,7 @@ from dltrain.datasets.midi_files import SUFFIXES, Song, check_installed, read_so
 from dltrain.datasets.music_files import Piece, Pieces, complete_splits, read_songs
 from dltrain.datasets.note_events import SIZE, START, encode, event_tokens, from_events, to_events
 from dltrain.datasets.piano_roll import check_steps_per_beat, outside_line
-from dltrain.datasets.text import EVALUATION_STREAMS, UNKNOWN, NextToken
+from dltrain.datasets.token_windows import EVALUATION_STREAMS, UNKNOWN, NextToken
 from dltrain.errors import ConfigError, format_error
 
 

@@ -1,16 +1,18 @@
 """Read pairs of texts: a table with a column of sources and one of targets, or two aligned text files."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.checks import existing_file
-from dltrain.datasets.csv_file import Notation, read_csv
+from dltrain.datasets.csv_file import Notation, csv_errors, read_csv
 from dltrain.datasets.csv_table import Table
+from dltrain.datasets.text_file import JSON, iterate_json
 from dltrain.errors import ConfigError, format_error
 
-TABLES = (".csv", ".tsv")
+TABLES = (".csv", ".tsv", *JSON)
 EXPECTED = "a table with columns of sources and targets, or two aligned text files: [SOURCES,TARGETS]"
 
 
@@ -33,7 +35,7 @@ class PairReader:
     """Reader of the pairs in a table or in two text files.
 
     Args:
-        path: A table, or two text files.
+        path: A table (CSV, TSV or JSON lines), or two text files.
         source, target: Columns of the table; None for the first two columns that do not hold numbers.
         header: Whether the first line of the table names the columns.
         bad: Policy for unreadable lines and empty texts.
@@ -43,7 +45,7 @@ class PairReader:
     """
 
     def __init__(
-        self, path: str | list[str], source: str | None, target: str | None, header: bool, bad: BadSamples
+        self, path: str | Sequence[str], source: str | None, target: str | None, header: bool, bad: BadSamples
     ) -> None:
         self.paths = [path] if isinstance(path, str) else [str(each) for each in path]
         if len(self.paths) not in (1, 2):
@@ -66,12 +68,20 @@ class PairReader:
             _check_aligned(files, sides)
             lines = list(range(1, len(sides[0]) + 1))
             return self._without_empty(f"{files[0].name} and {files[1].name}", sides, lines, [])
-        table = read_csv(files[0], self.notation, self.bad)
+        table = (
+            self._read_json(files[0])
+            if files[0].suffix.casefold() in JSON
+            else read_csv(files[0], self.notation, self.bad)
+        )
         self.notation = replace(self.notation, trained_on=table.marks)
         columns = self._choose(table)
         cells = [table.columns[column] for column in columns]
         sides = [[side.words[code] for code in side.codes] for side in cells]
         return self._without_empty(files[0].name, sides, table.lines.tolist(), [table.header[each] for each in columns])
+
+    def _read_json(self, file: Path) -> Table:
+        with csv_errors(file), file.open(encoding="utf-8-sig") as lines:
+            return next(iterate_json(lines, file, None, bad=self.bad))
 
     def _choose(self, table: Table) -> list[int]:
         """Return the columns of sources and targets."""

@@ -1,7 +1,9 @@
 """Pairs of token sequences as the fields of a batch, and lines of text as inputs for prediction."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,22 +13,51 @@ from dltrain.data.inputs import InputFile, InputFiles, errors_as
 from dltrain.data.loader import Batch
 from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Inputs
-from dltrain.datasets.vocabularies import BEGIN, END, PAD, Vocabulary
+from dltrain.datasets.vocabularies import BEGIN, END, PAD
 from dltrain.errors import ConfigError, format_error
 
 LINES = (".txt",)
+
+
+class Encoder(Protocol):
+    """Conversion of a text to tokens, such as a vocabulary."""
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+
+
+@dataclass(frozen=True)
+class SourceEncoder:
+    """Conversion of a user's text to the tokens of a source.
+
+    Args:
+        encode_text: Function that returns the tokens of a text.
+        prefix: Start of every source.
+        limit: Maximum number of tokens; the rest is cut off. None for no limit.
+    """
+
+    encode_text: Callable[[str], list[int]]
+    prefix: str = ""
+    limit: int | None = None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a source; an empty text has none."""
+        return self.encode_text(self.prefix + text)[: self.limit] if text.strip() else []
 
 
 class PreparePairs(nn.Module):
     """Source and target tokens as the fields of a batch.
 
     Shape: source (B, S) and, if known, target (B, T), which ends with the token END -> inputs (B, S), targets (B, T)
-    and previous (B, T), the token before each target, all int64; lengths (B,), on the CPU, if sources are padded.
+    and previous (B, T), the token before each target, all int64; lengths (B,), on the CPU, if sources are padded. A
+    field text_task (B,) stays as it is.
     """
 
     def forward(self, rows: Batch) -> Batch:
         """Prepare any number of pairs at once."""
         batch = {"inputs": rows["source"].long()}
+        if "text_task" in rows:
+            batch["text_task"] = rows["text_task"]
         if "source_lengths" in rows:
             batch["lengths"] = rows["source_lengths"]
         if "target" in rows:
@@ -43,13 +74,13 @@ def as_ragged(encoded: Iterable[list[int]], end: bool = False) -> Ragged:
     return Ragged(torch.from_numpy(values), torch.tensor([len(row) for row in rows], dtype=torch.int64), PAD)
 
 
-def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: Vocabulary) -> Inputs:
+def encode_inputs(texts: list[str], names: list[dict[str, object]], encoder: Encoder) -> Inputs:
     """Return the tokens of texts to translate.
 
     Raises:
         ConfigError: A text is empty; the message names its line.
     """
-    encoded = [vocabulary.encode(text) for text in texts]
+    encoded = [encoder.encode(text) for text in texts]
     for name, tokens in zip(names, encoded, strict=True):
         if not tokens:
             where = f" in line {name['line']} of {name['input']}" if "line" in name else ""
@@ -58,7 +89,7 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], vocabulary: 
     return Inputs(rows, names)
 
 
-def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[Inputs]:
+def read_lines(file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]:
     """Yield the lines of a text file as texts to translate, at most ``size`` at a time.
 
     Raises:
@@ -71,19 +102,19 @@ def read_lines(file: InputFile, size: int, vocabulary: Vocabulary) -> Iterator[I
             while found := list(islice(numbered, size)):
                 empty = False
                 names: list[dict[str, object]] = [{"input": file.name, "line": number} for number, _ in found]
-                yield encode_inputs([text for _, text in found], names, vocabulary)
+                yield encode_inputs([text for _, text in found], names, encoder)
         if empty:
             raise ConfigError(format_error("text", f"a text in each line of {file.path}", "an empty file"))
     except UnicodeDecodeError as error:
         raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
 
 
-def read_texts(files: InputFiles, vocabulary: Vocabulary) -> Iterator[Inputs]:
+def read_texts(files: InputFiles, encoder: Encoder) -> Iterator[Inputs]:
     """Yield the lines of text files, or the text on the command line, as texts to translate."""
     if files.text is not None:
         with errors_as("--text"):
-            yield encode_inputs([files.text], [{"input": "--text"}], vocabulary)
+            yield encode_inputs([files.text], [{"input": "--text"}], encoder)
     if files.names or files.text is None:
         for file in InputFiles(files.names, None, files.batch_size).expand("a text file", LINES):
             with file.errors_as_input():
-                yield from read_lines(file, files.batch_size, vocabulary)
+                yield from read_lines(file, files.batch_size, encoder)

@@ -1,47 +1,39 @@
 """Text as a sequence of tokens, for language models."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of, user_path
 from dltrain.data.inputs import InputFiles, errors_as
-from dltrain.data.loader import Batch
 from dltrain.data.plans import Streams
 from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
-from dltrain.data.splits import held_out_size
-from dltrain.datasets.mask_token import WithMask, encode_input
-from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
-from dltrain.datasets.text_content import read_utf8
+from dltrain.datasets import text_vocabulary
+from dltrain.datasets.long_file import LongFile
+from dltrain.datasets.mapped_tokens import map_parts
+from dltrain.datasets.special_token import encode_input
+from dltrain.datasets.text_parts import TextParts
 from dltrain.datasets.text_tokenizers import (
     ByteTokenizer,
     CharacterTokenizer,
+    Counts,
     Encoded,
-    PieceTokenizer,
     Tokenizer,
-    as_text,
     describe_text,
-    split_pieces,
-    words_of,
 )
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
-from dltrain.datasets.vocabularies import SPECIAL
+from dltrain.datasets.token_parts import count_parts, describe_documents, encode_parts
+from dltrain.datasets.token_windows import EVALUATION_STREAMS, UNKNOWN, NextToken, held_out_windows, measures
 from dltrain.errors import ConfigError, format_error
 
 BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
-KINDS = ("characters", "bytes", "words", "bpe")
-UNKNOWN = -1
-EVALUATION_STREAMS = 16
 
 
 class Text:
-    """A text file, split in its order into training, validation and test tokens.
+    r"""A text file, split in its order into training, validation and test tokens.
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
     once, except the first; the last window is padded with the token -1. The characters of the whole file are known, so
@@ -57,13 +49,20 @@ class Text:
         max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
-        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams.
+        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams,
+            for documents and for files above ``map_above``.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
             batch; at most 16 in evaluation, so that few tokens are predicted without context.
+        separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
+            Documents are packed into windows, each between two tokens for the end of a document, and are not divided
+            between splits. None if the file is one document.
+        isolate_documents: Whether a model reads each document as if it were alone in its window.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
+        map_above: Size of a file in MiB, at least 0, above which its tokens are written to a cache and memory-mapped;
+            None to keep the tokens of all files in memory.
         batch_size: Windows per step, at least 1.
-        workers: Unused: the text stays in memory.
+        workers: Unused: no example is decoded.
         fitted: Result of `fit` in an earlier run; None fits the vocabulary to the file.
     """
 
@@ -78,28 +77,33 @@ class Text:
         context_length: int = 64,
         stride: int | None = None,
         streams: bool = False,
+        separator: str | None = None,
+        isolate_documents: bool = False,
         validation: float = 0.1,
         test: float = 0.1,
+        map_above: float | None = None,
         batch_size: int = 64,
         workers: int = 0,
         fitted: Fitted | None = None,
     ) -> None:
         check_held_out(validation, test)
         self.path = user_path(path) if path else BUNDLED
-        self.kind = "file" if tokenizer else one_of("data.tokens", tokens, KINDS)
+        self.kind = text_vocabulary.FILE if tokenizer else one_of("data.tokens", tokens, text_vocabulary.KINDS)
+        self.separator = _check_separator(separator, isolate_documents, streams)
         self.context_length = at_least("data.context_length", context_length, 1)
         self.stride = _check_stride(stride, streams, context_length)
-        self.streams = streams
-        self.validation = validation
-        self.test = test
+        self.streams, self.map_above = streams, map_above
+        self.shares = validation, test
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         if fitted is None and path:
             existing_file(path, "an existing text file")  # not `self.path`, to show the path as typed
         self.limits = at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
-        self.known: Tokenizer = self._fit(tokenizer) if fitted is None else self._restore(fitted)
-        self.tokenizer = WithMask(self.known) if special_tokens and self.known.spec.mask is None else self.known
-        self.prepare, self.lines = NextToken(), list[str]()
+        self.parts: TextParts | None = None
+        self.known: Tokenizer = self._fit(tokenizer) if fitted is None else text_vocabulary.restore(self.kind, fitted)
+        self.tokenizer = text_vocabulary.with_special(self.known, self.separator, special_tokens)
+        self.end = None if separator is None else self.tokenizer.spec.end
+        self.prepare, self.lines = NextToken(self.end if isolate_documents else None), list[str]()
         self.plan = Streams(EVALUATION_STREAMS) if streams else None
         self.spec = Spec(
             shape=(context_length,),
@@ -110,60 +114,52 @@ class Text:
         )
 
     def _fit(self, file: str | None) -> Tokenizer:
-        """Return a tokenizer: of a file, or with the characters of the text, or fitted to its training split."""
-        if self.kind == "bytes":
-            return ByteTokenizer()
         if file:
-            return _of_file(read_tokenizer(file))
-        if self.kind == "characters":
-            return CharacterTokenizer(read_utf8(self.path))
-        if self.kind == "bpe":
-            check_installed("data.tokens: bpe")
-        train = as_text(self._split(read_utf8(self.path))[0])
-        if self.kind == "bpe":
-            return PieceTokenizer(Subwords([fit_byte_pairs(lines_of(train), SPECIAL, *self.limits)]), "byte pairs")
-        return words_of(_frequent(train, *self.limits))
-
-    def _restore(self, fitted: Fitted) -> Tokenizer:
+            return text_vocabulary.read(file)
         if self.kind == "bytes":
             return ByteTokenizer()
-        if self.kind == "characters":
-            return CharacterTokenizer(fitted["characters"])
-        if self.kind == "words":
-            return words_of(fitted["pieces"])
-        if self.kind == "file":
-            return _of_file(TokenizerFile(fitted["tokenizer"]))
-        check_installed("data.tokens: bpe")
-        return PieceTokenizer(Subwords(fitted["pieces"]), "byte pairs")
+        self.parts = self._read(*self.shares)
+        return text_vocabulary.fit(self.kind, self.parts, *self.limits)
 
     def fit(self) -> Fitted:
-        """Return the vocabulary: characters in Unicode order, words, or a tokenizer as JSON."""
-        if isinstance(self.known, PieceTokenizer) and self.kind == "file":
-            return {"characters": "", "tokenizer": self.known.vocabulary.content[0]}
-        if isinstance(self.known, PieceTokenizer):
-            return {"characters": "", "pieces": self.known.vocabulary.content}
-        characters = self.known.characters if isinstance(self.known, CharacterTokenizer) else []
-        return {"characters": "".join(characters)}
+        """Return the vocabulary; see `dltrain.datasets.text_vocabulary.state`."""
+        return text_vocabulary.state(self.kind, self.known)
 
     def evaluation(self) -> Source:
         """Return windows that predict each token of the file once, except the first."""
         existing_file(self.path, "an existing text file")
-        return self._held_out(self.tokenizer.encode_content(self.tokenizer.read(self.path)))
+        return self._held_out(self._encode(self._read(0, 0))[0][0])
 
-    def _split(self, content: str | bytes) -> list[str | bytes]:
-        """Return the training, validation and test part of the content of the file."""
-        held_out = [held_out_size(len(content), share) for share in (self.validation, self.test)]
-        first, second = len(content) - sum(held_out), len(content) - held_out[1]
-        return [content[:first], content[first:second], content[second:]]
+    def _read(self, validation: float, test: float) -> TextParts:
+        """Return the parts of the file, which is in memory unless it is long."""
+        raw = self.kind == "bytes"
+        shares = validation, test, self.separator
+        if self.map_above is not None and self.path.stat().st_size > self.map_above * 2**20:
+            file = LongFile(self.path, raw)
+            return TextParts(self.path, file.chunks, file.scan.size, *shares, b"" if raw else "", file)
+        content = (ByteTokenizer() if raw else CharacterTokenizer("")).read(self.path)
+        return TextParts(self.path, lambda: [content], len(content), *shares, content[:0])
+
+    def _encode(self, parts: TextParts) -> tuple[list[Encoded], list[Counts]]:
+        """Return the tokens of each part, and their counts."""
+        if parts.file is None:
+            encoded = encode_parts(self.tokenizer, parts)
+            return encoded, count_parts(encoded)
+        vocabulary = text_vocabulary.fingerprint(self.kind, self.known)
+        return map_parts(self.tokenizer, parts, {"file": parts.file.scan.sha256, "vocabulary": vocabulary})
 
     def load(self) -> Splits:
         """Read and split the file."""
-        encoded = train, val, test = [*map(self.tokenizer.encode_content, self._split(self.tokenizer.read(self.path)))]
-        self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, encoded)
-        windows = self._windows(train.tokens, self.stride)
+        parts = self.parts or self._read(*self.shares)
+        self.parts = None  # the text is not read again
+        (train, val, test), counts = self._encode(parts)
+        self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, counts)
+        self.lines += describe_documents((train, val, test), self.end)
+        packed = self.streams or self.separator is not None or parts.file is not None
+        windows = self._windows(train.tokens, self.stride or (self.context_length if packed else 1))
         return Splits(
-            Source(windows, NextToken(), plan=Streams() if self.streams else None),
-            self._held_out(val) if self.validation else None,
+            Source(windows, self.prepare, plan=Streams() if self.streams else None),
+            self._held_out(val) if self.shares[0] else None,
             self._held_out(test),
         )
 
@@ -195,10 +191,8 @@ class Text:
         return Inputs(rows, [names])
 
     def _held_out(self, part: Encoded) -> Source:
-        missing = -(len(part.tokens) - 1) % self.context_length
-        whole = F.pad(part.tokens.to(torch.int32), (0, missing), value=UNKNOWN)
         rows = self._windows(part.tokens, self.context_length)
-        windows = self._windows(whole, self.context_length) | _measures(part, self.context_length)
+        windows = held_out_windows(part.tokens, self.context_length) | measures(part, self.context_length)
         return Source(windows, self.prepare, fingerprinted=rows, plan=self.plan)
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
@@ -209,55 +203,22 @@ class Text:
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
 
-class NextToken(nn.Module):
-    """Windows of tokens as inputs and targets: the targets are the inputs shifted by one token.
-
-    The token -1, which follows the end of a text, becomes the target -1 and the input 0. A causal model does not read
-    this input to predict earlier tokens.
-
-    Shape:
-        tokens (B, length + 1) -> inputs (B, length), targets (B, length), both int64; characters and spelling (B,), of
-        the targets, stay as they are
-    """
-
-    def forward(self, rows: Batch) -> Batch:
-        """Prepare any number of windows at once."""
-        tokens, others = rows["tokens"].long(), {name: value for name, value in rows.items() if name != "tokens"}
-        return {"inputs": tokens[:, :-1].clamp(min=0), "targets": tokens[:, 1:].contiguous(), **others}
+def _check_separator(separator: str | None, isolate: bool, streams: bool) -> str | None:
+    """Return the text between two documents."""
+    if isolate and separator is None:
+        raise ConfigError(format_error("data.isolate_documents", "false without data.separator", isolate))
+    if isolate and streams:
+        reason = "streams carry the state of the model from one document to the next"
+        raise ConfigError(f"data.isolate_documents: not supported with data.streams=true because {reason}")
+    if separator == "":
+        raise ConfigError(format_error("data.separator", "a text of at least one character, or null", "an empty text"))
+    return separator if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def _measures(part: Encoded, length: int) -> dict[str, Tensor]:
-    """Return characters and spelling of the targets of each window, int32 (N,); nothing if the content is not text."""
-    if part.sizes is None:
-        return {}
-    fields = {"characters": part.sizes, "spelling": part.spelling}
-    missing = -(len(part.tokens) - 1) % length
-    return {name: F.pad(each[1:], (0, missing)).view(-1, length).sum(1).int() for name, each in fields.items()}
-
-
-def _of_file(file: TokenizerFile) -> PieceTokenizer:
-    """Return the tokenizer of a file, whose special tokens may be written in a text."""
-    return PieceTokenizer(Subwords([file.content], literal=False), "tokens", file.tokens)
-
-
-def _frequent(text: str, min_count: int, max_words: int) -> list[str]:
-    """Return the pieces of a text that occur at least ``min_count`` times, the most frequent first.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    counts = Counter(split_pieces(text))
-    kept = [piece for piece, count in counts.items() if count >= min_count]
-    if not kept:
-        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent word of the training text"
-        raise ConfigError(format_error("data.min_count", most, min_count))
-    return sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words]
-
-
-def _check_stride(stride: int | None, streams: bool, context_length: int) -> int:
+def _check_stride(stride: int | None, streams: bool, context_length: int) -> int | None:
     """Return the tokens between the starts of training windows; streams do not overlap."""
     if stride is None:
-        return context_length if streams else 1
+        return None
     if streams and stride != context_length:
         hint = "Windows of a stream follow one another."
         raise ConfigError(format_error("data.stride", f"null or {context_length} with data.streams=true", stride, hint))

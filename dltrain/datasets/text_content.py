@@ -14,8 +14,13 @@ def read_utf8(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        hint = "Use data.tokens=bytes for other files"
-        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint)) from error
+        raise not_utf8(path, error) from error
     if not text:
         raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
     return text
+
+
+def not_utf8(path: Path, error: UnicodeDecodeError) -> ConfigError:
+    """Return the error for a file that is not text."""
+    hint = "Use data.tokens=bytes for other files"
+    return ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint))

@@ -38,6 +38,14 @@ class Encoded(NamedTuple):
     spelling: Tensor
 
 
+class Counts(NamedTuple):
+    """Number of tokens of a text, of its characters (None if it is not text), and of unknown tokens."""
+
+    tokens: int
+    characters: int | None
+    unknown: int
+
+
 class Tokenizer(Protocol):
     """Conversion between text and tokens."""
 
@@ -116,7 +124,7 @@ class CharacterTokenizer:
         codes = np.frombuffer(as_text(content).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         known = np.array([ord(character) for character in self.characters], dtype=np.uint32)
         self._check_known(map(chr, np.setdiff1d(codes, known).tolist()))
-        tokens = _compact(np.searchsorted(known, codes), self.size)
+        tokens = compact(np.searchsorted(known, codes), self.size)
         ones, zeros = (torch.full((1,), value, dtype=torch.int32).expand(len(tokens)) for value in (1, 0))
         return Encoded(tokens, ones, zeros)
 
@@ -179,7 +187,7 @@ class PieceTokenizer:
         for position in np.flatnonzero(np.array(tokens) == self.unknown):
             spelling[position] = 1 + len(text[ends[position] - sizes[position] : ends[position]].encode())
         measured = (torch.from_numpy(np.array(values, dtype=np.int32)) for values in (sizes, spelling))
-        return Encoded(_compact(np.array(tokens, dtype=np.int64), self.size), *measured)
+        return Encoded(compact(np.array(tokens, dtype=np.int64), self.size), *measured)
 
     def _sized(self, text: str) -> tuple[list[int], list[int]]:
         if isinstance(self.vocabulary, Subwords):
@@ -212,12 +220,12 @@ class PieceTokenizer:
         return self.vocabulary.decode(tokens)
 
 
-def describe_text(name: str, kind: str, size: int, parts: Sequence[Encoded]) -> list[str]:
+def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> list[str]:
     """Return lines about the tokens of the training, validation and test part of a text."""
-    counts = [len(part.tokens) for part in parts]
-    measured = [int(part.sizes.sum()) for part in parts if part.sizes is not None]
+    counts = [part.tokens for part in parts]
+    measured = [part.characters for part in parts if part.characters is not None]
     length = f", {sum(measured) / max(1, sum(counts)):.1f} characters per token" if len(measured) == len(parts) else ""
-    unknown = sum(int(part.spelling.count_nonzero()) for part in parts[1:]) / max(1, sum(counts[1:]))
+    unknown = sum(part.unknown for part in parts[1:]) / max(1, sum(counts[1:]))
     share = f", {unknown:.1%} of the tokens of validation and test unknown" if unknown else ""
     tokens = f"tokens: {'data.tokenizer' if kind == 'file' else kind}, vocabulary of {size:,}{length}{share}"
     splits = dict(zip(("training", "validation", "test"), counts, strict=True))
@@ -257,7 +265,11 @@ def _is_utf8(content: bytes) -> bool:
     return True
 
 
-def _compact(tokens: np.ndarray, size: int) -> Tensor:
+def token_dtype(size: int) -> torch.dtype:
+    """Return the smallest of uint8, int16 and int32 for tokens below ``size``."""
+    return torch.uint8 if size <= 2**8 else torch.int16 if size <= 2**15 else torch.int32
+
+
+def compact(tokens: np.ndarray, size: int) -> Tensor:
     """Return tokens below ``size`` in the smallest of uint8, int16 and int32."""
-    dtype = np.uint8 if size <= 2**8 else np.int16 if size <= 2**15 else np.int32
-    return torch.from_numpy(tokens.astype(dtype))
+    return torch.from_numpy(tokens).to(token_dtype(size))

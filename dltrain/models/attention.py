@@ -38,15 +38,13 @@ class Heads:
 
         Without queries, as in the keys and values of a source, the result has two parts.
         """
-        numbers = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        joined = projections.shape[-1] // self.size
-        numbers = numbers if joined == sum(numbers) else numbers[1:]
-        parts = projections.split([number * self.size for number in numbers], dim=-1)
-        return tuple(self.split_one(part) for part in parts)
+        heads = self.split_one(projections)
+        has_queries = heads.shape[1] > 2 * self.num_kv_heads
+        return heads.split([self.num_heads] * has_queries + [self.num_kv_heads] * 2, dim=1)
 
     def split_one(self, projection: Tensor) -> Tensor:
         """Return the heads of one projection: (B, T, heads * size) -> (B, heads, T, size)."""
-        return projection.unflatten(-1, (-1, self.size)).transpose(1, 2)
+        return projection.view(*projection.shape[:2], -1, self.size).transpose(1, 2)
 
     def attend(
         self,
@@ -121,15 +119,6 @@ def padding_mask(lengths: Tensor | None, width: int, device: torch.device) -> Te
         lengths: Steps of each sequence, int64 (B,) on the CPU; None for no padding.
     """
     return None if lengths is None else inside(lengths, width, device)[:, None, None, :]
-
-
-def same_document(documents: Tensor) -> Tensor:
-    """Return a mask that separates documents in one sequence, bool (B, 1, T, T).
-
-    Args:
-        documents: Number of the document of each step, int64 (B, T).
-    """
-    return (documents[:, :, None] == documents[:, None, :])[:, None]
 
 
 def _causal(steps: int, total: int, device: torch.device, mask: Tensor | None) -> Tensor | None:

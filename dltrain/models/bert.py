@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, choose
 from dltrain.models.attention import padding_mask
 from dltrain.models.blocks import Block
+from dltrain.models.documents import document_positions, same_document
 from dltrain.models.layers import check_sizes, inside
 from dltrain.models.positions import Positions
 from dltrain.models.published_layouts import bert_names, shorten_positions
@@ -78,11 +79,20 @@ class BERT(nn.Module):
         self.head = nn.Linear(hidden_size, outputs) if self.hidden_tokens is None else None
         self.apply(_initialize)
 
-    def encode(self, x: Tensor, lengths: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        segments: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Return the states of all steps, (B, T, hidden_size); see `forward` for the arguments."""
         segment = self.segments.weight[0] if segments is None else self.segments(segments)
-        x = self.dropout(self.norm(self.positions(self.embedding(x) + segment)))
+        positions = None if documents is None else document_positions(documents)
+        x = self.dropout(self.norm(self.positions(self.embedding(x) + segment, positions=positions)))
         mask = padding_mask(lengths, x.shape[1], x.device)
+        if documents is not None:
+            mask = same_document(documents) if mask is None else mask & same_document(documents)
         for block in self.blocks:
             x = block(x, mask)
         return x
@@ -96,14 +106,22 @@ class BERT(nn.Module):
         own = inside(lengths, states.shape[1], states.device)[:, :, None]
         return (states * own).sum(1) / own.sum(1)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        lengths: Tensor | None = None,
+        segments: Tensor | None = None,
+        documents: Tensor | None = None,
+    ) -> Tensor:
         """Return the outputs at every step, or of each text.
 
         Args:
             lengths: Steps of each text, int64 (B,) on the CPU; later steps are padding. None for no padding.
             segments: Number of the segment of each step, 0 or 1, int64 (B, T); None for 0.
+            documents: Number of the document of each step, int64 (B, T): steps attend only to their own document, and
+                positions restart with each. None for one document.
         """
-        states = self.encode(x, lengths, segments)
+        states = self.encode(x, lengths, segments, documents)
         if self.hidden_tokens is not None:
             logits: Tensor = self.hidden_tokens(states, self.embedding.weight)
             return logits

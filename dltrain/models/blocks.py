@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.attention import CrossAttention, Projected, make_heads, rotate
+from dltrain.models.kv_cache import append_steps
 from dltrain.models.layers import activation
 
 STATE_NORMS: Mapping[str, Callable[[int, float, bool], nn.Module]] = {
@@ -145,8 +145,7 @@ class Block(nn.Module):
         if self.rotary:
             queries, keys = rotate(queries, start), rotate(keys, start)
         if cache is not None and start > 0:
-            keys = torch.cat([cache["keys"].to(keys.dtype), keys], dim=2)
-            values = torch.cat([cache["values"].to(values.dtype), values], dim=2)
+            keys, values = append_steps(cache["keys"], keys), append_steps(cache["values"], values)
         y = self.mix(self.heads.attend(queries, keys, values, mask, self.causal, self.training))
         x = self._add(self.norm1, x, y)
         if self.cross is not None and self.norm_cross is not None and source is not None:
@@ -165,5 +164,5 @@ class Block(nn.Module):
 
     def _add(self, norm: nn.Module, x: Tensor, branch: Tensor) -> Tensor:
         """Return the states after a branch."""
-        x = x + self.drop(branch)
+        x = x + (self.drop(branch) if self.drop.training else branch)
         return x if self.pre_norm else norm(x)

@@ -16,6 +16,7 @@ from dltrain.models.positions import RelativePositions, embed_positions
 
 FIRST = 64  # sinusoids to compute in advance if the data have no maximum length
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+INITS = ("xavier", "uniform")
 
 
 class ReadAndWrite(nn.Module):
@@ -135,6 +136,8 @@ class EncoderDecoder(ReadAndWrite):
         tie_embeddings: Whether the output layer shares the weights of the target embedding and, with
             ``shared_vocabulary``, the source embedding too.
         shared_vocabulary: Whether source and target have the same vocabulary.
+        init: Initial weights of linear layers: ``xavier`` (uniform, Glorot and Bengio 2010), as in `nn.Transformer`, or
+            ``uniform``, those of `nn.Linear`, within 1 / sqrt(inputs).
         dropout: Dropout probability of embeddings, attention weights and residual branches, in [0, 1).
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
@@ -159,12 +162,14 @@ class EncoderDecoder(ReadAndWrite):
         positions: str = "sinusoidal",
         tie_embeddings: bool = True,
         shared_vocabulary: bool | None = None,
+        init: str = "xavier",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_sizes(dropout, vocabulary=vocabulary, outputs=outputs, length=length, target_length=target_length)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
         choose("model.positions", positions, {name: name for name in POSITIONS})
+        choose("model.init", init, {name: name for name in INITS})
         if positions == "learned" and None in (length, target_length):
             raise ConfigError("model.positions: learned is not supported because the data have no maximum length")
         is_shared = bool(tie_embeddings and shared_vocabulary)
@@ -183,13 +188,13 @@ class EncoderDecoder(ReadAndWrite):
             tie_embeddings,
             dropout,
         )
-        self.apply(_initialize)
+        self.apply(partial(_initialize, init=init))
 
 
-def _initialize(module: nn.Module) -> None:
+def _initialize(module: nn.Module, init: str) -> None:
     if isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) and init == "xavier":
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

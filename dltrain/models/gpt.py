@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.blocks import Block
+from dltrain.models.documents import document_positions, same_document
 from dltrain.models.layers import State, check_sizes
 from dltrain.models.positions import Positions
 from dltrain.models.published_layouts import gpt2_names, shorten_positions
@@ -71,12 +72,21 @@ class GPT(nn.Module):
                 # The residual stream is a sum of 2 * num_layers branches; this scale keeps its variance.
                 nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * num_layers))
 
-    def forward(self, x: Tensor, state: State | None = None) -> Any:
-        """Return the logits of each next token; with a `state`, also the state after these tokens."""
+    def forward(self, x: Tensor, state: State | None = None, documents: Tensor | None = None) -> Any:
+        """Return the logits of each next token; with a `state`, also the state after these tokens.
+
+        Args:
+            documents: Number of the document of each token, int64 (B, T): tokens attend only to their own document, and
+                positions restart with each. None for one document.
+        """
         if state is not None:
             return self._continue(x, state)
-        x = self.dropout(self.positions(self.embedding(x)))
-        return F.linear(self.norm(self.blocks(x)), self.embedding.weight)
+        mask = None if documents is None else same_document(documents)
+        positions = None if documents is None else document_positions(documents)
+        x = self.dropout(self.positions(self.embedding(x), positions=positions))
+        for block in self.blocks:
+            x = block(x, mask)
+        return F.linear(self.norm(x), self.embedding.weight)
 
     def start(self, batch_size: int) -> State:
         """Return the initial state: no tokens, and empty keys and values for each block."""

@@ -20,12 +20,17 @@ class Positions(nn.Module):
         self.weight = nn.Parameter(torch.empty(length, width))
         nn.init.normal_(self.weight, std=std)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Return the steps with their positions added, starting at position ``start``."""
+    def forward(self, x: Tensor, start: int = 0, positions: Tensor | None = None) -> Tensor:
+        """Return the steps with their positions added.
+
+        Args:
+            start: Position of the first step.
+            positions: Position of each step, int64 (B, T); None for consecutive ones.
+        """
         end, limit = start + x.shape[1], len(self.weight)
         if end > limit:
             raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
-        return x + self.weight[start:end]
+        return x + (self.weight[start:end] if positions is None else self.weight[positions])
 
 
 class Sinusoids(nn.Module):

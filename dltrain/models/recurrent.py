@@ -5,13 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.attention_pooling import AttentionPooling
+from dltrain.models.documents import read_each
 from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
 from dltrain.models.recurrent_init import initialize
 from dltrain.models.recurrent_layers import PARTS, LockedDropout, Parts, Stack, build_layers, run_layer
+from dltrain.models.recurrent_ragged import run_ragged
 
 ATTENTION = "attention"  # readout
 SPEED_NOTE = "model.layer_norm: computed step by step, without the fused recurrent kernels of torch and cuDNN"
@@ -103,16 +104,21 @@ class Recurrent(nn.Module):
             nn.init.zeros_(self.skip.bias)
         self.speed_note = SPEED_NOTE if layer_norm else None
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, state: State | None = None) -> Any:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: State | None = None, documents: Tensor | None = None
+    ) -> Any:
         """Return the outputs at every step or after all steps; with a `state`, also the state after these steps.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
+            documents: Number of the document of each step, int64 (B, T): each starts from the initial state. None for
+                one document.
         """
         if state is not None:
             return self._continue(x, state)
-        states = self._states(self.steps(x), lengths)
+        steps = self.steps(x)
+        states = self._states(steps, lengths) if documents is None else read_each(self._run, steps, documents)
         if not self.each_step and self.bidirectional and self.readout == "last":
             forward, backward = states.split(self.hidden_size, dim=-1)  # the backward direction ends at the first step
             states = torch.cat([read_out(forward, lengths, "last"), backward[:, 0]], dim=-1)
@@ -162,20 +168,16 @@ class Recurrent(nn.Module):
 
     def _states(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the state after each step; states after padding are not used."""
+        return self._run(steps if lengths is None else self.dropout(steps), lengths)
+
+    def _run(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return the state after each step, from the initial state, without dropout of the inputs."""
         before = tuple(part.expand(-1, len(steps), -1).contiguous() for part in self._initial()) or None
-        if lengths is not None:
-            steps = self.dropout(steps)
         if isinstance(self.layers, Stack):
             return self.layers(steps, before, lengths)[0]
         if lengths is None or not self.bidirectional:  # the forward direction reads padding only after all other steps
             return run_layer(self.layers, steps, before, self.weight_dropout)[0]
-        # If torch sorted the sequences, it would wait for the GPU.
-        lengths, order = lengths.clamp(min=1).sort(descending=True)
-        order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
-        packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
-        states, _ = run_layer(self.layers, packed, before, self.weight_dropout)
-        states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])
-        return states.index_select(0, inverse)
+        return run_ragged(self.layers, steps, lengths, before, self.weight_dropout)[0]  # type: ignore[arg-type]
 
 
 class TiedHead(nn.Module):

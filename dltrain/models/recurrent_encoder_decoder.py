@@ -1,14 +1,12 @@
 """Recurrent encoder and decoder, with attention: the common parts of translation and forecasting."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import rnn
 
 from dltrain.errors import ConfigError, choose
 from dltrain.models.layers import State, inside
-from dltrain.models.recurrent_layers import CELLS
+from dltrain.models.recurrent_layers import CELLS, run_layer
+from dltrain.models.recurrent_ragged import run_ragged
 
 KINDS = ("none", "additive", "dot", "general")
 
@@ -101,8 +99,11 @@ class RecurrentEncoderDecoder(nn.Module):
             steps: Inputs of the encoder, (B, S, width).
             lengths: Steps of each source, int64 (B,) on the CPU; later steps are padding. None for no padding.
         """
-        memory, last = self._encode(steps, lengths)
-        state = dict(zip(self.parts, last if isinstance(last, tuple) else (last,), strict=True))
+        if lengths is None:
+            memory, last = run_layer(self.encoder, steps, None)
+        else:
+            memory, last = run_ragged(self.encoder, steps, lengths)  # type: ignore[arg-type]
+        state = dict(zip(self.parts, last, strict=True))
         for part, bridge in self.bridge.items():  # layers and directions come first: (layers * 2, B, width)
             state[part] = bridge(torch.cat([state[part][0::2], state[part][1::2]], dim=-1))
         state = {part: value.transpose(0, 1) for part, value in state.items()}
@@ -124,16 +125,3 @@ class RecurrentEncoderDecoder(nn.Module):
             contexts, state["attention"] = self.attention(states, *source)
             states = torch.tanh(self.combine(torch.cat([contexts, states], dim=-1)))
         return states, state
-
-    def _encode(self, steps: Tensor, lengths: Tensor | None) -> tuple[Tensor, Any]:
-        """Return the encoder states (B, S, width) and the last state of each sequence, layers first."""
-        if lengths is None:
-            return self.encoder(steps)
-        # If torch sorted the sequences, it would wait for the GPU.
-        lengths, order = lengths.clamp(min=1).sort(descending=True)
-        order, inverse = (index.to(steps.device, non_blocking=True) for index in (order, order.argsort()))
-        packed = rnn.pack_padded_sequence(steps.index_select(0, order), lengths, batch_first=True)
-        states, last = self.encoder(packed)
-        states, _ = rnn.pad_packed_sequence(states, batch_first=True, total_length=steps.shape[1])
-        last = last if isinstance(last, tuple) else (last,)
-        return states.index_select(0, inverse), tuple(part.index_select(1, inverse) for part in last)

@@ -58,9 +58,16 @@ def run_layer(layer: nn.Module, x: Any, before: Parts | None, weight_dropout: fl
     return states, after if isinstance(after, tuple) else (after,)
 
 
+def drop_weights(layer: nn.Module, p: float) -> dict[str, Tensor]:
+    """Return the hidden-to-hidden weights with dropout by name; none in evaluation or without dropout."""
+    if not p or not layer.training:
+        return {}
+    named = ((name, weight) for name, weight in layer.named_parameters() if name.startswith("weight_hh"))
+    return {name: F.dropout(weight, p) for name, weight in named}
+
+
 def _call_with_dropped_weights(layer: nn.Module, x: Any, state: Any, p: float) -> Any:
-    named = {name: weight for name, weight in layer.named_parameters() if name.startswith("weight_hh")}
-    dropped = {name: F.dropout(weight, p) for name, weight in named.items()}
+    dropped = drop_weights(layer, p)
     if not next(layer.parameters()).is_cuda:
         return functional_call(layer, dropped, (x, state))
     with warnings.catch_warnings():  # cuDNN copies the weights into one block of memory, and warns about it

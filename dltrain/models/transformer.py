@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from dltrain.errors import choose
 from dltrain.models.attention import padding_mask
 from dltrain.models.blocks import Block
+from dltrain.models.documents import document_positions, same_document
 from dltrain.models.layers import READOUTS, Steps, check_sizes, read_out
 from dltrain.models.positions import Positions
 
@@ -61,15 +62,20 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(hidden_size)
         self.head = nn.Linear(hidden_size, outputs)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, documents: Tensor | None = None) -> Tensor:
         """Return the outputs at every step or of the whole sequence.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
+            documents: Number of the document of each step, int64 (B, T): steps attend only to their own document, and
+                positions restart with each. None for one document.
         """
-        x = self.dropout(self.positions(self.widen(self.steps(x))))
+        positions = None if documents is None else document_positions(documents)
+        x = self.dropout(self.positions(self.widen(self.steps(x)), positions=positions))
         # No step of causal attention reads the padding after it, and without a mask the attention is faster.
         mask = None if self.causal else padding_mask(lengths, x.shape[1], x.device)
+        if documents is not None:
+            mask = same_document(documents) if mask is None else mask & same_document(documents)
         for block in self.blocks:
             x = block(x, mask)
         # `last` is the default because a forecast continues the latest values, which a mean would blur.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,24 +11,20 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.adopted import AdoptedNetwork
+from dltrain.models.attention_rollout import attention_rollout
 from dltrain.models.layers import check_sizes
 
 POSITIONS = "encoder.pos_embedding"
 MAX_PATCH, MIN_PATCHES = 16, 7  # of the default patches: maximum side in pixels, minimum number along a side
 
 
-class Variant(NamedTuple):
-    """Width of the hidden state and number of attention heads; each head has 64 features."""
-
-    hidden_size: int
-    num_heads: int
-
-
-VARIANTS = {"tiny": Variant(192, 3), "small": Variant(384, 6), "base": Variant(768, 12)}
+VARIANTS = {"tiny": 192, "small": 384, "base": 768}  # number of features
+HEAD_SIZE = 64  # features of an attention head
+POOLS = {"class_token": 1, "mean": 0}  # kind of pooling -> number of tokens before the patches
 
 
 class ViT(AdoptedNetwork):
-    """Vision Transformer: a Transformer encoder over square patches of an image and a class token.
+    """Vision Transformer: a Transformer encoder over square patches of an image.
 
     Weights have the names of torchvision, so that its state dicts fit. Position embeddings for images of another size
     are interpolated when they are loaded as initial weights.
@@ -41,10 +37,14 @@ class ViT(AdoptedNetwork):
             16 with at least 7 patches along the shorter side, 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
         dropout: Dropout probability of the inputs and residual branches, in [0, 1).
+        hidden_size: Number of features, at least 1; None for that of the variant.
+        num_heads: Number of attention heads, a divisor of the features; None for one per 64 features.
+        pool: ``class_token`` to classify the state of an additional token, or ``mean`` for the mean over the patches.
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: Dosovitskiy et al. 2021, "An image is worth 16x16 words", section 3.1, for ``base``; Touvron et al. 2021,
-    "Training data-efficient image transformers", table 1, for ``tiny`` and ``small``.
+    "Training data-efficient image transformers", table 1, for ``tiny`` and ``small``; Beyer, Zhai and Kolesnikov 2022,
+    "Better plain ViT baselines for ImageNet-1k", for ``mean``.
     Differs: images need not be square.
     """
 
@@ -59,47 +59,78 @@ class ViT(AdoptedNetwork):
         num_layers: int = 12,
         ffn_ratio: int = 4,
         dropout: float = 0.0,
+        hidden_size: int | None = None,
+        num_heads: int | None = None,
+        pool: str = "class_token",
     ) -> None:
         super().__init__()
         check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs, patch_size=patch_size)
-        check_sizes(num_layers=num_layers, ffn_ratio=ffn_ratio)
-        features, heads = choose("model.variant", variant, VARIANTS)
+        check_sizes(num_layers=num_layers, ffn_ratio=ffn_ratio, hidden_size=hidden_size, num_heads=num_heads)
+        features = hidden_size or choose("model.variant", variant, VARIANTS)
+        heads = num_heads or max(1, features // HEAD_SIZE)
+        if features % heads:
+            raise ConfigError(
+                format_error("model.num_heads", f"a divisor of {features}, the number of features", heads)
+            )
         patch = patch_size or _default_patch_size(height, width)
         if height % patch or width % patch:
             expected = f"a divisor of {height} and {width}, the height and width of the images in pixels"
             raise ConfigError(format_error("model.patch_size", expected, patch))
         self.grid = height // patch, width // patch
+        self.tokens = choose("model.pool", pool, POOLS)
         network = VisionTransformer(patch, patch, num_layers, heads, features, ffn_ratio * features, dropout)
+        self._fit(network, channels, outputs)
+        self.adopt(network)
+
+    def _fit(self, network: VisionTransformer, channels: int, outputs: int) -> None:
+        """Replace the layers whose shapes depend on the images, the pooling or the classes."""
+        features, patch = network.hidden_dim, network.patch_size
         network.conv_proj = nn.Conv2d(channels, features, patch, patch)
         nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch**2) ** -0.5)
         nn.init.zeros_(network.conv_proj.bias)
-        positions = torch.empty(1, 1 + math.prod(self.grid), features)
+        positions = torch.empty(1, self.tokens + math.prod(self.grid), features)
         network.encoder.pos_embedding = nn.Parameter(nn.init.normal_(positions, std=0.02))
         network.heads.head = nn.Linear(features, outputs)
         nn.init.trunc_normal_(network.heads.head.weight, std=0.02)  # torchvision starts with zeros, for fine-tuning
         nn.init.zeros_(network.heads.head.bias)
-        self.adopt(network)
+        if not self.tokens:
+            del network.class_token
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs of each image."""
         network: Any = self._network[0]
-        patches = network.conv_proj(x).flatten(2).transpose(1, 2)
-        states = network.encoder(torch.cat([network.class_token.expand(len(x), -1, -1), patches], 1))
-        outputs: Tensor = network.heads(states[:, 0])
+        states = network.conv_proj(x).flatten(2).transpose(1, 2)
+        if self.tokens:
+            states = torch.cat([network.class_token.expand(len(x), -1, -1), states], 1)
+        states = network.encoder(states)
+        outputs: Tensor = network.heads(states[:, 0] if self.tokens else states.mean(1))
         return outputs
 
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Return how much the outputs depend on each patch, (B, rows, columns), by attention rollout.
+
+        The map of an image sums to 1, or to less by what the outputs depend on the class token.
+        """
+        rollout = attention_rollout(self, lambda: self.forward(x))
+        of_outputs = rollout[:, 0] if self.tokens else rollout.mean(1)
+        return of_outputs[:, self.tokens :].unflatten(1, self.grid)
+
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights with position embeddings interpolated from a square grid of patches to that of this model."""
+        """Return weights with position embeddings interpolated from a square grid of patches to that of this model.
+
+        The position of a class token is left out if this model has none.
+        """
         there, here = weights.get(POSITIONS), self.get_parameter(POSITIONS)
         if there is None or there.dim() != 3 or there.shape == here.shape or there.shape[::2] != here.shape[::2]:
             return weights
-        side = math.isqrt(there.shape[1] - 1)
-        if side**2 != there.shape[1] - 1:
+        tokens = int(math.isqrt(there.shape[1]) ** 2 != there.shape[1])
+        side = math.isqrt(there.shape[1] - tokens)
+        if tokens + side**2 != there.shape[1] or tokens < self.tokens:
             return weights
-        token, grid = there.float().split([1, side**2], 1)
+        token, grid = there.float().split([tokens, side**2], 1)
         grid = grid.transpose(1, 2).unflatten(2, (side, side))
         grid = F.interpolate(grid, self.grid, mode="bicubic", align_corners=True)  # as torchvision does
-        return {**weights, POSITIONS: torch.cat([token, grid.flatten(2).transpose(1, 2)], 1)}
+        return {**weights, POSITIONS: torch.cat([token[:, : self.tokens], grid.flatten(2).transpose(1, 2)], 1)}
 
 
 def _default_patch_size(height: int, width: int) -> int:

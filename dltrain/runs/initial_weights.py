@@ -67,7 +67,8 @@ def load(
     heads, embeddings = _dependent(model, rebuild, facts)
     if adapt := getattr(model, "adapt_weights", None):
         found = replace(found, tensors=adapt(found.tensors))
-    _check_tokens(embeddings, facts, found)
+    _check_tokens(embeddings, facts.get("tokens"), found, found.tokens)
+    _check_tokens(_of_target(model, rebuild, facts), facts.get("target_tokens"), found, found.target_tokens)
     reinitialized = dict.fromkeys(heads, _other_outputs(output_names(task), found))
     state, names, new = model.state_dict(), list[str](), dict[str, str]()
     for name, value in state.items():
@@ -104,16 +105,29 @@ def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: F
     return heads, _changed(model, rebuild, {**facts, **more_tokens}) if more_tokens else set()
 
 
+def _of_target(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> set[str]:
+    """Return the weights whose shape depends on the vocabulary of the target, for tasks that write one."""
+    if not isinstance(facts.get("target_outputs"), int):
+        return set()
+    return _changed(model, rebuild, {**facts, "target_outputs": facts["target_outputs"] + 1})
+
+
 def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> set[str]:
     other = rebuild(facts).state_dict()
     return {name for name, value in model.state_dict().items() if name in other and value.shape != other[name].shape}
 
 
-def _check_tokens(embeddings: set[str], facts: Facts, found: InitialWeights) -> None:
-    """Reject weights that may be for other tokens: vocabularies of the same size can have different tokens."""
+def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWeights, there: list[str] | None) -> None:
+    """Reject weights that may be for other tokens: vocabularies of the same size can have different tokens.
+
+    Args:
+        embeddings: Weights that depend on the tokens.
+        tokens: Vocabulary of this run.
+        there: The vocabulary of the loaded weights as text; None if unknown.
+    """
     if not any(name in found.tensors for name in embeddings):
         return
-    here, there = token_texts(facts["tokens"]), found.tokens
+    here = token_texts(tokens)
     if here is not None and here == there:
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"

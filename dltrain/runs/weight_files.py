@@ -18,7 +18,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.datasets.tokenizer_file import read_tokenizer
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.runs import job as jobs
-from dltrain.storage import run_files, safe_read
+from dltrain.storage import fitted, run_files, safe_read
 from dltrain.storage.checkpoint_format import describe_load_error, effective_weights, load_file
 from dltrain.storage.checkpoints import Checkpoints
 from dltrain.training.transfer import WEIGHTS
@@ -43,7 +43,7 @@ class InitialWeights:
     Args:
         origin: Source of the weights, for messages.
         outputs: Names of the outputs, such as classes; None if unknown.
-        tokens: The vocabulary as text, one entry per token; None if unknown.
+        tokens, target_tokens: The vocabularies of inputs and targets as text, one entry per token; None if unknown.
         sha256: Hash of the file.
     """
 
@@ -52,6 +52,7 @@ class InitialWeights:
     sha256: str
     outputs: list[str] | None = None
     tokens: list[str] | None = None
+    target_tokens: list[str] | None = None
 
 
 def read_weights(name: str, allow: tuple[str, ...]) -> InitialWeights:
@@ -85,8 +86,7 @@ def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> InitialWei
     file = saved.path / saved.resolve(checkpoint)
     origin = f"{path} ({file.name}, step {state['loop']['step']:,})"
     outputs = output_names(_resolved_task(path))
-    tokens = _tokens_of_run(path, allow)
-    return InitialWeights(effective_weights(state), origin, _hash(file), outputs, tokens)
+    return InitialWeights(effective_weights(state), origin, _hash(file), outputs, *_tokens_of_run(path, allow))
 
 
 def _resolved_task(path: Path) -> dict[str, Any]:
@@ -107,14 +107,16 @@ def output_names(task: Mapping[str, Any]) -> list[str] | None:
     return None
 
 
-def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> list[str] | None:
-    """Return the vocabulary of a run, read from its data; None without a vocabulary or without the data."""
+def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> tuple[list[str] | None, list[str] | None]:
+    """Return the vocabularies of inputs and targets of a run, as stored with it; None for those that are unknown."""
+    stored = fitted.load(path)  # None for runs of earlier versions, whose data are read again
     try:
         job = jobs.load_job(path, allow)
-        spec = instantiate.build(job.resolved["data"], "data", job.allow).spec
+        known = {} if stored is None else {"fitted": stored}
+        spec = instantiate.build(job.resolved["data"], "data", job.allow, **known).spec
     except ConfigError:
-        return None
-    return token_texts(spec.tokens) if isinstance(spec, Spec) else None
+        return None, None
+    return (token_texts(spec.tokens), token_texts(spec.target_tokens)) if isinstance(spec, Spec) else (None, None)
 
 
 def token_texts(tokens: Tokens | None) -> list[str] | None:

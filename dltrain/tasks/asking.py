@@ -13,7 +13,11 @@ from dltrain.errors import ConfigError
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 # Fields that a model must not ignore -> what a model without this argument would do.
-INDISPENSABLE = {"lengths": "read the padding of short sequences as data", "state": "forget what it read before"}
+INDISPENSABLE = {
+    "lengths": "read the padding of short sequences as data",
+    "state": "forget what it read before",
+    "documents": "read one document as the continuation of another",
+}
 
 
 def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
@@ -26,7 +30,7 @@ def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
         more: Fields that replace those of the batch, or are added to them.
 
     Raises:
-        ConfigError: The batch has ``lengths`` or ``state``, and `forward` has no such argument.
+        ConfigError: The batch has ``lengths``, ``state`` or ``documents``, and `forward` has no such argument.
     """
     fields = {**batch, **more} if more else batch
     named = _named_fields(type(model).forward, tuple(fields))

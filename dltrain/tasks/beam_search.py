@@ -60,7 +60,8 @@ class Search:
     def _search(self, model: Any, state: State, beam: int) -> Found:
         """Return the best target of each source among those that a beam of this width finds."""
         rows, device = _rows(state), _device(state)
-        state = select(state, torch.arange(rows, device=device).repeat_interleave(beam))
+        if beam > 1:
+            state = select(state, torch.arange(rows, device=device).repeat_interleave(beam))
         totals = torch.full((rows, beam), -torch.inf, device=device)
         totals[:, 0] = 0  # all paths of a source start alike, so only one may be extended
         tokens = torch.full((rows, beam, 1), self.begin, device=device)
@@ -72,8 +73,9 @@ class Search:
             grown = torch.cat([tokens.gather(1, origin[:, :, None].expand(-1, -1, step)), chosen[:, :, None]], dim=2)
             live = best.add_finished(grown, totals, step)
             tokens, totals = grown.gather(1, live[:, :, None].expand(-1, -1, step + 1)), totals.gather(1, live)
-            starts = torch.arange(0, rows * beam, beam, device=device)[:, None]
-            state = select(state, (origin.gather(1, live) + starts).flatten())
+            if beam > 1:  # a single path continues itself, and selecting it would copy the whole state
+                starts = torch.arange(0, rows * beam, beam, device=device)[:, None]
+                state = select(state, (origin.gather(1, live) + starts).flatten())
             if best.is_complete():
                 break
         return best.read(tokens, totals)

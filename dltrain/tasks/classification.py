@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error, shorten
 from dltrain.metrics.running import Mean, class_scores, confusion, macro_f1
 from dltrain.plots import charts
+from dltrain.tasks.attention_heat import attention_heat, draw_attention
 from dltrain.tasks.bag_of_words import LinearModel
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.grad_cam import grad_cam
@@ -19,6 +20,7 @@ from dltrain.tasks.supervised import Supervised
 from dltrain.tasks.word_weights import first_texts, show_words, word_weights
 
 NUM_WORST = 6
+NUM_ATTENDED = 3  # images colored by attention
 TOP = 5
 BALANCED = "balanced"
 DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
@@ -100,9 +102,12 @@ class Classification(TaskOverSteps, Supervised):
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
         scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
         texts: Batch | None = None
+        images: Batch | None = None
         for batch in batches:
             inputs, targets = self.model_inputs(batch), batch["targets"]
             texts = texts or first_texts(batch, self.decode)
+            if images is None and hasattr(model, "attention_map"):
+                images = {"inputs": inputs[:NUM_ATTENDED], "targets": targets[:NUM_ATTENDED]}
             each, predicted = scores.add(self.answer(model, batch).float(), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
             # Padded texts have different widths, and are not shown.
@@ -113,7 +118,7 @@ class Classification(TaskOverSteps, Supervised):
             if self.linear is not None:
                 linear.add(self.linear(batch), targets.cpu())
         baselines = {"TF-IDF logistic regression": linear.read()} if self.linear is not None else {}
-        extra = {"confusion": scores.counts.cpu(), "worst": worst, "texts": texts}  # worst: see `show`
+        extra = {"confusion": scores.counts.cpu(), "worst": worst, "texts": texts, "images": images}  # see `show`
         return Evaluation(scores.read(), baselines, extra, per_class=scores.per_class(self.names))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
@@ -126,10 +131,16 @@ class Classification(TaskOverSteps, Supervised):
         return lines
 
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
-        """Return the Grad-CAM of the most likely class of each image, (B, height, width), or the weights of words."""
+        """Return how much each pixel supports the most likely class of its image, or the weights of words.
+
+        Pixels have the attention of the model if it has an attention map, otherwise the Grad-CAM, (B, height, width).
+        """
         if "lengths" in batch:
             return word_weights(model, batch, self.decode)
-        return grad_cam(model, self.model_inputs(batch), lambda images: self.answer(model, {**batch, "inputs": images}))
+        images = self.model_inputs(batch)
+        if hasattr(model, "attention_map"):
+            return attention_heat(model, images)
+        return grad_cam(model, images, lambda images: self.answer(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return the confusion matrix and, for images and clips, a grid of the worst errors."""
@@ -140,7 +151,10 @@ class Classification(TaskOverSteps, Supervised):
             pairs = torch.stack([targets[wrong], predicted[wrong]], 1).tolist()
             captions = [f"{self.names[target]}, not {self.names[found]}" for target, found in pairs]
             media.append(Media("worst_mistakes", DRAWN[inputs.dim()](inputs[wrong], captions)))
-        texts = evaluation.extra["texts"]
+        texts, images = evaluation.extra["texts"], evaluation.extra["images"]
+        if images is not None:
+            drawn = draw_attention(model, images["inputs"], self._captions(model, images))
+            media.append(Media("attention", drawn))
         return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
     def _captions(self, model: nn.Module, batch: Batch) -> list[str]:

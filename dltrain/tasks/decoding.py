@@ -34,18 +34,29 @@ class Sampling:
     excluded: tuple[int, ...] = ()
 
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
-        """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU."""
+        """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU.
+
+        Random numbers belong to tokens, not to ranks: rounding errors, which swap the ranks of tokens with almost equal
+        probabilities, almost never change the token.
+        """
         logits = logits.float().cpu()
         if self.excluded:
             logits = logits.index_fill(1, torch.tensor(self.excluded), -torch.inf)
         if self.temperature < GREEDY_BELOW:
             return logits.argmax(-1)
-        ordered, tokens = (logits / self.temperature).sort(dim=-1, descending=True, stable=True)
-        probabilities = ordered[:, : self.top_k].softmax(-1)
+        probabilities = (logits / self.temperature).softmax(-1)
+        if self.top_k is not None or self.top_p is not None:
+            probabilities = self._restrict(probabilities)
+        return torch.multinomial(probabilities, 1, generator=noise)[:, 0]
+
+    def _restrict(self, probabilities: Tensor) -> Tensor:
+        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, not normalized."""
+        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+        ordered, tokens = ordered[:, : self.top_k], tokens[:, : self.top_k]
         if self.top_p is not None:
-            before = probabilities.cumsum(-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= self.top_p, 0)
-        return tokens.gather(1, torch.multinomial(probabilities, 1, generator=noise))[:, 0]
+            shares = ordered / ordered.sum(-1, keepdim=True)
+            ordered = ordered.masked_fill(shares.cumsum(-1) - shares >= self.top_p, 0)
+        return torch.zeros_like(probabilities).scatter(1, tokens, ordered)
 
 
 class Window:
@@ -93,7 +104,9 @@ def draw_tokens(
         logits, state = model.forward(tokens.to(logits.device)[:, None], state=state)
 
 
-def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...]) -> Tensor:
+def search_tokens(
+    model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
+) -> Tensor:
     """Return the most likely ``count`` tokens after a prompt that a beam search finds, (B, count).
 
     Args:
@@ -101,13 +114,14 @@ def search_tokens(model: Any, prompt: Tensor, length: int, beam: int, count: int
         prompt: Tokens (B, T), T at least 1; rows must end with the same token.
         length: Maximum number of tokens that the model reads at once.
         excluded: Tokens that are never written.
+        end: Token for the end of a text, after which nothing is written; None if there is none.
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))
     if prompt.shape[1] > 1:
         for piece in prompt[:, :-1].split(length, dim=1):
             _, state = stepwise.forward(piece, state=state)
-    return Search(int(prompt[0, -1]), NO_END, excluded, count, beam)(stepwise, state).tokens
+    return Search(int(prompt[0, -1]), NO_END if end is None else end, excluded, count, beam)(stepwise, state).tokens
 
 
 def decode_stream(

@@ -33,6 +33,7 @@ class LanguageModeling(TaskOverSteps):
         prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
         temperature: Sampling temperature, above 0.
         special: Tokens that are not generated, such as the unknown word.
+        end: Token for the end of a text; generated text ends before it. None if there is none.
         unit: What a token is, such as ``event``, if predictions count tokens; None if they count characters.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
@@ -50,6 +51,7 @@ class LanguageModeling(TaskOverSteps):
     special: tuple[int, ...] = ()
     gradient_distance: bool = False
     unit: str | None = None
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < math.inf:
@@ -121,7 +123,8 @@ class LanguageModeling(TaskOverSteps):
         """
         lines = []
         for row, tokens in enumerate(batch["inputs"].split(1)):
-            nats = self.nll(model, tokens, batch["targets"][row : row + 1], "continues" in batch)
+            documents = batch["documents"][row : row + 1] if "documents" in batch else None
+            nats = self.nll(model, tokens, batch["targets"][row : row + 1], documents, "continues" in batch)
             if self.unit is not None:
                 after = int((batch["targets"][row] != UNKNOWN).sum())
                 own = {f"{self.unit}s": after}
@@ -134,20 +137,25 @@ class LanguageModeling(TaskOverSteps):
             lines.append({**own, f"nats_per_{self.unit or 'character'}": nats / after if after > 0 else None})
         return lines
 
-    def nll(self, model: nn.Module, tokens: Tensor, targets: Tensor, carry: bool = False) -> float:
+    def nll(
+        self, model: nn.Module, tokens: Tensor, targets: Tensor, documents: Tensor | None = None, carry: bool = False
+    ) -> float:
         """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation.
 
         Args:
+            documents: Number of the document of each token, int64 (1, T); None for one document.
             carry: Carry the state of the model from window to window.
         """
         total, carried = torch.zeros((), dtype=torch.float64), CarriedState()
         whole = 0 if carry else tokens.shape[1] // self.length * self.length
-        windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in (tokens, targets) if whole]
-        parts = (tokens, targets) if whole < tokens.shape[1] else ()
-        rest = [part[:, whole:].split(self.length, dim=1) for part in parts]
-        for inputs, next_tokens in [*zip(*windows, strict=True), *zip(*rest, strict=True)]:
-            batch = {"inputs": inputs, "continues": torch.tensor([carried.state is not None])}
-            logits = (carried.ask(model, batch) if carry else model(inputs)).flatten(0, 1).float()
+        text = (tokens, targets) if documents is None else (tokens, targets, documents)
+        windows = [part[:, :whole].view(-1, self.length).split(WINDOWS) for part in text if whole]
+        rest = [part[:, whole:].split(self.length, dim=1) for part in text if whole < tokens.shape[1]]
+        for inputs, next_tokens, *own in [*zip(*windows, strict=True), *zip(*rest, strict=True)]:
+            batch = {"inputs": inputs, **dict(zip(("documents",), own, strict=False))}
+            if carry:
+                batch["continues"] = torch.tensor([carried.state is not None])
+            logits = carried.ask(model, batch).flatten(0, 1).float()
             total += F.cross_entropy(logits, next_tokens.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 
@@ -164,15 +172,18 @@ class LanguageModeling(TaskOverSteps):
         start = self.start if request.prompt is None else self._encode_prompt(request.prompt, "--prompt")
         prompt = torch.tensor([start], device=next(model.parameters()).device)
         if request.beam is not None:
-            found = search_tokens(model, prompt, self.length, request.beam, request.length, self.special)
-            return iter(found[0].tolist())
+            found = search_tokens(model, prompt, self.length, request.beam, request.length, self.special, self.end)
+            return self._before_end(found[0].tolist())
         temperature = self.temperature if request.temperature is None else request.temperature
         sampling, noise = (
             Sampling(temperature, request.top_k, request.top_p, self.special),
             Generator().manual_seed(request.seed),
         )
         tokens = sample_tokens(model, prompt, self.length, sampling, noise)
-        return (int(token) for token in itertools.islice(tokens, request.length))
+        return self._before_end(int(token) for token in itertools.islice(tokens, request.length))
+
+    def _before_end(self, tokens: Iterable[int]) -> Iterator[int]:
+        return itertools.takewhile(lambda token: token != self.end, tokens)
 
     def _decoder(self) -> Callable[[list[int]], str]:
         if self.decode is None:

@@ -17,12 +17,13 @@ from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
 from dltrain.tasks.beam_search import Search
 from dltrain.tasks.decoding import Sampling, decode_stream, draw_tokens
+from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.word_for_word import WordForWord
 
 NUM_SHOWN = 4  # translations in the log
-NAMES = ("source", "reference", "translation")
 
 Decode = Callable[[list[int]], str]
+Baseline = Callable[[Batch], list[list[int]]]  # returns tokens of a target for each source
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Translation(Task):
         length: Maximum number of tokens of a translation, the end included.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source, unknown_source: Function that turns text into tokens of the source, and their unknown token.
+        sentinels: Tokens of the target for hidden parts of a text, which a translation never has.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
             the other previous tokens are the model's most likely ones (scheduled sampling), and training then computes
@@ -53,6 +55,7 @@ class Translation(Task):
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
+    written: ClassVar[str] = "translation"  # what the model writes
 
     vocabulary: int
     pad_token: int
@@ -69,15 +72,23 @@ class Translation(Task):
     decode_examples: int = 200
     encode_source: Callable[[str], list[int]] | None = None
     unknown_source: int | None = None
+    sentinels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.teacher_forcing <= 1:
             raise ConfigError(format_error("task.teacher_forcing", "a number from 0 to 1", self.teacher_forcing))
         if self.beam < 1:
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
-        excluded = (self.pad_token, self.begin_token)
-        self.word_for_word: WordForWord | None = None
-        self.search = Search(self.begin_token, self.end_token, excluded, self.length, self.beam, self.length_penalty)
+        self.baselines: dict[str, Baseline] = {}
+        self.search = self._search(self.length, self.beam)
+
+    @property
+    def excluded(self) -> tuple[int, ...]:
+        """Tokens that are never written."""
+        return self.pad_token, self.begin_token, *self.sentinels
+
+    def _search(self, length: int, beam: int) -> Search:
+        return Search(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for the model: one output per token of the target vocabulary."""
@@ -123,31 +134,50 @@ class Translation(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
-        mean, own, baseline, shown = Mean(), Scores(self), Scores(self), dict[str, Any]()
+        mean, shown = Mean(), dict[str, Any]()
+        own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
             targets, logits = batch["targets"], ask(model, batch).float()
             known = targets != self.pad_token
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
             hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
             mean.add(known.sum(), loss=loss, token_accuracy=hits)
-            if (left := self.decode_examples - own.examples) > 0:
+            if (left := self.decode_examples - len(own)) > 0:
                 some = {name: value[:left] for name, value in batch.items()}
-                found, references = (
-                    self._cut(rows) for rows in (self.search(model, read_source(model, some)).tokens, some["targets"])
-                )
-                own.add(found, references)
-                if self.word_for_word is not None:
-                    baseline.add(self.word_for_word(some), references)
+                found = self._cut(self.search(model, read_source(model, some)).tokens)
+                self._add(own, found, some)
+                for name, rival in rivals.items():
+                    self._add(rival, self.baselines[name](some), some)
                 shown = shown or {"batch": {name: value[:NUM_SHOWN] for name, value in some.items()}, "found": found}
-        scores, definitions = own.read()
-        baselines = {"word for word": baseline.read()[0]} if baseline.examples else {}
+        scores, definitions = self.score(own) if len(own) else ({}, {})
+        baselines = {name: self.score(rival)[0] for name, rival in rivals.items() if len(rival)}
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
 
+    def _add(self, texts: Texts, found: list[list[int]], batch: Batch) -> None:
+        """Add written tokens and the targets of a batch."""
+        references, unknown = self._cut(batch["targets"]), self.unknown_token
+        exact = [one == other and unknown not in other for one, other in zip(found, references, strict=True)]
+        known = [self.text([token for token in tokens if token != unknown]) for tokens in found]
+        texts.add(known, list(map(self.text, references)), exact, self.kinds(batch))
+
+    def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
+        """Return exact matches and, with sacrebleu, BLEU and chrF, and the signatures of both."""
+        exact = {"exact_match": texts.exact_match}
+        if not metrics.is_available():
+            return exact, {}
+        scores, signatures = metrics.score_translations(texts.found, texts.references)
+        return exact | scores, signatures
+
+    @staticmethod
+    def kinds(batch: Batch) -> list[int]:
+        """Return the number of the kind of each pair, 0 if there is only one."""
+        return batch["text_task"].tolist() if "text_task" in batch else [0] * len(batch["targets"])
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the translation of each source, and its log-probability divided by a power of its length."""
+        """Return the text written for each source, and its log-probability divided by a power of its length."""
         found = self.search(model, read_source(model, batch))
         texts = map(self.text, self._cut(found.tokens))
-        return [{"translation": text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
+        return [{self.written: text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
         """Yield the translation of the prompt: token by token, unless a beam search chooses the whole."""
@@ -156,12 +186,10 @@ class Translation(Task):
         draws = (request.temperature, request.top_k, request.top_p) != (None, None, None)
         length, beam = min(request.length, self.length), request.beam or (1 if draws else self.beam)
         if beam > 1:
-            search = Search(self.begin_token, self.end_token, tuple(self.search.excluded), length, beam)
-            search.length_penalty = self.length_penalty
-            yield self.text(self._cut(search(model, state).tokens)[0])
+            yield self.text(self._cut(self._search(length, beam)(model, state).tokens)[0])
             return
         temperature = (1.0 if draws else 0.0) if request.temperature is None else request.temperature
-        sampling = Sampling(temperature, request.top_k, request.top_p, tuple(self.search.excluded))
+        sampling = Sampling(temperature, request.top_k, request.top_p, self.excluded)
         logits, state = model.forward(source.new_full((1, 1), self.begin_token), state=state)
         drawn = draw_tokens(model, logits, state, sampling, torch.Generator().manual_seed(request.seed))
         tokens = itertools.takewhile(lambda token: token != self.end_token, map(int, itertools.islice(drawn, length)))
@@ -178,7 +206,7 @@ class Translation(Task):
         tokens = [] if prompt is None else self.encode_source(prompt)
         if prompt is None or not tokens:
             got = "none" if prompt is None else "an empty text"
-            raise ConfigError(format_error("--prompt", "a text to translate", got))
+            raise ConfigError(format_error("--prompt", "a text to read", got))
         if self.unknown_source in tokens:
             words = [word for word in prompt.split() if self.unknown_source in self.encode_source(word)]
             got, hint = (
@@ -193,6 +221,13 @@ class Translation(Task):
         ends = (row.index(self.end_token) if self.end_token in row else len(row) for row in rows.tolist())
         return [row[:end] for row, end in zip(rows.tolist(), ends, strict=True)]
 
+    @staticmethod
+    def unpadded(batch: Batch) -> list[list[int]]:
+        """Return the tokens of each source."""
+        rows = batch["inputs"].tolist()
+        lengths = batch["lengths"].tolist() if "lengths" in batch else [len(row) for row in rows]
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+
     def text(self, tokens: list[int]) -> str:
         """Return the text of tokens of the target."""
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
@@ -201,7 +236,7 @@ class Translation(Task):
         """Fit the word-for-word translation; return a note if BLEU and chrF cannot be computed."""
         if not self.decode_examples:
             return None
-        self.word_for_word = WordForWord(train, (self.pad_token, self.end_token))
+        self.baselines = {"word for word": WordForWord(train, (self.pad_token, self.end_token))}
         if metrics.is_available():
             return None
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
@@ -211,9 +246,10 @@ class Translation(Task):
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []
-        rows = zip(batch["inputs"].tolist(), self._cut(batch["targets"]), found, strict=False)
+        rows = zip(self.unpadded(batch), self._cut(batch["targets"]), found, strict=False)
         texts = [(self._source_text(source), self.text(target), self.text(each)) for source, target, each in rows]
-        lines = [f"    {name:12}{text}" for row in texts for name, text in zip(NAMES, row, strict=True)]
+        names = "source", "reference", self.written
+        lines = [f"    {name:12}{text}" for row in texts for name, text in zip(names, row, strict=True)]
         return [Media("translations", text="\n".join(lines)), *self._show_attention(model, batch)]
 
     def _show_attention(self, model: nn.Module, batch: Batch) -> list[Media]:
@@ -230,35 +266,6 @@ class Translation(Task):
 
     def _source_text(self, tokens: list[int]) -> str:
         return self.decode_source(tokens) if self.decode_source is not None else " ".join(map(str, tokens))
-
-
-class Scores:
-    """Quality of translations: exact matches and, with sacrebleu, BLEU and chrF.
-
-    Unknown tokens are left out of translations, but not of their references, and are therefore never right.
-    """
-
-    def __init__(self, task: Translation) -> None:
-        self.task, self.examples, self.exact = task, 0, 0
-        self.found, self.references = list[str](), list[str]()
-
-    def add(self, found: list[list[int]], references: list[list[int]]) -> None:
-        """Add the tokens of translations and of their references."""
-        unknown = self.task.unknown_token
-        self.examples += len(found)
-        self.exact += sum(one == other and unknown not in other for one, other in zip(found, references, strict=True))
-        self.found += [self.task.text([token for token in tokens if token != unknown]) for tokens in found]
-        self.references += map(self.task.text, references)
-
-    def read(self) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the metrics, and the signatures of BLEU and chrF."""
-        if not self.examples:
-            return {}, {}
-        exact = {"exact_match": self.exact / self.examples}
-        if not metrics.is_available():
-            return exact, {}
-        scores, signatures = metrics.score_translations(self.found, self.references)
-        return exact | scores, signatures
 
 
 def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class Device:
     def describe(self) -> str:
         """Return device, precision and options in one line."""
         name = torch.cuda.get_device_name() if self.device.type == "cuda" else self.device.type.upper()
-        threads = f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else ""
+        number = torch.get_num_threads()
+        threads = f", {number} thread{'s' * (number > 1)}" if self.device.type == "cpu" else ""
         extras = [word for word, on in (("channels_last", self.channels_last), ("compiled", self.compile)) if on]
         return ", ".join([f"{name} in {self.precision}{threads}", *extras])
 

@@ -67,6 +67,21 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_vision_transformer_is_explained_by_its_attention_also_in_tensorboard(
+    train: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train("model=vit", "model.num_layers=1", "model.hidden_size=8", "data=digits", "trainer.max_steps=2")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(pictures / "one.png"), "--explain", "--out", str(tmp_path / "out")]) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    drawn = np.array(Image.open(line["explanation"]))[:: heat.MIN_SIDE // 8, :: heat.MIN_SIDE // 8]  # 8x8 pixels
+    plain = (drawn[..., 0] == drawn[..., 1]) & (drawn[..., 0] == drawn[..., 2])
+    assert plain.sum() == 1  # each pixel is a patch, and one has the least attention
+    accumulator = EventAccumulator(str(run), size_guidance={"images": 0})
+    accumulator.Reload()
+    assert [tag for tag in accumulator.Tags()["images"] if "attention" in tag]
+
+
 CAPTIONS = {
     ("classification", "kind"): r"\w, predicted \w+ \(\d\.\d\d\): ",
     ("regression", "price"): r"price -?[\d.e-]+, predicted -?[\d.e-]+: ",

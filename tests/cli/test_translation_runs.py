@@ -7,6 +7,8 @@ import pytest
 from in_process import run_command
 from prediction_examples import Predict, SmallData, Train
 
+from dltrain.storage.checkpoints import Checkpoints
+
 TRANSLATION = [
     "model=seq2seq",
     "model.hidden_size=16",
@@ -83,9 +85,49 @@ def test_generate_translates_a_prompt_as_predict_does_greedily_and_by_beam_searc
     assert len(generate(run, "--prompt", "the dog sees", "--length", 1, "--temperature", 1).out.split()) <= 1
     for words, message in (
         (["--prompt", "the unheard dog"], "--prompt: expected words of the training texts, got 'unheard'"),
-        ([], "--prompt: expected a text to translate, got none"),
-        (["--prompt", ""], "--prompt: expected a text to translate, got an empty text"),
+        ([], "--prompt: expected a text to read, got none"),
+        (["--prompt", ""], "--prompt: expected a text to read, got an empty text"),
         (["--prompt", "x", "--beam", 2, "--top-k", 3], "--beam: not supported with --top-k because"),
     ):
         result = generate(run, *words)
         assert result.code == 2 and message in result.err and len(result.err.splitlines()) == 1
+
+
+HIDDEN = ["model=t5", "model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "task=span_corruption"]
+HIDDEN += ["data.shared_vocabulary=true", "data.sentinels=8", "data.min_count=1", "data.max_length=12"]
+
+
+def test_span_corruption_fills_hidden_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
+    train: Train,
+    small_data: SmallData,
+    predict: Predict,
+    generate,  # type: ignore[no-untyped-def]
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    options = [*HIDDEN, *small_data("parallel"), "optimizer.lr=0.03"]
+    run = train(*options, "trainer.max_steps=12")
+    text = "the dog <extra_id_0> and sleeps <extra_id_1>"
+    (line,) = predict(run, "--text", text).lines
+    assert line["text"].startswith("the dog") and "<extra_id_" not in line["text"].split("sleeps")[0]
+    assert generate(run, "--prompt", text).out == line["spans"] + "\n"
+    result = predict(run, "--text", "the dog sleeps")
+    assert result.code == 2 and "text: expected at least one <extra_id_0>, which is filled in" in result.err
+    fine = [word for word in options if word != "task=span_corruption"]
+    tuned = train(*fine, "trainer.max_steps=1", "transfer=finetune", f"transfer.weights={run}")
+    record = json.loads((tuned / "transfer.json").read_text())
+    assert not record["new"] and "target_embedding.weight" in record["names"]
+    other = ["data.max_words=5", "trainer.max_steps=1", f"transfer.weights={run}", "transfer=finetune"]
+    rejected = run_command(capsys, *fine, *other, f"hydra.run.dir={tmp_path / 'other'}")
+    assert rejected.code == 2 and "transfer.weights: expected weights for the same tokens" in rejected.err
+
+
+def test_a_resumed_span_corruption_ends_with_the_weights_of_an_uninterrupted_run(
+    train: Train, small_data: SmallData, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = [*HIDDEN, *small_data("parallel"), "data.batch_size=24", "regularization.dropout=0.1", "device=cpu"]
+    whole = train(*options, "trainer.max_steps=7")
+    part = train(*options, "trainer.max_steps=4")
+    assert run_command(capsys, "resume", part, "trainer.max_steps=7").code == 0
+    states = [Checkpoints(run).load("last.pt")["model"] for run in (whole, part)]
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())

@@ -29,15 +29,19 @@ FACTS: dict[str, Any] = {
         "begin": 1,
         "end": 2,
         "mask": 3,
+        "sentinels": [5, 6, 7],
         "unit": None,
         "encode": list,
         "decode": str,
     },
-    "target_tokens": {"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
+    "target_tokens": {
+        **{"size": 9, "pad": 0, "unknown": 1, "begin": 2, "end": 3, "encode": list, "decode": str},
+        "sentinels": [],
+    },
     "notes": {"size": 5, "encode": list, "decode": str, "lowest": 21},
     "audio": {"bands": 20, "frames": 1, "step_seconds": 0.01},
     "transcripts": {"size": 9, "blank": 0, "decode": str},
-    **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": False},
+    **{"target_length": 8, "target_outputs": 9, "shared_vocabulary": True, "prefixes": ["a: ", "b: "]},
     **{
         "lags": None,
         "normalize": None,
@@ -88,7 +92,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, own_files: dict[str, Path]) 
     return {
         **{name: str(own_files[name]) for name in ("image_masks", "detection_folder", "video_folder", "pixels_csv")},
         **{name: str(own_files[name]) for name in ("pianoroll", "midi", "midi_events")},
-        "parallel": str(own_files["parallel"]),
+        **{name: str(own_files[name]) for name in ("parallel", "summaries", "text_to_text")},
         **{name: str(own_files[name]) for name in ("conll", "squad")},
         "speech": str(own_files["speech"]),
         "npz": str(folder / "a.npz"),
@@ -102,7 +106,7 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     group: str, option: str, key: str, value: Any, files: dict[str, str]
 ) -> None:
     build, arguments = constructor_and_arguments(group, option)
-    if option in files:
+    if group == "data" and option in files:
         arguments["path"] = files[option]
     if isinstance(arguments[key], list):
         value = [value] * len(arguments[key])

@@ -45,6 +45,8 @@ FROM_FILES = (
     "conll",
     "squad",
     "parallel",
+    "summaries",
+    "text_to_text",
     "pianoroll",
     "midi",
     "midi_events",
@@ -94,6 +96,10 @@ def write_user_data(name, folder):
             "en\tes\n" + "".join(f"{'the dog ' * n}{n}\t{'el perro ' * n}{n}\n" for n in range(1, 20))
         )
         return str(folder / "a.tsv")
+    if name in ("summaries", "text_to_text"):
+        rows = ({"text": f"the dog sees {'the cat ' * n}{n}", "summary": f"dog {n}"} for n in range(1, 20))
+        (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(folder / "a.jsonl")
     if name == "detection_folder":
         images = [{"id": number, "file_name": f"{number}.png", "width": 9, "height": 7} for number in range(20)]
         boxes = [{"image_id": number, "category_id": number % 2, "bbox": [1, 2, 5, 4]} for number in range(20)]

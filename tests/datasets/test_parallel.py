@@ -1,6 +1,7 @@
 """Parallel text: tables and aligned files, vocabularies, splits, and errors with the numbers of lines."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -286,3 +287,40 @@ def test_a_shared_vocabulary_is_fitted_to_both_sides_and_kept_with_the_run(tmp_p
     assert source.encode("the perro") == target.encode("the perro") and UNKNOWN not in source.encode("the perro")
     again = Parallel(path, tokens=kind, shared_vocabulary=True, fitted=shared.fit())
     assert again.spec.shared_vocabulary is True and again.vocabularies[0].content == source.content
+
+
+def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "label": str(number % 2)} for number in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = [write_table(tmp_path, phrases(40)), str(tmp_path / "a.jsonl")]
+    options = {"source": ["en", "text"], "target": ["es", "label"], "prefix": ["translate", "classify: "]}
+    data = Parallel(path, **options, weight=[1, 3], min_count=1, num_labels=10)
+    assert data.spec.prefixes == ("translate: ", "classify: ")
+    splits = data.load()
+    (batch,) = Batches(splits.train, 99)
+    texts = [data.spec.tokens.decode(row.tolist()) for row in batch["inputs"]]
+    assert [text.startswith("classify : text") for text in texts] == (batch["text_task"] == 1).tolist()
+    assert batch["text_task"].bincount().tolist() == [10, 30], "ten pairs of each, the second ones three times"
+    assert len(splits.val) == len(splits.test) == 4
+    restored = Parallel(["gone.tsv", "gone.jsonl"], **options, fitted=data.fit())
+    assert restored.spec.tokens.encode("classify: text 3") == data.spec.tokens.encode("classify: text 3")
+    (line,) = error_of(lambda: Parallel(path, prefix=["translate"]))
+    assert line == "data.prefix: expected one value, or one for each of 2 files, got 1 values"
+
+
+def test_the_only_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Path) -> None:
+    data = Parallel(write_table(tmp_path, phrases()), prefix="translate", min_count=1, max_length=5, cut_sources=True)
+    assert data.spec.tokens.decode(data.spec.tokens.encode("the dog sees the cat")) == "translate : the dog sees"
+    lengths = torch.cat([batch["lengths"] for batch in Batches(data.load().train, 8)])
+    assert int(lengths.max()) == 5 and any("sources cut to 5 tokens" in line for line in data.describe())
+
+
+def test_sentinels_follow_the_vocabulary_and_are_read_only_in_texts_of_the_user(tmp_path: Path) -> None:
+    pairs = [*phrases(), ("dog <extra_id_0>", "perro")]
+    data = Parallel(write_table(tmp_path, pairs), sentinels=3, shared_vocabulary=True, min_count=1)
+    tokens = data.spec.tokens
+    assert tokens.sentinels == tuple(range(tokens.size - 3, tokens.size))
+    assert tokens.encode("dog <extra_id_2>") == [*tokens.encode("dog"), tokens.size - 1]
+    assert tokens.decode(tokens.encode("<extra_id_0> dog <extra_id_1>")) == "<extra_id_0> dog <extra_id_1>"
+    assert not any(token in tokens.sentinels for row in data.encoded[0] for token in row)
+    assert tokens.sentinels[-1] not in tokens.encode("<extra_id_3>")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
+from dltrain.datasets import long_file, mapped_tokens, subwords, text_vocabulary
 from dltrain.datasets.text import BUNDLED, Text
 from dltrain.datasets.text_tokenizers import split_pieces
 from dltrain.errors import ConfigError
@@ -258,3 +260,164 @@ def test_the_tokens_of_each_split_and_the_share_of_unknown_ones_are_described(tm
         f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} of the tokens of validation"
     )
     assert data.describe()[1] == f"{expected} and test unknown"
+
+
+DOCUMENTS = ["the whale", "a ship", "an old man and the sea", "Call me Ishmael", "it was", "no more"]
+
+
+def documents_of(tmp_path, separator="\n\n", **settings):
+    path = write(tmp_path / "a.txt", "\n\n".join(DOCUMENTS * 5) + "\n\n")
+    return Text(path, separator=separator, context_length=4, **settings)
+
+
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+def test_documents_are_packed_between_end_tokens_and_are_not_divided_between_splits(tokens, tmp_path):
+    pytest.importorskip("tokenizers")
+    data = documents_of(tmp_path, tokens=tokens, min_count=1, isolate_documents=True)
+    end, decode = data.spec.tokens.end, data.spec.tokens.decode
+    assert end == data.spec.tokens.size - 1 and end not in data.spec.tokens.special
+    splits, texts = data.load(), []
+    for source in (splits.train, splits.val, splits.test):
+        rows = source.rows["tokens"]
+        whole = torch.cat([rows[0], rows[1:, 1:].flatten()])
+        kept = whole[whole >= 0].tolist()
+        assert kept[0] == end and (source is splits.train or kept[-1] == end)
+        texts += decode(kept[1:]).split("\n\n")
+    assert texts[:24] == DOCUMENTS * 4 and [text for text in texts if text][-5:] == (DOCUMENTS * 5)[-5:]
+    assert "30 documents: 25 training, 2 validation, 3 test" in data.describe()[-1]
+    batch = batch_of(splits.train)
+    expected = [
+        [sum(token == end for token in row[: step + 1]) for step in range(4)] for row in batch["inputs"].tolist()
+    ]
+    assert batch["documents"].tolist() == expected
+    assert "documents" not in batch_of(documents_of(tmp_path, tokens=tokens, min_count=1).load().train)
+    assert data.spec.tokens.encode("a ship\n\na ship").count(end) == 1
+    again = documents_of(tmp_path, tokens=tokens, min_count=1, isolate_documents=True, fitted=data.fit())
+    assert again.spec.tokens.size == data.spec.tokens.size and fingerprint(again.load()) == fingerprint(splits)
+
+
+def test_the_characters_of_the_targets_include_the_separators(tmp_path):
+    data = documents_of(tmp_path, min_count=1, tokens="words")
+    assert int(batch_of(data.load().test)["characters"].sum()) == len("\n\n".join(DOCUMENTS[3:])) + 2
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "line"),
+    [
+        ("a\n\n\n\nb\n\nc", {"separator": r"\n\n"}, "data.path: .*got an empty document in line 3"),
+        (
+            "a b c d",
+            {"separator": "|"},
+            "data.separator: .*'|', which gives 1 document. The validation split has none.",
+        ),
+        ("a|b", {"separator": ""}, "data.separator: expected a text of at least one character"),
+        ("a|b", {"isolate_documents": True}, "data.isolate_documents: expected false without data.separator"),
+        (
+            "a|b",
+            {"separator": "|", "isolate_documents": True, "streams": True},
+            "data.isolate_documents: not supported",
+        ),
+    ],
+)
+def test_documents_that_cannot_be_read_are_rejected(text, settings, line, tmp_path):
+    with pytest.raises(ConfigError, match=line):
+        Text(write(tmp_path / "a.txt", text), context_length=4, **settings).load()
+
+
+def test_a_special_token_of_a_tokenizer_file_may_separate_documents(tmp_path):
+    vocabularies = pytest.importorskip("tokenizers")
+    own = vocabularies.Tokenizer(vocabularies.models.WordLevel({"[UNK]": 0, "a": 1, "b": 2}, unk_token="[UNK]"))
+    own.pre_tokenizer = vocabularies.pre_tokenizers.Whitespace()
+    own.add_special_tokens(["<|endoftext|>"])
+    own.save(str(tmp_path / "tokenizer.json"))
+    path = write(tmp_path / "a.txt", "a b a<|endoftext|>b b b<|endoftext|>" * 20)
+    data = Text(path, tokenizer=str(tmp_path / "tokenizer.json"), separator="<|endoftext|>", context_length=4)
+    assert (data.spec.tokens.size, data.spec.tokens.end) == (4, 3)
+    assert data.load().train.rows["tokens"][0].tolist() == [3, 1, 2, 1, 3]
+
+
+def batches_of(data):
+    splits = data.load()
+    sources = (splits.train, splits.val, splits.test, data.evaluation())
+    return [list(Batches(source, 16, training=True)) for source in sources], fingerprint(splits), data.describe()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(long_file, "CHUNK_BYTES", 1_000)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("separator", [None, ","])
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_memory(
+    tokens, separator, tmp_path, cache, monkeypatch
+):
+    pytest.importorskip("tokenizers")
+    monkeypatch.setattr(subwords.lines_of, "__defaults__", (500,))
+    monkeypatch.setattr(long_file.join_lines, "__defaults__", (500,))
+    path = write(tmp_path / "a.txt", (SENTENCES + UNSEEN).replace("\n", "\r\n"))
+    settings = {"tokens": tokens, "separator": separator, "context_length": 9, "stride": 5, "max_words": 300}
+    kept, mapped = (Text(path, map_above=above, **settings) for above in (None, 0))
+    assert kept.fit() == mapped.fit()
+    expected, found = batches_of(kept), batches_of(mapped)
+    assert found[1:] == expected[1:]
+    for ours, own in zip(found[0], expected[0], strict=True):
+        for batch, other in zip(ours, own, strict=True):
+            assert batch.keys() == other.keys()
+            assert all(
+                batch[name].dtype == other[name].dtype and torch.equal(batch[name], other[name]) for name in batch
+            )
+    monkeypatch.setattr(mapped_tokens, "_write", None)  # the cache is read the second time
+    monkeypatch.setattr(text_vocabulary, "_fit_pieces", None)
+    again = Text(path, map_above=0, **settings)
+    assert fingerprint(again.load()) == expected[1] and again.describe() == expected[2]
+    (tmp_path / "a.txt").write_bytes((tmp_path / "a.txt").read_bytes() + b"more")
+    with pytest.raises(TypeError):  # another file has its own cache
+        Text(path, map_above=0, **settings).load()
+
+
+def test_a_long_text_is_read_three_times_at_first_and_once_from_the_cache(tmp_path, cache, monkeypatch):
+    reads, read = [], long_file.LongFile._read
+    monkeypatch.setattr(long_file.LongFile, "_read", lambda self, digest: reads.append(1) or read(self, digest))
+    path = write(tmp_path / "a.txt", SENTENCES)
+    for kind, counts in (("words", (3, 1)), ("characters", (2, 1))):
+        for count in counts:
+            reads.clear()
+            Text(path, tokens=kind, map_above=0, context_length=9).load()
+            assert len(reads) == count
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete", "foreign", "manifest"])
+def test_a_damaged_cache_is_computed_again(damage, tmp_path, cache):
+    path = write(tmp_path / "a.txt", SENTENCES)
+    expected = fingerprint(Text(path, map_above=0, context_length=9).load())
+    (folder,) = (cache / "tokens").glob("[!.]*")
+    file = folder / "tokens-0.bin"
+    content = file.read_bytes()
+    if damage == "flip":
+        file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    elif damage == "cut":
+        file.write_bytes(content[:-1])
+    elif damage == "delete":
+        file.unlink()
+    elif damage == "manifest":
+        (folder / "manifest.json").write_text("[]")
+    else:
+        write(tmp_path / "b.txt", SENTENCES.upper())
+        Text(str(tmp_path / "b.txt"), map_above=0, context_length=9).load()
+        (other,) = set((cache / "tokens").glob("[!.]*")) - {folder}
+        shutil.rmtree(folder)
+        other.rename(folder)
+    assert fingerprint(Text(path, map_above=0, context_length=9).load()) == expected
+    assert file.read_bytes() == content
+
+
+def test_a_long_text_that_is_not_utf8_or_a_cache_that_cannot_be_written_is_rejected(tmp_path, cache):
+    (tmp_path / "a.bin").write_bytes(b"ab\xff" * 3000)
+    with pytest.raises(ConfigError, match=r"data.path: expected a text in UTF-8 .*data.tokens=bytes"):
+        Text(str(tmp_path / "a.bin"), map_above=0)
+    cache.write_text("a file")
+    with pytest.raises(ConfigError, match=r"data.path: expected to write a cache to .*DLTRAIN_DATA"):
+        Text(str(tmp_path / "a.bin"), tokens="bytes", map_above=0).load()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.models.attention import CrossAttention, make_heads, padding_mask, rotate, same_document
+from dltrain.models.attention import CrossAttention, make_heads, padding_mask, rotate
 from dltrain.models.blocks import Block, state_norm
+from dltrain.models.documents import same_document
 from dltrain.models.positions import NoPositions, RelativePositions, Sinusoids, embed_positions
 
 WIDTH, HEADS = 16, 4

@@ -170,3 +170,10 @@ def test_embeddings_start_with_variance_1_after_scaling_and_outputs_near_uniform
 def test_invalid_options_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(("init", "bound"), [("xavier", math.sqrt(6 / (64 + 128))), ("uniform", 1 / math.sqrt(64))])
+def test_initial_weights_fill_the_range_of_their_formula(init: str, bound: float) -> None:
+    torch.manual_seed(0)
+    weight = EncoderDecoder(11, 9, hidden_size=64, num_layers=1, ffn_ratio=2, init=init).encoder[0].up.weight
+    assert 0.99 * bound < weight.abs().max() <= bound

@@ -7,8 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
+from dltrain.models.encoder_decoder import EncoderDecoder
 from dltrain.models.gpt import GPT
 from dltrain.models.recurrent import Recurrent
+from dltrain.models.seq2seq import Seq2Seq
+from dltrain.models.t5 import T5
 
 VOCABULARY, LENGTH = 11, 12
 
@@ -19,6 +22,19 @@ def build(name: str) -> nn.Module:
         return GPT(VOCABULARY, LENGTH, VOCABULARY, hidden_size=16, num_layers=2, num_heads=4, dropout=0.5).eval()
     sizes = {"features": VOCABULARY, "outputs": VOCABULARY, "hidden_size": 16, "vocabulary": VOCABULARY}
     return Recurrent(name, **sizes, dropout=0.5, each_step=True, causal=True).eval()
+
+
+def keys_of(state: Any) -> Tensor:
+    return state["blocks"]["0"]["keys"]
+
+
+def count_rows(model: nn.Module) -> list[int]:
+    """Return a list that grows by the number of steps that a linear or recurrent layer reads at each call."""
+    rows = list[int]()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.RNNBase):
+            layer.register_forward_hook(lambda _, args, output: rows.append(args[0].shape[:-1].numel()))
+    return rows
 
 
 def tokens(steps: int, batch_size: int = 3) -> Tensor:
@@ -57,6 +73,54 @@ def test_indexing_a_state_selects_the_rows_to_continue(name: str) -> None:
     _, state = in_pieces(model, whole[:, :-1], [LENGTH - 1])
     output, _ = model(whole[[2, 0], -1:], state=rows(state))
     torch.testing.assert_close(output, model(whole[[2, 0]])[:, -1:])
+
+
+SOURCE_READERS = {"transformer": EncoderDecoder, "t5": T5, "seq2seq": Seq2Seq}
+
+
+@pytest.mark.parametrize("name", ["gpt", "lstm", *SOURCE_READERS])
+@torch.no_grad()
+def test_a_step_computes_its_token_alone(name: str) -> None:
+    torch.manual_seed(0)
+    if name in SOURCE_READERS:
+        sizes: dict[str, Any] = {"attention": "general"} if name == "seq2seq" else {"num_heads": 4}
+        model = SOURCE_READERS[name](VOCABULARY, VOCABULARY, hidden_size=16, num_layers=2, **sizes).eval()
+        state = model(tokens(5))
+    else:
+        model = build(name)
+        state = model.start(3)
+    rows = count_rows(model)
+    for step in tokens(LENGTH).split(1, dim=1):
+        _, state = model(step, state=state)
+    assert set(rows) == {3}, "neither earlier tokens nor the source are computed again"
+
+
+@torch.inference_mode()
+def test_a_cache_grows_in_place_and_is_copied_only_when_its_memory_is_full() -> None:
+    model, whole = GPT(VOCABULARY, 300, VOCABULARY, hidden_size=8, num_layers=1, num_heads=2).eval(), tokens(300, 1)
+    state, places = model.start(1), set()
+    for step in whole.split(1, dim=1):
+        output, state = model(step, state=state)
+        places.add(keys_of(state).data_ptr())
+    assert len(places) <= 5, "the first step, and memory for 64, 128, 256 and 512 steps"
+    torch.testing.assert_close(output, model(whole)[:, -1:])
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_a_state_can_be_continued_twice(context: Any) -> None:
+    model, whole = build("gpt"), tokens(4)
+    with context():
+        _, state = in_pieces(model, whole, [3, 1])
+        keys = keys_of(state).clone()
+        (_, first), (_, second) = (model(tokens(6)[:, number : number + 1], state=state) for number in (4, 5))
+        output, _ = model(whole[:, :1], state=first)
+        expected = model(torch.cat([whole, tokens(6)[:, 4:5], whole[:, :1]], dim=1))[:, -1:]
+    torch.testing.assert_close(output, expected)
+    assert torch.equal(keys_of(state), keys)
+    assert not torch.equal(keys_of(first), keys_of(second))
+    with torch.no_grad():  # memory of inference mode cannot be written outside of it
+        outside, _ = model(whole[:, :1], state=first)
+    torch.testing.assert_close(outside, expected)
 
 
 def test_a_full_gpt_cache_is_recomputed_from_the_second_half_of_its_tokens() -> None:

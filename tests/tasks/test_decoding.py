@@ -80,6 +80,15 @@ def test_sampled_frequencies_equal_the_renormalized_probabilities_of_top_k_and_t
     assert not found[expected == 0].any()
 
 
+def test_rounding_errors_that_swap_ranks_do_not_change_the_drawn_token() -> None:
+    logits = 1e-3 * torch.randn(20, 5000, generator=Generator().manual_seed(0))
+    noisy = logits + 1e-7 * torch.randn(logits.shape, generator=Generator().manual_seed(1))
+    assert (logits.argsort(-1) != noisy.argsort(-1)).any(-1).all(), "the ranks differ in each row"
+    for sampling in (Sampling(), Sampling(top_p=0.9)):
+        first, second = (sampling.draw(rows, Generator().manual_seed(2)) for rows in (logits, noisy))
+        assert torch.equal(first, second)
+
+
 def test_sampling_is_reproducible_and_leaves_the_global_generator_unchanged(table: Table) -> None:
     state = torch.get_rng_state()
     once, again, other = (sampled(table, [1], 20, Sampling(), seed) for seed in (0, 0, 1))

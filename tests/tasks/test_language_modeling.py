@@ -148,3 +148,45 @@ def test_a_recurrent_network_scores_texts_of_any_length_in_windows(steps: int) -
             for x, y in zip(tokens.split(8, dim=1), targets.split(8, dim=1), strict=True)
         )
         assert LanguageModeling(5, 8).nll(model, tokens, targets) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("beam", [None, 2])
+def test_generated_text_ends_before_the_end_of_a_document(beam: int | None) -> None:
+    model, end = Table(), VOCABULARY - 1
+    with torch.no_grad():
+        model.rows.weight.copy_(20.0 * torch.eye(VOCABULARY).roll(1, dims=1))  # each token is followed by the next one
+    letters = "abcdefghi\n|"
+    encode, decode = (
+        (lambda text: [letters.index(each) for each in text]),
+        (lambda own: "".join(letters[n] for n in own)),
+    )
+    task = LanguageModeling(VOCABULARY, LENGTH, encode, decode, end=end)
+    request = TextRequest(prompt="f", length=30, temperature=0.0 if beam is None else None, beam=beam)
+    assert "".join(task.write(model, request)) == "fghi\n"
+
+
+def test_the_loss_of_isolated_documents_does_not_depend_on_the_documents_before(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("|".join(["abcdefg", "hijk", "lmnopq"] * 12))
+    data = Text(str(tmp_path / "a.txt"), separator="|", isolate_documents=True, context_length=15)
+    batch = {name: value[:1] for name, value in next(iter(Batches(data.load().train, 4))).items()}
+    task, model = (
+        LanguageModeling(data.spec.tokens.size, 15),
+        Recurrent("lstm", 20, 20, 8, vocabulary=20, each_step=True),
+    )
+    inputs, targets = batch["inputs"], batch["targets"]
+    second = targets.masked_fill(batch["documents"] != 2, -1)  # of "|hijk", whose last target is the end
+    assert second[0, second[0] >= 0].tolist() == data.spec.tokens.encode("hijk|")
+    losses = [
+        task.evaluate(
+            model, [{**batch, "inputs": torch.where(batch["documents"] == 1, changed, inputs), "targets": second}]
+        )
+        for changed in (inputs, inputs.flip(1))
+    ]
+    assert losses[0].metrics == losses[1].metrics
+    assert math.isfinite(task.loss(model, batch, 0.0).total.item())
+
+
+def test_a_model_that_cannot_separate_documents_is_rejected() -> None:
+    batch = {"inputs": torch.zeros(1, 3, dtype=torch.int64), "targets": torch.zeros(1, 3, dtype=torch.int64)}
+    with pytest.raises(ConfigError, match=r"model: not supported .* read one document as the continuation of another"):
+        LanguageModeling(VOCABULARY, LENGTH).loss(Table(), {**batch, "documents": batch["inputs"]}, 0.0)

@@ -59,6 +59,6 @@ def test_the_baseline_is_scored_on_the_same_examples_as_the_model() -> None:
     found = task(length=9)
     found.fit_baselines([whole], None)
     evaluation = found.evaluate(Echo(), [whole])
-    words = found.word_for_word(whole)
+    words = found.baselines["word for word"](whole)
     expected = [words[row] == target[: target.index(END)] for row, target in enumerate(whole["targets"].tolist())]
     assert evaluation.baselines["word for word"]["exact_match"] == sum(expected) / 3

@@ -1,0 +1,75 @@
+"""A cache of files that are computed from other files: complete, verified by hash, or computed again."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from dltrain.errors import ConfigError, format_error
+from dltrain.storage.safe_read import read_mapping
+
+MANIFEST = "manifest.json"
+DIGITS = 32  # of the hash that names a folder
+
+
+def cache_root() -> Path:
+    """Return the folder of all data sets and caches: ``$DLTRAIN_DATA``, or ``~/.cache/dltrain``."""
+    return Path(os.environ.get("DLTRAIN_DATA", "~/.cache/dltrain")).expanduser()
+
+
+def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
+    """Return the folder of files for this key, which are computed unless they are there and undamaged.
+
+    Concurrent processes wait for each other. A process that is killed leaves no folder under this name.
+
+    Args:
+        kind: Name of the folder of such caches.
+        key: What the files depend on, as plain Python.
+        compute: Function that writes the files into an empty folder.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    root, name = cache_root() / kind, hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    folder, temporary = root / name, root / f".{name}.tmp"
+    if _is_complete(folder, key):
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"):
+            if not _is_complete(folder, key):
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir()
+                compute(temporary)
+                files = {file.name: _hash(file) for file in temporary.iterdir()}
+                (temporary / MANIFEST).write_text(json.dumps({"key": key, "files": files}))
+                shutil.rmtree(folder, ignore_errors=True)
+                temporary.rename(folder)
+    except OSError as error:
+        hint = "Set the environment variable DLTRAIN_DATA to another folder"
+        got = error.strerror or str(error)
+        raise ConfigError(format_error("data.path", f"to write a cache to {root}", got, hint)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _is_complete(folder: Path, key: Mapping[str, Any]) -> bool:
+    """Return whether a folder has the files for this key, with the hashes of their manifest."""
+    try:
+        manifest = read_mapping(folder / MANIFEST)
+        if manifest.get("key") != json.loads(json.dumps(key)) or not isinstance(manifest.get("files"), dict):
+            return False
+        return all(_hash(folder / Path(name).name) == sha256 for name, sha256 in manifest["files"].items())
+    except (OSError, ConfigError, ValueError):
+        return False
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+"""Text files that do not fit into memory, read in pieces."""
+
+import codecs
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dltrain.datasets.text_content import not_utf8
+
+CHUNK_BYTES = 2**20
+
+
+class Scan(NamedTuple):
+    """Facts about a file.
+
+    Args:
+        sha256: Hash of its bytes.
+        size: Number of characters, or of bytes.
+        characters: The distinct characters; empty for bytes.
+    """
+
+    sha256: str
+    size: int
+    characters: str
+
+
+class LongFile:
+    """A file that is read in pieces: text in UTF-8 with line endings normalized, as Python reads a file, or bytes.
+
+    Args:
+        path: The file.
+        raw: Whether to read bytes.
+    """
+
+    def __init__(self, path: Path, raw: bool) -> None:
+        self.path, self.raw = path, raw
+
+    @cached_property
+    def scan(self) -> Scan:
+        """Facts about the file, which is read once."""
+        digest, size, characters = hashlib.sha256(), 0, set[str]()
+        for content in self._read(digest):
+            size += len(content)
+            characters.update(() if self.raw else content)
+        return Scan(digest.hexdigest(), size, "".join(characters))
+
+    def chunks(self) -> Iterator[Any]:
+        """Yield the content in pieces of at most 1 MiB.
+
+        Raises:
+            ConfigError: The file is not UTF-8.
+        """
+        return self._read(None)
+
+    def _read(self, digest: Any) -> Iterator[Any]:
+        utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+        with self.path.open("rb") as file:
+            more = True
+            while more:
+                content: Any = file.read(CHUNK_BYTES)
+                more = bool(content)
+                if digest is not None:
+                    digest.update(content)
+                if not self.raw:
+                    try:
+                        content = decoder.decode(content, final=not more)
+                    except UnicodeDecodeError as error:
+                        raise not_utf8(self.path, error) from error
+                if content:
+                    yield content
+
+
+def join_lines(pieces: Iterable[str], size: int = 100_000) -> Iterator[str]:
+    """Yield the text in the pieces of `dltrain.datasets.subwords.lines_of`, which end with a line."""
+    waiting = ""
+    for piece in pieces:
+        waiting, start = waiting + piece, 0
+        while end := waiting.find("\n", start + size) + 1:
+            yield waiting[start:end]
+            start = end
+        waiting = waiting[start:]
+    if waiting:
+        yield waiting

@@ -1,0 +1,150 @@
+"""Vocabularies of language models: fitted to a text, read from a file, or restored from an earlier run."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dltrain.data.spec import Fitted
+from dltrain.datasets.computed_files import computed
+from dltrain.datasets.special_token import MASK, SpecialToken
+from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
+from dltrain.datasets.text_parts import TextParts
+from dltrain.datasets.text_tokenizers import (
+    ByteTokenizer,
+    CharacterTokenizer,
+    PieceTokenizer,
+    Tokenizer,
+    as_text,
+    split_pieces,
+    words_of,
+)
+from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
+from dltrain.datasets.vocabularies import SPECIAL
+from dltrain.errors import ConfigError, format_error
+
+KINDS = ("characters", "bytes", "words", "bpe")
+FILE = "file"  # kind of a tokenizer of the user
+
+
+def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
+    """Return a tokenizer with the characters of a text, or fitted to its training part.
+
+    Args:
+        kind: One of `KINDS`.
+        min_count: Minimum occurrences of a word, or of a pair to join.
+        max_words: Maximum number of words, or of byte pairs and bytes.
+    """
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "characters":
+        return CharacterTokenizer(parts.characters())
+    if kind == "bpe":
+        check_installed("data.tokens: bpe")
+    if parts.file is None:
+        return _fit_pieces(kind, parts, min_count, max_words)
+    key: dict[str, Any] = {
+        "file": parts.file.scan.sha256,
+        "kind": kind,
+        "limits": [min_count, max_words],
+        "sizes": parts.sizes,
+    }
+    key |= {"separator": parts.separator, "tokenizers": _version()}
+    folder = computed(
+        "vocabularies", key, lambda new: _write(new, kind, _fit_pieces(kind, parts, min_count, max_words))
+    )
+    return restore(kind, json.loads((folder / "fitted.json").read_text("utf-8")))
+
+
+def _fit_pieces(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
+    """Return a tokenizer of words or byte pairs of the training part."""
+    texts = map(as_text, parts.pieces(0))
+    if kind == "words":
+        return words_of(_frequent(texts, min_count, max_words))
+    lines = chain.from_iterable(map(lines_of, texts))
+    return PieceTokenizer(Subwords([fit_byte_pairs(lines, SPECIAL, min_count, max_words)]), "byte pairs")
+
+
+def _write(folder: Path, kind: str, tokenizer: Tokenizer) -> None:
+    (folder / "fitted.json").write_text(json.dumps(state(kind, tokenizer)), "utf-8")
+
+
+def fingerprint(kind: str, tokenizer: Tokenizer) -> str:
+    """Return a hash of the tokenizer, and the version of the package that computes it."""
+    content = json.dumps([kind, state(kind, tokenizer), tokenizer.size])
+    return f"{hashlib.sha256(content.encode()).hexdigest()} {_version()}"
+
+
+def _version() -> str | None:
+    """Return the version of the package tokenizers."""
+    try:
+        return version("tokenizers")
+    except PackageNotFoundError:
+        return None
+
+
+def read(file: str) -> PieceTokenizer:
+    """Return the tokenizer of a file ``tokenizer.json``, whose special tokens may be written in a text."""
+    return _of_file(read_tokenizer(file))
+
+
+def restore(kind: str, fitted: Fitted) -> Tokenizer:
+    """Return the tokenizer whose state `state` returned."""
+    if kind == "bytes":
+        return ByteTokenizer()
+    if kind == "characters":
+        return CharacterTokenizer(fitted["characters"])
+    if kind == "words":
+        return words_of(fitted["pieces"])
+    if kind == FILE:
+        return _of_file(TokenizerFile(fitted["tokenizer"]))
+    check_installed("data.tokens: bpe")
+    return PieceTokenizer(Subwords(fitted["pieces"]), "byte pairs")
+
+
+def state(kind: str, tokenizer: Tokenizer) -> Fitted:
+    """Return the vocabulary: characters in Unicode order, words, or a tokenizer as JSON."""
+    if isinstance(tokenizer, PieceTokenizer) and kind == FILE:
+        return {"characters": "", "tokenizer": tokenizer.vocabulary.content[0]}
+    if isinstance(tokenizer, PieceTokenizer):
+        return {"characters": "", "pieces": tokenizer.vocabulary.content}
+    characters = tokenizer.characters if isinstance(tokenizer, CharacterTokenizer) else []
+    return {"characters": "".join(characters)}
+
+
+def with_special(tokenizer: Tokenizer, separator: str | None, mask: bool) -> Tokenizer:
+    """Return a tokenizer with a token for the end of a document, if there is a separator, and one for masks.
+
+    A tokenizer of a file keeps its own tokens: its mask, and the separator if it is one of its special tokens.
+    """
+    if separator is not None:
+        own = None
+        if isinstance(tokenizer, PieceTokenizer) and isinstance(tokenizer.vocabulary, Subwords):
+            found = tokenizer.vocabulary.encode(separator)
+            own = found[0] if len(found) == 1 and found[0] in tokenizer.spec.special else None
+        tokenizer = SpecialToken(tokenizer, "end", separator, own, generated=True)
+    return SpecialToken(tokenizer, "mask", MASK) if mask and tokenizer.spec.mask is None else tokenizer
+
+
+def _of_file(file: TokenizerFile) -> PieceTokenizer:
+    return PieceTokenizer(Subwords([file.content], literal=False), "tokens", file.tokens)
+
+
+def _frequent(texts: Iterable[str], min_count: int, max_words: int) -> list[str]:
+    """Return the pieces of texts that occur at least ``min_count`` times, the most frequent first.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    counts = Counter[str]()
+    for text in texts:
+        counts.update(split_pieces(text))
+    kept = [piece for piece, count in counts.items() if count >= min_count]
+    if not kept:
+        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent word of the training text"
+        raise ConfigError(format_error("data.min_count", most, min_count))
+    return sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words]

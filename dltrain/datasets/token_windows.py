@@ -1,0 +1,76 @@
+"""Windows of a sequence of tokens, for language models."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dltrain.data.loader import Batch
+from dltrain.datasets.text_tokenizers import Encoded
+
+UNKNOWN = -1  # the token after the end of a text
+EVALUATION_STREAMS = 16
+
+
+class NextToken(nn.Module):
+    """Windows of tokens as inputs and targets: the targets are the inputs shifted by one token.
+
+    The token -1, which follows the end of a text, becomes the target -1 and the input 0. A causal model does not read
+    this input to predict earlier tokens.
+
+    Args:
+        border: Token between documents that are isolated: the batch then has the number of the document of each input.
+            This token is the first one of the document that follows it: the last token of a document predicts it, and
+            it predicts the next document. None for one document.
+
+    Shape:
+        tokens (B, length + 1), optionally known (B,) -> inputs (B, length), targets (B, length), both int64, and with a
+        border documents (B, length), int64; characters and spelling (B,), of the targets, stay as they are
+    """
+
+    def __init__(self, border: int | None = None) -> None:
+        super().__init__()
+        self.border = border
+
+    def forward(self, rows: Batch) -> Batch:
+        """Prepare any number of windows at once."""
+        tokens = rows["tokens"].long()
+        if "known" in rows:
+            steps = torch.arange(tokens.shape[1], device=tokens.device)
+            tokens = torch.where(steps <= rows["known"][:, None], tokens, UNKNOWN)
+        others = {name: value for name, value in rows.items() if name not in ("tokens", "known")}
+        batch = {"inputs": tokens[:, :-1].clamp(min=0), "targets": tokens[:, 1:].contiguous(), **others}
+        if self.border is None:
+            return batch
+        return {**batch, "documents": (tokens[:, :-1] == self.border).cumsum(1)}
+
+
+def measures(part: Encoded, length: int) -> dict[str, Tensor]:
+    """Return characters and spelling of the targets of each window, int32 (N,); nothing if the content is not text."""
+    if part.sizes is None:
+        return {}
+    fields = {"characters": part.sizes, "spelling": part.spelling}
+    return {name: _sums(each[1:], length) for name, each in fields.items()}
+
+
+def _sums(values: Tensor, length: int) -> Tensor:
+    """Return the sums of windows, int32 (N,), without copies of the values."""
+    whole = len(values) // length
+    sums = values[: whole * length].unflatten(0, (whole, length)).sum(1, dtype=torch.int32)
+    return torch.cat([sums, values[whole * length :].sum(0, True, dtype=torch.int32)]) if len(values) % length else sums
+
+
+def held_out_windows(tokens: Tensor, length: int) -> dict[str, Tensor]:
+    """Return windows of ``length + 1`` tokens that predict each token once, except the first.
+
+    The last window is padded with the token -1. If the memory of the tokens goes on after their end, the windows are a
+    view of it, and the field ``known`` has the number of known targets of each window, int32 (N,).
+    """
+    missing = -(len(tokens) - 1) % length
+    size, room = len(tokens) + missing, tokens.untyped_storage().nbytes() // tokens.element_size()
+    if room < tokens.storage_offset() + size:
+        whole = F.pad(tokens.to(torch.int32), (0, missing), value=UNKNOWN)
+        return {"tokens": whole.unfold(0, length + 1, length)}
+    windows = tokens.as_strided((size,), (1,)).unfold(0, length + 1, length)
+    known = torch.full((len(windows),), length, dtype=torch.int32)
+    known[-1] -= missing
+    return {"tokens": windows, "known": known}

@@ -1,0 +1,35 @@
+"""ROUGE of summaries, computed by rouge-score."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+
+PACKAGE = "rouge_score"
+NAMES = ("rouge1", "rouge2", "rougeL")
+
+
+def is_available() -> bool:
+    """Return whether rouge-score is installed."""
+    return find_spec(PACKAGE) is not None
+
+
+def score_summaries(
+    found: Sequence[str], references: Sequence[str], names: Sequence[str] = NAMES
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the mean F1 of each summary, from 0 to 100, by name, and how it was computed.
+
+    Args:
+        found: Summaries, at least one.
+        references: One for each.
+        names: ``rouge1`` and ``rouge2`` count common words and pairs of words, ``rougeL`` the longest common
+            subsequence of words.
+
+    Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries".
+    """
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(names), use_stemmer=True)
+    scores = [scorer.score(reference, text) for text, reference in zip(found, references, strict=True)]
+    means = {name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names}
+    definition = f"mean F1 in percent, words stemmed, rouge-score {version('rouge-score')}"
+    return means, dict.fromkeys(names, definition)

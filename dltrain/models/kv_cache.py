@@ -1,0 +1,46 @@
+"""Keys and values that grow step by step, without a copy of the earlier steps at each step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SPARE = 64  # steps for which memory is reserved at least
+
+
+@dataclass
+class _Memory:
+    """Memory for more steps than are used, and the number of those used."""
+
+    steps: Tensor  # (B, heads, capacity, size)
+    used: int
+
+    def continues(self, before: Tensor, new: Tensor) -> bool:
+        """Return whether `new` can be written after `before`, a part of this memory, without changing a result."""
+        return (
+            self.used == before.shape[2]
+            and before.shape[2] + new.shape[2] <= self.steps.shape[2]
+            and self.steps.dtype == new.dtype
+            and (torch.is_inference_mode_enabled() or not self.steps.is_inference())
+        )
+
+
+def append_steps(before: Tensor, new: Tensor) -> Tensor:
+    """Return `before` followed by `new` along the steps, both (B, heads, steps, size), in the type of `new`.
+
+    Without gradients, the result is a part of memory that has room for more steps, and the next call writes its steps
+    into this room. When it is full, all steps are copied into twice the memory, so that n steps cost O(n) copies in
+    total. A tensor that was continued before, or that no call has returned, is copied first: results never change.
+    """
+    if torch.is_grad_enabled():
+        return torch.cat([before.to(new.dtype), new], dim=2)
+    start, end = before.shape[2], before.shape[2] + new.shape[2]
+    memory: _Memory | None = getattr(before, "_memory", None)
+    if memory is None or not memory.continues(before, new):
+        memory = _Memory(new.new_empty(*new.shape[:2], max(2 * end, SPARE), new.shape[3]), start)
+        memory.steps[:, :, :start] = before
+    memory.steps[:, :, start:end] = new
+    memory.used = end
+    result = memory.steps[:, :, :end]
+    result._memory = memory  # type: ignore[attr-defined]
+    return result

@@ -1,0 +1,105 @@
+"""Spans of tokens that are hidden behind sentinels, drawn and replaced for a whole batch on its device."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dltrain.keyed_random import uniform
+
+
+def count_spans(lengths: Tensor, share: float, span_length: float) -> tuple[Tensor, Tensor]:
+    """Return the number of hidden tokens and of spans in texts of these lengths, int64 (B,) each.
+
+    At least one token is hidden and at least one is not; texts of one token stay as they are.
+
+    Args:
+        lengths: Tokens of each text, int64 (B,).
+        share: Share of the tokens to hide.
+        span_length: Mean length of a span.
+    """
+    hidden = (lengths * share).round().long().clamp(min=1).minimum(lengths - 1).clamp(min=0)
+    spans = (hidden / span_length).round().long().clamp(min=1)
+    return hidden, spans.minimum(hidden).minimum(lengths - hidden)
+
+
+def draw_spans(keys: Tensor, lengths: Tensor, hidden: Tensor, spans: Tensor, width: int) -> Tensor:
+    """Return which tokens are hidden, bool (B, width); texts start with a visible part and end with a hidden one.
+
+    The hidden tokens are divided into spans, and the others into as many parts, with equal probability for each
+    division into parts of at least one token.
+
+    Args:
+        keys: Random key of each text, int64 (B,), on the device of the result.
+        lengths, hidden, spans: Tokens, hidden tokens and spans of each text, int64 (B,), on the CPU.
+        width: Tokens of the longest text, padding included.
+
+    Source: Raffel et al. 2020, section 3.1.4, and ``random_spans_noise_mask`` of the authors' code.
+    """
+    most = max(1, int(spans.max()))
+    lengths, hidden, spans = (each.to(keys.device) for each in (lengths, hidden, spans))
+    # Both numbers of a position come from neighboring lanes, so that they do not depend on the padding of the batch.
+    noise = uniform(keys, 2 * width).view(-1, width, 2)
+    visible = _divide(lengths - hidden, spans, noise[..., 0], most)
+    sizes = torch.stack([visible, _divide(hidden, spans, noise[..., 1], most)], dim=2).flatten(1)
+    borders = sizes.cumsum(1).clamp(max=width)
+    turns = torch.zeros(len(keys), width + 1, dtype=torch.int64, device=keys.device)
+    parts = turns.scatter_add_(1, borders, torch.ones_like(borders)).cumsum(1)[:, :width]
+    return (parts % 2 == 1) & (torch.arange(width, device=keys.device) < lengths[:, None])
+
+
+def _divide(items: Tensor, parts: Tensor, noise: Tensor, most: int) -> Tensor:
+    """Return the sizes of random parts of at least one item each, int64 (B, most); 0 for parts that do not exist."""
+    places = torch.arange(noise.shape[1], device=noise.device)
+    exists = places < items[:, None]
+    inner = exists & (places > 0)
+    rank = noise.masked_fill(~inner, torch.inf).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    part = (inner & (rank < parts[:, None] - 1)).cumsum(1)
+    sizes = torch.zeros(len(items), most, dtype=torch.int64, device=noise.device)
+    return sizes.scatter_add_(1, part.clamp(max=most - 1), exists.long())
+
+
+def hide_spans(
+    tokens: Tensor, is_hidden: Tensor, lengths: Tensor, sentinels: Tensor, end: int, widths: tuple[int, int], pad: int
+) -> tuple[Tensor, Tensor]:
+    """Return texts with a sentinel for each span, and the spans, each after its sentinel.
+
+    The spans are followed by one more sentinel and by the token `end`.
+
+    Args:
+        tokens: The texts, int64 (B, T).
+        is_hidden: Hidden tokens, bool (B, T).
+        lengths: Tokens of each text, int64 (B,), on the device of the texts.
+        sentinels: The sentinels, int64, one more than the spans of a text.
+        widths: Width of both results.
+        pad: Token after the end of a row.
+
+    Shape: (B, T) -> (B, S), (B, U)
+    """
+    exists = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    is_first = is_hidden & ~F.pad(is_hidden, (1, 0))[:, :-1]
+    number = is_first.cumsum(1)
+    marks = sentinels[(number - 1).clamp(min=0)]
+    source = _gather(torch.where(is_first, marks, tokens), exists & (~is_hidden | is_first), widths[0], pad)
+    last = sentinels[number[:, -1:]]
+    values = torch.cat([torch.stack([marks, tokens], 2).flatten(1), last, torch.full_like(last, end)], 1)
+    kept = F.pad(torch.stack([is_first, is_hidden], 2).flatten(1), (0, 2), value=True)
+    return source, _gather(values, kept, widths[1], pad)
+
+
+def _gather(values: Tensor, kept: Tensor, width: int, pad: int) -> Tensor:
+    """Return the values that are kept, from the left of each row, (B, width)."""
+    places = torch.where(kept, kept.cumsum(1) - 1, width)
+    return values.new_full((len(values), width + 1), pad).scatter_(1, places, values)[:, :width]
+
+
+def fill_spans(source: Sequence[int], target: Sequence[int], sentinels: Collection[int]) -> list[int]:
+    """Return a text in which each sentinel is replaced by the tokens after it in `target`; inverts `hide_spans`."""
+    marks, spans, current = set(sentinels), dict[int, list[int]](), list[int]()
+    for token in target:
+        if token in marks:
+            current = spans.setdefault(token, [])
+        else:
+            current.append(token)
+    return [piece for token in source for piece in (spans.get(token, []) if token in marks else [token])]

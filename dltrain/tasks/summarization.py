@@ -1,0 +1,68 @@
+"""Summarization: a model reads a text and writes a short one."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from dltrain.metrics import summaries as metrics
+from dltrain.tasks.base import Batch
+from dltrain.tasks.text_scores import Texts
+from dltrain.tasks.translation import Translation
+
+COUNTED_BATCHES = 50  # training batches after which no further summary is measured
+SENTENCE = re.compile(r"(?<=[.!?])\s")
+
+
+@dataclass(eq=False)
+class Summarization(Translation):
+    """Summarization: translation of a text into its summary, measured by ROUGE.
+
+    The baselines are the first sentence of the text (lead-1), and as many of its first words as a training summary has
+    on average.
+
+    Args:
+        encode: Function that turns text into tokens of the target; None for no baselines.
+        prefixes: Starts of the sources that are not a part of their text.
+    """
+
+    written: ClassVar[str] = "summary"
+
+    encode: Callable[[str], list[int]] | None = None
+    prefixes: tuple[str, ...] | None = None
+
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Measure the training summaries; return a note if ROUGE cannot be computed."""
+        if not self.decode_examples or self.encode is None or self.decode_source is None:
+            return None
+        cut = (self._cut(batch["targets"]) for batch in islice(train, COUNTED_BATCHES))
+        lengths = [len(self.text(tokens).split()) for rows in cut for tokens in rows]
+        self.lead = max(1, round(sum(lengths) / max(1, len(lengths))))
+        self.baselines = {"first sentence": self._first_sentences, f"first {self.lead} words": self._first_words}
+        if metrics.is_available():
+            return None
+        return "without ROUGE, because rouge-score is not installed: pip install 'dltrain[text]'"
+
+    def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
+        """Return ROUGE, and how it was computed."""
+        return metrics.score_summaries(texts.found, texts.references) if metrics.is_available() else ({}, {})
+
+    def _first_sentences(self, batch: Batch) -> list[list[int]]:
+        return [self._encode(SENTENCE.split(text, 1)[0]) for text in self._texts(batch)]
+
+    def _first_words(self, batch: Batch) -> list[list[int]]:
+        return [self._encode(" ".join(text.split()[: self.lead])) for text in self._texts(batch)]
+
+    def _encode(self, text: str) -> list[int]:
+        assert self.encode is not None, "there are no baselines without it"
+        return self.encode(text)
+
+    def _texts(self, batch: Batch) -> list[str]:
+        """Return the sources as texts without their prefix."""
+        names = [prefix.partition(":")[0].casefold() for prefix in self.prefixes or () if prefix]
+        texts = (self._source_text(row).strip() for row in self.unpadded(batch))
+        return [
+            text.partition(":")[2].strip() if any(text.casefold().startswith(name) for name in names) else text
+            for text in texts
+        ]

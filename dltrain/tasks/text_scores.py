@@ -1,0 +1,46 @@
+"""Texts that a task writes, with their references, collected to be scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Texts:
+    """Written texts and their references.
+
+    Args:
+        found: The texts, without unknown tokens, which therefore are never right.
+        references: One for each.
+        exact: Whether each text equals its reference and has no unknown token.
+        kinds: Number of the kind of each pair; 0 if there is only one.
+    """
+
+    found: list[str] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    exact: list[bool] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def add(self, found: Sequence[str], references: Sequence[str], exact: Sequence[bool], kinds: Sequence[int]) -> None:
+        """Add the texts of a batch."""
+        self.found += found
+        self.references += references
+        self.exact += exact
+        self.kinds += kinds
+
+    def of_kind(self, kind: int) -> "Texts":
+        """Return the texts of one kind."""
+        rows = [row for row, own in enumerate(self.kinds) if own == kind]
+        return Texts(
+            [self.found[row] for row in rows],
+            [self.references[row] for row in rows],
+            [self.exact[row] for row in rows],
+            [kind] * len(rows),
+        )
+
+    @property
+    def exact_match(self) -> float:
+        """Share of the texts that equal their reference."""
+        return sum(self.exact) / len(self.exact)

@@ -1,0 +1,58 @@
+"""Text to text: several tasks, each named by the start of its sources, are learned as one translation."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+from dltrain.metrics import summaries as metrics
+from dltrain.tasks.base import Batch
+from dltrain.tasks.text_scores import Texts
+from dltrain.tasks.translation import Translation
+
+COUNTED_BATCHES = 200  # training batches after which no further answer is counted
+
+
+@dataclass(eq=False)
+class TextToText(Translation):
+    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; the answer is right if it is equal.
+
+    A batch has the field ``text_task`` (B,), the number of the kind of each pair, if there are several kinds. The
+    baseline is the most frequent answer to each kind.
+
+    Args:
+        prefixes: Starts of the sources of each kind, which name the kinds in the metrics.
+
+    Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.4.
+    """
+
+    written: ClassVar[str] = "answer"
+
+    prefixes: tuple[str, ...] | None = None
+
+    def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
+        """Count the answers of training examples."""
+        if not self.decode_examples:
+            return None
+        counts: dict[int, Counter[tuple[int, ...]]] = {}
+        for batch in islice(train, COUNTED_BATCHES):
+            for kind, tokens in zip(self.kinds(batch), self._cut(batch["targets"]), strict=True):
+                counts.setdefault(kind, Counter())[tuple(tokens)] += 1
+        frequent = {kind: list(found.most_common(1)[0][0]) for kind, found in counts.items()}
+        self.baselines = {"most frequent answer": lambda batch: [frequent.get(k, []) for k in self.kinds(batch)]}
+        return None
+
+    def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the share of exact answers, in all and of each kind, and the ROUGE-L of each kind."""
+        found, definitions = {"exact_match": texts.exact_match}, dict[str, str]()
+        names = [prefix.partition(":")[0] or str(number) for number, prefix in enumerate(self.prefixes or ())]
+        for kind, name in enumerate(names):
+            own = texts.of_kind(kind)
+            if not len(own):
+                continue
+            found[f"exact_match {name}"] = own.exact_match
+            if metrics.is_available():
+                scores, how = metrics.score_summaries(own.found, own.references, ("rougeL",))
+                found[f"rougeL {name}"], definitions["rougeL"] = scores["rougeL"], how["rougeL"]
+        return found, definitions
