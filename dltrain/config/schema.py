@@ -158,6 +158,7 @@ TABLE = {
     "Speech.tokens": choice("characters", "words"),
     "mels stack": integer(1),
     "map_above": real("[0, inf)", null=True),
+    "pad_multiple": integer(1, below=9),
     "sample_rate": integer(1000, below=1_000_001, null=True),
     "window_ms hop_ms": real("[1, 1000]"),
     "max_seconds": real("(0, inf)"),

@@ -97,8 +97,8 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lstm = ["model=lstm", "model.hidden_size=8", "model.num_layers=1"]
-    keys = ["model.readout=attention", f"task={task}", f"data.column={column}", "trainer.max_steps=2"]
-    run = train(*lstm, *small_data("text_table"), *keys)
+    keys = ["model.readout=attention", f"task={task}", f"data.column={column}", "trainer.log_media=true"]
+    run = train(*lstm, *small_data("text_table"), *keys, "trainer.max_steps=2")
     capsys.readouterr()
     assert main(["predict", str(run), "--text", "a good film", "--explain"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
