@@ -6,7 +6,7 @@ import io
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests run in parallel on few cores, where several threads per process are slower than one.
@@ -35,10 +35,18 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def imports_are_frozen() -> None:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
-    gc.collect(1)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def nothing_is_frozen() -> Iterator[None]:
+    """Undo `imports_are_frozen` for one test."""
+    gc.unfreeze()
+    yield
     gc.freeze()
 
 
@@ -161,6 +169,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
         "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
+        "sentence_pairs": ["data.max_length=24", "data.max_words=500", "data.batch_size=8"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
         "summaries": [f"data.path={own_files['summaries']}", "data.batch_size=16"],
         "text_to_text": [
@@ -244,8 +253,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         overrides = RUNS.get(key[0], key)
         if overrides not in known:
             folder, out = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
+            # Drawing takes most of the time of such a run.
+            quick = [] if "trainer.log_media=true" in overrides else ["trainer.log_media=false"]
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-                assert main.main([*overrides, "device=cpu", f"hydra.run.dir={folder}"]) == 0
+                assert main.main([*overrides, *quick, "device=cpu", f"hydra.run.dir={folder}"]) == 0
             folder.with_name("printed").write_text(out.getvalue())
             known[overrides] = folder
         return known[overrides]

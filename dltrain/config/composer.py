@@ -191,6 +191,8 @@ def plain(node: Any) -> Any:
     """Return a configuration as dictionaries and lists, without ``hydra`` and with interpolations unresolved."""
     if not OmegaConf.is_config(node):
         return node
-    if "hydra" in node:
-        node = OmegaConf.masked_copy(node, [key for key in node if key != "hydra"])
-    return OmegaConf.to_container(node)
+    if "hydra" not in node:
+        return OmegaConf.to_container(node)
+    # Selecting the other keys by masked_copy would copy every node.
+    kept = ((key, child) for key, child in node.items_ex(resolve=False) if key != "hydra")
+    return {key: OmegaConf.to_container(child) if OmegaConf.is_config(child) else child for key, child in kept}

@@ -19,9 +19,12 @@ from dltrain.errors import ConfigError, format_error
 COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
-def unresolvable(config: dict[str, Any]) -> Iterator[str]:
-    """Yield an error for each interpolation that has no value or is part of a cycle, with placeholders for facts."""
-    root = _with_placeholders(config)
+def unresolvable(config: dict[str, Any], root: DictConfig) -> Iterator[str]:
+    """Yield an error for each interpolation that has no value or is part of a cycle.
+
+    Args:
+        root: The configuration with placeholders for facts.
+    """
     for key, value in validation.leaves(config):
         if isinstance(value, str) and "${" in value:
             try:
@@ -34,9 +37,10 @@ def unresolvable(config: dict[str, Any]) -> Iterator[str]:
 
 def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration, resolved if every interpolation has a value, and the errors in its values."""
-    errors, wrong, resolved = list(unresolvable(config)), list(schema.out_of_range(config)), config
+    root = _with_placeholders(config)
+    errors, wrong, resolved = list(unresolvable(config, root)), list(schema.out_of_range(config)), config
     if not errors:
-        resolved = resolve(config)
+        resolved = _without_placeholders(root)
         errors += filter(None, (facts.misplaced_fact(*leaf) for leaf in validation.leaves(resolved)))
         errors += filter(None, (facts.renamed_fact(*leaf) for leaf in validation.leaves(resolved)))
         # Report a wrong value at its own key, and not again at the keys that refer to it.
@@ -56,11 +60,11 @@ def reject_computed_names(content: Any, file: Path) -> None:
 def register_secrets(config: dict[str, Any]) -> None:
     """Register the secrets of a configuration for redaction; those that cannot be resolved yet are skipped."""
     OmegaConf.register_new_resolver("oc.env", resolve_env, replace=True)
-    root = OmegaConf.create(config)
-    for key, value in validation.leaves(config):
-        if redaction.is_secret(key) or "oc.env" in str(value):
-            with suppress(OmegaConfBaseException, RecursionError):
-                redaction.register_secrets(OmegaConf.select(root, key), key)
+    found = [key for key, value in validation.leaves(config) if redaction.is_secret(key) or "oc.env" in str(value)]
+    root = OmegaConf.create(config if found else {})
+    for key in found:
+        with suppress(OmegaConfBaseException, RecursionError):
+            redaction.register_secrets(OmegaConf.select(root, key), key)
 
 
 def resolve_env(name: str, *default: Any) -> Any:
@@ -86,7 +90,11 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with every interpolation replaced by its value, or by a `Fact` if it refers to one."""
-    resolved: Any = OmegaConf.to_container(_with_placeholders(config), resolve=True)
+    return _without_placeholders(_with_placeholders(config))
+
+
+def _without_placeholders(root: DictConfig) -> dict[str, Any]:
+    resolved: Any = OmegaConf.to_container(root, resolve=True)
     del resolved["spec"]
     return resolved
 

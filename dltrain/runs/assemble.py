@@ -161,7 +161,7 @@ def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
         raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
-    names = ("epochs", "max_steps", "accumulate", "max_minutes", "on_non_finite")
+    names = ("epochs", "max_steps", "accumulate", "max_minutes", "on_non_finite", "log_media")
     arguments: dict[str, Any] = {name: trainer[name] for name in names}
     for name in ("log_every", "eval_every", "checkpoint_every"):
         arguments[name] = schema.parse_interval(trainer[name]) or (1.0, "epoch")

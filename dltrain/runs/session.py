@@ -174,7 +174,8 @@ class Session:
         evaluation = loop.evaluator.evaluate(self.batches["test"])
         if names := non_finite(evaluation):
             raise Diverged(f"not finite on the test split: {', '.join(names)}")
-        shown, filters = loop.evaluator.show(evaluation), grids.first_filters(loop.evaluator.model)
+        shown = loop.evaluator.show(evaluation)
+        filters = grids.first_filters(loop.evaluator.model) if loop.config.log_media else None
         result = self.report.result(loop, self.timer, evaluation)
         self.stop.finish()  # only a second signal interrupts the rest, which is quick
         step = loop.state.step

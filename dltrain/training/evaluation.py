@@ -57,12 +57,16 @@ def non_finite(evaluation: Evaluation) -> list[str]:
 
 
 class Evaluator:
-    """Evaluation of the EMA if there is one, otherwise of the model. If a weight is not finite, the metric is NaN."""
+    """Evaluation of the EMA if there is one, otherwise of the model. If a weight is not finite, the metric is NaN.
+
+    Args:
+        media: Whether `show` and `frame` return anything.
+    """
 
     def __init__(
-        self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console
+        self, task: Task, model: nn.Module, ema: EMA | None, device: Device, stop: Stop, console: Console, media: bool
     ) -> None:
-        self.task, self.device, self.stop, self.console = task, device, stop, console
+        self.task, self.device, self.stop, self.console, self.media = task, device, stop, console, media
         self.model = model if ema is None else ema.module
 
     def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
@@ -80,12 +84,12 @@ class Evaluator:
 
     def show(self, evaluation: Evaluation, goal: Goal | None = None) -> list[Media]:
         """Return images and text that illustrate an evaluation, unless a metric is not finite."""
-        if non_finite(evaluation):
+        if not self.media or non_finite(evaluation):
             return []
         return run_in_eval_mode((goal or self.task.goal).show, self.model, self.device, evaluation)
 
     def frame(self, evaluation: Evaluation) -> Tensor | None:
         """Return the next frame of the task's film, if it has one, unless a metric is not finite."""
-        if non_finite(evaluation):
+        if not self.media or non_finite(evaluation):
             return None
         return run_in_eval_mode(self.task.frame, self.model, self.device)

@@ -60,7 +60,7 @@ class Loop:
         task.begin(model)
         self.stages = Stages(stages, batches, config)
         self.runner = StepRunner(task, make_optimizer, config, device, self.console)
-        self.evaluator = Evaluator(task, model, ema, device, stop, self.console)
+        self.evaluator = Evaluator(task, model, ema, device, stop, self.console, config.log_media)
         self.checkpointer = Checkpointer(task, model, ema, self.runner, train.bad, checkpoints, self.timer, stop)
         self.mid_step = False  # a step has begun but is not complete
         self.out_of_time = False
@@ -90,7 +90,9 @@ class Loop:
         # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
         # the default thresholds, it soon finds cycles that hold tensors.
         gc.collect()
-        gc.freeze()
+        frozen = gc.get_freeze_count() > 0  # by the program that called; unfreezing would undo its choice
+        if not frozen:
+            gc.freeze()
         thresholds = gc.get_threshold()
         gc.set_threshold(*FREQUENT_COLLECTIONS)
         try:
@@ -99,7 +101,8 @@ class Loop:
                 self._run_stages()
             self.timer.end()
         finally:
-            gc.unfreeze()
+            if not frozen:
+                gc.unfreeze()
             gc.set_threshold(*thresholds)
         self.checkpointer.checkpoints.wait()
         state = self.state

@@ -14,7 +14,7 @@ from dltrain.data.loader import Batches
 from dltrain.runs import assemble, dry_run
 from dltrain.storage.checkpoints import Checkpoints
 
-SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "device=cpu"]
+SHORT = ["trainer.epochs=null", "trainer.max_steps=2", "trainer.log_media=false", "device=cpu"]
 TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
 
 SmallData = Callable[[str], list[str]]

@@ -17,7 +17,9 @@ CLIPS = ("data=video_folder", "data.image_size=12", "data.frames=4", "data.batch
 
 @pytest.fixture
 def run(finished_run: Callable[..., Path], own_files: dict[str, Path]) -> Path:
-    return finished_run(*WORDS, *CLIPS, f"data.path={own_files['video_folder']}", "trainer.epochs=8")
+    return finished_run(
+        *WORDS, *CLIPS, f"data.path={own_files['video_folder']}", "trainer.epochs=8", "trainer.log_media=true"
+    )
 
 
 def test_clips_that_turn_brighter_or_darker_are_learned_and_predicted(

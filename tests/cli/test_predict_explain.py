@@ -93,7 +93,8 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lstm = ["model=lstm", "model.hidden_size=8", "model.num_layers=1"]
-    run = train(*lstm, "model.readout=attention", *small_data("text_table"), f"task={task}", "trainer.max_steps=2")
+    media = "trainer.log_media=true"
+    run = train(*lstm, "model.readout=attention", *small_data("text_table"), f"task={task}", media)
     capsys.readouterr()
     assert main(["predict", str(run), "--text", "a good film", "--explain"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())

@@ -1,5 +1,6 @@
 """Constructors accept the limits of the ranges in config/schema."""
 
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -47,6 +48,7 @@ FACTS: dict[str, Any] = {
         "normalize": None,
         "series_names": None,
         "answer_spans": True,
+        "sentence_pairs": None,
         "tags": 4,
         "tag_names": ["B-X", "I-X", "B-Y", "O"],
     },
@@ -55,19 +57,27 @@ FACTS: dict[str, Any] = {
 }
 
 
-def options() -> list[tuple[str, str, str, Any]]:
-    """Return group, option, key and value for every choice and every limit in the schema of the classes in conf/."""
-    found = []
+def options() -> list[Any]:
+    """Return group, option, key and value for every choice and every limit in the schema of the classes in conf/.
+
+    The default tests build each class with one of its options.
+    """
+    found, seen = [], set()
     for group in ("model", "data", "task", "optimizer/schedule"):
         for file in sorted((CONF / group).glob("*.yaml")):
             node = OmegaConf.to_container(OmegaConf.load(file))
             for key, value in node.items():
                 field = schema.field_of(f"{group.replace('/', '.')}.{key}", node["_target_"])
                 if field and not str(value).startswith("${") and key != "_target_":
-                    found += [(group, file.stem, key, edge) for edge in (*field.edges, *field.names)]
+                    for edge in (*field.edges, *field.names):
+                        case = (node["_target_"], key, str(edge))
+                        marks = [pytest.mark.slow] if case in seen else []
+                        found.append(pytest.param(group, file.stem, key, edge, marks=marks))
+                        seen.add(case)
     return found
 
 
+@functools.cache
 def constructor_and_arguments(group: str, option: str) -> tuple[Any, dict[str, Any]]:
     node = OmegaConf.load(CONF / group / f"{option}.yaml")
     regularization = OmegaConf.load(CONF / "regularization/none.yaml")

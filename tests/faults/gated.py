@@ -107,14 +107,23 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    """Classification with a film of the first filters."""
+    """Classification with a film of the first filters, and a confusion matrix without text, which is drawn faster."""
+
+    def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
+        self.gate.wait_if_closed("show")
+        counts = evaluation.extra["confusion"]
+        return [Media("confusion", grids.images(counts[None, None] / counts.max()))]
 
     def frame(self, model: torch.nn.Module) -> torch.Tensor | None:
         return grids.first_filters(model)
 
 
 class Forecasting(Gated, forecasting.Forecasting):
-    pass
+    """Forecasting with images of forecasts without axes, which are drawn faster."""
+
+    def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
+        self.gate.wait_if_closed("show")
+        return [Media("forecasts", grids.images(self.output.point(evaluation.extra["first"][1])[:4, None].sigmoid()))]
 
 
 class LanguageModeling(Gated, language_modeling.LanguageModeling):

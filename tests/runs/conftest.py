@@ -12,6 +12,8 @@ from dltrain.loggers.console import Console
 from dltrain.runs import launch
 from dltrain.runs.launch import Outcome
 
+MEDIA = "trainer.log_media=true"
+
 
 @pytest.fixture(scope="package")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
@@ -20,7 +22,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
     def run_it(*overrides: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
         path = tmp_path_factory.mktemp("runs") / "run"
         with contextlib.chdir(tmp_path_factory.mktemp("cwd")):
-            job = compose.compose(["device=cpu", *overrides, f"hydra.run.dir={path}"], config_dirs)
+            job = compose.compose(
+                ["device=cpu", "trainer.log_media=false", *overrides, f"hydra.run.dir={path}"], config_dirs
+            )
             return launch.train(job, Console(io.StringIO()), 0.0)
 
     return run_it
@@ -28,20 +32,20 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="package")
 def classification_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    return train(*IMAGES, *small_data("digits"), *INTERVALS)
+    return train(*IMAGES, *small_data("digits"), *INTERVALS, MEDIA)
 
 
 @pytest.fixture(scope="package")
 def forecasting_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
     overrides = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
-    return train(*overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}")
+    return train(*overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}", MEDIA)
 
 
 @pytest.fixture(scope="package")
 def regression_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    return train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS)
+    return train("model=mlp", "task=regression", *small_data("csv"), "data.column=price", *INTERVALS, MEDIA)
 
 
 @pytest.fixture(scope="package")
 def language_model_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    return train(*TEXT, *small_data("text"), *INTERVALS)
+    return train(*TEXT, *small_data("text"), *INTERVALS, MEDIA)

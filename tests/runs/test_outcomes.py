@@ -82,6 +82,7 @@ def train_with_fault(
     return lambda fault, *more: train(*common, f"task.fault={fault}", *more, config_dirs=(str(tmp_path / "conf"),))
 
 
+@pytest.mark.usefixtures("nothing_is_frozen")
 @pytest.mark.parametrize(
     ("fault", "state", "code", "message"),
     [
@@ -239,6 +240,29 @@ def test_configured_regularization_and_schedule_are_used_in_training(
     saved = Checkpoints(outcome.folder).load("best.pt")
     assert saved["average"]["updates"] == 2
     assert not equal(saved["average"]["model"], {k: v + 1 for k, v in saved["model"].items()})
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=gan", "model.hidden_size=8", "data=ring", "data.batch_size=512"],
+        ["model=lstm", "model.hidden_size=8", "data=text", "data.context_length=64", "trainer.eval_examples=32"],
+    ],
+)
+def test_log_media_changes_only_images_texts_and_films(overrides: list[str], train: Callable[..., Outcome]) -> None:
+    quiet, whole = (
+        train(*overrides, "trainer.max_steps=3", "trainer.eval_every=1", f"trainer.log_media={value}")
+        for value in ("false", "true")
+    )
+    assert equal(model_of(quiet), model_of(whole)) and lines(quiet) == lines(whole)
+    film = {"frames", "film.gif"} if "model=gan" in overrides else set()
+    assert names(whole) - names(quiet) == film
+    drawn = [tag for tag in events(whole).Tags()["images"] + events(whole).Tags()["tensors"] if "/" in tag]
+    assert drawn and not [tag for tag in events(quiet).Tags()["images"] + events(quiet).Tags()["tensors"] if "/" in tag]
+
+
+def names(outcome: Outcome) -> set[str]:
+    return {path.name for path in outcome.folder.iterdir() if not path.name.startswith("events")}
 
 
 def test_non_finite_numbers_are_null_in_result_json() -> None:

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=4", "device=cpu"]
+SMALL += ["trainer.log_media=false"]
 USER_MODELS = ["--config-dir", "my_conf", "allow_targets=[failing_models]"]
 DONE = ["-m", "model=perceptron,mlp", "seed=0", *SMALL]
 MODELS = """

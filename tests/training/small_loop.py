@@ -90,7 +90,7 @@ def make_loop(
     if unlabelled is not None:
         splits["unlabelled"] = Batches(unlabelled, batch_size, seed=3, training=True)
     given: dict[str, Any] = {"epochs": 2, "max_steps": None, "accumulate": 1, "log_every": (1.0, "step")}
-    given |= {"eval_every": (1.0, "epoch"), "checkpoint_every": NEVER, **plan}
+    given |= {"eval_every": (1.0, "epoch"), "checkpoint_every": NEVER, "log_media": False, **plan}
     task = task or Classification(CLASSES)
     return Loop(
         task,

@@ -142,6 +142,7 @@ class Poisoned(Classification):
         return loss._replace(total=loss.total * NAN) if self.taken >= self.step else loss
 
 
+@pytest.mark.usefixtures("nothing_is_frozen")
 def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, Poisoned(6), eval_every=(2.0, "step"), log_every=NEVER)
     with pytest.raises(Diverged, match="nan by step 6"):
@@ -151,3 +152,10 @@ def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0
+
+
+def test_training_does_not_unfreeze_what_the_caller_has_frozen(tmp_path: Path) -> None:
+    gc.freeze()
+    before = gc.get_freeze_count()
+    make_loop(tmp_path, epochs=1).run()
+    assert 0.99 * before < gc.get_freeze_count() <= before  # frozen objects whose last reference is gone are removed

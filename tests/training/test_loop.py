@@ -174,7 +174,9 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
         torch.manual_seed(5)
         model = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
         intervals = dict.fromkeys(("eval_every", "log_every", "checkpoint_every"), interval)
-        make_loop(tmp_path / name, model=model, average=average, max_steps=10, **intervals).run()
+        make_loop(
+            tmp_path / name, model=model, average=average, max_steps=10, log_media=interval == every, **intervals
+        ).run()
         last.append(Checkpoints(tmp_path / name).load("last.pt")["model"])
         random_states.append(torch.get_rng_state())
     assert torch.equal(*random_states)
