@@ -4,6 +4,7 @@
 only.
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -313,8 +314,10 @@ def test_one_batch_can_be_overfitted(model: str, data: str, task: str, small_dat
     assert last <= 0.1 * first  # the loss of a perceptron may be 0 from the start
 
 
-def incompatible_jobs(data: str, small_data: Callable[[str], list[str]]) -> Iterator[tuple[Job, Spec, str]]:
-    """Yield every incompatible job with these data, one model of each family.
+def incompatible_jobs(
+    data: str, small_data: Callable[[str], list[str]]
+) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
+    """Yield a function that makes the job of each incompatible combination with these data, one model of each family.
 
     Swapping model and task is faster than composing each.
     """
@@ -326,7 +329,7 @@ def incompatible_jobs(data: str, small_data: Callable[[str], list[str]]) -> Iter
         if (model, data, task) in INCOMPATIBLE and model not in LARGER:
             config = {**job.config, "model": yaml["model", model], "task": yaml["task", task]}
             choices = {**job.choices, "model": model, "task": task}
-            yield Job(config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
+            yield functools.partial(Job, config, choices, job.overrides, None, None), spec, f"{model} {data} {task}"
 
 
 @pytest.mark.parametrize("share", [SHARE, pytest.param(1, marks=pytest.mark.slow)])
@@ -342,7 +345,8 @@ def test_every_incompatible_combination_is_rejected_with_compatible_options(
 ) -> None:
     jobs = list(incompatible_jobs(data, small_data))
     assert len(jobs) == sum(triple[1] == data and triple[0] not in LARGER for triple in INCOMPATIBLE)
-    for job, spec, name in jobs[OPTIONS["data"].index(data) % share :: share]:
+    for make_job, spec, name in jobs[OPTIONS["data"].index(data) % share :: share]:
+        job = make_job()
         with pytest.raises(ConfigError) as caught:
             assemble.build_model(job, assemble.build_task(job, spec)[1])
         message = "\n".join(caught.value.problems)
