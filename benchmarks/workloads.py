@@ -1,4 +1,4 @@
-"""Eight models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
+"""Ten models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
 
 import string
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ragged
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from dltrain.data.loader import Batches
 from dltrain.data.spec import Data
 from dltrain.datasets.npz import Npz
 from dltrain.datasets.text import Text
+from dltrain.datasets.text_table import TextTable
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.models.convolutional import CNN, LeNet5
 from dltrain.models.feedforward import MLP
@@ -55,7 +57,7 @@ class Workload:
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
         bf16: Whether to compare bf16 as well.
-        example: Training loop of a public example, which replaces the bare loop; no other trainer is compared.
+        example: Training loop that replaces the bare loop, as of a public example; no other trainer is compared.
     """
 
     batch_size: int
@@ -126,6 +128,10 @@ def read_series(path: str) -> Data:
 
 def read_text(path: str) -> Data:
     return Text(path, context_length=CONTEXT, validation=0.0, test=0.02)
+
+
+def read_texts(path: str) -> Data:
+    return TextTable(path, validation=0.0, test=0.02)
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -209,6 +215,33 @@ WORKLOADS = {
             *(f"data.context_length={CONTEXT}", "data.validation=0.0", "data.test=0.02"),
         ),
     ),
+    "lstm_text": Workload(
+        16,
+        200,
+        20,
+        lambda: Recurrent("lstm", 1, outputs=65, hidden_size=128, num_layers=2, vocabulary=65, each_step=True),
+        token_loss,
+        write_text,
+        read_text,
+        (
+            *("model=lstm", "model.hidden_size=128", "data=text", f"data.context_length={CONTEXT}"),
+            *("data.validation=0.0", "data.test=0.02"),
+        ),
+    ),
+    "texts": Workload(
+        64,
+        100,
+        10,
+        ragged.TextClassifier,
+        F.cross_entropy,  # not used: the loop has its own loss
+        ragged.write_texts,
+        read_texts,
+        (
+            *("model=lstm", "model.bidirectional=true", "data=text_table", "data.text=text", "data.column=label"),
+            *("data.validation=0.0", "data.test=0.02"),
+        ),
+        example=ragged.classify_texts,
+    ),
     "vae": Workload(
         128,
         400,
@@ -234,7 +267,7 @@ WORKLOADS = {
         bf16=True,
     ),
 }
-SUFFIX = {"lstm": "csv", "gpt": "txt"}
+SUFFIX = {"lstm": "csv", "gpt": "txt", "lstm_text": "txt", "texts": "csv"}
 
 
 def data_path(folder: Path, name: str) -> Path:
@@ -249,7 +282,8 @@ def prepare(folder: Path, name: str) -> None:
     workload.write(path)
     source = workload.data(str(path)).load().train
     batch = next(Batches(source, len(source)).epoch(0))
-    torch.save({key: batch[key].clone() for key in ("inputs", "targets")}, folder / f"{name}.pt")
+    fields = [key for key in ("inputs", "targets", "lengths") if key in batch]
+    torch.save({key: batch[key].clone() for key in fields}, folder / f"{name}.pt")
 
 
 def tensors(folder: Path, name: str) -> tuple[Tensor, Tensor]:

@@ -169,6 +169,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
         "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
         "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
+        "sentence_pairs": ["data.max_length=24", "data.max_words=500", "data.batch_size=8"],
         "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
         "summaries": [f"data.path={own_files['summaries']}", "data.batch_size=16"],
         "text_to_text": [

@@ -32,6 +32,7 @@ IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", 
 CLIPS = {"moving_shapes", "video_folder"}
 ROLLS = {"pianoroll", "midi"}
 TEXTS = {"text", "text_table", "midi_events", "conll", "squad"} | ROLLS
+OF_BERT = {"text", "text_table", "conll", "squad", "sentence_pairs"}
 PAIRS = {"parallel", "summaries", "text_to_text", "reversal", "random_pairs"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
@@ -57,7 +58,7 @@ FITS = {
     "nlinear": {"timeseries"},
     "patchtst": {"timeseries"},
     "seq2seq_forecaster": {"timeseries"},
-    **{name: {"text", "text_table", "conll", "squad"} for name in ("bert", "bert_base", "bert_minilm")},
+    **dict.fromkeys(("bert", "bert_base", "bert_minilm"), OF_BERT),
     "bag_of_words": {"text_table"},
     **{name: {"text", "midi_events", "copy_memory"} for name in ("gpt", "gpt_nano", "gpt2", "gpt2_medium")},
     "seq2seq": PAIRS,
@@ -119,6 +120,7 @@ TASKS = {
     "csv": {"classification", "regression"},
     "conll": {"tagging"},
     "squad": {"question_answering", "masked_language_modeling"},
+    "sentence_pairs": {"masked_language_modeling"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
     **{name: {*WRITING} for name in WITH_SENTINELS},
     **{name: {*WRITING} - {"span_corruption"} for name in ("reversal", "random_pairs")},

@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from dltrain.config import renamed
-from dltrain.config.facts import Fact
+from dltrain.config.facts import FACT, Fact
 from dltrain.config.signatures import annotations, describe, fits, parameters
 from dltrain.errors import ConfigError, format_error, suggest
 
@@ -163,3 +163,13 @@ def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[st
     hints = annotations(find_target(node.get("_target_"), key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]
+
+
+def facts_of_yaml(node: Node, allow: tuple[str, ...] = ()) -> list[str]:
+    """Return the facts that the unresolved YAML of a model requires; none if its class is not available."""
+    found = {name: FACT.match(str(value)) for name, value in node.items()}
+    facts = {name: Fact(match[1]) for name, match in found.items() if match is not None}
+    try:
+        return required_facts({"_target_": node.get("_target_"), **facts}, "model", allow)
+    except ConfigError:
+        return []

@@ -11,6 +11,7 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "transfer", "device", "sweep")
+LISTED = 40  # options in a message
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
@@ -21,7 +22,10 @@ def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:
         return format_error(group, "one option", ",".join(map(str, option)), hint)
     if option in options:
         return None
-    return format_error(group, f"one of {' '.join(options)}", option, suggest(str(option), options))
+    if len(options) <= LISTED:
+        return format_error(group, f"one of {' '.join(options)}", option, suggest(str(option), options))
+    hint = suggest(str(option), options) or "dltrain --help lists them."
+    return format_error(group, f"one of the {len(options)} options of {group}", option, hint)
 
 
 def lookup(key: str, content: Node) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.plans import FixedSize
-from dltrain.data.ragged import Padding, Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Padding, Ragged, padded_width, padding_share
 from dltrain.data.selection import Selection
 from dltrain.data.spec import Field, Source
 from dltrain.data.splits import permutation
@@ -70,6 +70,7 @@ class Batches:
         self.device = torch.device(device)
         self.bad = bad or BadSamples()
         self._divide = source.plan or FixedSize()
+        self._multiple = getattr(self._divide, "multiple", WIDTH_MULTIPLE)
         count = len(source)
         scattered = sample is not None and not self._divide.contiguous
         self._indices = permutation(count)[:sample].sort().values if scattered else torch.arange(count)[:sample]
@@ -83,7 +84,7 @@ class Batches:
         self.blend = source.blend.to(self.device) if training and source.blend is not None else None
         self.corrupt = corrupt
         self._loader = (
-            TensorLoader(source.rows, batch_size, self.device)
+            TensorLoader(source.rows, batch_size, self.device, self._multiple)
             if isinstance(source.rows, Mapping)
             else WorkerLoader(source.rows, self.device, workers, timeout, self.bad)
         )
@@ -147,6 +148,12 @@ class Batches:
         return self._loader.lengths if isinstance(self._loader, TensorLoader) else None
 
     @property
+    def padding(self) -> float | None:
+        """Share of padding in the numbers of epoch 0; None if all examples have the same length."""
+        fields = self._loader.ragged.values() if isinstance(self._loader, TensorLoader) else ()
+        return padding_share(fields, self.plan(0)) if fields else None
+
+    @property
     def decoders(self) -> int | None:
         """Processes that decode examples, 0 if this process does; None if no examples are decoded."""
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
@@ -158,7 +165,7 @@ class Batches:
         """
         if self.lengths is None:
             return next(iter(self))
-        areas = [len(part) * padded_width(self.lengths[part]) ** 2 for part in self.plan(0)]
+        areas = [len(part) * padded_width(self.lengths[part], self._multiple) ** 2 for part in self.plan(0)]
         return next(self.epoch(0, areas.index(max(areas))))
 
     def close(self) -> None:
@@ -198,9 +205,12 @@ class TensorLoader:
     and a resumed run must see the same bytes.
     """
 
-    def __init__(self, rows: Mapping[str, Field], batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, rows: Mapping[str, Field], batch_size: int, device: torch.device, multiple: int = WIDTH_MULTIPLE
+    ) -> None:
         self.rows = {name: _to_device(value, device) for name, value in rows.items() if not isinstance(value, Ragged)}
-        self.ragged = {name: Padding(value, device) for name, value in rows.items() if isinstance(value, Ragged)}
+        ragged = {name: value for name, value in rows.items() if isinstance(value, Ragged)}
+        self.ragged = {name: Padding(value, device, multiple) for name, value in ragged.items()}
         self.device = device
         row_bytes = sum(value[:1].numel() * value[:1].element_size() for value in self.rows.values())
         # Preparing a row enlarges it (a byte becomes a float32), so count four bytes for one.

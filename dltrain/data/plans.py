@@ -14,6 +14,8 @@ class Plan(Protocol):
 
     Args:
         contiguous: Whether each row of a batch continues the same row of the previous batch.
+        multiple: `Ragged` rows of a batch are padded to a multiple of this number of steps. Optional, by default
+            `dltrain.data.ragged.WIDTH_MULTIPLE`.
     """
 
     contiguous: ClassVar[bool]
@@ -49,30 +51,46 @@ class ByLength:
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
         max_tokens: Maximum steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
+        multiple: Steps to whose multiples batches are padded, at least 1. 1 pads least; a larger number leaves fewer
+            shapes, and more different batches of a small data set.
+        fields: Lengths of several fields, int64 (N, fields), to sort by the first one and then by the others, unless
+            there is a `max_tokens`; None to sort by `lengths`.
     """
 
     contiguous: ClassVar[bool] = False
 
     lengths: Tensor
     max_tokens: int | None = None
+    multiple: int = WIDTH_MULTIPLE
+    fields: Tensor | None = None
 
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
         """Return the examples of each batch of an epoch; without `shuffle` the longest examples come first."""
         if shuffle is not None:
             examples = examples[torch.randperm(len(examples), generator=shuffle)]
-        widths = (self.lengths[examples].clamp(min=1) + WIDTH_MULTIPLE - 1) // WIDTH_MULTIPLE
-        widths, order = widths.sort(stable=True, descending=True)
-        ordered = examples[order]
-        batches = list(
-            ordered.split(batch_size) if self.max_tokens is None else ordered.split(self._cut(widths, self.max_tokens))
+        if self.max_tokens is None and self.fields is not None:
+            for field in reversed(self.fields.unbind(1)):
+                examples = self._sort(examples, field)
+        else:
+            examples = self._sort(examples, self.lengths)
+        sizes = (
+            batch_size if self.max_tokens is None else self._cut(self._widths(examples, self.lengths), self.max_tokens)
         )
+        batches = list(examples.split(sizes))
         if shuffle is None:
             return batches
         return [batches[number] for number in torch.randperm(len(batches), generator=shuffle).tolist()]
 
+    def _widths(self, examples: Tensor, lengths: Tensor) -> Tensor:
+        return (lengths[examples].clamp(min=1) + self.multiple - 1) // self.multiple
+
+    def _sort(self, examples: Tensor, lengths: Tensor) -> Tensor:
+        """Return the examples, the widest first; those of the same width keep their order."""
+        return examples[self._widths(examples, lengths).sort(stable=True, descending=True).indices]
+
     def _cut(self, widths: Tensor, max_tokens: int) -> list[int]:
         """Return the size of each batch, whose first example is the widest and determines the padding."""
-        fitting = (max_tokens // (widths * WIDTH_MULTIPLE)).clamp(min=1).tolist()
+        fitting = (max_tokens // (widths * self.multiple)).clamp(min=1).tolist()
         sizes, start = [], 0
         while start < len(fitting):
             sizes.append(min(fitting[start], len(fitting) - start))

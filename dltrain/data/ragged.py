@@ -1,13 +1,17 @@
 """Rows of different lengths, padded one batch at a time."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from dltrain.errors import ConfigError, format_error
+
 # Batches are padded to a multiple of this width, so that torch.compile and kernel selection see few different shapes.
 WIDTH_MULTIPLE = 8
+PAD_MULTIPLES = (1, 2, 4, 8)  # its divisors: batches are at most as wide as a model expects
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,15 +49,15 @@ class Ragged:
 class Padding:
     """Rows of a `Ragged` on a device, gathered and padded a batch at a time without waiting for the device."""
 
-    def __init__(self, rows: Ragged, device: torch.device) -> None:
-        self.lengths = rows.lengths
+    def __init__(self, rows: Ragged, device: torch.device, multiple: int = WIDTH_MULTIPLE) -> None:
+        self.lengths, self.multiple = rows.lengths, multiple
         count, steps = len(rows), torch.arange(len(rows.values))
         # Each row is followed by one padding value, which serves all steps after its end.
         values = rows.values.new_full((len(steps) + count, *rows.values.shape[1:]), rows.pad)
         values[steps + torch.arange(count).repeat_interleave(rows.lengths)] = rows.values
         starts = rows.starts + torch.arange(count)
         self.values, self.starts, self.ends = (part.to(device) for part in (values, starts, starts + rows.lengths))
-        self.steps = torch.arange(padded_width(rows.lengths), device=device)
+        self.steps = torch.arange(padded_width(rows.lengths, multiple), device=device)
 
     def gather(self, indices: Tensor, on_device: Tensor) -> tuple[Tensor, Tensor]:
         """Return the padded rows (B, width, ...) on the device and their lengths (B,) on the CPU.
@@ -64,11 +68,34 @@ class Padding:
         """
         lengths = self.lengths.index_select(0, indices)
         starts, ends = (part.index_select(0, on_device).unsqueeze(1) for part in (self.starts, self.ends))
-        steps = torch.minimum(starts + self.steps[: padded_width(lengths)], ends)
+        steps = torch.minimum(starts + self.steps[: padded_width(lengths, self.multiple)], ends)
         return self.values.index_select(0, steps.view(-1)).view(*steps.shape, *self.values.shape[1:]), lengths
 
 
-def padded_width(lengths: Tensor) -> int:
-    """Return the width to which rows of these lengths are padded."""
+def check_multiple(multiple: int) -> int:
+    """Return the multiple to which batches are padded if it is one of `PAD_MULTIPLES`."""
+    if multiple not in PAD_MULTIPLES:
+        raise ConfigError(format_error("data.pad_multiple", "1, 2, 4 or 8", multiple))
+    return multiple
+
+
+def padded_width(lengths: Tensor, multiple: int = WIDTH_MULTIPLE) -> int:
+    """Return the width to which rows of these lengths are padded, a multiple of this number."""
     longest = int(lengths.max()) if len(lengths) else 0
-    return -(-max(1, longest) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+    return -(-max(1, longest) // multiple) * multiple
+
+
+def padding_share(fields: Iterable[Padding], batches: list[Tensor]) -> float:
+    """Return the share of padding in the numbers of all batches.
+
+    Args:
+        batches: The rows of each batch.
+    """
+    rows, sizes, own, all_steps = torch.cat(batches), torch.tensor([len(part) for part in batches]), 0, 0
+    for field in fields:
+        lengths, numbers = field.lengths[rows], field.values[0].numel()
+        longest = torch.segment_reduce(lengths.double(), "max", lengths=sizes).long().clamp(min=1)
+        widths = (longest + field.multiple - 1) // field.multiple * field.multiple
+        own += numbers * int(lengths.sum())
+        all_steps += numbers * int((sizes * widths).sum())
+    return 1 - own / max(1, all_steps)

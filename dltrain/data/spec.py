@@ -72,6 +72,7 @@ class Spec:
         tags: Number of tags of words (tagging).
         tag_names: One name per tag.
         answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
+        sentence_pairs: Whether the examples are pairs of passages, whose second one may be the next of the first.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
@@ -111,6 +112,7 @@ class Spec:
     tags: int | None = None
     tag_names: tuple[str, ...] | None = None
     answer_spans: bool | None = None
+    sentence_pairs: bool | None = None
     targets: int | None = None
     target_names: tuple[str, ...] | None = None
     series_names: tuple[str, ...] | None = None

@@ -10,7 +10,7 @@ from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
 from dltrain.data.inputs import InputFiles, errors_as
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.datasets.pair_files import PairFiles, join
@@ -55,6 +55,7 @@ class Parallel:
         cut_sources: Whether a longer source is cut off instead.
         max_tokens: Maximum number of tokens per training batch including padding, of sources and of targets; replaces
             ``batch_size``. None to use ``batch_size``.
+        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
@@ -84,6 +85,7 @@ class Parallel:
         max_target_length: int | None = None,
         cut_sources: bool = False,
         max_tokens: int | None = None,
+        pad_multiple: int = WIDTH_MULTIPLE,
         validation: float = 0.05,
         test: float = 0.05,
         batch_size: int = 64,
@@ -100,6 +102,7 @@ class Parallel:
         at_least("data.max_target_length", self.max_target_length, 1)
         self.length, self.target_length = _width(max_length), _width(self.max_target_length + 1)
         self.max_tokens, self.num_labels, self.cut_sources = max_tokens, num_labels, cut_sources
+        self.pad_multiple = check_multiple(pad_multiple)
         if max_tokens is not None:
             at_least("data.max_tokens", max_tokens, max(self.length, self.target_length))
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
@@ -235,8 +238,10 @@ class Parallel:
         rows: dict[str, Tensor | Ragged] = {**ragged}
         if len(self.files) > 1:
             rows["text_task"] = self._file_of(part)
-        lengths = torch.maximum(ragged["source"].lengths, ragged["target"].lengths)
-        return Source(rows, self.prepare, plan=ByLength(lengths, self.max_tokens) if by_length else None)
+        lengths = torch.stack([each.lengths for each in ragged.values()], dim=1)
+        fields = None if self.pad_multiple == WIDTH_MULTIPLE else lengths  # as in earlier versions
+        plan = ByLength(lengths.amax(1), self.max_tokens, self.pad_multiple, fields)
+        return Source(rows, self.prepare, plan=plan if by_length else None)
 
 
 def _width(length: int) -> int:

@@ -13,7 +13,7 @@ from dltrain.data.checks import at_least, check_held_out, one_of
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out, hold_out_stratified
 from dltrain.datasets.audio_files import SUFFIXES, UnreadableAudio, check_installed
@@ -72,8 +72,8 @@ class Speech:
         max_seconds: Maximum duration; longer recordings are left out.
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
             `dltrain.datasets.spec_augment.Masks`.
-        max_tokens: Maximum number of steps per training batch including padding; replaces ``batch_size``. None to use
-            ``batch_size``.
+        max_tokens: Maximum number of steps per training batch including padding; None to use ``batch_size``.
+        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Recordings per step, at least 1.
@@ -107,6 +107,7 @@ class Speech:
         time_mask_size: int = 20,
         time_mask_share: float = 0.2,
         max_tokens: int | None = None,
+        pad_multiple: int = WIDTH_MULTIPLE,
         validation: float = 0.1,
         test: float = 0.1,
         batch_size: int = 16,
@@ -127,7 +128,7 @@ class Speech:
         width = padded_width(torch.tensor([self.features.max_steps(max_seconds)]))
         self.max_tokens = None if max_tokens is None else at_least("data.max_tokens", max_tokens, width)
         self.masks = Masks(frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share)
-        self.prepare = PrepareSpeech()
+        self.prepare, self.pad_multiple = PrepareSpeech(), check_multiple(pad_multiple)
         self.frames: dict[str, list[tuple[int, Frames]]] = {}  # by split, each with its row
         self.long = 0
         if fitted is None:
@@ -257,7 +258,7 @@ class Speech:
         hashed = (f"{frames.digest} {text}" for frames, text in zip(kept.values(), texts, strict=True))
         settings = "\n".join([str(self.features), " ".join(self.vocabulary.content), *hashed])
         augment = SpecAugment(self.features.bands, self.masks) if training and not self.masks.is_empty else None
-        plan = ByLength(features.lengths, self.max_tokens) if training else None
+        plan = ByLength(features.lengths, self.max_tokens, self.pad_multiple) if training else None
         return Source(rows, self.prepare, augment, fingerprinted=settings, plan=plan)
 
     def describe(self) -> list[str]:

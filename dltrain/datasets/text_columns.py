@@ -160,3 +160,20 @@ def split_rows(labels: np.ndarray | None, count: int, validation: float, test: f
     rest, tested = hold_out_stratified(classes, test)
     train, val = hold_out_stratified(classes[rest], held_out[0] / len(rest))
     return [rest[train], rest[val], tested]
+
+
+def limit_rows(rows: Tensor, labels: Tensor | None, count: int) -> Tensor:
+    """Return ``count`` of the training rows, always the same ones, with the same fraction of every class.
+
+    Args:
+        labels: Class of each row; None for no classes.
+
+    Raises:
+        ConfigError: There are fewer rows.
+    """
+    if count > len(rows):
+        expected = f"from 1 to {len(rows):,}, the number of training texts"
+        raise ConfigError(format_error("data.num_labels", expected, count))
+    if labels is None:
+        return rows[permutation(len(rows))[:count]]
+    return rows[hold_out_stratified(labels, count / len(rows))[1]]

@@ -6,7 +6,9 @@ from itertools import chain
 
 import numpy as np
 import torch
+from torch import nn
 
+from dltrain.data.loader import Batch
 from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 
@@ -41,3 +43,16 @@ class TextEncoder:
         rows = [[*begin, *tokens[: self.room], *end] for tokens in encoded]
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
         return Ragged(torch.from_numpy(values), torch.tensor([len(row) for row in rows]), self.tokens.pad or 0)
+
+
+class PrepareTexts(nn.Module):
+    """Tokens of texts as the inputs of a model.
+
+    Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs (B, T), int64, lengths (B,), int64 on the
+    CPU, and the other fields.
+    """
+
+    def forward(self, rows: Batch) -> Batch:
+        """Prepare a batch of padded texts."""
+        others = {name: value for name, value in rows.items() if not name.startswith("tokens")}
+        return {"inputs": rows["tokens"].long(), "lengths": rows["tokens_lengths"], **others}

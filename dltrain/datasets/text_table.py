@@ -7,22 +7,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
-from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
-from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, split_rows
-from dltrain.datasets.text_encoder import TextEncoder
+from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, limit_rows, split_rows
+from dltrain.datasets.text_encoder import PrepareTexts, TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
 from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
@@ -31,19 +30,6 @@ from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
 SUFFIXES = (".csv", ".tsv", *JSON, *TEXT)
-
-
-class Prepare(nn.Module):
-    """Tokens of texts as the inputs of a model.
-
-    Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs (B, T), int64, lengths (B,), int64 on the
-    CPU, and the other fields.
-    """
-
-    def forward(self, rows: Batch) -> Batch:
-        """Prepare a batch of padded texts."""
-        others = {name: value for name, value in rows.items() if not name.startswith("tokens")}
-        return {"inputs": rows["tokens"].long(), "lengths": rows["tokens_lengths"], **others}
 
 
 class TextTable:
@@ -70,6 +56,9 @@ class TextTable:
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
+        num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
+            class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
+        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -96,6 +85,8 @@ class TextTable:
         special_tokens: bool = False,
         batching: str = "length",
         max_tokens: int | None = None,
+        num_labels: int | None = None,
+        pad_multiple: int = WIDTH_MULTIPLE,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -111,11 +102,12 @@ class TextTable:
         self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
         self.special = MORE_SPECIAL if special_tokens else SPECIAL
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
-        self.max_tokens = max_tokens
+        self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
+        self.max_tokens, self.pad_multiple = max_tokens, check_multiple(pad_multiple)
         self.bad = BadSamples(on_bad_sample, max_bad_samples)
         self.notation = Notation(header)
         self.path = path
-        self.prepare = Prepare()
+        self.prepare = PrepareTexts()
         self._check_max_tokens()
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
@@ -149,7 +141,8 @@ class TextTable:
         self.text = choose_text(self.table, text)
         self.column = choose_target(self.table, column, self.text)
         self.parts = self._split(folders, threshold, *shares)
-        train = self.parts[TRAIN].numpy()
+        self.train = self.parts[TRAIN]
+        train = self.train.numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
         self.words = self.tokenizer or Words.fit((cells[row] for row in train), *limits, self.special)
@@ -198,6 +191,7 @@ class TextTable:
         """Encode and split the texts."""
         rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
+        self.parts = {**self.parts, TRAIN: self._labeled(rows["targets"])}
         train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
         return Splits(train, val if len(val) else None, test)
 
@@ -270,6 +264,14 @@ class TextTable:
         parts = [rows[part] for part in split_rows(labels, len(rows), *shares)]
         return {**dict(zip((TRAIN, VAL, TEST), parts, strict=True)), **given}
 
+    def _labeled(self, targets: Tensor | Ragged) -> Tensor:
+        """Return the training rows of which the labels are used."""
+        rows = self.train
+        if self.num_labels is None:
+            return rows
+        assert isinstance(targets, Tensor), "one target per text"
+        return limit_rows(rows, targets[rows] if self.target.classes else None, self.num_labels)
+
     def _check_max_tokens(self) -> None:
         if self.max_tokens is None:
             return
@@ -281,7 +283,8 @@ class TextTable:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
-        return Source(own, self.prepare, plan=ByLength(tokens.lengths, self.max_tokens) if self.by_length else None)
+        plan = ByLength(tokens.lengths, self.max_tokens, self.pad_multiple)
+        return Source(own, self.prepare, plan=plan if self.by_length else None)
 
     def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.encoder.encode(word) for word in cells.words]

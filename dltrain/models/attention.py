@@ -20,7 +20,8 @@ class Heads:
         num_heads: Number of heads of the queries.
         num_kv_heads: Number of heads of keys and values; each serves ``num_heads / num_kv_heads`` heads of the queries.
         size: Features of a head.
-        dropout: Dropout probability of the attention weights.
+        dropout: Dropout probability of the attention weights. Training with dropout on a CPU needs memory for all
+            weights, (B, num_heads, T, S); without it, memory is linear in T and S.
         scale: Factor of the scores; None for ``1 / sqrt(size)``.
 
     Source: Vaswani et al. 2017, section 3.2; one key head (multi-query), Shazeer 2019; groups of heads, Ainslie et al.

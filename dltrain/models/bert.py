@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, choose
+from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.attention import padding_mask
 from dltrain.models.blocks import Block
 from dltrain.models.documents import document_positions, same_document
@@ -23,7 +23,8 @@ class BERT(nn.Module):
     """Post-norm Transformer encoder with learned positions and segments.
 
     The output layer depends on the task: for hidden tokens, a layer that shares its output weights with the embedding;
-    for one output per step, a linear layer; for one output per text, a linear layer on a vector of the whole text.
+    for one output per step, a linear layer; for one output per text, a linear layer on a vector of the whole text. For
+    pairs of passages, a linear layer on the pooled first state also tells whether the second passage follows the first.
 
     Weights of BERT in the layout of Hugging Face's transformers fit as initial weights; of their positions, the first
     ``length`` are read.
@@ -38,8 +39,11 @@ class BERT(nn.Module):
         causal: Whether the task needs outputs that do not depend on later tokens; must be false.
         readout: Vector of the whole text: ``first``, a tanh layer on the state of the first token, or ``mean``, the
             mean of all states.
+        next_sentence: Also return the outputs of the two classes of a pair: the second passage follows the first one,
+            or does not. Needs the outputs for hidden tokens.
 
-    Shape: int64 (B, T), T up to ``length`` -> (B, T, outputs) with ``each_step``, otherwise (B, outputs).
+    Shape: int64 (B, T), T up to ``length`` -> (B, T, outputs) with ``each_step``, otherwise (B, outputs); with
+    ``next_sentence``, also (B, 2).
     Source: Devlin et al. 2019, "BERT: Pre-training of deep bidirectional transformers", section 3.
     """
 
@@ -57,6 +61,7 @@ class BERT(nn.Module):
         each_step: bool = False,
         causal: bool = False,
         readout: str = "first",
+        next_sentence: bool | None = None,
     ) -> None:
         super().__init__()
         check_sizes(dropout, vocabulary=vocabulary, length=length, outputs=outputs)
@@ -74,9 +79,14 @@ class BERT(nn.Module):
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size
         blocks = [Block(*sizes, activation, dropout, pre_norm=False, eps=EPS) for _ in range(num_layers)]
         self.blocks = nn.ModuleList(blocks)
-        self.pooler = nn.Linear(hidden_size, hidden_size) if not each_step and readout == "first" else None
+        pooled = next_sentence or (not each_step and readout == "first")
+        self.pooler = nn.Linear(hidden_size, hidden_size) if pooled else None
         self.hidden_tokens = HiddenTokens(vocabulary, hidden_size) if each_step and outputs == vocabulary else None
+        self.next_sentence = nn.Linear(hidden_size, 2) if next_sentence else None
         self.head = nn.Linear(hidden_size, outputs) if self.hidden_tokens is None else None
+        if next_sentence and self.hidden_tokens is None:
+            hint = "Use task=masked_language_modeling."
+            raise ConfigError(format_error("model.next_sentence", "null for a task without hidden tokens", True, hint))
         self.apply(_initialize)
 
     def encode(
@@ -112,8 +122,8 @@ class BERT(nn.Module):
         lengths: Tensor | None = None,
         segments: Tensor | None = None,
         documents: Tensor | None = None,
-    ) -> Tensor:
-        """Return the outputs at every step, or of each text.
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the outputs at every step, or of each text; with `next_sentence` also those of each pair.
 
         Args:
             lengths: Steps of each text, int64 (B,) on the CPU; later steps are padding. None for no padding.
@@ -124,7 +134,9 @@ class BERT(nn.Module):
         states = self.encode(x, lengths, segments, documents)
         if self.hidden_tokens is not None:
             logits: Tensor = self.hidden_tokens(states, self.embedding.weight)
-            return logits
+            if self.next_sentence is None:
+                return logits
+            return logits, self.next_sentence(self.dropout(self.pool(states, lengths)))
         assert self.head is not None
         outputs: Tensor = self.head(self.dropout(states if self.each_step else self.pool(states, lengths)))
         return outputs

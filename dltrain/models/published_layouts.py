@@ -23,6 +23,7 @@ BERT_NAMES = {
     "cls.predictions.transform.dense": "hidden_tokens.transform",
     "cls.predictions.transform.LayerNorm": "hidden_tokens.norm",
     "cls.predictions": "hidden_tokens",
+    "cls.seq_relationship": "next_sentence",
 }
 BERT_EMBEDDING = "embeddings.word_embeddings.weight"
 OLDER = {"gamma": "weight", "beta": "bias"}  # names of norms in the first published weights

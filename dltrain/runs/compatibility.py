@@ -35,7 +35,8 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     other = f"{source}={job.choices[source]}"
     hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
     if source == "task":
-        hint = f"Use {_matching_task(job, group)}"
+        models = f"Models that fit {other}: {names}. " if group == "model" and (names := _matching_models(job)) else ""
+        hint = f"{models}Use {_matching_task(job, group)}"
     elif group == "task":
         found = [to for fact, stated, to in OTHER_TARGETS if fact in missing and facts.get(stated)]
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
@@ -57,6 +58,14 @@ def _matching_data(job: Job, needed: Iterable[str]) -> str:
     wanted = set(map(_whole, needed)) - task_facts(job)
     options = compose.options("data", job.config_dirs).items()
     return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
+
+
+def _matching_models(job: Job) -> str:
+    """Return the names of the models that need a fact of this task, and no fact that task and data do not provide."""
+    task, data = (set(job.config[group].get("_provides_", [])) for group in ("task", "data"))
+    options = compose.options("model", job.config_dirs).items()
+    needed = {name: set(map(_whole, instantiate.facts_of_yaml(option, job.allow))) for name, option in options}
+    return " ".join(name for name, facts in needed.items() if facts & task and facts <= task | data)
 
 
 def _matching_task(job: Job, group: str) -> str:

@@ -74,6 +74,8 @@ class Report:
                 self.console.warning(line.removeprefix(WARNING))
             else:
                 self.console.info(f"  {line}")
+        if (share := self.batches["train"].padding) is not None:
+            self.console.info(f"  padding: {share:.1%} of the steps of training batches")
         for note in components.notes:
             self.console.info(note)
 

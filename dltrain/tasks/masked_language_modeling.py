@@ -30,15 +30,19 @@ class MaskedLanguageModeling(Task):
     replaced by the mask token and 10 % by a random token; 10 % stay as they are. The model reads the field ``masked``;
     ``targets`` (B, T) has the chosen tokens, and -1 elsewhere.
 
+    For pairs of passages, the cross-entropy of their class, ``not_next`` (B,), is added: the model then also returns
+    outputs (B, 2). The weight of a batch stays the number of its hidden tokens.
+
     Args:
         vocabulary: Number of distinct tokens.
         mask_token: Token that replaces a hidden token; None if the data have none, which is an error.
         pad_token, begin_token, end_token: Tokens that are never hidden; None if there are none.
         decode: Function that turns tokens into text.
+        next_sentence: Whether the model also predicts if the second passage of a pair follows the first one.
         mask_share: Probability that a token is chosen, in (0, 1].
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
 
-    Source: Devlin et al. 2019, "BERT", section 3.1 and appendix A.1.
+    Source: Devlin et al. 2019, "BERT", section 3.1, appendices A.1 and A.2.
     Differs: each token is chosen independently, so that the number of chosen tokens varies.
     """
 
@@ -51,6 +55,7 @@ class MaskedLanguageModeling(Task):
     begin_token: int | None = None
     end_token: int | None = None
     decode: Callable[[list[int]], str] | None = None
+    next_sentence: bool | None = None
     mask_share: float = 0.15
     label_smoothing: float = 0.0
 
@@ -66,9 +71,11 @@ class MaskedLanguageModeling(Task):
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return inputs with hidden tokens, and the tokens to predict."""
+        """Return inputs with hidden tokens, the tokens to predict and, for pairs, their segments and classes."""
         batch = super().example(facts, batch_size)
-        return {**batch, "masked": torch.empty_like(batch["inputs"]), "targets": torch.empty_like(batch["inputs"])}
+        more = ("masked", "targets", *(["segments"] if self.next_sentence else []))
+        pairs = {"not_next": batch["inputs"].new_empty(batch_size)} if self.next_sentence else {}
+        return {**batch, **{name: torch.empty_like(batch["inputs"]) for name in more}, **pairs}
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
         """Add ``masked``, the inputs with hidden tokens, and replace ``targets`` by the hidden tokens."""
@@ -93,12 +100,27 @@ class MaskedLanguageModeling(Task):
         return allowed
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the hidden tokens, in nats; its weight is their number."""
-        return self._loss(self._logits(model, batch), batch["targets"], self.label_smoothing)
+        """Return the mean cross-entropy over the hidden tokens, in nats, and for pairs also that of their classes.
 
-    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits: Tensor = ask(model, batch, inputs=batch["masked"])
-        return logits
+        The weight is the number of hidden tokens.
+        """
+        logits, pairs = self._outputs(model, batch, batch["masked"])
+        total, count, _ = self._loss(logits, batch["targets"], self.label_smoothing)
+        if pairs is None:
+            return Loss(total, count)
+        of_pairs = F.cross_entropy(pairs, batch["not_next"])
+        parts = {"masked": total.detach(), "next_sentence": of_pairs.detach()}
+        some = torch.as_tensor(count).clamp(max=1)  # a loss of weight 0 must have no gradient
+        return Loss(total + some * of_pairs, count, parts)
+
+    def _outputs(self, model: nn.Module, batch: Batch, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of the tokens and, for pairs, those of their classes."""
+        found = ask(model, batch, inputs=inputs)
+        logits, pairs = found if isinstance(found, tuple) else (found, None)
+        if self.next_sentence and pairs is None:
+            expected = "a model that tells whether a passage follows another, such as bert"
+            raise ConfigError(format_error("model", expected, type(model).__name__))
+        return logits, pairs if self.next_sentence else None
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:
         count = (targets != IGNORED).sum()
@@ -114,11 +136,14 @@ class MaskedLanguageModeling(Task):
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats per hidden token, perplexity and the share of hidden tokens that are predicted."""
-        own, baseline, shown = Mean(), Mean(), dict[str, Any]()
+        """Return loss in nats, perplexity and the share of hidden tokens, and of pairs, that are predicted."""
+        own, baseline, of_pairs, shown = Mean(), Mean(), Mean(), dict[str, Any]()
         for batch in batches:
-            targets, logits = batch["targets"], self._logits(model, batch).float()
+            targets, (logits, pairs) = batch["targets"], self._outputs(model, batch, batch["masked"])
+            logits = logits.float()
             self._add(own, logits, targets)
+            if pairs is not None:
+                self._add_pairs(of_pairs, pairs.float(), batch["not_next"])
             if self.frequencies is not None:
                 frequencies = self.frequencies.to(targets.device)
                 self._add(baseline, frequencies.expand(*targets.shape, -1), targets)
@@ -127,8 +152,15 @@ class MaskedLanguageModeling(Task):
                 "predicted": logits[:NUM_SHOWN].argmax(-1),
                 "allowed": self._maskable({**batch, "targets": targets[:0]})[:NUM_SHOWN],
             }
-        baselines = {"token frequencies": _metrics(baseline)} if self.frequencies is not None else {}
-        return Evaluation(_metrics(own), baselines, {"shown": shown})
+        guess = {"next_sentence_loss": math.log(2), "next_sentence_accuracy": 0.5} if self.next_sentence else {}
+        found = of_pairs.read() if self.next_sentence else {}
+        baselines = {"token frequencies": _metrics(baseline, guess)} if self.frequencies is not None else {}
+        return Evaluation(_metrics(own, found), baselines, {"shown": shown})
+
+    def _add_pairs(self, mean: Mean, logits: Tensor, targets: Tensor) -> None:
+        hits = torch.eq(logits.argmax(-1), targets).double().mean()
+        loss = F.cross_entropy(logits, targets)
+        mean.add(len(targets), next_sentence_loss=loss, next_sentence_accuracy=hits)
 
     def _add(self, mean: Mean, logits: Tensor, targets: Tensor) -> None:
         loss, count, _ = self._loss(logits, targets)
@@ -141,8 +173,8 @@ class MaskedLanguageModeling(Task):
         Raises:
             ConfigError: A text has no mask.
         """
-        logits = ask(model, batch).float()
-        return [self._fill(tokens, each) for tokens, each in zip(batch["inputs"], logits, strict=True)]
+        logits, _ = self._outputs(model, batch, batch["inputs"])
+        return [self._fill(tokens, each) for tokens, each in zip(batch["inputs"], logits.float(), strict=True)]
 
     def _fill(self, tokens: Tensor, logits: Tensor) -> Line:
         masks = torch.eq(tokens, self.mask_token or 0).nonzero().flatten()
@@ -173,8 +205,9 @@ class MaskedLanguageModeling(Task):
                 yield f"{number} {name:10}{self._text(row[allowed].tolist())}".replace("\n", " ")
 
 
-def _metrics(mean: Mean) -> dict[str, float]:
+def _metrics(mean: Mean, pairs: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics; without any hidden token, the loss is NaN."""
     found = mean.read()
     loss = found["loss"]
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "masked_accuracy": found["masked_accuracy"]}
+    metrics = {"perplexity": math.exp(min(loss, 700)), "masked_accuracy": found["masked_accuracy"]}
+    return {"loss": loss + pairs.get("next_sentence_loss", 0.0), **metrics, **pairs}

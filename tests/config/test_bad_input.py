@@ -26,7 +26,7 @@ FILES = {
 TABLE: dict[str, list[list[str]]] = {
     # Keys, options, types and ranges are checked before torch is imported.
     "modle=lstm": [["modle", "Did you mean model?"]],
-    "model=lsmt": [["model", "lsmt", "one of alexnet", "gru", "Did you mean lstm?"]],
+    "model=lsmt": [["model", "lsmt", "one of the", "options of model", "Did you mean lstm?"]],
     "optimizer.lrr=1": [["optimizer.lrr", "Did you mean optimizer.lr?"]],
     "file": [["file", "KEY=VALUE or GROUP=OPTION", "Did you mean data.path=file?"]],
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
@@ -120,6 +120,14 @@ TABLE: dict[str, list[list[str]]] = {
         ["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt:", "text"]
     ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
+    "model=gpt data=text model.length=32": [["model.length", "at least 64, the steps of the input, got 32"]],
+    r"data=text 'data.separator=\n\n'": [["data.path", "text between separators", "an empty document in line"]],
+    "data=text data.separator=ccc data.isolate_documents=true data.streams=true": [
+        ["data.isolate_documents", "not supported with data.streams=true"]
+    ],
+    "model=transformer data=reversal": [
+        ["Models that fit task=translation: seq2seq t5 transformer_seq2seq. Use a task"]
+    ],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
     "data=npz": [["data.path", "expected a value", "data.path=..."]],

@@ -48,6 +48,7 @@ FACTS: dict[str, Any] = {
         "normalize": None,
         "series_names": None,
         "answer_spans": True,
+        "sentence_pairs": None,
         "tags": 4,
         "tag_names": ["B-X", "I-X", "B-Y", "O"],
     },

@@ -17,8 +17,14 @@ PLANS: dict[str, Plan] = {
     "fixed": FixedSize(),
     "by length": ByLength(LENGTHS),
     "token budget": ByLength(LENGTHS, max_tokens=300),
+    "exact length": ByLength(LENGTHS, multiple=1),
+    "two lengths": ByLength(LENGTHS, multiple=1, fields=torch.stack([LENGTHS // 9, LENGTHS.flip(0)], dim=1)),
     "streams": Streams(),
 }
+
+
+def pairs(lengths: Tensor) -> Plan:
+    return ByLength(lengths.amax(1), multiple=1, fields=lengths)
 
 
 class Inputs(nn.Module):
@@ -58,6 +64,26 @@ def test_bucketed_batches_have_examples_of_similar_length() -> None:
     assert [width(LENGTHS[part]) for part in plan] != sorted(width(LENGTHS[part]) for part in plan)
     padded = sum(len(part) * width(LENGTHS[part]) for part in plan)
     assert padded < 0.75 * sum(len(part) * width(LENGTHS[part]) for part in ALL.split(10))
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 8])
+def test_batches_are_padded_to_a_multiple_and_their_padding_is_counted(multiple: int) -> None:
+    batches = Batches(source(ByLength(LENGTHS, multiple=multiple)), 10, seed=3, training=True)
+    found = list(batches.epoch(0))
+    for batch, part in zip(found, batches.plan(0), strict=True):
+        assert batch["inputs"].shape[1] == multiple * max(1, -(-int(LENGTHS[part].max()) // multiple))
+    assert batches.padding == pytest.approx(1 - int(LENGTHS.sum()) / sum(batch["inputs"].numel() for batch in found))
+    assert batches.widest()["inputs"].shape[1] == max(batch["inputs"].shape[1] for batch in found)
+
+
+def test_exact_lengths_and_a_second_field_reduce_padding() -> None:
+    first, more = torch.randint(4, 30, (2, 2000), generator=Generator().manual_seed(0))
+    lengths = torch.stack([first, first + more % 6], dim=1)
+    fields = {name: Ragged(torch.zeros(int(each.sum())), each) for name, each in zip("ab", lengths.T, strict=True)}
+    shares = []
+    for plan in (None, ByLength(lengths.amax(1)), ByLength(lengths.amax(1), multiple=1), pairs(lengths)):
+        shares.append(Batches(Source(fields, nn.Identity(), plan=plan), 32, training=True).padding)
+    assert shares == sorted(shares, reverse=True) and shares[-1] < 0.05 < 0.2 < shares[1]
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:

@@ -32,6 +32,7 @@ BUILT_IN = (
     "random_pairs",
     "adding_problem",
     "copy_memory",
+    "sentence_pairs",
 )
 FROM_FILES = (
     "npz",
@@ -191,6 +192,8 @@ def test_batches_match_the_provided_facts(name, tmp_path):
         if spec.answer_spans:
             assert batch["segments"].shape == inputs.shape and int(batch["segments"].max()) == 1
             assert bool((batch["start"] <= batch["end"]).all()) and int(batch["end"].max()) < inputs.shape[1]
+        elif spec.sentence_pairs:
+            assert batch["segments"].shape == inputs.shape and set(batch["not_next"].tolist()) == {0, 1}
         elif targets is None:
             assert spec.object_classes
         elif spec.horizon:

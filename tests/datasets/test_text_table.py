@@ -305,3 +305,16 @@ def test_a_file_without_a_tokenizer_is_rejected(tmp_path: Path) -> None:
         TextTable(write(tmp_path), tokenizer=str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match=r"^data.tokenizer: expected an existing file tokenizer.json"):
         TextTable(write(tmp_path), tokenizer=str(tmp_path / "tokens.json"))
+
+
+def test_num_labels_keeps_some_training_texts_and_the_vocabulary_of_all(tmp_path: Path) -> None:
+    whole, some = (TextTable(write(tmp_path), threshold=0.0, num_labels=count) for count in (None, 20))
+    splits, less = whole.load(), some.load()
+    assert len(less.train) == 20 and len(less.test) == len(splits.test) and some.words.words == whole.words.words
+    share = splits.train.rows["targets"].double().mean()
+    assert abs(less.train.rows["targets"].double().mean() - share) <= 1 / 20
+    assert set(some.parts["train"].tolist()) < set(whole.parts["train"].tolist())
+    assert torch.equal(some.load().train.rows["targets"], less.train.rows["targets"])
+    assert "splits: 20 training" in some.describe()[-1]
+    with pytest.raises(ConfigError, match=r"^data.num_labels: expected from 1 to \d+, the number of training texts"):
+        TextTable(write(tmp_path), threshold=0.0, num_labels=1000).load()

@@ -97,6 +97,8 @@ def here(
     for name in ("ETTh1.csv", "electricity.csv"):
         (tmp_path / name).write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
+    (tmp_path / "stories.txt").write_text("It was a bright cold day in April.<|endoftext|>" * 60)
+    (tmp_path / "poems.txt").write_text("The sea is calm tonight.\nThe tide is full.\n\n" * 60)
     write_reviews(tmp_path)
     shutil.copy(own_files["conll"], "names.conll")
     shutil.copy(own_files["squad"], "questions.json")

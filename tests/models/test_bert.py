@@ -83,6 +83,12 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(published: An
     torch.testing.assert_close(pooled.pool(states), there.pooler_output, atol=1e-5, rtol=0)
     logits = published(x, attention_mask=own.long(), token_type_ids=segments).prediction_logits
     torch.testing.assert_close(hidden_tokens(x, LENGTHS, segments)[own], logits[own], atol=1e-5, rtol=0)
+    pairs = bert(each_step=True, next_sentence=True)
+    pairs.load_state_dict(pairs.adapt_weights(published.state_dict()), strict=True)
+    tokens_of_pairs, found = pairs(x, LENGTHS, segments)
+    expected = published(x, attention_mask=own.long(), token_type_ids=segments).seq_relationship_logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(tokens_of_pairs[own], logits[own], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
@@ -137,3 +143,10 @@ def test_the_weights_of_the_embedding_are_those_of_the_output_layer_for_hidden_t
 def test_a_task_that_must_not_read_later_tokens_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^model: not supported because bert reads the tokens on both sides"):
         bert(causal=True)
+
+
+def test_an_output_for_pairs_needs_outputs_for_hidden_tokens() -> None:
+    logits, pairs = bert(each_step=True, next_sentence=True)(tokens())
+    assert logits.shape == (3, LENGTH, SIZE) and pairs.shape == (3, 2)
+    with pytest.raises(ConfigError, match=r"^model.next_sentence: expected null for a task without hidden tokens"):
+        bert(2, next_sentence=True)

@@ -159,3 +159,42 @@ def test_masks_of_a_text_are_filled_in(tmp_path: Path) -> None:
 def test_a_vocabulary_without_a_mask_token_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^data.special_tokens: expected true with masked_language_modeling"):
         task(mask_token=None)
+
+
+class Pairs(Table):
+    """Logits of each step and two of each pair."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        logits = super().forward(x)
+        return logits, logits.mean(1)[:, :2]
+
+
+def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_over_pairs() -> None:
+    tokens, classes = torch.randint(5, SIZE, (9, 30)), torch.arange(9) % 2
+    batch = corrupted(tokens) | {"not_next": classes}
+    model, found = Pairs(), task(next_sentence=True)
+    hidden = batch["targets"] != IGNORED
+    logits, pairs = model(batch["masked"])
+    masked, of_pairs = F.cross_entropy(logits[hidden], tokens[hidden]), F.cross_entropy(pairs, classes)
+    loss = found.loss(model, batch, 0.0)
+    torch.testing.assert_close(loss.total, masked + of_pairs)
+    assert int(loss.weight) == int(hidden.sum())
+    assert {name: float(value) for name, value in loss.parts.items()} == pytest.approx(
+        {"masked": masked.item(), "next_sentence": of_pairs.item()}
+    )
+    parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(7), slice(7, 9))]
+    metrics = found.evaluate(model, parts).metrics
+    assert metrics["loss"] == pytest.approx((masked + of_pairs).item(), rel=1e-5)
+    assert metrics["perplexity"] == pytest.approx(math.exp(masked.item()), rel=1e-4)
+    hits = (pairs.argmax(1) == classes).double().mean()
+    assert metrics["next_sentence_accuracy"] == pytest.approx(float(hits))
+    torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)  # without pairs, a model may have them
+    with pytest.raises(ConfigError, match=r"^model: expected a model that tells whether a passage follows another"):
+        found.loss(Table(), batch, 0.0)
+
+
+def test_pairs_without_hidden_tokens_have_no_gradient() -> None:
+    batch, model = corrupted(torch.full((2, 8), BEGIN)) | {"not_next": torch.tensor([0, 1])}, Pairs()
+    loss = task(next_sentence=True).loss(model, batch, 0.0)
+    loss.total.backward()
+    assert int(loss.weight) == 0 and not model.table.weight.grad.any()

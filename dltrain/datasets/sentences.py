@@ -1,0 +1,30 @@
+"""Sentences of the documents of a text."""
+
+import re
+from itertools import pairwise
+
+SENTENCES = ("punctuation", "lines")
+BLANK = re.compile(r"\n[^\S\n]*\n")
+CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
+TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
+# The end of a sentence: a mark before white space and a capital letter or a number, or a mark without spaces around it.
+END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
+
+
+def split_documents(text: str, sentences: str) -> list[list[str]]:
+    """Return the sentences of each document; documents are separated by blank lines.
+
+    Args:
+        sentences: ``punctuation`` ends a sentence at a mark that a capital letter or a number follows; ``lines`` takes
+            each line as a sentence.
+    """
+    documents = BLANK.split(text.replace("\r\n", "\n"))
+    split = split_sentences if sentences == "punctuation" else str.splitlines
+    found = ([sentence.strip() for sentence in split(document) if sentence.strip()] for document in documents)
+    return [document for document in found if document]
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a text, white space around them included."""
+    ends = [0, *(match.end() for match in END.finditer(text)), len(text)]
+    return [text[start:end] for start, end in pairwise(ends)]
