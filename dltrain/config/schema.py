@@ -192,6 +192,7 @@ TABLE = {
     "LeNet5.variant": choice("modern", "original"),
     "ViT.variant": choice("tiny", "small", "base"),
     "ViT.hidden_size ViT.num_heads": integer(1, null=True),
+    "ResNet9.alpha": real("(0, inf)"),
     "ViT.pool": choice("class_token", "mean"),
     "FCN.backbone": choice("resnet50", "resnet101"),
     "DeepLabV3.backbone": choice("resnet50", "resnet101", "mobilenet_v3_large"),

@@ -1,15 +1,19 @@
-"""Download weights of torchvision, verified by hash."""
+"""Download weights of torchvision, verified by hash, and compare the normalization of images with theirs."""
 
 import os
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch.hub import download_url_to_file
 from torchvision import models
 
 from dltrain.errors import ConfigError, format_error, suggest
 
 KEY = "transfer.weights"
+TOLERANCE = 0.005  # of mean and standard deviation, on the scale of pixels from 0 to 1
 
 
 def download(name: str) -> Path:
@@ -37,3 +41,21 @@ def download(name: str) -> Path:
             hint = f"Check the network, or download {url} and pass the file."
             raise ConfigError(format_error(KEY, f"to download {name} into {folder}", reason, hint)) from error
     return file
+
+
+def compare_normalization(name: str, data: Mapping[str, Any]) -> str:
+    """Return a warning if images are normalized differently from those that weights of torchvision were trained on.
+
+    Args:
+        name: Weights of torchvision.
+        data: Configuration of the data. Nothing is compared unless it has ``mean`` and ``std``.
+    """
+    preset = models.get_weight(name).transforms()
+    expected = {key: getattr(preset, key, None) for key in ("mean", "std")}
+    if None in (*expected.values(), *map(data.get, expected)):
+        return ""
+    pairs = [map(torch.tensor, (data[key], numbers)) for key, numbers in expected.items()]
+    if all(bool(((here - there).abs() <= TOLERANCE).all()) for here, there in pairs):
+        return ""
+    trained = " ".join(f"data.{key}={numbers}".replace(" ", "") for key, numbers in expected.items())
+    return f"data.mean, data.std: the weights were trained on images with another normalization: {trained}"

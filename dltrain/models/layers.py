@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dltrain.errors import ConfigError, choose, format_error
 
 KERNEL = 4  # kernel size: a multiple of the stride, so that a transposed convolution covers all pixels equally often
-ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
@@ -59,9 +59,9 @@ def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
     return widths
 
 
-def activation(name: str, key: str = "model.activation") -> nn.Module:
-    """Return the activation function called ``name``."""
-    return choose(key, name, ACTIVATIONS)()
+def activation(name: str, key: str = "model.activation", **options: Any) -> nn.Module:
+    """Return the activation function called ``name``; `options` are arguments of its class in `torch.nn`."""
+    return choose(key, name, ACTIVATIONS)(**options)
 
 
 def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Module:

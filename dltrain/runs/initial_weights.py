@@ -12,7 +12,7 @@ from dltrain.config.compose import Job
 from dltrain.data.tokens import Tokens
 from dltrain.errors import CheckpointError, ConfigError, format_error, shorten
 from dltrain.runs.assemble import Components, build_model
-from dltrain.runs.weight_files import InitialWeights, output_names, read_weights, token_texts
+from dltrain.runs.weight_files import TORCHVISION, InitialWeights, output_names, read_weights, token_texts
 from dltrain.runs.word_embeddings import load_embeddings
 from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
@@ -44,7 +44,13 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
             model, facts.get("tokens"), _dependent(model, rebuild, facts)[1], str(transfer.embeddings)
         )
     found = read_weights(transfer.weights, job.allow)
-    return load(model, rebuild, facts, components.config["task"], found)
+    loaded = load(model, rebuild, facts, components.config["task"], found)
+    if transfer.weights.startswith(TORCHVISION):
+        from dltrain.datasets.pretrained import compare_normalization  # imports torchvision
+
+        name = transfer.weights.removeprefix(TORCHVISION)
+        return replace(loaded, note=compare_normalization(name, components.config["data"]))
+    return loaded
 
 
 def load(

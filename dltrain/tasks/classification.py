@@ -38,6 +38,7 @@ class Classification(TaskOverSteps, Supervised):
             ``examples / (classes that occur * examples of the class)``, counted in training; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
+        test_time_flip: In evaluation and predictions, average the outputs for each image and for its mirror image.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
 
@@ -56,6 +57,7 @@ class Classification(TaskOverSteps, Supervised):
     class_weights: str | list[float] | None = None
     decode: Callable[[list[int]], str] | None = None
     gradient_distance: bool = False
+    test_time_flip: bool = False
 
     def __post_init__(self) -> None:
         self.names = name_classes(self.classes, self.class_names)
@@ -98,6 +100,16 @@ class Classification(TaskOverSteps, Supervised):
         self.linear = LinearModel(train, val, self.vocabulary, lambda batch: batch["targets"], self.classes)
         return self.linear.description
 
+    def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scores of each class before the softmax, (B, classes), in evaluation."""
+        scores: Tensor = self.answer(model, batch).float()
+        if not self.test_time_flip:
+            return scores
+        if batch["inputs"].dim() not in DRAWN:
+            raise ConfigError("task.test_time_flip: not supported because the inputs are not images")
+        mirrored = {**batch, "inputs": batch["inputs"].flip(-1)}
+        return (scores + self.answer(model, mirrored).float()) / 2
+
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
         scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
@@ -108,7 +120,7 @@ class Classification(TaskOverSteps, Supervised):
             texts = texts or first_texts(batch, self.decode)
             if images is None and hasattr(model, "attention_map"):
                 images = {"inputs": inputs[:NUM_ATTENDED], "targets": targets[:NUM_ATTENDED]}
-            each, predicted = scores.add(self.answer(model, batch).float(), targets)
+            each, predicted = scores.add(self._scores(model, batch), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
             # Padded texts have different widths, and are not shown.
             pool = [targets if "lengths" in batch else inputs, targets, predicted, losses]
@@ -124,7 +136,7 @@ class Classification(TaskOverSteps, Supervised):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
         lines = []
-        for row in self.answer(model, batch).float().softmax(1).tolist():
+        for row in self._scores(model, batch).softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
             line = {"class": best, "class_name": self.names[best], "probability": row[best]}
             lines.append({**line, "probabilities": dict(zip(self.names, row, strict=True))})

@@ -17,12 +17,12 @@ def convolved(state: dict[str, Tensor], name: str, x: Tensor, pool: bool = False
     mean, variance, scale, bias = (
         state[f"{norm}.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
     )
-    return F.celu((x - mean) / (variance + 1e-5).sqrt() * scale + bias)
+    return F.celu((x - mean) / (variance + 1e-5).sqrt() * scale + bias, 0.075)
 
 
 def test_a_resnet9_equals_the_published_layers_with_the_same_weights() -> None:
     torch.manual_seed(0)
-    model = ResNet9(3, 16, 24, 5, [4, 6, 8, 10])
+    model = ResNet9(3, 16, 24, 5, [4, 6, 8, 10], alpha=0.075)
     model(torch.randn(32, 3, 16, 24))  # so that the running statistics are not those of an untrained norm
     state, x = model.eval().state_dict(), torch.randn(2, 3, 16, 24)
     y = convolved(state, "features.0", x)
@@ -47,6 +47,7 @@ def test_a_resnet9_has_the_expected_number_of_parameters() -> None:
     ("wrong", "message"),
     [
         ({"hidden_size": [4, 8, 8]}, r"model\.hidden_size: expected four numbers, one for each stage, got \[4, 8, 8\]"),
+        ({"activation": "relu", "alpha": 0.1}, r"model\.alpha: expected 1 for model\.activation=relu, got 0\.1"),
         ({"height": 7}, r"model: expected data with images of at least 8x8 pixels for a ResNet-9, got 7x16"),
     ],
 )

@@ -154,3 +154,20 @@ def test_no_images_are_shown_without_mistakes() -> None:
 
 def test_the_task_provides_one_output_per_class() -> None:
     assert Classification(7).facts() == {"outputs": 7, "each_step": False, "causal": False}
+
+
+def test_flips_in_evaluation_average_the_outputs_for_an_image_and_its_mirror_image_but_not_in_training() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
+    images, targets = torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 0, 1])
+    batch, task = {"inputs": images, "targets": targets}, Classification(3, test_time_flip=True)
+    weight, bias = model[1].weight.detach(), model[1].bias.detach()
+    # The mean over both images is a linear layer with the mean of the weights and of the mirrored weights.
+    mirrored = (weight + weight.view(3, 1, 3, 4).flip(3).flatten(1)) / 2
+    scores = F.linear(images.flatten(1), mirrored, bias)
+    found = torch.tensor([list(line["probabilities"].values()) for line in task.predict(model, batch)])
+    torch.testing.assert_close(found, scores.softmax(1))
+    assert task.evaluate(model, [batch]).metrics["loss"] == pytest.approx(float(F.cross_entropy(scores, targets)))
+    assert torch.equal(task.loss(model, batch, 0.0).total, F.cross_entropy(model(images), targets))
+    with pytest.raises(ConfigError, match=r"task\.test_time_flip: not supported because the inputs are not images"):
+        task.predict(model, {"inputs": images.flatten(1)})
