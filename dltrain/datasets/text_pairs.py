@@ -116,7 +116,7 @@ class TextPairs:
         self.column = choose_target(self.table, column, *pair)
         every = fit_target(self.table, self.column, torch.arange(len(self.table)).numpy(), None)
         labels = every.encode(self.table, self.column)["targets"].numpy() if every.classes else None
-        self.parts = split_rows(labels, len(self.table), *shares)
+        self.parts: list[Tensor] = split_rows(labels, len(self.table), *shares)
         self.target = fit_target(self.table, self.column, self.parts[0].numpy(), None)
 
     def fit(self) -> Fitted:
