@@ -29,7 +29,7 @@ SLOW = re.compile(
 )
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
-    "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
+    "": ["trainer.max_steps=2", "trainer.epochs=null", "trainer.log_media=false", "device=cpu"],
     "midi_events": ["data.context_length=16"],
     "book.txt data.tokens=": ["data.context_length=4"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
