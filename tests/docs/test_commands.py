@@ -29,7 +29,7 @@ SLOW = re.compile(
 )
 # Overrides that shorten commands, by a pattern of the command.
 SHORT = {
-    "": ["trainer.max_steps=2", "trainer.epochs=null", "device=cpu"],
+    "": ["trainer.max_steps=2", "trainer.epochs=null", "trainer.log_media=false", "device=cpu"],
     "midi_events": ["data.context_length=16"],
     "book.txt data.tokens=": ["data.context_length=4"],
     "gpt": ["model.num_layers=1", "model.hidden_size=16"],
@@ -97,6 +97,8 @@ def here(
     for name in ("ETTh1.csv", "electricity.csv"):
         (tmp_path / name).write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
     (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
+    (tmp_path / "stories.txt").write_text("It was a bright cold day in April.<|endoftext|>" * 60)
+    (tmp_path / "poems.txt").write_text("The sea is calm tonight.\nThe tide is full.\n\n" * 60)
     write_reviews(tmp_path)
     shutil.copy(own_files["conll"], "names.conll")
     shutil.copy(own_files["squad"], "questions.json")
