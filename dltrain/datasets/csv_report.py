@@ -1,13 +1,15 @@
 """Describe a CSV file column by column, even if a data set rejects it."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.csv_file import Notation, read_csv
 from dltrain.datasets.csv_table import Table
-from dltrain.datasets.date_columns import parse_cells
+from dltrain.datasets.date_columns import find_times, parse_cells
 from dltrain.datasets.describe import count, listed, missing_line
+from dltrain.errors import ConfigError
 
 
 def describe_csv(path: str, **settings: Any) -> list[str]:
@@ -23,9 +25,13 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
     words = settings.get("missing_words") or ()
     notation = Notation(settings.get("header", True), settings.get("decimal"), tuple(words))
     table = read_csv(Path(path), notation)
-    kinds: dict[str, list[str]] = {}
+    times, kinds = None, dict[str, list[str]]()
+    with contextlib.suppress(ConfigError):
+        times = find_times(table, settings.get("day_first"))
     for column, name in enumerate(table.header):
-        kinds.setdefault(_kind(table, column, settings.get("day_first")), []).append(name or "(no name)")
+        is_date = times is not None and column in times.columns
+        kind = "dates" if is_date else _kind(table, column, settings.get("day_first"))
+        kinds.setdefault(kind, []).append(name or "(no name)")
     lines = [f"{table.path.name}: {count(len(table), 'row')}, {count(len(table.header), 'column')}"]
     lines += [f"{kind}: {listed(names)}" for kind, names in kinds.items()]
     return lines + missing_line(table, range(len(table.header)))

@@ -175,13 +175,22 @@ def describe_rows(table: Table, where: str | None, names: Sequence[str], left_ou
 
 
 def describe_times(table: Table, time_column: TimeColumn | None, series: Series) -> list[str]:
-    """Return a line about the dates of a table, and the usual step of a series; empty if there are no dates."""
+    """Return a line about the times of a table, with the usual step of a series if they are dates; empty without."""
     if time_column is None:
-        return []
+        return _describe_numbers(table, series)
     names = " ".join(table.header[column] for column in time_column.columns)
     first, last = time_column.cells[0], time_column.cells[len(table) - 1]
     step = steps.step_words(time_column.dates.times.iloc[series.rows])
     return [f"time: {names} from {first} to {last}, step {step}"]
+
+
+def _describe_numbers(table: Table, series: Series) -> list[str]:
+    """Return a line about the first column of ascending numbers with the name of a time, such as ``year``."""
+    for column, name in enumerate(table.header):
+        if is_time_name(name) and table.is_numeric(column) and (np.diff(table.numbers(column)[series.rows]) > 0).all():
+            first, last = (table.columns[column][int(series.rows[row])] for row in (0, -1))
+            return [f"time: {name} from {first} to {last}"]
+    return []
 
 
 def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row: int, group: str | None) -> None:

@@ -15,6 +15,14 @@ STATE_NORMS: Mapping[str, Callable[[int, float, bool], nn.Module]] = {
 }
 
 
+class StepBatchNorm(nn.BatchNorm1d):
+    """Batch norm of states (B, T, width) over examples and steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalized states."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
 def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> nn.Module:
     """Return the norm of states (B, T, width) called ``name``: ``layer`` or ``rms``.
 
@@ -33,7 +41,7 @@ class Block(nn.Module):
         gated: Whether the activated layer multiplies a second, linear one; with ``silu`` this is SwiGLU.
         pre_norm: Whether norms precede attention and feed-forward network (Radford et al. 2019) or follow the residual
             sums (Vaswani et al. 2017).
-        norm: ``layer`` or ``rms``.
+        norm: ``layer``, ``rms``, or a function that builds a norm of a width.
         eps: Constant added to the variance by the norms.
         num_kv_heads, head_size, scale: See `make_heads`.
         rotary: Whether positions rotate queries and keys.
@@ -58,7 +66,7 @@ class Block(nn.Module):
         causal: bool = False,
         bias: bool = True,
         pre_norm: bool = True,
-        norm: str = "layer",
+        norm: str | Callable[[int], nn.Module] = "layer",
         eps: float = 1e-5,
         gated: bool = False,
         num_kv_heads: int | None = None,
@@ -74,12 +82,13 @@ class Block(nn.Module):
             raise ConfigError(format_error("model.num_heads", expected, num_heads))
         self.causal, self.pre_norm, self.rotary = causal, pre_norm, rotary
         # The order of the layers determines initial weights and the order of optimizer states in checkpoints.
-        self.norm1 = state_norm(norm, width, eps, bias)
+        build = norm if callable(norm) else lambda width: state_norm(norm, width, eps, bias)
+        self.norm1 = build(width)
         self.qkv = nn.Linear(width, (heads.num_heads + 2 * heads.num_kv_heads) * heads.size, bias=bias)
         self.mix = nn.Linear(heads.num_heads * heads.size, width, bias=bias)
-        self.norm_cross = state_norm(norm, width, eps, bias) if cross else None
+        self.norm_cross = build(width) if cross else None
         self.cross = CrossAttention(width, heads, bias) if cross else None
-        self.norm2 = state_norm(norm, width, eps, bias)
+        self.norm2 = build(width)
         self.up = nn.Linear(width, ffn_size, bias=bias)
         self.gate = nn.Linear(width, ffn_size, bias=bias) if gated else None
         self.activation = activation(activation_name)

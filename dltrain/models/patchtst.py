@@ -1,10 +1,12 @@
 """PatchTST: a Transformer on patches of a series."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dltrain.errors import ConfigError, format_error
-from dltrain.models.blocks import Block
+from dltrain.errors import ConfigError, choose, format_error
+from dltrain.models.blocks import Block, StepBatchNorm
 from dltrain.models.layers import check_sizes
 from dltrain.models.linear_forecasters import Forecaster
 from dltrain.models.positions import Positions
@@ -27,10 +29,12 @@ class PatchTST(Forecaster):
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
         dropout: Dropout probability of patches, attention weights, residual branches and of the last layer's inputs.
+        norm: ``batch``, batch norm after each residual sum, as published; or ``layer``, layer norm before attention and
+            feed-forward network, and at the end.
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     Source: Nie et al. 2023, "A time series is worth 64 words: Long-term forecasting with transformers", section 3.1.
-    Differs: pre-norm blocks with layer norm, and a normalization without learned scale.
+    Differs: the default ``norm``, which is ``layer``.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class PatchTST(Forecaster):
         ffn_ratio: int = 2,
         dropout: float = 0.0,
         features: int | None = None,
+        norm: str = "layer",
     ) -> None:
         super().__init__(columns, horizon, outputs, features)
         check_sizes(dropout, length=length, patch_length=patch_length, stride=stride)
@@ -60,8 +65,10 @@ class PatchTST(Forecaster):
         self.positions = Positions(patches, hidden_size, std=0.02)
         self.dropout = nn.Dropout(dropout)
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size
-        self.blocks = nn.Sequential(*[Block(*sizes, "gelu", dropout, False) for _ in range(num_layers)])
-        self.norm = nn.LayerNorm(hidden_size)
+        kinds: dict[str, dict[str, Any]] = {"layer": {}, "batch": {"pre_norm": False, "norm": StepBatchNorm}}
+        kind = choose("model.norm", norm, kinds)
+        self.blocks = nn.Sequential(*[Block(*sizes, "gelu", dropout, **kind) for _ in range(num_layers)])
+        self.norm = nn.Identity() if norm == "batch" else nn.LayerNorm(hidden_size)
         self.head = nn.Linear(patches * hidden_size, horizon * self.levels)
 
     def each_column(self, x: Tensor) -> Tensor:

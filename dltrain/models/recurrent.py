@@ -118,7 +118,7 @@ class Recurrent(nn.Module):
         if state is not None:
             return self._continue(x, state)
         steps = self.steps(x)
-        states = self._states(steps, lengths) if documents is None else read_each(self._run, steps, documents)
+        states = self._states(steps, lengths) if documents is None else read_each(self._run_ragged, steps, documents)
         if not self.each_step and self.bidirectional and self.readout == "last":
             forward, backward = states.split(self.hidden_size, dim=-1)  # the backward direction ends at the first step
             states = torch.cat([read_out(forward, lengths, "last"), backward[:, 0]], dim=-1)
@@ -156,6 +156,10 @@ class Recurrent(nn.Module):
         first = (part.transpose(0, 1).expand(batch_size, -1, -1) for part in initial)
         return dict(zip(self.parts, first, strict=True))
 
+    def _before(self, batch_size: int) -> Parts | None:
+        """Return the learned initial state of each sequence; None for zeros."""
+        return tuple(part.expand(-1, batch_size, -1).contiguous() for part in self._initial()) or None
+
     def _initial(self) -> Parts:
         """Return the learned initial state, layers first; empty if it is not learned."""
         return tuple(self.initial[part] for part in self.parts) if self.initial else ()
@@ -172,11 +176,16 @@ class Recurrent(nn.Module):
 
     def _run(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
         """Return the state after each step, from the initial state, without dropout of the inputs."""
-        before = tuple(part.expand(-1, len(steps), -1).contiguous() for part in self._initial()) or None
+        if lengths is not None and self.bidirectional:
+            return self._run_ragged(steps, lengths)
+        # The forward direction reads padding only after all other steps.
+        return run_layer(self.layers, steps, self._before(len(steps)), self.weight_dropout)[0]
+
+    def _run_ragged(self, steps: Tensor, lengths: Tensor) -> Tensor:
+        """Return the state after each step of sequences of different lengths, without computing padding if possible."""
+        before = self._before(len(steps))
         if isinstance(self.layers, Stack):
             return self.layers(steps, before, lengths)[0]
-        if lengths is None or not self.bidirectional:  # the forward direction reads padding only after all other steps
-            return run_layer(self.layers, steps, before, self.weight_dropout)[0]
         return run_ragged(self.layers, steps, lengths, before, self.weight_dropout)[0]  # type: ignore[arg-type]
 
 

@@ -62,6 +62,7 @@ class Search:
         rows, device = _rows(state), _device(state)
         if beam > 1:
             state = select(state, torch.arange(rows, device=device).repeat_interleave(beam))
+        first = state
         totals = torch.full((rows, beam), -torch.inf, device=device)
         totals[:, 0] = 0  # all paths of a source start alike, so only one may be extended
         tokens = torch.full((rows, beam, 1), self.begin, device=device)
@@ -75,7 +76,8 @@ class Search:
             tokens, totals = grown.gather(1, live[:, :, None].expand(-1, -1, step + 1)), totals.gather(1, live)
             if beam > 1:  # a single path continues itself, and selecting it would copy the whole state
                 starts = torch.arange(0, rows * beam, beam, device=device)[:, None]
-                state = select(state, (origin.gather(1, live) + starts).flatten())
+                # What no step has replaced, such as the source, is still the same for all paths of a source.
+                state = select(state, (origin.gather(1, live) + starts).flatten(), kept=first)
             if best.is_complete():
                 break
         return best.read(tokens, totals)
@@ -135,12 +137,17 @@ class _Best:
         return Found(self.tokens, self.scores)
 
 
-def select(state: State, rows: Tensor) -> State:
-    """Return the state of these rows."""
-    return {
-        name: select(part, rows) if isinstance(part, dict) else part.index_select(0, rows)
-        for name, part in state.items()
-    }
+def select(state: State, rows: Tensor, kept: State | None = None) -> State:
+    """Return the state of these rows, without copies of the parts that are the same objects in `kept`."""
+    kept, selected = kept or {}, {}
+    for name, part in state.items():
+        if part is kept.get(name):
+            selected[name] = part
+        else:
+            selected[name] = (
+                select(part, rows, kept.get(name)) if isinstance(part, dict) else part.index_select(0, rows)
+            )
+    return selected
 
 
 def _first(state: State) -> Tensor:

@@ -8,7 +8,8 @@ def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Ten
     """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
     The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
-    ``past - 1 - season`` to ``past - 1``, added once for each season ahead.
+    ``past - 1 - season`` to ``past - 1``, added once for each season ahead. Without a season, a season of one step, the
+    last value and the last season are the same, and only the former is returned.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """
@@ -16,7 +17,8 @@ def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Ten
     found = {"repeat last": last.expand(-1, horizon, -1)}
     if (past := history.shape[1]) > season:
         steps = torch.arange(horizon, device=history.device)
-        found["last season"] = history[:, past - season + steps % season]
+        repeated = history[:, past - season + steps % season]
         change = (last - history[:, -1 - season, None]) * (steps // season + 1).view(1, -1, 1)
-        found["season plus change"] = found["last season"] + change
+        seasonal = {"last season": repeated, "season plus change": repeated + change}
+        found |= seasonal if season > 1 else {"repeat last change": repeated + change}
     return found

@@ -39,7 +39,7 @@ class SpanCorruption(Translation):
 
     def __post_init__(self) -> None:
         if not self.sentinels or not self.shared_vocabulary:
-            hint = "data=parallel has these options."
+            hint = "data=parallel and data=summaries have these options."
             got = f"{len(self.sentinels)} and {str(bool(self.shared_vocabulary)).lower()}"
             expected = "at least 2 and data.shared_vocabulary=true with span_corruption"
             raise ConfigError(format_error("data.sentinels", expected, got, hint))

@@ -28,6 +28,7 @@ class Summarization(Translation):
     """
 
     written: ClassVar[str] = "summary"
+    shown: ClassVar[str] = "summaries"
 
     encode: Callable[[str], list[int]] | None = None
     prefixes: tuple[str, ...] | None = None

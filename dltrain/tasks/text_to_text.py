@@ -28,6 +28,7 @@ class TextToText(Translation):
     """
 
     written: ClassVar[str] = "answer"
+    shown: ClassVar[str] = "answers"
 
     prefixes: tuple[str, ...] | None = None
 

@@ -56,6 +56,7 @@ class Translation(Task):
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
     written: ClassVar[str] = "translation"  # what the model writes
+    shown: ClassVar[str] = "translations"  # name of the texts in the log
 
     vocabulary: int
     pad_token: int
@@ -250,7 +251,7 @@ class Translation(Task):
         texts = [(self._source_text(source), self.text(target), self.text(each)) for source, target, each in rows]
         names = "source", "reference", self.written
         lines = [f"    {name:12}{text}" for row in texts for name, text in zip(names, row, strict=True)]
-        return [Media("translations", text="\n".join(lines)), *self._show_attention(model, batch)]
+        return [Media(self.shown, text="\n".join(lines)), *self._show_attention(model, batch)]
 
     def _show_attention(self, model: nn.Module, batch: Batch) -> list[Media]:
         """Return a picture of the attention of the first target to its source, if the model has attention weights."""

@@ -82,19 +82,23 @@ def test_a_vision_transformer_is_explained_by_its_attention_also_in_tensorboard(
     assert [tag for tag in accumulator.Tags()["images"] if "attention" in tag]
 
 
-CAPTIONS = {"classification": r", predicted \S+ \(\d\.\d\d\): ", "regression": r"kind \d, predicted -?[\d.e-]+: "}
+CAPTIONS = {
+    ("classification", "kind"): r"\w, predicted \w+ \(\d\.\d\d\): ",
+    ("regression", "price"): r"price -?[\d.e-]+, predicted -?[\d.e-]+: ",
+}
 
 
-@pytest.mark.parametrize("task", CAPTIONS)
+@pytest.mark.parametrize(("task", "column"), CAPTIONS)
 def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highlights_them(
     task: str,
+    column: str,
     train: Callable[..., Path],
     small_data: Callable[[str], list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lstm = ["model=lstm", "model.hidden_size=8", "model.num_layers=1"]
-    media = "trainer.log_media=true"
-    run = train(*lstm, "model.readout=attention", *small_data("text_table"), f"task={task}", media)
+    keys = ["model.readout=attention", f"task={task}", f"data.column={column}", "trainer.log_media=true"]
+    run = train(*lstm, *small_data("text_table"), *keys, "trainer.max_steps=2")
     capsys.readouterr()
     assert main(["predict", str(run), "--text", "a good film", "--explain"]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
@@ -104,7 +108,7 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     accumulator.Reload()
     tag, *_ = [tag for tag in accumulator.Tags()["tensors"] if "attention" in tag]
     text = accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
-    assert re.search(CAPTIONS[task], text) and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
+    assert re.search(CAPTIONS[task, column], text) and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
     if task == "regression":
         return
     other = train(*lstm, *small_data("text_table"), "trainer.max_steps=2")

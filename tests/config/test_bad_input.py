@@ -120,6 +120,11 @@ TABLE: dict[str, list[list[str]]] = {
         ["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt:", "text"]
     ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
+    "model=gpt data=text model.length=32": [["model.length", "at least 64, the steps of the input, got 32"]],
+    r"data=text 'data.separator=\n\n'": [["data.path", "text between separators", "an empty document in line"]],
+    "data=text data.separator=ccc data.isolate_documents=true data.streams=true": [
+        ["data.isolate_documents", "not supported with data.streams=true"]
+    ],
     "model=transformer data=reversal": [
         ["Models that fit task=translation: seq2seq t5 transformer_seq2seq. Use a task"]
     ],

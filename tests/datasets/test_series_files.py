@@ -179,6 +179,13 @@ def test_row_numbers_and_flags_are_forecast_only_if_data_column_names_them(tmp_p
     assert read(path, column=["sales", "holiday"]).spec.target_names == ("sales", "holiday")
 
 
+def test_ascending_numbers_with_the_name_of_a_time_are_described_as_times(tmp_path: Path) -> None:
+    data = read(write(tmp_path, year=range(1700, 1900), value=VALUES))  # years before 1800 are not read as dates
+    assert "time: year from 1700 to 1899" in data.describe()
+    restarted = read(write(tmp_path, day=np.arange(200) % 20, value=VALUES))
+    assert not any(line.startswith("time:") for line in restarted.describe())
+
+
 @pytest.mark.parametrize("word", ["NULL", "None", "-", "n/a"])
 def test_a_series_with_missing_values_is_rejected_and_not_ignored(word: str, tmp_path: Path) -> None:
     close = [word if row % 40 == 3 else str(value) for row, value in enumerate(VALUES)]
@@ -191,7 +198,9 @@ def test_a_series_with_missing_values_is_rejected_and_not_ignored(word: str, tmp
 def test_separate_columns_for_year_month_day_and_hour_are_combined(tmp_path: Path) -> None:
     hours = pd.date_range("2014-02-27 22:00", periods=200, freq="h")
     parts = {name: getattr(hours, name) for name in ("year", "month", "day", "hour")}
-    data = read(write(tmp_path, No=range(1, 201), **parts, pm=VALUES))
+    path = write(tmp_path, No=range(1, 201), **parts, pm=VALUES)
+    assert "dates: year, month, day, hour" in TimeSeries.describe_file(path)
+    data = read(path)
     assert data.spec.season == 24 and data.spec.target_names == ("pm",)
     (piece,) = data.inputs(InputFiles())
     assert piece.names[0]["time"] == "2014-03-08 06:00"

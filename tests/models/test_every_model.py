@@ -60,6 +60,7 @@ FACTS = {
     "dlinear": WINDOWS,
     "nlinear": WINDOWS,
     "patchtst": WINDOWS,
+    "seq2seq_forecaster": WINDOWS,
     "seq2seq": PAIRS,
     "deep_speech2": RECORDINGS,
     "transformer_seq2seq": PAIRS,
@@ -73,7 +74,8 @@ def target(name: str) -> type[nn.Module]:
 
 
 def build(name: str, facts: dict[str, object], **changes: object) -> nn.Module:
-    spec = {"tokens": {"size": None}, "lags": None, "outputs": 5, "each_step": False, "causal": False, **facts}
+    spec = {"tokens": {"size": None}, "lags": None, "sentence_pairs": None}
+    spec |= {"outputs": 5, "each_step": False, "causal": False, **facts}
     node = OmegaConf.load(CONF / f"{name}.yaml")
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": node})
     resolved = OmegaConf.to_container(config, resolve=True)["model"]

@@ -41,6 +41,27 @@ def test_the_forecast_of_a_column_equals_the_steps_of_the_paper(model: PatchTST)
             torch.testing.assert_close(found[example, :, column], expected, atol=1e-3, rtol=1e-4)
 
 
+def test_blocks_with_batch_norm_equal_those_of_the_paper() -> None:
+    torch.manual_seed(0)
+    sizes = {"patch_length": PATCH, "stride": STRIDE, "hidden_size": WIDTH, "num_layers": 2, "num_heads": 2}
+    model, seen = PatchTST(LENGTH, COLUMNS, HORIZON, HORIZON * COLUMNS, norm="batch", **sizes), list[Tensor]()
+    model.blocks.register_forward_hook(lambda module, inputs, output: seen.extend([inputs[0], output]))
+    model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(torch.randn(5, LENGTH, COLUMNS))
+    x, encoded, flat = seen
+    torch.testing.assert_close(flat, encoded.flatten(1))  # no norm at the end
+    for block in model.blocks:
+        attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+        names = {"in_proj_": block.qkv, "out_proj.": block.mix}
+        own = {f"{name}{kind}": getattr(layer, kind) for name, layer in names.items() for kind in ("weight", "bias")}
+        attention.load_state_dict(own)
+        for branch in (lambda x, a=attention: a(x, x, x)[0], lambda x, b=block: b.down(nn.functional.gelu(b.up(x)))):
+            x = x + branch(x)
+            mean, variance = x.mean((0, 1)), x.var((0, 1), correction=0)
+            x = (x - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(encoded, x, atol=1e-4, rtol=1e-4)
+
+
 def test_columns_do_not_influence_each_other_and_share_their_weights(model: PatchTST) -> None:
     x = torch.randn(2, LENGTH, COLUMNS)
     found = model(x).view(2, HORIZON, COLUMNS, 2)

@@ -70,6 +70,20 @@ def test_beam_search_never_scores_below_greedy_decoding(beam: int, penalty: floa
     assert better > 0
 
 
+def test_a_search_copies_the_source_once_instead_of_at_every_step() -> None:
+    model, state = model_and_state(0)
+    places, hidden = set[int](), set[int]()
+
+    class Recorded:
+        def forward(self, tokens: Tensor, state: dict[str, Any]) -> Any:
+            places.add(state["memory"].data_ptr())
+            hidden.add(state["hidden"].data_ptr())
+            return model.forward(tokens, state=state)
+
+    Search(BEGIN, END, (PAD, BEGIN), 12, beam=3)(Recorded(), state)
+    assert len(places) == 2 < len(hidden), "the source itself, and its copy for each path of the beam"
+
+
 @pytest.mark.parametrize(("beam", "penalty"), [(1, 1.0), (3, 0.0), (3, 1.0), (4, 0.6)])
 def test_scores_are_normalized_log_probabilities_of_the_model(beam: int, penalty: float) -> None:
     model, state = model_and_state(1)
