@@ -13,7 +13,13 @@ from dltrain.storage.checkpoints import Checkpoints
 
 FCOS = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1"]
 FASTER_RCNN = ["model=fasterrcnn", "model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"]
-SETTINGS = ["augment=resized_crop", "augment.rotation=10", "trainer.checkpoint_every=1", "device=cpu"]
+SETTINGS = [
+    "augment=resized_crop",
+    "augment.rotation=10",
+    "trainer.checkpoint_every=1",
+    "trainer.log_media=false",
+    "device=cpu",
+]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dltrain.cli.main import main
 
-SHORT = ["device=cpu", "trainer.epochs=1", "data.batch_size=8"]
+SHORT = ["device=cpu", "trainer.log_media=false", "trainer.epochs=1", "data.batch_size=8"]
 
 
 def paint(folder: Path, count: int) -> Path:

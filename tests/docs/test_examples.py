@@ -44,7 +44,7 @@ def test_sweep_resume_and_predict_work_for_every_example(
     module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = f"allow_targets=[{module}]"
-    short = ["seed=0,1", "device=cpu", "trainer.max_steps=3", "hydra.sweep.dir=sweep"]
+    short = ["seed=0,1", "device=cpu", "trainer.max_steps=3", "trainer.log_media=false", "hydra.sweep.dir=sweep"]
     assert main(["-m", *CONF, *choices, trust, *short]) == 0
     first, second = (row["folder"] for row in json.loads((here / "sweep" / "summary.json").read_text())["jobs"])
     assert main(["resume", first, trust, "trainer.max_steps=6"]) == 0

@@ -23,8 +23,15 @@ MODULES = (
     *("cli.resume", "models.feedforward", "models.recurrent", "models.convolutional", "models.gpt", "datasets.digits"),
     *("datasets.time_series", "datasets.text", "datasets.image_folder", "datasets.cifar10", "optim.schedules"),
     *("tasks.classification", "tasks.forecasting", "tasks.language_modeling", "tasks.segmentation"),
-    *("models.resnet_small", "models.unet", "datasets.image_masks", "datasets.mnist"),
+    *("models.resnet_small", "models.unet", "datasets.image_masks", "datasets.mnist", "cli.main", "plots.grids"),
+    *("tasks.adversarial", "tasks.ctc", "tasks.detection", "tasks.layerwise", "tasks.polyphony"),
+    *("tasks.reconstruction", "tasks.translation", "tasks.variational", "loggers.film"),
 )
+# Modules of libraries that a run imports when it needs them.
+OF_LIBRARIES = ("numpy.random", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")
+OF_LIBRARIES += ("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.metadata")
+OF_LIBRARIES += ("tensorboard.plugins.hparams.plugin_data_pb2", "torch.utils.serialization.config")
+OF_LIBRARIES += ("torch.nested._internal.nested_tensor", "torch.fx.experimental._constant_symnode")
 
 
 def main() -> int:
@@ -72,7 +79,8 @@ def prepare() -> None:
 
     for name in MODULES:
         importlib.import_module(f"dltrain.{name}")
-    importlib.import_module("numpy.random")
+    for name in OF_LIBRARIES:
+        importlib.import_module(name)
     compose = importlib.import_module("dltrain.config.compose")
     compose.compose(["model=mlp", "data=digits"])  # Hydra searches for plugins once
     gc.collect()

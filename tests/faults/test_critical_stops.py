@@ -178,7 +178,7 @@ def test_evaluating_a_run_that_was_never_validated_uses_its_last_weights(
 
 def test_a_resumed_run_reports_a_deleted_metrics_file_once(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
+    overrides = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2", "trainer.log_media=false"]
     assert dltrain(*overrides, f"hydra.run.dir={run}").code == 0
     (run / "metrics.jsonl").unlink()
     resumed = dltrain("resume", str(run), "trainer.max_steps=4")
@@ -188,7 +188,14 @@ def test_a_resumed_run_reports_a_deleted_metrics_file_once(dltrain: Callable[...
 
 
 def test_the_log_interval_cannot_change_on_resume_with_fp16(dltrain: Callable[..., Child], tmp_path: Path) -> None:
-    overrides = ["model=mlp", "data=digits", "device=cpu", "device.precision=fp16", "trainer.max_steps=2"]
+    overrides = [
+        "model=mlp",
+        "data=digits",
+        "device=cpu",
+        "device.precision=fp16",
+        "trainer.log_media=false",
+        "trainer.max_steps=2",
+    ]
     assert dltrain(*overrides, f"hydra.run.dir={tmp_path / 'run'}").code == 0
     rejected = dltrain("resume", str(tmp_path / "run"), "trainer.max_steps=4", "trainer.log_every=1")
     assert rejected.code == 2

@@ -15,6 +15,7 @@ from same import assert_same, status
 
 ALLOW = "allow_targets=[gated]"
 TINY = ["model=mlp", "model.hidden_size=4", "data=digits", "device=cpu", "trainer.max_steps=3", "trainer.log_every=1"]
+TINY += ["trainer.log_media=false"]
 
 
 @pytest.mark.faults

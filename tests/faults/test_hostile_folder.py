@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from dltrain.data.inputs import InputFiles
 from dltrain.errors import ConfigError
 
-RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2"]
+RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2", "trainer.log_media=false"]
 # Targets that would run a shell command or unpickle a file.
 EVIL = {
     "os.system": {"command": "touch {canary}"},

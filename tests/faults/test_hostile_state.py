@@ -16,7 +16,7 @@ import yaml
 
 from dltrain.cli import main
 
-RUN = ["model=mlp", "data=digits", "model.hidden_size=8", "device=cpu"]
+RUN = ["model=mlp", "data=digits", "model.hidden_size=8", "device=cpu", "trainer.log_media=false"]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 STEPS = 40
 MLP = ("model=mlp", "model.hidden_size=16")
-COMMON = ["data=digits", "device=cpu", "trainer.epochs=null"]
+COMMON = ["data=digits", "device=cpu", "trainer.epochs=null", "trainer.log_media=false"]
 COMMON += [f"trainer.max_steps={STEPS}", "trainer.eval_every=20", "trainer.log_every=7", "trainer.checkpoint_every=10"]
 Run = Callable[..., Any]
 

@@ -9,6 +9,7 @@ from dltrain.cli import main
 
 TOUCH = "touch canary"
 SMALL = ["data.series=sunspots", "data.window=12", "data.horizon=3", "trainer.max_steps=2", "device=cpu"]
+SMALL += ["trainer.log_media=false"]
 # Targets that Hydra allows by default, targets that it rejects, and targets reachable through dltrain's modules.
 PAYLOADS: dict[str, dict[str, Any]] = {
     "torch.load": {"f": "evil.pt", "weights_only": False},

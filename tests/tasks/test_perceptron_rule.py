@@ -16,7 +16,7 @@ from dltrain.runs import assemble, dry_run, launch
 from dltrain.tasks.perceptron_rule import PerceptronRule
 
 ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
-ROSENBLATT += ["device=cpu", "trainer.log_every=1000"]
+ROSENBLATT += ["device=cpu", "trainer.log_every=1000", "trainer.log_media=false"]
 SEPARABLE = ["and", "or", "nand", "nor"]
 
 
@@ -153,6 +153,14 @@ def test_the_number_of_updates_from_zero_weights_satisfies_novikoffs_bound(gate:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
-    overrides = ["model=mlp", "data=gates", "data.gate=xor", "trainer.epochs=100", "device=cpu", f"seed={seed}"]
+    overrides = [
+        "model=mlp",
+        "data=gates",
+        "data.gate=xor",
+        "trainer.epochs=100",
+        "device=cpu",
+        "trainer.log_media=false",
+        f"seed={seed}",
+    ]
     outcome = launch.train(compose.compose([*overrides, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)
     assert outcome.result["test"]["accuracy"] == 1

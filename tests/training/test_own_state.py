@@ -36,7 +36,15 @@ class Numpy(Plain):
         return np.arange(3)
 """
 YAML = "# A model of a user.\n_target_: stateful.{}\nsize: ${{spec.size}}\noutputs: ${{spec.outputs}}\n"
-TYPED = ["--config-dir", "mine", "data=digits", "device=cpu", "allow_targets=[stateful]", "trainer.max_steps=2"]
+TYPED = [
+    "--config-dir",
+    "mine",
+    "data=digits",
+    "device=cpu",
+    "trainer.log_media=false",
+    "allow_targets=[stateful]",
+    "trainer.max_steps=2",
+]
 
 
 @pytest.fixture
