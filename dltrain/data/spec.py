@@ -72,7 +72,7 @@ class Spec:
         tags: Number of tags of words (tagging).
         tag_names: One name per tag.
         answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
-        sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first in its text.
+        sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first one.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
