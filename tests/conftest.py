@@ -36,10 +36,12 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imports_are_frozen() -> None:
+def imports_are_frozen() -> Iterator[None]:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()  # libraries report frozen objects as leaks when Python ends
 
 
 @pytest.fixture

@@ -186,6 +186,7 @@ SMALLER = {
     "cnn": ["model.hidden_size=[16]"],
     "resnet9": ["model.hidden_size=[4,8,8,16]"],
     "vit": ["model.num_layers=1"],
+    "fashion_mnist_vit": ["model.num_layers=1"],
     "cifar10_fast": ["model.hidden_size=[4,8,8,16]"],
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],
