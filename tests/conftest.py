@@ -36,10 +36,12 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def imports_are_frozen() -> None:
+def imports_are_frozen() -> Iterator[None]:
     """Exclude imported modules from garbage collection, which every run triggers before it trains."""
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()  # libraries report frozen objects as leaks when Python ends
 
 
 @pytest.fixture
@@ -134,6 +136,11 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         kind = "liked" if number % 2 else "disliked"
         lines.append(f'"{" ".join(words_drawn)} {kind}",{kind},{random.normal():.3f}')
     (root / "reviews.csv").write_text("\n".join(lines) + "\n")
+    lines = ["premise\thypothesis\tkind\tprice"]
+    for number in range(80):
+        texts = [" ".join(words[random.integers(0, len(words), 3 + number % (8 + part))]) for part in range(2)]
+        lines.append("\t".join([*texts, ("follows", "contradicts")[number % 2], f"{random.normal():.3f}"]))
+    (root / "claims.tsv").write_text("\n".join(lines) + "\n")
     write_masks(root / "scans", 24, (24, 20), "RGB")
     write_boxes(root / "crossings", 24, (24, 20))
     write_clips(root / "clips", 24, 12, (24, 20))
@@ -157,6 +164,7 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
     (root / "packages.jsonl").write_text("".join(map(packages, range(90))))
     texts |= {"summaries": root / "packages.jsonl", "text_to_text": root / "packages.jsonl"}
+    texts |= {"text_pairs": root / "claims.tsv"}
     texts |= {"squad": root / "questions.json", "conll": root / "names.conll"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
@@ -167,6 +175,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
     paths = {
         "csv": [f"data.path={own_files['csv']}", "data.column=kind", "data.batch_size=16"],
         "text_table": [f"data.path={own_files['text_table']}", "data.column=kind", "data.batch_size=16"],
+        "text_pairs": [f"data.path={own_files['text_pairs']}", "data.column=kind", "data.batch_size=16"],
         "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
         "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
         "sentence_pairs": ["data.max_length=24", "data.max_words=500", "data.batch_size=8"],

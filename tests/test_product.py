@@ -31,8 +31,8 @@ OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for gr
 IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
 CLIPS = {"moving_shapes", "video_folder"}
 ROLLS = {"pianoroll", "midi"}
-TEXTS = {"text", "text_table", "midi_events", "conll", "squad"} | ROLLS
-OF_BERT = {"text", "text_table", "conll", "squad", "sentence_pairs"}
+TEXTS = {"text", "text_table", "text_pairs", "midi_events", "conll", "squad"} | ROLLS
+OF_BERT = {"text", "text_table", "text_pairs", "conll", "squad", "sentence_pairs"}
 PAIRS = {"parallel", "summaries", "text_to_text", "reversal", "random_pairs"}
 MASKED = {"shapes", "image_masks"}  # images with masks, also used as plain images
 BOXED = {"shapes", "detection_folder"}  # images with boxes, also used as plain images
@@ -121,6 +121,7 @@ TASKS = {
     "conll": {"tagging"},
     "squad": {"question_answering", "masked_language_modeling"},
     "sentence_pairs": {"masked_language_modeling"},
+    "text_pairs": {"classification", "regression", "masked_language_modeling"},
     "text_table": {"classification", "regression", "masked_language_modeling"},
     **{name: {*WRITING} for name in WITH_SENTINELS},
     **{name: {*WRITING} - {"span_corruption"} for name in ("reversal", "random_pairs")},
@@ -185,6 +186,7 @@ SMALLER = {
     "cnn": ["model.hidden_size=[16]"],
     "resnet9": ["model.hidden_size=[4,8,8,16]"],
     "vit": ["model.num_layers=1"],
+    "fashion_mnist_vit": ["model.num_layers=1"],
     "cifar10_fast": ["model.hidden_size=[4,8,8,16]"],
     "dbn": ["model.hidden_size=[32,32]"],
     "dcgan": ["model.hidden_size=8"],

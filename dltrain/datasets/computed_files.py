@@ -51,7 +51,7 @@ def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None])
                 shutil.rmtree(folder, ignore_errors=True)
                 temporary.rename(folder)
     except OSError as error:
-        hint = "Set the environment variable DLTRAIN_DATA to another folder"
+        hint = "Set the environment variable DLTRAIN_DATA to another folder, or data.map_above=null"
         got = error.strerror or str(error)
         raise ConfigError(format_error("data.path", f"to write a cache to {root}", got, hint)) from error
     finally:

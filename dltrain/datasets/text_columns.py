@@ -32,13 +32,30 @@ def choose_text(table: Table, name: str | None) -> int:
     return found[0]
 
 
-def choose_target(table: Table, name: str | None, text: int) -> int:
+def choose_pair(table: Table, first: str | None, second: str | None) -> tuple[int, int]:
+    """Return two columns of texts: by name, or the only two in which most distinct cells have three words or more.
+
+    Raises:
+        ConfigError: Only one name is given, both are the same, or not exactly two columns look like texts.
+    """
+    if first is not None and second is not None and first != second:
+        return table.index_of(first, "data.first"), table.index_of(second, "data.second")
+    found = [column for column in range(len(table.header)) if _is_text(table, column)]
+    if (first, second) != (None, None) or len(found) != 2:
+        got = ", ".join(table.header[column] for column in found) or "none"
+        got = got if (first, second) == (None, None) else f"{first} and {second}"
+        hint = f"Set data.first and data.second to two of {', '.join(table.header)}"
+        raise ConfigError(format_error("data.first", f"two columns of texts in {table.path}", got, hint))
+    return found[0], found[1]
+
+
+def choose_target(table: Table, name: str | None, *texts: int) -> int:
     """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
 
     Raises:
         ConfigError: No column, or more than one, could be predicted, or values are missing.
     """
-    others = [column for column in range(len(table.header)) if column != text]
+    others = [column for column in range(len(table.header)) if column not in texts]
     found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]
     if name is not None:
         found = [table.index_of(name)]
@@ -46,8 +63,8 @@ def choose_target(table: Table, name: str | None, text: int) -> int:
         got = ", ".join(table.header[column] for column in found) or "none"
         hint = f"Set data.column to one of {', '.join(table.header[column] for column in others)}"
         raise ConfigError(format_error("data.column", f"one column to predict in {table.path}", got, hint))
-    if found == [text]:
-        raise ConfigError(format_error("data.column", "a column besides the texts", table.header[text]))
+    if found[0] in texts:
+        raise ConfigError(format_error("data.column", "a column besides the texts", table.header[found[0]]))
     reject_missing(table, found, "Remove such rows from the file")
     return found[0]
 

@@ -11,6 +11,7 @@ from torch import nn
 from dltrain.data.loader import Batch
 from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
+from dltrain.errors import ConfigError, format_error
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,49 @@ class TextEncoder:
         rows = [[*begin, *tokens[: self.room], *end] for tokens in encoded]
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
         return Ragged(torch.from_numpy(values), torch.tensor([len(row) for row in rows]), self.tokens.pad or 0)
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Conversion of pairs of texts to rows of tokens: begin, the first text, end, the second text, end.
+
+    Args:
+        tokens: Vocabulary, with tokens for begin and end.
+        max_length: Maximum number of tokens of a pair; a pair with more loses the last ones of its longer text.
+
+    Raises:
+        ConfigError: The vocabulary has no token for begin or end.
+    """
+
+    tokens: Tokens
+    max_length: int
+
+    def __post_init__(self) -> None:
+        if self.tokens.begin is None or self.tokens.end is None:
+            expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
+            raise ConfigError(format_error("data.tokenizer", expected, "one without them"))
+
+    def rows(self, texts: Iterable[tuple[str, str]]) -> dict[str, Ragged]:
+        """Return ``tokens`` and ``segments``, which are 1 for the second text and the end after it."""
+        encode, begin, end = self.tokens.encode, self.tokens.begin, self.tokens.end
+        assert encode is not None and begin is not None and end is not None, "checked at the beginning"
+        tokens, segments, lengths = list[int](), list[int](), list[int]()
+        for pair in texts:
+            first, second = self._cut(encode(pair[0]), encode(pair[1]))
+            tokens += [begin, *first, end, *second, end]
+            segments += [*[0] * (len(first) + 2), *[1] * (len(second) + 1)]
+            lengths.append(len(first) + len(second) + 3)
+        pads = {"tokens": (tokens, self.tokens.pad or 0), "segments": (segments, 0)}
+        sizes = torch.tensor(lengths, dtype=torch.int64)
+        return {name: Ragged(torch.tensor(own, dtype=torch.int32), sizes, pad) for name, (own, pad) in pads.items()}
+
+    def _cut(self, first: list[int], second: list[int]) -> tuple[list[int], list[int]]:
+        room = self.max_length - 3
+        if len(first) + len(second) <= room:
+            return first, second
+        shorter = min(len(first), len(second), room // 2)
+        first = first[: max(shorter, room - len(second))]
+        return first, second[: room - len(first)]
 
 
 class PrepareTexts(nn.Module):

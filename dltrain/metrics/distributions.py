@@ -26,7 +26,7 @@ def normal_nll(mean: Tensor, deviation: Tensor, targets: Tensor) -> Tensor:
 def normal_crps(mean: Tensor, deviation: Tensor, targets: Tensor) -> Tensor:
     """Return the continuous ranked probability score of a normal distribution, elementwise, in units of the targets.
 
-    Source: Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", equation 21.
+    Source: Gneiting and Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", section 4.2.
     """
     z = (targets - mean) / deviation
     density = torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)

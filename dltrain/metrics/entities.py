@@ -22,7 +22,7 @@ def are_entities(tags: Sequence[str]) -> bool:
 
 
 def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return precision, recall and F1 score over all entities, and those of each kind; an entity counts if it is exact.
+    """Return precision, recall and F1 score of exact entities, over all of them and of each kind.
 
     Args:
         found, true: Tags of the same words.

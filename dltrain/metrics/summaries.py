@@ -16,7 +16,7 @@ def is_available() -> bool:
 def score_summaries(
     found: Sequence[str], references: Sequence[str], names: Sequence[str] = NAMES
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Return the mean F1 of each summary, from 0 to 100, by name, and how it was computed.
+    """Return the mean F1 score of the summaries by metric, from 0 to 100, and how each metric was computed.
 
     Args:
         found: Summaries, at least one.

@@ -15,7 +15,7 @@ class BagOfWords(nn.Module):
 
     Args:
         vocabulary, outputs: At least 1.
-        each_step: Must be False: the words have no order, so that there is no output for each.
+        each_step: Must be False, because a bag of words has no steps.
         idf: Inverse document frequency of each word, (vocabulary,); 0 for tokens that are not words.
 
     Shape: int64 (B, T) -> (B, outputs).

@@ -33,8 +33,8 @@ class BERT(nn.Module):
         vocabulary, length, outputs, hidden_size, num_layers: At least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
-        dropout: Dropout probability of the embeddings, attention weights, residual branches and the vector of the text,
-            in [0, 1).
+        dropout: Dropout probability of the embeddings, attention weights, residual branches and inputs of linear output
+            layers, in [0, 1).
         each_step: Return an output at every step, otherwise one per text.
         causal: Whether the task needs outputs that do not depend on later tokens; must be false.
         readout: Vector of the whole text: ``first``, a tanh layer on the state of the first token, or ``mean``, the

@@ -105,8 +105,8 @@ class Block(nn.Module):
         """Return the output of the block.
 
         Args:
-            mask: Mask of self-attention; see `Heads.attend`. Causal attention needs none for padding at the end, to
-                which no step attends.
+            mask: Mask of self-attention; see `Heads.attend`. Causal attention needs none for padding at the end,
+                to which no earlier step attends.
             source: Keys and values of the source, by ``cross.read``.
             source_mask: Mask of the attention to the source.
         """

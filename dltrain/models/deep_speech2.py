@@ -14,7 +14,7 @@ KERNEL = (5, 5)  # frames or steps, bands
 class DeepSpeech2(nn.Module):
     """Two convolutions over time and frequency, bidirectional recurrent layers, and a linear output layer.
 
-    The first convolution has as many frames per step as the inputs; both halve the number of bands.
+    Both convolutions halve the number of bands. The first one reduces the frames of each step to one.
 
     Args:
         bands: Mel bands of a frame, at least 1.

@@ -1,4 +1,4 @@
-"""Documents that are packed into one sequence, and are read as if each were alone."""
+"""Documents that are packed into one sequence and read independently of one another."""
 
 from collections.abc import Callable
 
@@ -31,8 +31,8 @@ def document_positions(documents: Tensor) -> Tensor:
 def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Tensor) -> Tensor:
     """Return the states after each step, where each document is read as a sequence of its own.
 
-    The number of documents determines the shape of the tensors, so a GPU waits for the CPU once per call. A CPU, on
-    which packed sequences are slow, reads documents of similar length together, so that less than half is padding.
+    The number of documents determines the shape of the tensors, so the CPU waits for a GPU in each call. On a CPU,
+    where packed sequences are slow, documents of similar length are read together: less than half is padding.
 
     Args:
         read: Function of padded sequences (N, width, features) and their lengths, int64 (N,) on the CPU, that returns
@@ -58,6 +58,6 @@ def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Te
 
 
 def _similar(lengths: Tensor) -> list[Tensor]:
-    """Return the documents whose lengths need the same number of binary digits, for each such number."""
+    """Return groups of documents by length: 1, 2, 3 to 4, 5 to 8, 9 to 16 steps and so on, without empty groups."""
     digits = torch.frexp((lengths - 0.5).clamp(min=0.5)).exponent
     return [(digits == number).nonzero().flatten() for number in digits.unique()]

@@ -14,7 +14,7 @@ from dltrain.models.blocks import Block, state_norm
 from dltrain.models.layers import State, check_sizes
 from dltrain.models.positions import RelativePositions, embed_positions
 
-FIRST = 64  # sinusoids to compute in advance if the data have no maximum length
+FIRST = 64  # positions to compute in advance if the data have no maximum length
 POSITIONS = ("sinusoidal", "learned", "rotary", "none")
 INITS = ("xavier", "uniform")
 

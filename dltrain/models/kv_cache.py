@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SPARE = 64  # steps for which memory is reserved at least
+SPARE = 64  # minimum number of steps for which memory is reserved
 
 
 @dataclass

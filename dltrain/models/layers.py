@@ -32,7 +32,7 @@ ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> None:
-    """Raise ConfigError unless all sizes are None or at least `minimum`, and the dropout is in [0, 1)."""
+    """Raise ConfigError unless each size is None or at least `minimum`, and the dropout is in [0, 1)."""
     wrong = [
         format_error(f"model.{name}", f"a whole number of at least {minimum}", size)
         for name, size in sizes.items()
@@ -108,7 +108,7 @@ def fully_connected(
 
 
 def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that doubles feature maps to ``size``, plus 1 pixel along odd sides."""
+    """Return a transposed convolution from feature maps of half of ``size``, rounded down, to ``size``."""
     odd = (size[0] % 2, size[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 

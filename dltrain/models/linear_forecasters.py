@@ -62,7 +62,7 @@ class Forecaster(nn.Module, ABC):
     Args:
         columns, horizon: At least 1.
         outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
-        features: Numbers per step: the columns, then each known value twice, see `KnownEffect`. None for the columns.
+        features: Numbers per step: the columns, then each known value twice, see `KnownEffect`. None for columns only.
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     """

@@ -11,20 +11,20 @@ from dltrain.models.layers import check_sizes
 from dltrain.models.linear_forecasters import Forecaster
 from dltrain.models.positions import Positions
 
-MIN_DEVIATION = 1e-5  # added to the variance of a window, which may be constant
+EPS = 1e-5  # added to the variance of a window, which may be constant
 
 
 class PatchTST(Forecaster):
     """Transformer whose tokens are patches of one column; all columns share its weights.
 
-    Each window is normalized by its own mean and deviation, which the forecast gets back.
+    Each window is normalized by its own mean and standard deviation, and the forecast is denormalized by them.
 
     Args:
         length: Steps of the window, at least 1.
         columns, horizon, outputs, features: See `Forecaster`.
         patch_length: Steps of a patch, from 1 to ``length``.
         stride: Steps from one patch to the next, at least 1. The last value is repeated ``stride`` times, so that the
-            last patch ends with the window or after it.
+            last patch ends after the window.
         hidden_size, num_layers: At least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
@@ -74,7 +74,7 @@ class PatchTST(Forecaster):
     def each_column(self, x: Tensor) -> Tensor:
         """Return the forecast of each column."""
         mean = x.mean(dim=-1, keepdim=True)
-        deviation = (x.var(dim=-1, correction=0, keepdim=True) + MIN_DEVIATION).sqrt()
+        deviation = (x.var(dim=-1, correction=0, keepdim=True) + EPS).sqrt()
         padded = F.pad((x - mean) / deviation, (0, self.stride), mode="replicate")
         patches = padded.unfold(-1, self.patch_length, self.stride).flatten(0, 1)
         states = self.dropout(self.positions(self.embed(patches)))

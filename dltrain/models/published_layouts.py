@@ -8,7 +8,7 @@ from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 
-# Beginnings of names there -> here. ``N`` is the number of a layer.
+# Published names -> names here, without the last part, such as ``.weight``. ``N`` is the number of a layer.
 BERT_NAMES = {
     "embeddings.word_embeddings": "embedding",
     "embeddings.position_embeddings": "positions",
@@ -28,7 +28,7 @@ BERT_NAMES = {
 BERT_EMBEDDING = "embeddings.word_embeddings.weight"
 OLDER = {"gamma": "weight", "beta": "bias"}  # names of norms in the first published weights
 PARTS = ("query", "key", "value")
-# Names that repeat the embedding, or hold no weights.
+# Names whose weights repeat others, or that hold no weights.
 LEFT_OUT = re.compile(r"embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)")
 
 GPT2_NAMES = {
@@ -46,7 +46,7 @@ GPT2_EMBEDDING = "wte.weight"
 GPT2_LEFT_OUT = re.compile(r"lm_head\.weight|h\.\d+\.attn\.(masked_)?bias")
 
 
-# Patterns of whole names there -> names here, without ``.weight``.
+# Patterns of published names -> names here, without ``.weight``.
 T5_NAMES = {
     r"shared": "target_embedding",
     r"lm_head": "head",

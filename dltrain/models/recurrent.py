@@ -35,15 +35,15 @@ class Recurrent(nn.Module):
             states, or their mean with weights that are computed from them (``attention``).
         layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. Then the
             layers are computed step by step, without the fast kernels of torch.
-        locked_dropout: Whether dropout sets the same columns to 0 at all steps of a sequence.
+        locked_dropout: Whether dropout sets the same features to 0 at all steps of a sequence.
         weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask per batch.
-        residual: Add its input to the output of each layer after the first; needs two layers.
+        residual: Add its input to the output of each layer after the first; needs at least two layers.
         tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
         learn_initial_state: Whether the state before the first step is learned, instead of zeros.
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
         forget_bias: Initial bias of the forget gates of an lstm; None for 1.
-        linear_skip: Number of values in one example's input (steps times features), for a linear layer from the whole
-            input whose result is added to the output; the layer is initialized to zero. None for no such layer.
+        linear_skip: Number of values in the input of an example (steps times features): adds to the outputs those of
+            a linear layer on the whole input, whose initial weights are 0. None for no such layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -171,7 +171,7 @@ class Recurrent(nn.Module):
         return outputs, {name: part.transpose(0, 1) for name, part in zip(self.parts, after, strict=True)}
 
     def _states(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return the state after each step; states after padding are not used."""
+        """Return the state after each step; states at padding are not used."""
         return self._run(steps if lengths is None else self.dropout(steps), lengths)
 
     def _run(self, steps: Tensor, lengths: Tensor | None) -> Tensor:
@@ -190,7 +190,7 @@ class Recurrent(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """Linear output layer with the weights of an embedding, which only the embedding has in its state dict.
+    """Linear output layer with the weights of an embedding; the state dict of this module does not contain them.
 
     Shape: (..., width) -> (..., vocabulary).
     """

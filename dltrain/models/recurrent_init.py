@@ -22,7 +22,7 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
     """
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":
-        reason = f"the gates of the {cell} are no identity. model=rnn takes it."
+        reason = f"it is defined only for layers without gates, unlike the {cell}. Use model=rnn."
         raise ConfigError(f"model.recurrent_init: identity is not supported because {reason}")
     if forget_bias is not None and cell != "lstm":
         raise ConfigError(f"model.forget_bias: not supported because the {cell} has no forget gate; the lstm has one")

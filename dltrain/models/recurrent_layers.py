@@ -32,7 +32,7 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, in training with some of its columns set to 0 and the others scaled by 1 / (1 - p)."""
+        """Return the input, in training with some of its features set to 0 and the others scaled by 1 / (1 - p)."""
         if not self.training or not self.p:
             return x
         return x * F.dropout(torch.ones_like(x[:, :1] if x.dim() > 2 else x), self.p)

@@ -24,7 +24,7 @@ def run_ragged(
 ) -> tuple[Tensor, Parts]:
     """Return the states after each step (B, T, width), and the last state of each sequence, layers first.
 
-    States after padding have no meaning. On a CPU, packed sequences are many times slower than padded ones. There, each
+    States at padding have no meaning. On a CPU, packed sequences are many times slower than padded ones. There, each
     direction reads padded sequences, and the backward direction reads each sequence in reverse order.
 
     Args:
@@ -85,9 +85,9 @@ def _run_direction(
 
 
 def _keep_cells(x: Tensor, lengths: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return inputs and weights of an LSTM with a column that keeps the cell state unchanged after a sequence.
+    """Return inputs and weights of an LSTM with one more input, which keeps the cell state unchanged in padding.
 
-    The column is 1 in padding. There it opens the forget gate and closes the input gate.
+    The input is 1 in padding, where it opens the forget gate and closes the input gate, and 0 elsewhere.
     """
     padding = (torch.arange(x.shape[1]) >= lengths[:, None])[:, :, None].to(x.dtype)
     of_inputs, *others = weights

@@ -24,8 +24,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
-        linear_skip: Number of values in one example's input (steps times features), for a linear layer from the whole
-            input whose result is added to the output; the layer is initialized to zero. None for no such layer.
+        linear_skip: Number of values in the input of an example (steps times features): adds to the outputs those of
+            a linear layer on the whole input, whose initial weights are 0. None for no such layer.
         dropout: Dropout probability between layers and of the input of the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.

@@ -19,9 +19,9 @@ EPS = 1e-6
 class T5(ReadAndWrite):
     """Encoder and decoder with RMSNorm before each layer, without biases, with relative positions.
 
-    Positions enter only the scores of self-attention, which the blocks of a stack share and do not scale. Weights of T5
-    in the layout of Hugging Face's transformers fit as initial weights; those of version 1.1 need ``gated=true
-    activation=gelu_tanh tie_embeddings=false``.
+    Positions enter only the scores of self-attention, by numbers that all blocks of a stack share. Scores of attention
+    are not scaled. Weights of T5 in the layout of Hugging Face's transformers fit as initial weights; those of version
+    1.1 need ``gated=true activation=gelu_tanh tie_embeddings=false``.
 
     Args:
         vocabulary, outputs: Number of distinct tokens of the source and of the target.
@@ -90,7 +90,7 @@ class T5(ReadAndWrite):
         self._initialize(hidden_size)
 
     def _initialize(self, width: int) -> None:
-        """Draw weights with the standard deviations of T5, which make scaled attention scores unnecessary."""
+        """Draw weights with the standard deviations of T5, which make scaling of attention scores unnecessary."""
         for name, parameter in self.named_parameters():
             fan_in = parameter.shape[-1]
             std = 1.0 if "embedding" in name else width**-0.5 if "distances" in name else fan_in**-0.5

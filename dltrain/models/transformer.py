@@ -20,6 +20,7 @@ class Transformer(nn.Module):
         dropout: Dropout probability of the inputs, attention weights and residual branches, in [0, 1).
         vocabulary: Number of distinct tokens; None for numeric inputs.
         each_step: Return an output at every step; otherwise one per sequence.
+        causal: Whether steps attend only to themselves and earlier steps.
         readout: Input of the output layer without ``each_step``: the ``last`` step, or the ``mean`` or ``max`` over all
             steps.
 

@@ -1,4 +1,4 @@
-"""Charts of a model's results, legible at a width of 270 pixels; each is a uint8 tensor (3, height, width)."""
+"""Charts of a model's results, legible at a width of 270 pixels: uint8, (3, height, width), or frames of them."""
 
 import math
 import textwrap

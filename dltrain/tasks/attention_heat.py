@@ -19,8 +19,8 @@ def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
         images: (B, channels, height, width).
 
     Returns:
-        Numbers from 0 to 1, both of which occur in each image unless all patches have the same weight; bilinear
-        enlargement.
+        Numbers from 0 to 1: 0 at the patch with the lowest weight, 1 at the patch with the highest weight, enlarged by
+        bilinear interpolation, which may lower the maximum and raise the minimum.
     """
     weights: Tensor = model.attention_map(images).float()  # type: ignore[operator]
     low, high = weights.amin((1, 2), keepdim=True), weights.amax((1, 2), keepdim=True)

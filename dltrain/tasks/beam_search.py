@@ -30,8 +30,8 @@ class Search:
         beam: Unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
         length_penalty: 0 compares log-probabilities, which favors short targets; 1 compares their means per token.
 
-    Source: Graves 2012, section 3.2, and Sutskever, Vinyals and Le 2014, section 3.2 (beam search); Wu et al. 2016,
-    section 7 (length normalization, here by a power of the length).
+    Source: Graves 2012, "Sequence transduction with recurrent neural networks", algorithm 1, and Sutskever, Vinyals and
+    Le 2014, section 3.2 (beam search); Wu et al. 2016, section 7 (length normalization, here by a power of the length).
     """
 
     def __init__(

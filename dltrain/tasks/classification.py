@@ -122,7 +122,7 @@ class Classification(TaskOverSteps, Supervised):
                 images = {"inputs": inputs[:NUM_ATTENDED], "targets": targets[:NUM_ATTENDED]}
             each, predicted = scores.add(self._scores(model, batch), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
-            # Padded texts have different widths, and are not shown.
+            # The inputs of padded texts have different widths and are not kept.
             pool = [targets if "lengths" in batch else inputs, targets, predicted, losses]
             pool = [torch.cat(pair) for pair in zip(worst, pool, strict=True)] if worst else pool
             highest = pool[3].topk(min(NUM_WORST, len(pool[3]))).indices
@@ -155,7 +155,7 @@ class Classification(TaskOverSteps, Supervised):
         return grad_cam(model, images, lambda images: self.answer(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the confusion matrix and, for images and clips, a grid of the worst errors."""
+        """Return the confusion matrix, the worst errors for images and clips, and what the model attends to."""
         media = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names))]
         inputs, targets, predicted, losses = evaluation.extra["worst"]
         wrong = (losses > 0).nonzero().flatten()
@@ -208,10 +208,10 @@ class Scores:
 
 
 def check_class_weights(weights: str | list[float] | None, classes: int) -> Tensor | None:
-    """Return weights that are given as numbers as a tensor, else None.
+    """Return class weights that are given as numbers as a tensor (classes,), otherwise None.
 
     Raises:
-        ConfigError: They are not one number of at least 0 per class, with one above 0.
+        ConfigError: The weights are not one number of at least 0 per class, with one above 0.
     """
     if weights is None or weights == BALANCED:
         return None

@@ -86,7 +86,7 @@ class Ctc(Task):
         return f'baseline: "{self.text([self.unigram.token])}", {self.unigram.rate:.3g} times per step'
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss and error rates; keep four recordings for `show`."""
+        """Return loss and error rates; keep four transcripts and the first recording for `show`."""
         mean, references = Mean(), list[str]()
         found, constant, shown = list[str](), list[str](), dict[str, Any]()
         for batch in batches:

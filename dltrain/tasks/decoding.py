@@ -25,7 +25,7 @@ class Sampling:
             (0, 1]; None for all.
         excluded: Tokens that are never drawn.
 
-    Source: top-k, Fan, Lewis and Dauphin 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1.
+    Source: top-k, Fan, Lewis and Dauphin 2018, section 5; top-p, Holtzman et al. 2020, section 3.1.
     """
 
     temperature: float = 1.0
@@ -107,7 +107,7 @@ def draw_tokens(
 def search_tokens(
     model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
 ) -> Tensor:
-    """Return the most likely ``count`` tokens after a prompt that a beam search finds, (B, count).
+    """Return ``count`` tokens after a prompt, the most likely ones that a beam search finds, (B, count).
 
     Args:
         model: See `sample_tokens`.

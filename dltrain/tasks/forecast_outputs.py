@@ -33,7 +33,7 @@ class Output(ABC):
         """Return the point forecast, (B, horizon, columns)."""
 
     def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
-        """Return the quantiles besides the point forecast by their level as text, each (B, horizon, columns)."""
+        """Return the quantiles except the point forecast, (B, horizon, columns) each, by their level as text."""
         return {}
 
     def interval(self, levels: Tensor) -> dict[str, Tensor]:
@@ -143,7 +143,7 @@ class Quantiles(Probabilistic):
 class Gaussian(Probabilistic):
     """Normal distribution, trained by its likelihood.
 
-    The mean is that of both levels; the deviation is the softplus of the second level minus the first.
+    The mean is the mean of the two levels. The standard deviation is ``softplus(second - first) + MIN_DEVIATION``.
     """
 
     parts, metric = 2, "crps"
@@ -171,7 +171,7 @@ class Gaussian(Probabilistic):
         return {**super().point_scores(error), "crps": error.abs()}
 
     def _normal(self, levels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation."""
+        """Return the mean and the standard deviation, (B, horizon, columns) each."""
         low, high = levels.unbind(-1)
         return (low + high) / 2, F.softplus(high - low) + MIN_DEVIATION
 

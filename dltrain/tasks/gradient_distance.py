@@ -17,7 +17,7 @@ KEY = "gradient_distance"
 
 
 class TaskOverSteps(Task):
-    """Base of tasks that can show the gradient of the last step at each distance in time.
+    """Base class of tasks that can show the gradient of the last step at each distance in time.
 
     If ``gradient_distance`` is true, validation draws the norm of the gradient of the loss at the last step with
     respect to the input of each step, the mean over up to 64 examples of the first batch.
@@ -73,8 +73,8 @@ class TaskOverSteps(Task):
 def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tensor:
     """Return the mean norm of the gradient of the last step's loss at each distance in time, (T,).
 
-    Number ``d`` is the gradient with respect to the input of the model's module ``steps``, ``d`` steps before the last
-    step of each example: a number for each step and example, averaged over the examples that have such a step.
+    The gradient is that with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
+    mean of its norms ``d`` steps before the last step of each example, over the examples that have such a step.
     """
     found: list[Tensor] = []
 

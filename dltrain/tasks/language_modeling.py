@@ -30,7 +30,8 @@ class LanguageModeling(TaskOverSteps):
 
     Args:
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        prompt: Start of sampled text; None for a newline, or for the first token if the vocabulary has no newline.
+        prompt: Start of sampled text; None for a newline, or, if the vocabulary has none, for the first token that is
+            not special.
         temperature: Sampling temperature, above 0.
         special: Tokens that are not generated, such as the unknown word.
         end: Token for the end of a text; generated text ends before it. None if there is none.

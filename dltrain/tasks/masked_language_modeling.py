@@ -136,7 +136,7 @@ class MaskedLanguageModeling(Task):
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats, perplexity and the share of hidden tokens, and of pairs, that are predicted."""
+        """Return loss in nats, perplexity, and accuracy on hidden tokens and on pairs."""
         own, baseline, of_pairs, shown = Mean(), Mean(), Mean(), dict[str, Any]()
         for batch in batches:
             targets, (logits, pairs) = batch["targets"], self._outputs(model, batch, batch["masked"])

@@ -33,13 +33,13 @@ def draw_spans(keys: Tensor, lengths: Tensor, hidden: Tensor, spans: Tensor, wid
     Args:
         keys: Random key of each text, int64 (B,), on the device of the result.
         lengths, hidden, spans: Tokens, hidden tokens and spans of each text, int64 (B,), on the CPU.
-        width: Tokens of the longest text, padding included.
+        width: Width of the result, at least the length of the longest text.
 
     Source: Raffel et al. 2020, section 3.1.4, and ``random_spans_noise_mask`` of the authors' code.
     """
     most = max(1, int(spans.max()))
     lengths, hidden, spans = (each.to(keys.device) for each in (lengths, hidden, spans))
-    # Both numbers of a position come from neighboring lanes, so that they do not depend on the padding of the batch.
+    # Both numbers of a position are neighbors, so that they do not depend on the padding of the batch.
     noise = uniform(keys, 2 * width).view(-1, width, 2)
     visible = _divide(lengths - hidden, spans, noise[..., 0], most)
     sizes = torch.stack([visible, _divide(hidden, spans, noise[..., 1], most)], dim=2).flatten(1)
@@ -71,11 +71,11 @@ def hide_spans(
         tokens: The texts, int64 (B, T).
         is_hidden: Hidden tokens, bool (B, T).
         lengths: Tokens of each text, int64 (B,), on the device of the texts.
-        sentinels: The sentinels, int64, one more than the spans of a text.
-        widths: Width of both results.
+        sentinels: The sentinels, int64, at least one more than the spans of each text.
+        widths: Widths S and U of the two results.
         pad: Token after the end of a row.
 
-    Shape: (B, T) -> (B, S), (B, U)
+    Shape: (B, T) -> (B, S) and (B, U).
     """
     exists = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
     is_first = is_hidden & ~F.pad(is_hidden, (1, 0))[:, :-1]

@@ -99,7 +99,7 @@ class Polyphony(Task):
         return Evaluation(own.read(), baselines, {"first": first}, definitions=dict(DEFINITIONS))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the frames of each piece, their mean negative log-likelihood, and the likely notes of the next one."""
+        """Return the number of frames of each piece, their mean negative log-likelihood, and the likely next notes."""
         logits, lines = ask(model, batch), list[Line]()
         totals, counts = nll(logits, batch["targets"]).sum(1).tolist(), is_known(batch["targets"]).sum(1).tolist()
         for number, (total, count) in enumerate(zip(totals, counts, strict=True)):

@@ -34,8 +34,12 @@ class Answer(NamedTuple):
 class QuestionAnswering(Task):
     """Question answering: cross-entropy of the first and of the last token of the answer among all tokens of a window.
 
-    Both are token 0 if a window does not hold the answer. The answer to a question is the part of the context with the
-    highest sum of both outputs, over all windows.
+    A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
+    token of the answer, both 0 if a window does not contain it; ``spans`` (B, T, 2), the first character of each token
+    in the context and the one after its last, 0 outside of the context; ``context`` and ``answers``, code points;
+    and ``question`` (B,), the number of the question.
+
+    The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
 
     Args:
         answer_spans: Whether the data are questions on contexts.

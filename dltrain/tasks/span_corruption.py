@@ -17,7 +17,7 @@ NUM_SHOWN = 4  # texts in the log
 
 @dataclass(eq=False)
 class SpanCorruption(Translation):
-    """Span corruption: cross-entropy of the hidden spans of a text, each of which a sentinel replaces.
+    """Span corruption: cross-entropy of the hidden spans of a text, each of which is replaced by a sentinel.
 
     The inputs ``Thank you for inviting me`` may become ``Thank <0> inviting <1>`` with the targets
     ``<0> you for <1> me <2>``. The targets of the data, if there are any, are not read.

@@ -25,7 +25,8 @@ class Tagging(Task):
 
     Args:
         tags: Number of tags.
-        tag_names: Their names. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score is computed by seqeval.
+        tag_names: Their names. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score is computed by seqeval
+            and selects the best checkpoint.
         vocabulary: Number of distinct tokens, for the baseline.
         label_smoothing: Share of each target that is spread evenly over all tags, in training only.
     """
@@ -41,6 +42,8 @@ class Tagging(Task):
     def __post_init__(self) -> None:
         self.frequent: Tensor | None = None
         self.scores_entities = entities.are_entities(self.tag_names) and entities.is_available()
+        if self.scores_entities:
+            self.metric = "f1"  # type: ignore[misc]  # the accuracy is high if all words have the tag O
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for the model: one output per tag at every step, from all steps."""

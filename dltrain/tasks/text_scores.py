@@ -9,7 +9,7 @@ class Texts:
     """Written texts and their references.
 
     Args:
-        found: The texts, without unknown tokens, which therefore are never right.
+        found: The texts, without unknown tokens, so that these never count as correct.
         references: One for each.
         exact: Whether each text equals its reference and has no unknown token.
         kinds: Number of the kind of each pair; 0 if there is only one.

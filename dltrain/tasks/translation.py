@@ -210,10 +210,7 @@ class Translation(Task):
             raise ConfigError(format_error("--prompt", "a text to read", got))
         if self.unknown_source in tokens:
             words = [word for word in prompt.split() if self.unknown_source in self.encode_source(word)]
-            got, hint = (
-                ", ".join(map(repr, words or [prompt])),
-                "dltrain predict RUN --text reads them as unknown words",
-            )
+            got, hint = ", ".join(map(repr, words or [prompt])), "Use dltrain predict RUN --text for unknown words."
             raise ConfigError(format_error("--prompt", "words of the training texts", got, hint))
         return tokens
 

@@ -70,7 +70,7 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
 def test_a_vision_transformer_is_explained_by_its_attention_also_in_tensorboard(
     train: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train("model=vit", "model.num_layers=1", "model.hidden_size=8", "data=digits", "trainer.max_steps=2")
+    run = train("model=vit", "model.num_layers=1", "model.hidden_size=8", "data=digits", "trainer.log_media=true")
     capsys.readouterr()
     assert main(["predict", str(run), str(pictures / "one.png"), "--explain", "--out", str(tmp_path / "out")]) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())

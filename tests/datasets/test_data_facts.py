@@ -43,6 +43,7 @@ FROM_FILES = (
     "detection_folder",
     "csv",
     "text_table",
+    "text_pairs",
     "conll",
     "squad",
     "parallel",
@@ -80,6 +81,10 @@ def write_user_data(name, folder):
         return str(folder / "a.csv")
     if name == "text_table":
         (folder / "a.csv").write_text("text,label\n" + "".join(f"a text of {'word ' * n},{n % 2}\n" for n in range(40)))
+        return str(folder / "a.csv")
+    if name == "text_pairs":
+        lines = (f"a text of {'word ' * n},another one of {n},{n % 2}\n" for n in range(1, 41))
+        (folder / "a.csv").write_text("one,other,label\n" + "".join(lines))
         return str(folder / "a.csv")
     if name == "squad":
         write_questions(folder / "a.json", 12)

@@ -100,6 +100,8 @@ def here(
     (tmp_path / "stories.txt").write_text("It was a bright cold day in April.<|endoftext|>" * 60)
     (tmp_path / "poems.txt").write_text("The sea is calm tonight.\nThe tide is full.\n\n" * 60)
     write_reviews(tmp_path)
+    for name in ("articles.jsonl", "new_articles.jsonl"):
+        shutil.copy(own_files["summaries"], name)
     shutil.copy(own_files["conll"], "names.conll")
     shutil.copy(own_files["squad"], "questions.json")
     asked = {"question": "Where does it rise?", "context": "The river rises in Rome."}
@@ -172,6 +174,8 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     if "<mask>" in line:
         task = ["task=masked_language_modeling", "data.special_tokens=true"]
         return ["model=transformer", *small_data("text"), *task, "trainer.max_steps=1"]
+    if "articles" in line:
+        return ["model=t5", "data=summaries", "data.path=articles.jsonl", "data.tokens=bpe", "trainer.max_steps=1"]
     if "model=bert" in line:
         task = ["task=masked_language_modeling", "data.special_tokens=true"]
         return ["model=bert", "data=text_table", "data.path=reviews.csv", *task, "trainer.max_steps=1"]

@@ -51,13 +51,15 @@ def test_entities_count_only_if_they_are_exact() -> None:
     # True: PER(2 words), PER(2 words), LOC. Found: PER(2 words), LOC; PER(1 word), LOC.
     assert evaluation.metrics["precision"] == pytest.approx(2 / 4)
     assert evaluation.metrics["recall"] == pytest.approx(2 / 3)
-    assert evaluation.metrics["f1"] == pytest.approx(4 / 7)
+    assert evaluation.metrics["f1"] == pytest.approx(4 / 7) and task().goal.metric == "f1"
     assert evaluation.metrics["token_accuracy"] == pytest.approx(5 / 7)
     assert evaluation.per_class["PER"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
 
 
 def test_tags_of_other_kinds_have_no_f1_score() -> None:
-    evaluation = task(tag_names=["NN", "VB", "DT", "IN"]).evaluate(Logits(), [batch()])
+    found = task(tag_names=["NN", "VB", "DT", "IN"])
+    evaluation = found.evaluate(Logits(), [batch()])
+    assert found.goal.metric == "token_accuracy"
     assert set(evaluation.metrics) == {"loss", "token_accuracy"}
 
 
