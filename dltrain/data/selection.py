@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Rows of a tensor, such as the windows over many series that lie in a single one; copied only when they are read.
+    """Selected rows of a tensor, copied only when they are read: for example, the windows that lie within one series.
 
     Args:
         values: All rows, (n, ...); may be a view of overlapping windows.

@@ -72,13 +72,13 @@ class Spec:
         tags: Number of tags of words (tagging).
         tag_names: One name per tag.
         answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
-        sentence_pairs: Whether the examples are pairs of passages, whose second one may be the next of the first.
+        sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first one.
         targets: Numbers to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
         columns: Number of columns that are forecast together.
         horizon: Steps to predict.
-        lags: Past values per example of series, window times columns, for models with a linear path.
+        lags: Numbers in a window of a series, steps times features, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
@@ -199,7 +199,7 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if all examples are used for training.
         test: Test examples.
-        unlabelled: All training examples without labels, if only some of them are labelled; otherwise None.
+        unlabelled: All training examples without labels, if only some of them are labeled; otherwise None.
     """
 
     train: Source

@@ -52,7 +52,7 @@ def decode_audio(content: bytes) -> Recording:
     """Decode the content of an audio file.
 
     Raises:
-        UnreadableAudio: The content is not audio, is empty, or has samples that are not numbers.
+        UnreadableAudio: The content is not audio, is empty, or has samples that are NaN or infinite.
     """
     import soundfile
 

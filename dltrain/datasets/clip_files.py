@@ -111,7 +111,7 @@ def decode_clip(
     frames.
 
     Raises:
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The clip cannot be read.
+        OSError, ValueError: The clip cannot be read.
     """
     drawn = None if key is None else draw(key, 5)
     choose = partial(view.positions, moment=None if drawn is None else drawn[4])

@@ -35,8 +35,8 @@ def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split:
     """Return the pictures of a file in the order of their paths; pictures without objects are kept.
 
     Raises:
-        ConfigError: An entry is incomplete or refers to an unknown image or category, or a picture has the name of
-            several files.
+        ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, or several
+            files have the name of a picture.
     """
     try:
         return _read(path, content, images, split)

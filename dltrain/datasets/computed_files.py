@@ -23,7 +23,7 @@ def cache_root() -> Path:
 
 
 def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
-    """Return the folder of files for this key, which are computed unless they are there and undamaged.
+    """Return the folder of the files for this key; compute them unless they exist and are undamaged.
 
     Concurrent processes wait for each other. A process that is killed leaves no folder under this name.
 

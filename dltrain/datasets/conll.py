@@ -46,12 +46,12 @@ class Conll:
 
     Args:
         path: The file.
-        word_column, tag_column: Number of the column of words and of the one of tags, from 0; negative numbers count
-            from the last column.
+        word_column, tag_column: Columns of words and of tags, counted from 0, or backward from -1, the last column.
         lowercase: Whether words are converted to lower case.
         min_count: Minimum occurrences of a word in the training sentences, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a sentence; the rest is cut off. At least 1, or 3 with a ``tokenizer``.
+        max_length: Maximum number of tokens of a sentence, begin and end included; the rest is cut off. At least 1, or
+            3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers, which splits words into pieces. The first piece of
             a word gets its tag. None for a vocabulary of words.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
@@ -132,10 +132,10 @@ class Conll:
         unknown = held_out.count(UNKNOWN if self.tokens.unknown is None else self.tokens.unknown)
         words = sum(len(sentence.words) for sentence in self.sentences)
         lines = [f"{Path(self.path).name}: {count(len(self.sentences), 'sentence')}, {count(words, 'word')}"]
-        share = f"{unknown / max(1, len(held_out)):.1%} of the tokens in the other sentences are unknown"
+        share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of validation and test are unknown"
         lines += [f"vocabulary: {self.tokens.size:,} tokens; {share}", f"tags: {len(self.tags)}: {listed(self.tags)}"]
-        if cut := sum(len(tokens) > self.max_length for tokens in encoded):
-            lines.append(f"{count(cut, 'sentence')} cut after {self.max_length} tokens (data.max_length)")
+        if cut := sum(len(tokens) > self.room for tokens in encoded):
+            lines.append(f"{count(cut, 'sentence')} cut after {self.room} tokens (data.max_length)")
         names = ("training", "validation", "test")
         return [
             *lines,
@@ -171,6 +171,11 @@ class Conll:
         held_out = [held_out_size(total, validation), held_out_size(total, test)]
         return list(permutation(total).split([total - sum(held_out), *held_out]))
 
+    @property
+    def room(self) -> int:
+        """Maximum number of tokens of a sentence without begin and end."""
+        return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
+
     def encode(self, words: Iterable[str]) -> tuple[list[int], list[bool]]:
         """Return the tokens of words, and which of them are the first one of a word."""
         tokens, starts = list[int](), list[bool]()
@@ -191,12 +196,11 @@ class Conll:
         columns: dict[str, list[list[int]]] = {"tokens": [], "starts": [], "targets": []}
         for sentence in sentences:
             tokens, starts = self.encode(sentence.words)
-            room = self.max_length - len(begin) - len(end)
             tags = iter([self._number(numbers, tag) for tag in sentence.tags])
             targets = [next(tags, NO_TAG) if start else NO_TAG for start in starts]
-            columns["tokens"].append([*begin, *tokens[:room], *end])
-            columns["starts"].append([*[0] * len(begin), *map(int, starts[:room]), *[0] * len(end)])
-            columns["targets"].append([*[NO_TAG] * len(begin), *targets[:room], *[NO_TAG] * len(end)])
+            columns["tokens"].append([*begin, *tokens[: self.room], *end])
+            columns["starts"].append([*[0] * len(begin), *map(int, starts[: self.room]), *[0] * len(end)])
+            columns["targets"].append([*[NO_TAG] * len(begin), *targets[: self.room], *[NO_TAG] * len(end)])
         lengths = torch.tensor([len(row) for row in columns["tokens"]])
         pads = {"tokens": self.tokens.pad or 0, "starts": 0, "targets": NO_TAG}
         return {

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from dltrain.errors import ConfigError, format_error
 
-DOCUMENT = "-DOCSTART-"  # word of lines between documents
+DOCUMENT = "-DOCSTART-"  # first cell of the lines between documents
 
 
 class Sentence(NamedTuple):
@@ -16,10 +16,10 @@ class Sentence(NamedTuple):
 
 
 def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Sentence]:
-    """Read words and tags.
+    """Return the sentences of a file.
 
     Raises:
-        ConfigError: The file is not UTF-8, or a line has fewer columns than the first one.
+        ConfigError: The file is not UTF-8, has no such column, or has lines with different numbers of columns.
     """
     rows = _rows(file.read_bytes(), str(file), "data.path")
     return [
@@ -32,7 +32,14 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
 
 
 def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, list[str]]]:
-    """Return the number of the first line and the words of each sentence, whose tags are unknown."""
+    """Return the number of the first line and the words of each sentence.
+
+    Args:
+        word_column: Column of words; if there is no such column, the first one is read.
+
+    Raises:
+        ConfigError: The content is not UTF-8, has no words, or has lines with different numbers of columns.
+    """
     groups = _rows(content, name, "text")
     if not groups:
         raise ConfigError(format_error("text", f"one word per line in {name}", "a file without words"))
@@ -65,6 +72,6 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
 
 def _cell(cells: list[str], column: int, key: str, line: int, file: Path) -> str:
     if not -len(cells) <= column < len(cells):
-        expected = f"a column from {-len(cells)} to {len(cells) - 1}, as line {line} of {file} has {len(cells)}"
+        expected = f"a column from {-len(cells)} to {len(cells) - 1}, as line {line} of {file} has {len(cells)} columns"
         raise ConfigError(format_error(key, expected, column))
     return cells[column]

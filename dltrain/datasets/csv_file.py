@@ -89,7 +89,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
             frame = pd.read_csv(io.StringIO(text, newline=""), index_col=False, **options)
             columns = []
             for number in range(width):
-                # An array of objects: indexing one of pandas' own strings is slow.
+                # An array of objects, because indexing an array of pandas' own strings is slow.
                 codes, words = pd.factorize(frame[number].iloc[-len(lines) :].to_numpy(dtype=object))
                 columns.append(Cells.of(reader.unquote(list(words)), codes))
             return reader.table(columns, lines)

@@ -17,7 +17,7 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
 
     Args:
         path: The file.
-        settings: Arguments of a data set; those of `Notation` and ``day_first`` are used.
+        settings: Arguments of a data set; ``header``, ``decimal``, ``missing_words`` and ``day_first`` are used.
 
     Raises:
         ConfigError: The file cannot be read at all.

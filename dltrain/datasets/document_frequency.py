@@ -1,4 +1,4 @@
-"""How many texts contain each token."""
+"""Inverse document frequency of tokens."""
 
 from collections.abc import Iterable
 

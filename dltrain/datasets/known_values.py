@@ -44,7 +44,7 @@ class KnownValues:
             raise ConfigError(format_error("data.calendar", f"dates in {table.path}", "none"))
 
     def split_series(self, table: Table, group: str | None, names: Sequence[str]) -> list[Series]:
-        """Return the series of a table; rows at the end that have known values only are their later rows."""
+        """Return the series of a table; rows at the end without values to forecast become `Series.later`."""
         series = split_series(table, group)
         if not self.columns:
             return series
@@ -59,7 +59,10 @@ class KnownValues:
     def last_window(
         self, table: Table, times: TimeColumn | None, series: Series, window: int, horizon: int
     ) -> dict[str, Tensor]:
-        """Return the known values of the last window and the steps after it, (1, width, window + horizon), by name."""
+        """Return the field ``known``, (1, width, window + horizon), of the last window and the steps after it.
+
+        Empty if there are no known values.
+        """
         if not self.width:
             return {}
         past = self.read(table, times, series.rows[-window:])
@@ -91,9 +94,9 @@ class KnownValues:
         return np.stack(calendar_values(pd.DatetimeIndex(dates), self.calendar), axis=1)
 
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """Return ``known_mean`` and ``known_scale``, (width, 1) each: of columns in the training rows, else 0 and 1.
+        """Return ``known_mean`` and ``known_scale``, (width, 1) each; empty if there are no known values.
 
-        Empty if there are no known values.
+        Columns have those of the training rows, parts of the date have 0 and 1.
         """
         if not train:
             return {}

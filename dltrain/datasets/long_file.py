@@ -28,7 +28,7 @@ class Scan(NamedTuple):
 
 
 class LongFile:
-    """A file that is read in pieces: text in UTF-8 with line endings normalized, as Python reads a file, or bytes.
+    """A file that is read in pieces: bytes, or text in UTF-8 with normalized line endings.
 
     Args:
         path: The file.
@@ -75,7 +75,12 @@ class LongFile:
 
 
 def join_lines(pieces: Iterable[str], size: int = 100_000) -> Iterator[str]:
-    """Yield the text in the pieces of `dltrain.datasets.subwords.lines_of`, which end with a line."""
+    """Yield a text in the same pieces as `dltrain.datasets.subwords.lines_of`.
+
+    Args:
+        pieces: The text, in any pieces.
+        size: Minimum number of characters of a piece, except the last one.
+    """
     waiting = ""
     for piece in pieces:
         waiting, start = waiting + piece, 0

@@ -36,10 +36,10 @@ class Written(NamedTuple):
 def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tuple[list[Encoded], list[Counts]]:
     """Return the tokens of each part in memory-mapped files, which are written unless they exist, and their counts.
 
-    The characters of the training tokens are not stored.
+    Characters and spelling of the training tokens are stored only if nothing is held out.
 
     Args:
-        key: What the tokens depend on, besides the separator and the size of the parts.
+        key: What the tokens depend on, besides the separator and the sizes of the parts.
     """
     own = {**key, "version": VERSION, "separator": parts.separator, "sizes": parts.sizes, "end": tokenizer.spec.end}
     folder = computed("tokens", own, lambda new: _write(new, tokenizer, parts))
@@ -63,7 +63,7 @@ def _write(folder: Path, tokenizer: Tokenizer, parts: TextParts) -> None:
 
 
 class _Writer:
-    """Appends the tokens of one part to files."""
+    """Writer of the tokens of one part."""
 
     def __init__(self, folder: Path, number: int, measured: bool, vocabulary: int) -> None:
         self.paths = _paths(folder, number)
@@ -94,7 +94,7 @@ class _Writer:
 
 
 def _open(folder: Path, number: int, part: Written, vocabulary: int) -> Encoded:
-    """Return the tokens of a part; characters and spelling are empty unless they are stored."""
+    """Return the tokens of a part; unless they are stored, `Encoded.sizes` is None and `Encoded.spelling` is empty."""
     paths = _paths(folder, number)
     tokens = _map(paths[0], part.tokens + ROOM, token_dtype(vocabulary))[: part.tokens]
     sizes, spelling = (_map(path, part.tokens * part.measured, torch.int32) for path in paths[1:])

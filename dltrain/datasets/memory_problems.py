@@ -84,7 +84,7 @@ class PrepareCopy(nn.Module):
 
 
 class CopyMemory:
-    """Random symbols to write down again after a delay; they do not depend on the seed of a run.
+    """Random symbols to repeat after a delay; they do not depend on the seed of a run.
 
     The inputs are the symbols, ``delay`` - 1 blanks, a delimiter, and one blank for each symbol; the targets are blanks
     up to the delimiter, and then the symbols. A model without memory predicts blanks and then each symbol with equal

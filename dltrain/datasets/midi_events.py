@@ -39,7 +39,7 @@ class MidiEvents:
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for files that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None reads the folder in `load`.
+        fitted: Result of `fit` in an earlier run; None reads the folder.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class MidiEvents:
 
 
 def _join(pieces: list[Piece[Song]]) -> Tensor:
-    """Return the events of pieces one after the other, int16, each piece after `START`; the last one ends with it."""
+    """Return the events of pieces one after the other, int16, each piece after `START`, which also ends the last."""
     events = [token for piece in pieces for token in (START, *to_events(piece.content.notes))]
     return torch.tensor([*events, START], dtype=torch.int16)
 

@@ -1,4 +1,4 @@
-"""Read and write MIDI files by the package mido."""
+"""Read and write MIDI files with the package mido."""
 
 import io
 import struct
@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Song(NamedTuple):
-    """Notes of a MIDI file on a time grid, by start and pitch, and the number of notes outside of the piano."""
+    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number of notes outside of the piano."""
 
     notes: list[Note]
     outside: int
@@ -49,7 +49,8 @@ def read_song(content: bytes, path: Path, steps_per_beat: int) -> Song:
     Tempo, loudness, pedals, instruments and percussion are ignored.
 
     Raises:
-        ConfigError: It is not a MIDI file, is damaged, too large, or has no notes of a piano.
+        ConfigError: It is not a MIDI file, is damaged, too large or too long, has separate pieces as tracks or time in
+            seconds, or has no notes of a piano.
     """
     check_installed("data.path")
     problem = _find_problem(content)
@@ -117,7 +118,7 @@ def _track_notes(track: Iterable[Any], steps_per_tick: float) -> list[Note]:
 
 
 def _separate(notes: list[Note]) -> list[Note]:
-    """Return the notes such that those of one pitch do not overlap: a note ends where the next one starts."""
+    """End each note where the next one of its pitch starts, so that notes of one pitch do not overlap."""
     starts = defaultdict[int, dict[int, int]](dict)  # pitch -> start -> end
     for note in notes:
         ends = starts[note.pitch]
@@ -155,7 +156,7 @@ def write_song(notes: Iterable[Note], steps_per_beat: int, ticks_per_step: int =
 
     Args:
         steps_per_beat: Steps of `TICKS_PER_STEP` ticks per quarter note, at most `MAX_STEPS_PER_BEAT`.
-        ticks_per_step: Length of the steps of the notes.
+        ticks_per_step: Ticks per step of `notes`.
     """
     check_installed("--out")
     import mido

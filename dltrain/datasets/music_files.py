@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout. A piece that is not, is empty or has a pitch outside of the piano
-            is skipped instead, if the policy says so.
+        ConfigError: The file is not in this layout, or a piece is invalid, empty or has a pitch outside of the piano
+            and may not be skipped.
     """
     if path.is_dir():
         hint = "data=midi reads a folder of MIDI files"
@@ -47,7 +47,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
         split = split_of(name)
         if split is None or split in found or not isinstance(pieces, list):
             expected = f"{LAYOUT} in {path}"
-            raise ConfigError(format_error("data.path", expected, f"a key {name!r} that is no split, or no list"))
+            got = f"the key {name!r}, which names no split, repeats a split or does not hold a list"
+            raise ConfigError(format_error("data.path", expected, got))
         found[split] = list(_check_pieces(pieces, f"{name} in {path}", bad))
     if not found.get(TRAIN):
         raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", "no pieces in train"))
@@ -59,7 +60,8 @@ def read_roll_pieces(path: Path, text: str) -> Iterator[Piece[Steps]]:
     content = _parse_json(path, text)
     for name, pieces in content.items() if isinstance(content, dict) else [("the list", content)]:
         if not isinstance(pieces, list):
-            raise ConfigError(format_error("data.path", f"{LAYOUT}, or a list of pieces, in {path}", type(pieces)))
+            got = f"a {type(pieces).__name__}"
+            raise ConfigError(format_error("data.path", f"{LAYOUT}, or a list of pieces, in {path}", got))
         yield from _check_pieces(pieces, f"{name} in {path}", BadSamples())
 
 
@@ -99,7 +101,7 @@ def _check_piece(piece: Any, name: str) -> Steps:
     """Return the pitches of each step of a piece.
 
     Raises:
-        ConfigError: It is not a list of steps, has no notes, or has something else than the pitches of a piano.
+        ConfigError: It is not a list of steps, has no notes, or has something other than pitches of a piano.
     """
     if not isinstance(piece, list) or not all(isinstance(step, list) for step in piece):
         raise ConfigError(format_error("data.path", f"a list of steps, each a list of MIDI pitches, in {name}", piece))
@@ -162,7 +164,8 @@ def _find_splits(root: Path) -> dict[str, Path]:
     splits = dict(named)
     if TRAIN not in splits or len(splits) < len(named):
         got = ", ".join(folder.name for _, folder in named)
-        raise ConfigError(format_error("data.path", f"at most one folder each of train, val and test in {root}", got))
+        expected = f"a folder train, and at most one folder each of val and test, in {root}"
+        raise ConfigError(format_error("data.path", expected, got))
     return splits
 
 
@@ -175,7 +178,7 @@ def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
 
 
 def complete_splits(pieces: Pieces[T], validation: float, test: float) -> Pieces[T]:
-    """Return pieces with a split for validation and testing; missing ones are taken from training at random, but fixed.
+    """Return pieces with all splits; missing ones are held out of the training pieces, at random but fixed.
 
     Args:
         validation, test: Fractions of the training pieces.

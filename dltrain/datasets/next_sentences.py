@@ -79,7 +79,7 @@ class Passages:
         return torch.tensor(firsts, dtype=torch.int64), torch.tensor(seconds, dtype=torch.int64)
 
     def rows(self, drawn: bool) -> dict[str, Tensor]:
-        """Return all pairs as rows.
+        """Return all pairs as rows: first, first_length, second and not_next (N,), int64, and tokens (N, T), int32.
 
         Args:
             drawn: Replace half of the second passages by random ones, depending on the number of the pair alone.
@@ -96,7 +96,8 @@ class Join(nn.Module):
     """Pairs of passages as the fields of a batch.
 
     Shape:
-        rows of `Passages` -> inputs and segments (B, T), not_next (B,), all int64; lengths (B,), int64 on the CPU
+        rows of `Passages` -> inputs and segments (B, T), int64; lengths (B,), int64 on the CPU; first, first_length,
+        second and not_next as they are
     """
 
     values: Tensor
@@ -128,7 +129,7 @@ class Join(nn.Module):
         return tokens.masked_fill(steps == 0, self.special.begin).masked_fill(steps > last, self.special.pad or 0)
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare the pairs, with their tokens as the rows have them."""
+        """Prepare a batch of pairs, whose tokens are in `rows` already."""
         lengths = rows["first_length"] + self.second_length(rows) + SPECIAL
         steps = torch.arange(self.length, device=lengths.device)
         inside = (steps > rows["first_length"][:, None] + 1) & (steps < lengths[:, None])
@@ -166,7 +167,7 @@ class RandomSecond(nn.Module):
 
 
 def encode_documents(documents: Sequence[Sequence[str]], tokens: Tokens, length: int) -> Passages:
-    """Return the sentences of documents as tokens, without sentences and documents that have none."""
+    """Return the sentences of documents as tokens, without empty sentences and documents."""
     assert tokens.encode is not None, "vocabularies of texts encode"
     encoded = [[ids for ids in map(tokens.encode, document) if ids] for document in documents]
     encoded = [document for document in encoded if document]

@@ -32,7 +32,9 @@ def to_steps(frames: Tensor) -> list[list[int]]:
 
 
 def encode_text(text: str) -> list[list[int]]:
-    """Return the numbers of the notes of each frame of a text: MIDI pitches, a line or comma between two frames.
+    """Return the notes of each frame of a text, from 0, in ascending order.
+
+    The text has MIDI pitches, and a line break or a comma between two frames.
 
     Raises:
         ConfigError: The text has no frame, or a word that is neither a pitch of a piano nor `REST`.

@@ -79,7 +79,7 @@ class PairFiles:
 
     @property
     def own_prefix(self) -> str:
-        """Prefix of a user's texts: that of the only file; with several files, the texts have one of the prefixes."""
+        """Prefix to add to a user's texts: that of the only file; empty for several, as the texts already have one."""
         return self.prefixes[0] if len(self.prefixes) == 1 else ""
 
     def state(self) -> Fitted:
@@ -88,7 +88,7 @@ class PairFiles:
         return {"columns": self.columns, "marks": marks}
 
     def restore(self, state: Fitted) -> None:
-        """Restore what `state` returned, or an earlier version for a single file."""
+        """Restore a result of `state`, also one of an earlier version, which read a single file."""
         columns, marks = state["columns"], state["marks"]
         if not columns or isinstance(columns[0], str):
             columns, marks = [columns], [marks]
@@ -123,6 +123,6 @@ def join(found: Sequence[Pairs]) -> Pairs:
 
 
 def _as_prefix(name: str | None) -> str:
-    """Return the prefix of a task's name: ``summarize: ``."""
+    """Return the prefix for the name of a task, such as ``summarize: ``."""
     name = (name or "").strip().rstrip(":").strip()
     return f"{name}: " if name else ""

@@ -30,7 +30,7 @@ Encoded = tuple[list[list[int]], list[list[int]]]  # sources, targets
 class Parallel:
     """Pairs of texts, such as sentences and their translations; the splits are random but fixed.
 
-    Both vocabularies are fitted to the training texts.
+    Both vocabularies are fitted to the training texts, unless there is a ``tokenizer``.
 
     Args:
         path: A table (CSV, TSV or JSON lines) with a column of sources and one of targets, a list of tables, or a list
@@ -50,11 +50,12 @@ class Parallel:
         max_words: Maximum number of pieces in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of tokens for hidden spans in each vocabulary, at least 0.
-        max_length: Maximum number of tokens of a text; pairs with a longer one are left out. At least 1.
+        max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
+            text are left out.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
-        cut_sources: Whether a longer source is cut off instead.
-        max_tokens: Maximum number of tokens per training batch including padding, of sources and of targets; replaces
-            ``batch_size``. None to use ``batch_size``.
+        cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
+        max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
+            separately; replaces ``batch_size``. None to use ``batch_size``.
         pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
@@ -179,7 +180,7 @@ class Parallel:
         return torch.cat([train[files == file][: self.num_labels] for file in range(len(self.files))])
 
     def fit(self) -> Fitted:
-        """Return the vocabularies, the columns, and the file's delimiter, decimal mark and quoting."""
+        """Return the vocabularies, and the columns, delimiter, decimal mark and quoting of each file."""
         return {"vocabularies": [vocabulary.content for vocabulary in self.vocabularies], **self.reader.state()}
 
     def evaluation(self) -> Source:
@@ -229,9 +230,9 @@ class Parallel:
         return sources, [target.encode(text) for text in pairs.targets]
 
     def _source(self, encoded: Encoded, part: Tensor, by_length: bool = False) -> Source:
-        """Return pairs as a split, in batches of similar length or in their own order, whose start is a fair sample.
+        """Return the pairs `part` as a split, in their order or, with `by_length`, in batches of similar length.
 
-        The targets come first, because their outputs need the most memory.
+        The targets are the first field, because their outputs need the most memory.
         """
         source, target = ([side[row] for row in part.tolist()] for side in encoded)
         ragged = {"target": as_ragged(target, end=True), "source": as_ragged(source)}
@@ -249,7 +250,7 @@ def _width(length: int) -> int:
 
 
 def _mix(count: int, files: int) -> Tensor:
-    """Return the order of held-out pairs: mixed, if they come from several files."""
+    """Return the order of held-out pairs: mixed if there are several files, so that the first pairs are of all."""
     return permutation(count) if files > 1 else torch.arange(count)
 
 

@@ -52,7 +52,7 @@ INPUTS = (".json", *SUFFIXES)
 
 
 class Frames(ABC):
-    """Base of data sets of piano rolls, which differ in the files that they read.
+    """Base class of data sets of piano rolls, which differ in the files that they read.
 
     Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted by itself.
     """
@@ -100,7 +100,7 @@ class Frames(ABC):
         return to_frames(steps[:: self.frame_stride])
 
     def fit(self) -> Fitted:
-        """Return the number of frames of the longest piece."""
+        """Return the number of frames of the longest piece, at most ``max_length``."""
         return {"length": self.length}
 
     def load(self) -> Splits:

@@ -120,7 +120,7 @@ class SentencePairs:
         return self.lines
 
     def _read(self) -> list[list[str]]:
-        return split_documents(read_utf8(self.path), self.sentences)
+        return split_documents(read_utf8(self.path, hint=""), self.sentences)
 
     def _split(self, documents: list[list[str]], validation: float, test: float) -> list[list[list[str]]]:
         held_out = [held_out_size(len(documents), share) for share in (validation, test)]

@@ -15,7 +15,7 @@ WRITTEN = re.compile(r"<extra_id_(\d+)>")
 class WithSentinels:
     """A vocabulary with more tokens, the last ones: ``<extra_id_0>``, ``<extra_id_1>`` and so on.
 
-    They occur in no text to train on: `encode` reads their names as characters.
+    Training texts never contain them: `encode` reads their names as ordinary text, `encode_marked` as sentinels.
 
     Args:
         count: Number of sentinels, at least 0.

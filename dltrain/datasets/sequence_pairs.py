@@ -75,7 +75,7 @@ def as_ragged(encoded: Iterable[list[int]], end: bool = False) -> Ragged:
 
 
 def encode_inputs(texts: list[str], names: list[dict[str, object]], encoder: Encoder) -> Inputs:
-    """Return the tokens of texts to translate.
+    """Return the tokens of source texts.
 
     Raises:
         ConfigError: A text is empty; the message names its line.
@@ -90,7 +90,7 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], encoder: Enc
 
 
 def read_lines(file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]:
-    """Yield the lines of a text file as texts to translate, at most ``size`` at a time.
+    """Yield the lines of a text file as sources, at most ``size`` at a time.
 
     Raises:
         ConfigError: The file is empty or not UTF-8, or a line is empty.
@@ -110,7 +110,7 @@ def read_lines(file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]
 
 
 def read_texts(files: InputFiles, encoder: Encoder) -> Iterator[Inputs]:
-    """Yield the lines of text files, or the text on the command line, as texts to translate."""
+    """Yield the lines of text files, or the text on the command line, as sources."""
     if files.text is not None:
         with errors_as("--text"):
             yield encode_inputs([files.text], [{"input": "--text"}], encoder)

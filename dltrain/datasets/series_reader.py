@@ -1,4 +1,4 @@
-"""Read CSV files as series, all in the way of the training file."""
+"""Read CSV files as series, in the format of the training file."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +62,11 @@ class SeriesReader:
                 yield from convert(select_rows(table, self.where), file.name)
 
     def find_series(self, table: Table, names: Sequence[str]) -> tuple[TimeColumn | None, list[Series]]:
-        """Return the times of a table and its series, in chronological order."""
+        """Return the times of a table and its series.
+
+        Raises:
+            ConfigError: The rows of a series are not in chronological order.
+        """
         times, series = find_times(table, self.day_first), self.known.split_series(table, self.group, names)
         check_order(table, times, series, self.group)
         return times, series

@@ -102,5 +102,5 @@ def _check_sizes(sizes: Sequence[int | str]) -> list[int | str]:
         expected = f"rows or months of training, validation and test, {EXAMPLES}"
         raise ConfigError(format_error("data.split", expected, sizes))
     if any(size in (0, "0mo") for size in (sizes[0], sizes[2])) or any(type(s) is int and s < 0 for s in sizes):
-        raise ConfigError(format_error("data.split", "training and test rows above 0", sizes))
+        raise ConfigError(format_error("data.split", "training and test rows above 0, and no negative number", sizes))
     return list(sizes)

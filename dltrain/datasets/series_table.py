@@ -175,7 +175,7 @@ def describe_rows(table: Table, where: str | None, names: Sequence[str], left_ou
 
 
 def describe_times(table: Table, time_column: TimeColumn | None, series: Series) -> list[str]:
-    """Return a line about the times of a table, with the usual step of a series if they are dates; empty without."""
+    """Return a line about the times of a table, with the usual step of a series if they are dates; empty if none."""
     if time_column is None:
         return _describe_numbers(table, series)
     names = " ".join(table.header[column] for column in time_column.columns)

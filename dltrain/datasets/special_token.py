@@ -16,13 +16,13 @@ MASK = "<mask>"
 
 
 class SpecialToken:
-    """A tokenizer with one more token, the last one, that a text may contain under a name.
+    """A tokenizer with a special token, which a user's text may contain by its name.
 
     Args:
         tokenizer: The tokenizer.
         role: What the token is: ``mask`` or ``end``.
         name: Text of the token.
-        number: The token, if the tokenizer has it; None to add it.
+        number: The token, if the tokenizer has it; None to add it as the last one.
         generated: Whether language models generate it.
     """
 

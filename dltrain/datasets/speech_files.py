@@ -26,7 +26,7 @@ class Utterances(NamedTuple):
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
         places: Where each of them is stated, for messages.
-        splits: Split that has its own folder -> its rows; empty for tables.
+        splits: Split that has its own folder -> its rows; empty for tables, and for folders that are not divided.
         ignored: Number of audio files that are in no folder named after a word.
     """
 

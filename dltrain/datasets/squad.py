@@ -29,8 +29,8 @@ SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
 class PrepareQuestions(nn.Module):
     """Windows of contexts as the fields of a batch.
 
-    Shape: tokens, segments (B, T), spans (B, T, 2), context and answers as characters -> inputs and segments (B, T),
-    int64, and the other fields.
+    Shape: tokens and segments (B, T), spans (B, T, 2), context and answers (B, characters), as code points, question,
+    start and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
     """
 
     def forward(self, rows: Batch) -> Batch:
@@ -44,7 +44,7 @@ class PrepareQuestions(nn.Module):
 
 
 class Squad:
-    """Questions on contexts, with answers that are parts of them; articles are split at random but fixed.
+    """Questions about contexts, whose answers are parts of the contexts; the splits, by article, are random but fixed.
 
     A context that is too long is read in overlapping windows.
 
@@ -138,8 +138,11 @@ class Squad:
                 yield from self._read_lines(file, files.batch_size)
 
     def _read_lines(self, file: InputFile, size: int) -> Iterator[Inputs]:
-        with file.open_text() as lines:
-            found = [(number, _parse(line, number, file)) for number, line in enumerate(lines, 1) if line.strip()]
+        try:
+            with file.open_text() as lines:
+                found = [(number, _parse(line, number, file)) for number, line in enumerate(lines, 1) if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
         for first in range(0, len(found), size):
             part = found[first : first + size]
             names: list[dict[str, Any]] = [
@@ -169,7 +172,8 @@ def _parse(line: str, number: int, file: InputFile) -> Question:
         entry = json.loads(line)
         question, context = entry["question"], entry["context"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(format_error("text", expected, f"{type(error).__name__}: {error}")) from None
+        got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(format_error("text", expected, got)) from None
     if not (isinstance(question, str) and isinstance(context, str) and question.strip() and context.strip()):
         raise ConfigError(format_error("text", expected, "an empty text"))
     return Question(0, question, context, [])

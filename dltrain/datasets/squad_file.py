@@ -29,7 +29,8 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file.
 
     Raises:
-        ConfigError: The file is broken JSON or has another structure, or a context does not hold an answer.
+        ConfigError: The file is not JSON in UTF-8 or has another structure, or a question has no answer or one that is
+            not in its context.
     """
     try:
         content = json.loads(file.read_text("utf-8-sig"))
@@ -47,7 +48,8 @@ def read_questions(file: Path) -> list[Question]:
         ]
     except (KeyError, TypeError, IndexError) as error:
         expected = f"data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
-        raise ConfigError(format_error("data.path", expected, f"{type(error).__name__}: {error}")) from None
+        got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(format_error("data.path", expected, got)) from None
 
 
 def _question(article: int, context: str, entry: dict[str, Any], file: Path) -> Question:

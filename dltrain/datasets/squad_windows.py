@@ -26,24 +26,25 @@ class Splitter(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """Rows with a begin, a question, an end, a window of its context, and an end.
+    """Rows of tokens: begin, a question, end, a window of its context, end.
 
     Args:
         max_length: Maximum number of tokens of a row.
         max_question: Maximum number of tokens of a question; the rest is cut off.
-        stride: Tokens by which the windows of a context overlap.
+        overlap: Tokens by which the windows of a context overlap.
     """
 
     splitter: Splitter
     max_length: int
     max_question: int
-    stride: int
+    overlap: int
 
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
         """Return the windows of all questions; field ``question`` is the number of the question.
 
         ``spans`` (T, 2) has the first character and the one after the last of each token in the context, 0 for tokens
-        outside of it; ``start`` and ``end`` are the tokens of the first answer, 0 if the window does not hold it.
+        outside of it; ``start`` and ``end`` are the positions of the first and the last token of the first answer, 0 if
+        the window does not hold all of it.
         """
         ragged: dict[str, list[list[Any]]] = {
             name: [] for name in ("tokens", "segments", "spans", "context", "answers")
@@ -78,7 +79,7 @@ class Windows:
         tail = [] if end is None else [end]
         room = self.max_length - len(head) - len(tail)
         first, last = self._answer(question, spans)
-        for offset in range(0, max(1, len(tokens) - self.stride), room - self.stride):
+        for offset in range(0, max(1, len(tokens) - self.overlap), room - self.overlap):
             part, places = tokens[offset : offset + room], spans[offset : offset + room]
             inside = bool(question.answers) and offset <= first and last < offset + len(part)
             start, stop = (len(head) + first - offset, len(head) + last - offset) if inside else (0, 0)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Subwords:
-    """Tokenizer of the package tokenizers; a text gets no special tokens, neither truncation nor padding.
+    """Tokenizer of the package tokenizers; texts get no special tokens, and are neither truncated nor padded.
 
     Args:
         content: The tokenizer as JSON, in a list.
@@ -135,7 +135,7 @@ def fit_byte_pairs(texts: Iterable[str], special: Sequence[str], min_count: int,
 
 
 def lines_of(text: str, size: int = 100_000) -> Iterator[str]:
-    """Yield a text in pieces that end with a line, of about ``size`` characters."""
+    """Yield a text in pieces that end with a line break, the first one after ``size`` characters."""
     start = 0
     while start < len(text):
         end = text.find("\n", start + size) + 1 or len(text)

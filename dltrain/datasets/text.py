@@ -36,9 +36,10 @@ class Text:
     r"""A text file, split in its order into training, validation and test tokens.
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
-    once, except the first; the last window is padded with the token -1. The characters of the whole file are known, so
-    that characters that occur only in the test split are known, but untrained. Words and byte pairs are fitted to the
-    training split. All kinds of tokens have the same splits.
+    once, except the first, and the last window is padded with the token -1. The vocabulary of characters is that of the
+    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and byte
+    pairs are fitted to the training split. The text is split by characters, or by bytes with ``tokens=bytes``; all
+    other kinds of tokens have the same splits.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.

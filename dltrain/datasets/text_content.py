@@ -4,9 +4,14 @@ from pathlib import Path
 
 from dltrain.errors import ConfigError, format_error
 
+HINT = "Use data.tokens=bytes for other files"
 
-def read_utf8(path: Path) -> str:
+
+def read_utf8(path: Path, hint: str = HINT) -> str:
     """Return the text of a file in UTF-8.
+
+    Args:
+        hint: What to do with a file that is not UTF-8, for the message.
 
     Raises:
         ConfigError: The file is empty or not UTF-8.
@@ -14,13 +19,12 @@ def read_utf8(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise not_utf8(path, error) from error
+        raise not_utf8(path, error, hint) from error
     if not text:
         raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
     return text
 
 
-def not_utf8(path: Path, error: UnicodeDecodeError) -> ConfigError:
-    """Return the error for a file that is not text."""
-    hint = "Use data.tokens=bytes for other files"
+def not_utf8(path: Path, error: UnicodeDecodeError, hint: str = HINT) -> ConfigError:
+    """Return the error for a file that is not UTF-8."""
     return ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint))

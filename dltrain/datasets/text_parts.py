@@ -96,7 +96,7 @@ class TextParts:
             yield start, rest
 
     def _checked(self, document: Content, line: int) -> Content:
-        """Return a document that is not empty."""
+        """Return a document; reject an empty one."""
         if not document.strip():
             got = f"an empty document in line {line}"
             hint = "Remove one of the separators around it"

@@ -36,7 +36,7 @@ def describe_texts(
     if cut := int((lengths > encoder.room).sum()):
         lines.append(f"{count(cut, 'text')} cut after {encoder.room} words (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
-        lines.append(f"{count(copies, 'text')} of the validation and test splits also in the training split")
+        lines.append(f"{count(copies, 'text')} of the validation and test splits are also in the training split")
     lines += _target_lines(table, target, column, rows)
     return [*lines, splits_line({name: len(part) for name, part in rows.items()}, "texts")]
 
@@ -54,7 +54,7 @@ def _held_out(rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np.ndarray], unknown: int | None) -> str:
     held_out = [encoded[code] for part in _held_out(rows) for code in codes[part]]
     missing = sum(int((tokens == unknown).sum()) for tokens in held_out)
-    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the words in the other texts are unknown"
+    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the words of validation and test are unknown"
 
 
 def _target_lines(table: Table, target: Target, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:

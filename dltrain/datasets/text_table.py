@@ -49,10 +49,12 @@ class TextTable:
         lowercase: Whether to convert texts to lower case.
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
-        max_length: Maximum number of words of a text; the rest is cut off. At least 1.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, to split texts; None for a vocabulary of words.
-        special_tokens: Whether each text has a token for its begin and one for its end, which count as words, and the
-            vocabulary a mask token, as bert and masked language modeling need. A ``tokenizer`` has its own.
+        max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
+            ``special_tokens`` or a ``tokenizer``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, whose tokens then count as words; None for a
+            vocabulary of words.
+        special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
+            the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
@@ -155,7 +157,7 @@ class TextTable:
         return inverse_document_frequency(self.encoded[self.parts[TRAIN]], tokens.size, ignored)
 
     def fit(self) -> Fitted:
-        """Return the vocabulary, the text column, the target, and the file's delimiter, decimal mark and quoting."""
+        """Return the vocabulary, inverse document frequencies, the text column, the target and the file's `Marks`."""
         words: dict[str, Any] = {"words": [], "lowercase": False, "tokenizer": None}
         if isinstance(self.words, Words):
             words |= {"words": self.words.words[len(self.special) :], "lowercase": self.words.lowercase}
@@ -265,7 +267,7 @@ class TextTable:
         return {**dict(zip((TRAIN, VAL, TEST), parts, strict=True)), **given}
 
     def _labeled(self, targets: Tensor | Ragged) -> Tensor:
-        """Return the training rows of which the labels are used."""
+        """Return the training rows whose labels are used."""
         rows = self.train
         if self.num_labels is None:
             return rows

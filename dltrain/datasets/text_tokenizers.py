@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     Args:
         tokens: The tokens (N,), in a small integer type.
         sizes: Characters of each token, int32 (N,); None if the content is not text.
-        spelling: Bytes of each unknown token, followed by one for its end, int32 (N,); 0 for known ones.
+        spelling: Bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known ones.
     """
 
     tokens: Tensor
@@ -238,7 +238,7 @@ def split_pieces(text: str) -> list[str]:
 
 
 def words_of(content: Sequence[str]) -> PieceTokenizer:
-    """Return the tokenizer for words of these spellings."""
+    """Return the tokenizer with these words as its vocabulary."""
     return PieceTokenizer(Pieces(content, split_pieces, ""), "words")
 
 

@@ -74,7 +74,7 @@ def _write(folder: Path, kind: str, tokenizer: Tokenizer) -> None:
 
 
 def fingerprint(kind: str, tokenizer: Tokenizer) -> str:
-    """Return a hash of the tokenizer, and the version of the package that computes it."""
+    """Return a hash of the tokenizer, followed by the version of the package tokenizers."""
     content = json.dumps([kind, state(kind, tokenizer), tokenizer.size])
     return f"{hashlib.sha256(content.encode()).hexdigest()} {_version()}"
 
@@ -117,7 +117,7 @@ def state(kind: str, tokenizer: Tokenizer) -> Fitted:
 
 
 def with_special(tokenizer: Tokenizer, separator: str | None, mask: bool) -> Tokenizer:
-    """Return a tokenizer with a token for the end of a document, if there is a separator, and one for masks.
+    """Return a tokenizer with an end token if documents have a separator, and with a mask token if `mask` is set.
 
     A tokenizer of a file keeps its own tokens: its mask, and the separator if it is one of its special tokens.
     """

@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
-    """Return the tokens of each part; a part of documents has a token for the end before, between and after them.
+    """Return the tokens of each part; a part of documents has an end token before, between and after them.
 
     Raises:
         ConfigError: A part that is to be held out, or the training part, has no document.

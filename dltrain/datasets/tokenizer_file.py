@@ -42,7 +42,8 @@ class TokenizerFile:
             raise ConfigError(format_error(KEY, "a file tokenizer.json of the package tokenizers", error)) from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.size: int = self.tokenizer.get_vocab_size()
+        numbers = self.tokenizer.get_vocab(with_added_tokens=True).values()
+        self.size: int = 1 + max(numbers, default=-1)  # not their count: a file may leave out numbers
 
     @property
     def tokens(self) -> Tokens:

@@ -76,8 +76,8 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
     kept = [piece for piece, count in counts.items() if count >= min_count]
     if not kept:
-        got = f"{min_count}, more than any of them has"
-        raise ConfigError(format_error("data.min_count", f"a count that {kind} of the training transcripts reach", got))
+        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent of the {kind} in training"
+        raise ConfigError(format_error("data.min_count", most, min_count))
     return TranscriptVocabulary(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words])
 
 

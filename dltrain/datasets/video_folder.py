@@ -182,7 +182,7 @@ class ClipFiles:
         listing: Folder or file and class of each clip.
         view: Frames of a clip that are read, and their format.
         root: Folder that names of clips are relative to.
-        augmentation: Augmentation, of which only the crop is applied, in training, to frames at full resolution.
+        augmentation: Random changes in training, of which only the crop is applied here, to frames at full resolution.
     """
 
     def __init__(self, listing: Listing, view: ClipView, root: Path, augmentation: Augmentation) -> None:

@@ -1,4 +1,4 @@
-"""Vocabularies of sequence-to-sequence data: words, characters or byte pair encoding, with tokens for begin and end."""
+"""Vocabularies of sequence-to-sequence data: words, characters or subwords, with tokens for begin and end."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +53,7 @@ class Pieces:
 
 
 def restore(kind: str, content: Sequence[str], lowercase: bool) -> Vocabulary:
-    """Return the vocabulary with this content: of ``words``, ``characters``, ``bpe`` or ``file``."""
+    """Return the vocabulary with this content, of kind ``words``, ``characters``, ``bpe`` or ``file``."""
     if kind == BPE:
         check_installed("data.tokens: bpe")
         return Subwords(content, lowercase)
@@ -85,8 +85,8 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
     kept = [piece for piece, count in counts.items() if count >= min_count]
     if not kept:
-        got = f"{len(counts):,} different {kind}, all of them rarer"
-        raise ConfigError(format_error("data.min_count", f"a count that {kind} of the training texts reach", got))
+        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent of the {kind} in training"
+        raise ConfigError(format_error("data.min_count", most, min_count))
     return restore(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words], lowercase)
 
 

@@ -106,10 +106,10 @@ class Normalize(nn.Module):
         - Input: values (B, 2 * columns, lead + horizon) of `split_float64`; with several series also group (B,), the
           index of the series; with known values also known (B, width, lead + horizon).
         - Output: inputs (B, window, columns + 2 * width), with the known values of the step and of ``horizon`` steps
-          later; targets (B, horizon, columns); shift, shift_rest (rounding error of the
-          shift) and scale, each (B, 1, columns). With ``history`` also history (B, lead, columns), ahead (B, horizon,
-          columns), naive_error (B, 1, columns), the mean absolute change over a season in training, group and, if the
-          scales have it, deviation (B, 1, columns), the standard deviation of the training rows.
+          later; targets (B, horizon, columns); shift, shift_rest (rounding error of the shift) and scale, each
+          (B, 1, columns). With ``history`` also history (B, lead, columns); ahead (B, horizon, columns); naive_error
+          (B, 1, columns), the mean absolute change over a season in training; group; and, if the scales have it,
+          deviation (B, 1, columns), the standard deviation of the training rows.
     """
 
     mean: Tensor

@@ -30,7 +30,7 @@ class JobResult:
     state: str
     metric: str = ""
     better: str = ""  # min or max
-    validation: float | None = None  # the best of the metric on the validation split
+    validation: float | None = None  # the best value of the metric on the validation split
     value: float | None = None  # the metric on the test split
     test: dict[str, float | None] = field(default_factory=dict)
     seconds: float = 0.0

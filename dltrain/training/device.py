@@ -190,7 +190,7 @@ def _skip_compiler_import(skip: bool) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory so far in MB: of the device on CUDA, else of the process. NaN if unknown."""
+    """Return the peak memory so far in MiB: of the device on CUDA, else of the process. NaN if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -46,6 +46,7 @@ class Loaded:
 
     Args:
         origin: Source of the weights.
+        sha256: Hash of the file.
         names: Weights and buffers that were loaded.
         new: Weights that were not loaded -> reason.
         unused: Names in the source that the model does not have.

@@ -75,8 +75,17 @@ def test_the_first_piece_of_a_word_has_its_tag(tmp_path: Path) -> None:
     assert tags == ["", "B-PER", "I-PER", "", "O", ""]
     assert rows["lengths"].max() == 6  # longer sentences are cut, and still end with [SEP]
     assert all(tokens[length - 1] == 3 for tokens, length in zip(rows["inputs"], rows["lengths"], strict=True))
+    assert "10 sentences cut after 4 tokens (data.max_length)" in data.describe()
     again = Conll("moved.conll", tokenizer="moved.json", max_length=6, fitted=data.fit())
     assert again.tokens.size == 8
+
+
+def test_a_tokenizer_may_leave_out_numbers(tmp_path: Path) -> None:
+    vocabularies = pytest.importorskip("tokenizers")
+    tokenizer = vocabularies.Tokenizer(vocabularies.models.WordLevel({"[UNK]": 0, "left": 9}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    data = Conll(write(tmp_path), tokenizer=str(tmp_path / "tokenizer.json"))
+    assert data.tokens.size == 10 and data.encode(["left"])[0] == [9]
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_splits_are_folders_and_unreadable_files_can_be_skipped(tmp_path: Path) 
 def test_folders_that_are_not_clearly_splits_are_rejected(folders: list[str], tmp_path: Path) -> None:
     for folder in folders:
         write_songs(tmp_path / folder, 3)
-    with pytest.raises(ConfigError, match=r"data\.path: expected at most one folder each of train, val and test"):
+    with pytest.raises(ConfigError, match=r"data\.path: expected a folder train, and at most one folder each of"):
         Midi(str(tmp_path))
 
 

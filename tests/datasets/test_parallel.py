@@ -143,7 +143,7 @@ def test_an_empty_text_is_rejected_with_its_line_or_skipped(tmp_path: Path) -> N
         ("en\tes\na\tb\nc\td\n", {}, "data.path: expected at least 3 pairs in pairs.tsv, got 2"),
         ("en\tes\n" + "a\tb\n" * 9, {"target": "fr"}, "data.target: expected one of the columns of .*: en, es, got fr"),
         ("en\tes\n" + "a b\tb\n" * 9, {"max_length": 1}, "data.max_length: expected a length that some texts of each"),
-        ("en\tes\n" + "a\tb\n" * 9, {"min_count": 20}, "data.min_count: expected a count that words of the training"),
+        ("en\tes\n" + "a\tb\n" * 9, {"min_count": 20}, "data.min_count: expected at most 7, the count of the most"),
         ("en\tes\n" + "a\tb\n" * 9, {"tokens": "bytes"}, "data.tokens: expected one of words, characters, bpe"),
         ("en\tes\n" + "a\tb\n" * 9, {"max_tokens": 8}, "data.max_tokens: expected a whole number of at least 72"),
         (b"\xff\xfe\xff\x00", {}, "data.path: expected"),

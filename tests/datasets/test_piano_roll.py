@@ -91,7 +91,7 @@ BAD = {
     "no JSON": ("60 64 67", r"got text that is not JSON"),
     "a list": ([[[60]]], "got a list"),
     "no training pieces": ({"test": [CHORDS]}, "got no pieces in train"),
-    "an unknown split": ({**VALID, "extra": []}, "got a key 'extra'"),
+    "an unknown split": ({**VALID, "extra": []}, "got the key 'extra', which names no split"),
     "an empty split": ({**VALID, "test": []}, "expected pieces in each split, got none in test"),
     "too few pieces": ({"train": [CHORDS, CHORDS]}, "expected at least 3 pieces for training, got 2"),
     "a high pitch": ({**VALID, "test": [[[60], [109]]]}, "in step 2 of piece 1 of test in .*, got 109"),

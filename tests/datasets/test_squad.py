@@ -83,7 +83,10 @@ def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) 
     batch = again.prepare(next(iter(first_rows(given.rows))))
     assert text(batch["context"][0]) == entry["context"]
     (tmp_path / "q.jsonl").write_text('{"question": "?"}\n{')
-    with pytest.raises(ConfigError, match=r'INPUT 1: expected a JSON object with "question" and "context" in line 1'):
+    with pytest.raises(ConfigError, match=r'"question" and "context" in line 1 .*, got an object without \'context\''):
+        list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
+    (tmp_path / "q.jsonl").write_bytes(b'{"question": "\xff"}\n')
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected a text in UTF-8 at .*q\.jsonl, got"):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
 
 
