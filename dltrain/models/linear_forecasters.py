@@ -96,7 +96,8 @@ class DLinear(Forecaster):
         individual: Whether each column has its own layers.
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
-    Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
+    Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section "An
+    embarrassingly simple baseline".
     """
 
     def __init__(
@@ -134,7 +135,8 @@ class NLinear(Forecaster):
         individual: Whether each column has its own layer.
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
-    Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section 3.
+    Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section "An
+    embarrassingly simple baseline".
     """
 
     def __init__(

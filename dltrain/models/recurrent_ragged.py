@@ -24,8 +24,8 @@ def run_ragged(
 ) -> tuple[Tensor, Parts]:
     """Return the states after each step (B, T, width), and the last state of each sequence, layers first.
 
-    States at padding have no meaning. On a CPU, packed sequences are many times slower than padded ones. There, each
-    direction reads padded sequences, and the backward direction reads each sequence in reverse order.
+    States at padding have no meaning. On a CPU, where packed sequences are slower than padded ones, each direction
+    reads padded sequences, and the backward direction reads each sequence in reverse order.
 
     Args:
         x: Steps (B, T, width).
