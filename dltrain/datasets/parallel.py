@@ -56,7 +56,7 @@ class Parallel:
         cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
-        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
+        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
