@@ -93,7 +93,7 @@ class DeepSpeech2(nn.Module):
 def _reversal(own: Tensor) -> Tensor:
     """Return the positions (B, T) that reverse the steps of each recording and keep its padding at the end.
 
-    Reversed inputs and a layer that reads forwards are faster than packed sequences, and have the same outputs.
+    Reversed inputs and a layer that reads forward are faster than packed sequences, and have the same outputs.
     """
     steps = torch.arange(own.shape[1], device=own.device)
     return torch.where(own, own.sum(1, keepdim=True) - 1 - steps, steps)

@@ -49,7 +49,7 @@ class ReadAndWrite(nn.Module):
             make_block: Function that returns a block, given ``causal`` and ``cross``.
             make_norm: Function that returns the norm after a stack.
             positions: Modules that add positions to source and target.
-            distances: Relative positions for the self-attention of encoder and decoder; None for none.
+            distances: Relative positions for the self-attention of encoder and decoder; None for no such positions.
         """
         vocabulary, outputs, width = sizes
         self.target_embedding = nn.Embedding(outputs, width)

@@ -39,8 +39,8 @@ class FCOS(OneStage, fcos.FCOS):
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
         levels: Feature maps to use, the finest of the five; the last one is matched to all larger boxes.
-        box_weight: Factor on the loss of the boxes.
-        vote_iou: Minimum IoU of detections of a class to be averaged, weighted by their scores; 1 to keep the best one.
+        box_weight: Factor of the loss of the boxes.
+        vote_iou: Minimum IoU of a box with a kept box of its class to be averaged with it; 1 for no averaging.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
@@ -130,11 +130,11 @@ class FCOS(OneStage, fcos.FCOS):
 
 @dataclass(frozen=True)
 class Vote:
-    """Non-maximum suppression after which a box is the mean of the boxes of its class around it, weighted by score.
+    """Non-maximum suppression that replaces a kept box by the mean of its class's boxes around it, weighted by score.
 
     Args:
         nms_iou: IoU above which the weaker of two detections of a class is removed.
-        vote_iou: Minimum IoU with a kept detection of the detections of its class that its mean includes.
+        vote_iou: Minimum IoU of a box with the kept box for the mean to include it.
         max_boxes: Maximum number of detections to keep.
 
     Source: Gidaris, Komodakis 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model".

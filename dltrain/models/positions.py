@@ -69,7 +69,7 @@ def _sinusoids(length: int, width: int) -> Tensor:
 
 
 class NoPositions(nn.Module):
-    """Positions that add nothing, for blocks with rotary or relative positions, or none; any length."""
+    """Module that adds no positions, for blocks with rotary, relative or no positions."""
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Return the steps unchanged."""

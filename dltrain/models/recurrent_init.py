@@ -18,7 +18,7 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
         forget_bias: Bias of the forget gates; None for 1. The second bias of torch's layers keeps its random value.
 
     Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN, with ``relu``),
-    whose weights of the inputs are much smaller than here; forget bias, Jozefowicz, Zaremba and Sutskever 2015.
+    whose input weights are much smaller than here; forget bias, Jozefowicz, Zaremba and Sutskever 2015.
     """
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":

@@ -72,7 +72,7 @@ def _run_padded(
 def _run_direction(
     layer: nn.RNNBase, x: Tensor, lengths: Tensor, before: Parts | None, weights: list[Tensor]
 ) -> tuple[Tensor, Parts]:
-    """Return the states after each step, and the last state of each sequence, of one layer that reads forwards."""
+    """Return the states after each step, and the last state of each sequence, of one layer that reads forward."""
     is_lstm = layer.mode == "LSTM"
     if before is None:
         before = (x.new_zeros(1, len(x), layer.hidden_size),) * (2 if is_lstm else 1)

@@ -17,7 +17,7 @@ MIDDLE_C, OCTAVE_OF_MIDDLE_C = 60, 4
 
 @as_image(height=3.6)
 def piano_rolls(figure: "Figure", rolls: Mapping[str, Tensor], lowest: int) -> None:
-    """Draw piano rolls below one another: time to the right, pitch upwards; darker notes are more probable.
+    """Draw piano rolls below one another: time to the right, pitch upward; darker notes are more probable.
 
     Args:
         rolls: Title -> probabilities of the notes of each frame, (frames, notes).

@@ -10,7 +10,7 @@ from dltrain.plots.figures import as_image, truncate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_MARKS = 60  # marks whose text is shown
+MAX_MARKS = 60  # marks to draw
 
 
 @as_image(height=1.6)
@@ -22,7 +22,7 @@ def spectrogram(
     Args:
         frames: (frames, bands).
         seconds: Duration of all frames.
-        marks: Time in seconds and text of each token, drawn above the features.
+        marks: Time in seconds and text of each token; the first 60 are drawn above the features.
     """
     axes = figure.subplots()
     axes.set_title(truncate(title, 36), pad=10 if marks else 3)

@@ -260,7 +260,8 @@ class Task(ABC):
         For texts, return ``word`` and ``weight`` of each word, for each text. For ``dltrain predict --explain``, with
         the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
-        raise ConfigError(f"--explain: not supported because the task is {type(self).__name__}, not Classification")
+        reason = f"the task is {type(self).__name__}, not Classification or Regression of texts"
+        raise ConfigError(f"--explain: not supported because {reason}")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.

@@ -79,7 +79,7 @@ class Ctc(Task):
         return Loss(total / max(1, count), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Fit the transcripts that do not depend on what is said."""
+        """Fit the baseline, transcripts that depend only on the length of the input."""
         excluded = [self.blank_token]
         excluded += [token for token in range(self.vocabulary) if not self.text([token]).strip()]
         self.unigram = Unigram(train, self.vocabulary, excluded)

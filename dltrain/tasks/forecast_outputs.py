@@ -71,9 +71,9 @@ class Probabilistic(Output):
     """
 
     def __init__(self, quantiles: Sequence[float]) -> None:
-        self.levels = check_quantiles(quantiles)
-        self.median = self.levels.index(MEDIAN)
-        self.nominal = self.levels[-1] - self.levels[0]  # share of the targets that the interval should contain
+        self.quantile_levels = check_quantiles(quantiles)
+        self.median = self.quantile_levels.index(MEDIAN)
+        self.nominal = self.quantile_levels[-1] - self.quantile_levels[0]  # intended share of targets in the interval
 
     @abstractmethod
     def quantiles(self, levels: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Probabilistic(Output):
 
     def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
         """Return all quantiles except the median."""
-        found = zip(self.levels, self.quantiles(levels).unbind(-1), strict=True)
+        found = zip(self.quantile_levels, self.quantiles(levels).unbind(-1), strict=True)
         return {f"{level:g}": value for level, value in found if level != MEDIAN}
 
     def interval(self, levels: Tensor) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ class Probabilistic(Output):
 
     def point_scores(self, error: Tensor) -> dict[str, Tensor]:
         """Return the scores of a point forecast, a distribution without spread, from its error."""
-        return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.levels)), 0 * error)}
+        return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return whether each target is within the interval, under the name of the metric."""
@@ -112,7 +112,7 @@ class Probabilistic(Output):
         return {f"coverage_{100 * self.nominal:g}": inside.float()}
 
     def _pinball(self, quantiles: Tensor, targets: Tensor) -> Tensor:
-        return pinball(quantiles, targets, self.levels).mean(-1)
+        return pinball(quantiles, targets, self.quantile_levels).mean(-1)
 
 
 class Quantiles(Probabilistic):
@@ -125,7 +125,7 @@ class Quantiles(Probabilistic):
 
     def __init__(self, quantiles: Sequence[float]) -> None:
         super().__init__(quantiles)
-        self.parts = len(self.levels)
+        self.parts = len(self.quantile_levels)
 
     def loss(self, levels: Tensor, targets: Tensor) -> Tensor:
         """Return the mean pinball loss over the quantiles."""
@@ -137,7 +137,7 @@ class Quantiles(Probabilistic):
 
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
         """Return the quantiles of a normal distribution."""
-        return normal_quantiles(mean, deviation, mean.new_tensor(self.levels))
+        return normal_quantiles(mean, deviation, mean.new_tensor(self.quantile_levels))
 
 
 class Gaussian(Probabilistic):
@@ -154,7 +154,7 @@ class Gaussian(Probabilistic):
 
     def quantiles(self, levels: Tensor) -> Tensor:
         """Return quantiles of the normal distribution."""
-        return normal_quantiles(*self._normal(levels), levels.new_tensor(self.levels))
+        return normal_quantiles(*self._normal(levels), levels.new_tensor(self.quantile_levels))
 
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
         """Return the two levels of a normal distribution."""

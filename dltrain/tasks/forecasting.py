@@ -118,7 +118,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the outputs of each step and column and, for a block, its steps as the horizon of the model."""
+        """Return the number of outputs and, if the model predicts a shorter block, its steps as the model's horizon."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}
@@ -186,12 +186,12 @@ class Forecasting(TaskOverSteps):
 
         MASE divides each error by the mean absolute change over a season in training, so that series of different
         scales count equally. With the field ``deviation``, MSE and MAE of values divided by it are added, as in
-        published tables; every window counts, also those of the last batch. The MAE of each series (or column, if
+        published tables; every window counts, including those of the last batch. The MAE of each series (or column, if
         there is one series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
-        one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, where it is
-        undefined.
+        one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, because it is
+        undefined then.
 
         Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
         """

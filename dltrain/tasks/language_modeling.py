@@ -216,7 +216,8 @@ class CharacterRate:
     """Bits per character of text, which can be compared across vocabularies.
 
     An unknown word costs the bits of its token, and 8 bits for each of its bytes and for its end. A batch may have
-    ``characters`` (B,), the number of characters of its targets, and ``spelling`` (B,), the number of these bytes.
+    ``characters`` (B,), the number of characters of its targets, and ``spelling`` (B,), the number of these bytes and
+    ends.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from dltrain.tasks.base import Batch
 
 
 class NoteCounts:
-    """How often each note sounds in the training pieces: at all, and after a frame with or without it.
+    """How often each note sounds in the training pieces: overall, and after a frame with or without it.
 
     Transposed pieces are counted as they were before: their note ``n`` is note ``n + transposition[b]`` of piece ``b``
     in the batch. Probabilities are ``(count + 1) / (frames + 2)``, so that that of a note that never sounds in training

@@ -40,7 +40,7 @@ class Polyphony(Task):
         length: Maximum number of frames that a model reads at once.
         encode, decode: Functions that turn a text into frames, and the notes of a frame into text.
         lowest: MIDI pitch of the lowest note, for pictures.
-        prompt: First frames of sampled music; None for none.
+        prompt: First frames of sampled music; None for no prompt.
         temperature: Sampling temperature, above 0.
 
     Source: Boulanger-Lewandowski, Bengio and Vincent 2012, "Modeling temporal dependencies in high-dimensional

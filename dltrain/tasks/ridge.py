@@ -23,8 +23,8 @@ class Ridge:
         val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
             per training example, which suits inputs of a scale of about 1.
 
-    Its attribute ``deviation``, (outputs,), has the root mean square error of each output on these validation examples,
-    or on the training examples.
+    Its attribute ``deviation``, (outputs,), has the root mean square error of each output on the examples of ``val``,
+    or on those of ``train`` without ``val``.
 
     Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
     """

@@ -16,7 +16,7 @@ COUNTED_BATCHES = 200  # training batches after which no further answer is count
 
 @dataclass(eq=False)
 class TextToText(Translation):
-    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; the answer is right if it is equal.
+    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; the answer must equal the target.
 
     A batch has the field ``text_task`` (B,), the number of the kind of each pair, if there are several kinds. The
     baseline is the most frequent answer to each kind.
@@ -45,7 +45,7 @@ class TextToText(Translation):
         return None
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the share of exact answers, in all and of each kind, and the ROUGE-L of each kind."""
+        """Return the share of exact answers, over all texts and of each kind, and the ROUGE-L of each kind."""
         found, definitions = {"exact_match": texts.exact_match}, dict[str, str]()
         names = [prefix.partition(":")[0] or str(number) for number, prefix in enumerate(self.prefixes or ())]
         for kind, name in enumerate(names):
