@@ -43,20 +43,26 @@ def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None])
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
             if not _is_complete(folder, key):
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-                compute(temporary)
-                files = {file.name: _hash(file) for file in temporary.iterdir()}
-                (temporary / MANIFEST).write_text(json.dumps({"key": key, "files": files}))
-                shutil.rmtree(folder, ignore_errors=True)
-                temporary.rename(folder)
+                _replace(folder, temporary, key, compute)
     except OSError as error:
         hint = "Set the environment variable DLTRAIN_DATA to another folder, or data.map_above=null"
         got = error.strerror or str(error)
         raise ConfigError(format_error("data.path", f"to write a cache to {root}", got, hint)) from error
+    return folder
+
+
+def _replace(folder: Path, temporary: Path, key: Mapping[str, Any], compute: Callable[[Path], None]) -> None:
+    """Compute the files in a temporary folder, and rename it; the caller holds the lock of both folders."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        compute(temporary)
+        files = {file.name: _hash(file) for file in temporary.iterdir()}
+        (temporary / MANIFEST).write_text(json.dumps({"key": key, "files": files}))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _is_complete(folder: Path, key: Mapping[str, Any]) -> bool:

@@ -34,7 +34,8 @@ class MidiEvents:
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is ``context_length``.
         streams: Read each split as contiguous streams; see `dltrain.datasets.text.Text`.
-        validation, test: Fractions of the training pieces to hold out if there is no such folder.
+        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1), if there is no folder for
+            it.
         batch_size: Windows per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for files that cannot be read: ``stop`` or ``skip``.

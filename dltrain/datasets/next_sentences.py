@@ -12,7 +12,7 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 from dltrain.keyed_random import mix, uniform
 
-SPECIAL = 3  # tokens of a pair besides its text: begin, and an end after each passage
+SPECIAL_TOKENS = 3  # tokens of a pair besides its text: begin, and an end after each passage
 NEXT, RANDOM = 0, 1  # classes of pairs, numbered as published
 
 
@@ -39,7 +39,7 @@ class Passages:
     @property
     def room(self) -> int:
         """Maximum number of tokens of both passages."""
-        return self.length - SPECIAL
+        return self.length - SPECIAL_TOKENS
 
     @cached_property
     def starts(self) -> Tensor:
@@ -113,7 +113,7 @@ class Join(nn.Module):
 
     def second_length(self, rows: Batch) -> Tensor:
         """Return the number of tokens of the second passages, (B,)."""
-        room = self.length - SPECIAL - rows["first_length"]
+        room = self.length - SPECIAL_TOKENS - rows["first_length"]
         return torch.minimum(self.ends[rows["second"]] - self.starts[rows["second"]], room)
 
     def tokens(self, rows: Batch) -> Tensor:
@@ -130,7 +130,7 @@ class Join(nn.Module):
 
     def forward(self, rows: Batch) -> Batch:
         """Prepare a batch of pairs, whose tokens are in `rows` already."""
-        lengths = rows["first_length"] + self.second_length(rows) + SPECIAL
+        lengths = rows["first_length"] + self.second_length(rows) + SPECIAL_TOKENS
         steps = torch.arange(self.length, device=lengths.device)
         inside = (steps > rows["first_length"][:, None] + 1) & (steps < lengths[:, None])
         fields = {"inputs": rows["tokens"].long(), "segments": inside.long(), "lengths": lengths.cpu()}

@@ -24,7 +24,7 @@ from dltrain.errors import ConfigError, format_error
 
 KINDS = ("words", "characters", "bpe")
 MIN_PAIRS = 3
-Encoded = tuple[list[list[int]], list[list[int]]]  # sources, targets
+EncodedPairs = tuple[list[list[int]], list[list[int]]]  # sources, targets
 
 
 class Parallel:
@@ -56,7 +56,7 @@ class Parallel:
         cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
-        pad_multiple: Steps to whose multiples batches are padded: 1, 2, 4 or 8.
+        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
@@ -219,7 +219,7 @@ class Parallel:
                 with file.errors_as_input():
                     yield from self.reader.read_inputs(file, files.batch_size, self.encoder)
 
-    def _encode(self, pairs: Pairs) -> Encoded:
+    def _encode(self, pairs: Pairs) -> EncodedPairs:
         """Return the tokens of all sources, which may be cut, and of all targets."""
         source, target = self.vocabularies
         sources = [source.encode(text) for text in pairs.sources]
@@ -229,7 +229,7 @@ class Parallel:
             sources = [tokens[: self.max_length] for tokens in sources]
         return sources, [target.encode(text) for text in pairs.targets]
 
-    def _source(self, encoded: Encoded, part: Tensor, by_length: bool = False) -> Source:
+    def _source(self, encoded: EncodedPairs, part: Tensor, by_length: bool = False) -> Source:
         """Return the pairs `part` as a split, in their order or, with `by_length`, in batches of similar length.
 
         The targets are the first field, because their outputs need the most memory.

@@ -51,7 +51,7 @@ SPLITS = (TRAIN, VAL, TEST)
 INPUTS = (".json", *SUFFIXES)
 
 
-class Frames(ABC):
+class PianoRollData(ABC):
     """Base class of data sets of piano rolls, which differ in the files that they read.
 
     Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted by itself.
@@ -170,7 +170,7 @@ class Frames(ABC):
         return write_song(from_sounding(steps), self.steps_per_beat, TICKS_PER_STEP * self.frame_stride)
 
 
-class PianoRoll(Frames):
+class PianoRoll(PianoRollData):
     """Pieces in a JSON file ``{train, valid, test: [piece: [step: [MIDI pitches]]]}``, the layout of the JSB chorales.
 
     Args:
@@ -179,7 +179,8 @@ class PianoRoll(Frames):
         frame_stride: Distance in steps of the frames that are read, at least 1.
         max_length: Maximum number of frames of a piece, at least 1; longer ones are cut into parts.
         transpose: Maximum transposition of pieces in training, in semitones, at least 0.
-        validation, test: Fractions of the training pieces to hold out if the file has no such split.
+        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1), if the file has no such
+            split.
         batch_size: Pieces per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for pieces that cannot be read: ``stop`` or ``skip``.
@@ -213,7 +214,7 @@ class PianoRoll(Frames):
         return read_rolls(self.path, self.bad)
 
 
-class Midi(Frames):
+class Midi(PianoRollData):
     """A folder of MIDI files as piano rolls, on a grid of ``steps_per_beat``; see `PianoRoll` for the other arguments.
 
     Folders ``train``, ``val`` and ``test`` are splits. A note that is struck again without a pause is one long note.

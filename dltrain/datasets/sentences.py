@@ -7,8 +7,8 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# The end of a sentence: a mark before white space and a capital letter or a number, or a mark of Chinese or Japanese.
-END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
+# A mark before white space and a capital letter or a number, or a mark of Chinese or Japanese.
+SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
 
 
 def split_documents(text: str, sentences: str) -> list[list[str]]:
@@ -26,5 +26,5 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
 
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text, white space around them included."""
-    ends = [0, *(match.end() for match in END.finditer(text)), len(text)]
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     return [text[start:end] for start, end in pairwise(ends)]

@@ -20,7 +20,7 @@ LINES = (".txt",)
 
 
 class Encoder(Protocol):
-    """Conversion of a text to tokens, such as a vocabulary."""
+    """Object that converts a text to tokens, such as a vocabulary."""
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text."""

@@ -79,7 +79,12 @@ class SeriesReader:
         names: list[str],
         parts: Sequence[Mapping[str, SplitRange]],
     ) -> Found:
-        """Return the values of each series, without missing ones, and its known values if there are any."""
+        """Return the values of each series, with missing ones filled, and its known values if there are any.
+
+        Args:
+            names: Columns to forecast.
+            parts: Splits of each series; each is filled only from rows before its end.
+        """
         ends = [[part.end for part in ranges.values()] for ranges in parts]
         rows = zip(series, ends, strict=True)
         values = [fill_missing(table.select(one.rows), names, self.missing, found) for one, found in rows]

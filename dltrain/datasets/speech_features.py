@@ -62,7 +62,7 @@ class Features:
         return Audio(self.bands, self.stack, self.hop_ms * self.stack / 1000)
 
     def max_steps(self, seconds: float) -> int:
-        """Return the number of steps of a recording of this duration."""
+        """Return the number of steps of a recording of this duration, if ``hop_ms`` is a whole number of samples."""
         return -(-(int(seconds * 1000 / self.hop_ms) + 1) // self.stack)
 
     def fit_rate(self, files: Sequence[Path]) -> None:

@@ -54,7 +54,8 @@ class Squad:
         lowercase: Whether words are converted to lower case.
         min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
         max_words: Maximum number of words in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a question and a window, special ones included.
+        max_length: Maximum number of tokens of a question and a window, special ones included; above ``max_question`` +
+            ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
         overlap: Tokens by which two windows of a context overlap, at least 0.
         validation: Fraction of the articles to hold out for validation, in [0, 1).

@@ -71,7 +71,10 @@ class Subwords:
         return [numbers.get(number, first + number) for number in encoding.ids]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without special ones; incomplete UTF-8 becomes replacement characters."""
+        """Return the text of tokens, without those of the data set and, if `literal`, without special ones.
+
+        Incomplete UTF-8 becomes replacement characters.
+        """
         shown = (token for token in tokens if token in self.originals or not self._is_special(token))
         own = [self.originals.get(token, token - self.first) for token in shown]
         text: str = self.tokenizer.decode(own, skip_special_tokens=False)

@@ -52,7 +52,8 @@ class PairEncoder:
 
     Args:
         tokens: Vocabulary, with tokens for begin and end.
-        max_length: Maximum number of tokens of a pair; a pair with more loses the last ones of its longer text.
+        max_length: Maximum number of tokens of a pair; a pair with more loses the last ones of its longer text, or of
+            both texts if both are longer than half of the room.
 
     Raises:
         ConfigError: The vocabulary has no token for begin or end.

@@ -46,7 +46,8 @@ class TextPairs:
     """Pairs of texts with a class or a number each; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text. The column to predict is read as in `dltrain.datasets.text_table`.
+    last words of its longer text, or of both texts if both are longer than half of the room. The column to predict is
+    read as in `dltrain.datasets.text_table`.
 
     Args:
         path: A CSV or TSV file, or a JSON lines file (``.jsonl``).
@@ -120,7 +121,7 @@ class TextPairs:
         self.target = fit_target(self.table, self.column, self.parts[0].numpy(), None)
 
     def fit(self) -> Fitted:
-        """Return the vocabulary or tokenizer, the columns, the target, and how the file was read."""
+        """Return the vocabulary or tokenizer, the columns, the target and the file's `Marks`."""
         words = self.words
         known: Fitted = {"tokenizer": None, "words": [], "lowercase": False}
         if isinstance(words, TokenizerFile):

@@ -36,7 +36,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
     if source == "task":
         models = f"Models that fit {other}: {names}. " if group == "model" and (names := _matching_models(job)) else ""
-        hint = f"{models}Use {_matching_task(job, group)}"
+        hint = f"{models}Use {_matching_task(job, group, set(missing))}"
     elif group == "task":
         found = [to for fact, stated, to in OTHER_TARGETS if fact in missing and facts.get(stated)]
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
@@ -68,11 +68,15 @@ def _matching_models(job: Job) -> str:
     return " ".join(name for name, facts in needed.items() if facts & task and facts <= task | data)
 
 
-def _matching_task(job: Job, group: str) -> str:
-    """Return the task that the chosen option selects in its YAML file, or a description if it selects none."""
+def _matching_task(job: Job, group: str, missing: set[str]) -> str:
+    """Return the task that the chosen option selects in its YAML file, or else those that provide the missing facts."""
     written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
     tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
-    return f"task={tasks[0]}" if tasks else "a task with outputs, such as classification"
+    if tasks:
+        return f"task={tasks[0]}"
+    options = compose.options("task", job.config_dirs).items()
+    needed = missing & task_facts(job)
+    return "a task such as " + " ".join(name for name, task in options if needed <= set(task.get("_provides_", [])))
 
 
 def unused_settings(job: Job) -> Iterator[str]:

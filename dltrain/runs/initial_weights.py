@@ -138,8 +138,8 @@ def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWei
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
     if there is None:
-        hint = "The tokens of these weights cannot be determined. Use a run whose data can still be read, or put the "
-        hint += "file tokenizer.json into the folder of the weights."
+        hint = "The tokens of these weights cannot be determined. Use the folder of a run, or put the file "
+        hint += "tokenizer.json into the folder of the weights."
     elif here is None:
         hint = "The tokens of this run's data cannot be decoded, so they cannot be compared."
     else:

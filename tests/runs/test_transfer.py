@@ -199,9 +199,12 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
     # The same characters, in a different order in the text.
     messages = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
     assert not any("new:" in line for line in messages)
-    (tmp_path / "abcdefg.txt").unlink()
+    (tmp_path / "abcdefg.txt").unlink()  # the run keeps its vocabulary
+    assert notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen) == messages
+    alone = tmp_path / "alone.pt"
+    torch.save(model_of(source, "best.pt"), alone)
     with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined"):
-        notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
+        notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
 def test_bert_is_fine_tuned_from_a_run_on_hidden_tokens(
