@@ -235,7 +235,8 @@ def test_loading_twice_gives_identical_batches(name, tmp_path):
 def test_constructor_defaults_equal_those_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
-        if key not in ("root", "augment", "fitted") and target.__name__ != "FashionMNIST":
+        # Jobs of earlier versions have no `map_above`, and keep their text in memory.
+        if key not in ("root", "augment", "fitted", "map_above") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 
 

@@ -96,7 +96,9 @@ def here(
     dates = np.datetime64("2016-07-01") + np.arange(21 * 120) * np.timedelta64(6, "h")
     for name in ("ETTh1.csv", "electricity.csv"):
         (tmp_path / name).write_text("date,OT\n" + "".join(f"{date},{n % 9}\n" for n, date in enumerate(dates)))
-    (tmp_path / "book.txt").write_text("It was a bright cold day in April.\n" * 60)
+    (tmp_path / "book.txt").write_text(
+        "It was a bright cold day in April.\nThe clocks were striking thirteen.\n\n" * 40
+    )
     (tmp_path / "stories.txt").write_text("It was a bright cold day in April.<|endoftext|>" * 60)
     (tmp_path / "poems.txt").write_text("The sea is calm tonight.\nThe tide is full.\n\n" * 60)
     write_reviews(tmp_path)
