@@ -65,7 +65,7 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
     """
     augmentation = transform.augment
     if augmentation.mixup or augmentation.cutmix:
-        raise ConfigError("augment: mixup and cutmix are not supported because each box has one class")
+        raise ConfigError("augment.mixup augment.cutmix: not supported because each box has one class")
     prepare, moves = PrepareBoxes(transform.scaling()), augmentation.without_crop()
     frame = Frame({"inputs": prepare.scaling.offset}, boxes=("boxes",))
     augment = make_changes(moves, frame, transform.unit())

@@ -57,7 +57,7 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     """
     settings = transform.augment
     if settings.mixup or settings.cutmix:
-        raise ConfigError("augment: mixup and cutmix are not supported because each pixel has one class")
+        raise ConfigError("augment.mixup augment.cutmix: not supported because each pixel has one class")
     prepare = prepare_masks(transform)
     moves = settings if isinstance(train, Mapping) else settings.without_crop()
     boxed = ("boxes",) if isinstance(train, Mapping) and "boxes" in train else ()

@@ -59,8 +59,7 @@ class PartialConvolution(nn.Module):
         self.register_buffer("maps", pairs[:, 0], persistent=False)
         self.register_buffer("sources", pairs[:, 1], persistent=False)
         self.weight, self.bias = nn.Parameter(torch.empty(len(pairs), 5, 5)), nn.Parameter(torch.zeros(len(TABLE)))
-        starts = torch.tensor([len(read) for read in TABLE]).cumsum(0)[:-1]
-        for read, weight in zip(TABLE, self.weight.detach().tensor_split(starts.tolist()), strict=True):
+        for read, weight in zip(TABLE, self.weight.detach().split([len(read) for read in TABLE]), strict=True):
             uniform(weight, 25 * len(read))
 
     def forward(self, x: Tensor) -> Tensor:

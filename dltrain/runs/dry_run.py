@@ -131,7 +131,7 @@ def source_batches(
     data = components.data
     if training and source.blend is not None and not components.task.soft_targets:
         task = type(components.task).__name__
-        raise ConfigError(f"augment: mixup and cutmix are not supported because {task} needs one class per example")
+        raise ConfigError(f"augment.mixup augment.cutmix: not supported because {task} needs one class per example")
     if not components.asks_for_classes:
         source = dataclasses.replace(source, prepare=NumbersAsTargets(source.prepare))
     return Batches(

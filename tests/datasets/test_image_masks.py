@@ -130,7 +130,7 @@ def test_validation_and_test_shapes_do_not_depend_on_the_number_of_training_shap
 
 
 def test_mixup_is_rejected_for_masks() -> None:
-    with pytest.raises(ConfigError, match="mixup and cutmix are not supported"):
+    with pytest.raises(ConfigError, match=r"augment\.mixup augment\.cutmix: not supported because"):
         Shapes(augment={"mixup": 0.2}).load()
 
 

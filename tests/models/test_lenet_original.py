@@ -80,6 +80,12 @@ def test_initial_weights_are_bounded_by_2_4_divided_by_fan_in() -> None:
     assert all(not bias.any() for name, bias in model.named_parameters() if name.endswith("bias"))
 
 
+def test_the_network_is_built_on_the_meta_device_for_a_summary() -> None:
+    with torch.device("meta"):
+        model = LeNet5(1, 32, 32, 10, variant="original")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (27, 30), (40, 36)])
 def test_images_of_other_sizes_are_read(height: int, width: int) -> None:
     assert LeNet5(3, height, width, 7, variant="original")(torch.randn(2, 3, height, width)).shape == (2, 7)
