@@ -31,6 +31,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     try:
         components = rebuild_components(job, path)
         _check_predicts(components.task)
+        if not hasattr(components.data, "inputs"):
+            reason = f"data={job.choices['data']} reads no input files"
+            raise ConfigError(f"predict: not supported because {reason}. Use dltrain evaluate RUN data.path=FILE.")
         if arguments.explain and arguments.out is None and components.data.spec.tokens is None:
             raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
         trained = load_trained(components, path, f"{arguments.checkpoint}.pt")

@@ -15,7 +15,9 @@ from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.runs.inference import json_values
 
-OPTIONS = sorted(file.stem for file in (groups.conf_dir() / "data").glob("*.yaml"))
+# Pairs of passages are drawn from a text, not read from input files.
+OPTIONS = sorted({file.stem for file in (groups.conf_dir() / "data").glob("*.yaml")} - {"sentence_pairs"})
+PAIRS = ("parallel", "reversal", "random_pairs", "summaries", "text_to_text")
 
 
 def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
@@ -62,7 +64,8 @@ def test_every_data_option_predicts_for_input_files(
     models = {"text": TEXT, "text_table": ["model=lstm"], "image_masks": unet, "shapes": unet}
     models["adding_problem"] = models["copy_memory"] = ["model=lstm"]
     models |= {"pianoroll": ["model=gru"], "midi": ["model=gru"], "midi_events": TEXT}
-    models |= {key: ["model=seq2seq", "model.hidden_size=8"] for key in ("parallel", "reversal", "random_pairs")}
+    models |= {key: ["model=seq2seq", "model.hidden_size=8"] for key in PAIRS}
+    models["text_pairs"] = ["model=lstm", "model.hidden_size=8"]
     models["speech"] = models["conll"] = ["model=gru", "model.hidden_size=8"]
     models["squad"] = ["model=bert", "model.hidden_size=8", "model.num_heads=2", "model.num_layers=1"]
     models["detection_folder"] = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.min_score=0"]
@@ -78,6 +81,15 @@ def test_every_data_option_predicts_for_input_files(
         nested += [value for shares in line.values() if isinstance(shares, dict) for value in shares.values()]
         numbers = [value for value in [*line.values(), *nested] if isinstance(value, float)]
         assert "tags" in line or (numbers and np.isfinite(numbers).all())
+
+
+def test_data_without_input_files_are_rejected_in_one_line(
+    train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
+) -> None:
+    sizes = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1"]
+    run = train("model=bert", *sizes, *small_data("sentence_pairs"))
+    result = predict(run, input_file("text", tmp_path, {}))
+    assert result.code == 2 and "predict: not supported because data=sentence_pairs reads no input" in result.err
 
 
 def test_infinity_and_nan_are_null_in_json() -> None:

@@ -43,7 +43,7 @@ def test_a_run_summarizes_from_its_folder_alone_and_resumes_exactly(
 def test_several_tasks_are_learned_in_one_run_and_chosen_by_a_prefix(
     train: Train, small_data: SmallData, predict: Predict
 ) -> None:
-    run = train(*T5, *small_data("text_to_text"), "trainer.max_steps=150", "optimizer.lr=0.01", "data.max_length=24")
+    run = train(*T5, *small_data("text_to_text"), "trainer.max_steps=200", "optimizer.lr=0.01", "data.max_length=24")
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["exact_match classify"] == 1 > result["baselines"]["most frequent answer"]["exact_match"]
     text = "This game can read files. It has 2 options."

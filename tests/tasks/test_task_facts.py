@@ -17,8 +17,9 @@ from dltrain.data.tokens import Tokens
 from dltrain.runs.compatibility import task_facts
 
 NAMES = sorted(path.stem for path in (compose.conf_dir() / "task").glob("*.yaml"))
+TOKENS = Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4, sentinels=(8, 9, 10))
 VALUES = {
-    **{bool: True, int: 4, str: "", Tokens: Tokens(11, pad=0, begin=1, end=2, mask=3, blank=4), Clip: Clip(1, 2, 8, 8)},
+    **{bool: True, int: 4, str: "", Tokens: TOKENS, Clip: Clip(1, 2, 8, 8)},
     Audio: Audio(20, 1, 0.01),
     Tensor: torch.ones(11),
     Notes: Notes(4),
