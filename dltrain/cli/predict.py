@@ -24,16 +24,14 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     check_inputs(names)
     check_predict(changes)
     job.set_environment()
-    from dltrain.runs.inference import load_trained, rebuild_components
+    from dltrain.runs.inference import check_reads_inputs, load_trained, rebuild_components
     from dltrain.runs.predicted_files import PredictedFiles
 
     written = PredictedFiles(arguments.out)
     try:
         components = rebuild_components(job, path)
         _check_predicts(components.task)
-        if not hasattr(components.data, "inputs"):
-            reason = f"data={job.choices['data']} reads no input files"
-            raise ConfigError(f"predict: not supported because {reason}. Use dltrain evaluate RUN data.path=FILE.")
+        check_reads_inputs(components)
         if arguments.explain and arguments.out is None and components.data.spec.tokens is None:
             raise ConfigError("--explain: expected a folder for the pictures, got none. Add --out FOLDER")
         trained = load_trained(components, path, f"{arguments.checkpoint}.pt")

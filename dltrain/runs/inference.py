@@ -106,10 +106,14 @@ def _without_gradients(lines: Iterator[Line], device: Device) -> Iterator[Line]:
 
 def user_inputs(components: Components, files: InputFiles) -> Iterator[Inputs]:
     """Return a user's inputs piece by piece, read by the data set of the run."""
-    read = getattr(components.data, "inputs", None)
-    if read is None:
+    check_reads_inputs(components)
+    return components.data.inputs(files)
+
+
+def check_reads_inputs(components: Components) -> None:
+    """Raise ConfigError if the data set of the run cannot read a user's inputs."""
+    if not hasattr(components.data, "inputs"):
         raise ConfigError(f"INPUT: not supported because {type(components.data).__name__} has no method inputs(files)")
-    return read(files)
 
 
 def rebuild_components(job: Job, path: Path | None = None) -> Components:

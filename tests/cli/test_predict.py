@@ -89,7 +89,7 @@ def test_data_without_input_files_are_rejected_in_one_line(
     sizes = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1"]
     run = train("model=bert", *sizes, *small_data("sentence_pairs"))
     result = predict(run, input_file("text", tmp_path, {}))
-    assert result.code == 2 and "predict: not supported because data=sentence_pairs reads no input" in result.err
+    assert result.code == 2 and "INPUT: not supported because SentencePairs has no method" in result.err
 
 
 def test_infinity_and_nan_are_null_in_json() -> None:
