@@ -113,7 +113,7 @@ def error_of(function: Callable[[], Any]) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_files_with_different_numbers_of_lines_are_rejected_with_the_first_line_left_over(tmp_path: Path) -> None:
+def test_files_with_different_numbers_of_lines_are_rejected_with_the_first_extra_line(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a b", "c d", "e"], ["x", "y"])
     (line,) = error_of(lambda: Parallel(paths))
     assert line == (
@@ -314,7 +314,7 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     assert line == "data.prefix: expected one value, or one for each of 2 files, got 1 values"
 
 
-def test_the_only_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Path) -> None:
+def test_a_single_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Path) -> None:
     data = Parallel(write_table(tmp_path, phrases()), prefix="translate", min_count=1, max_length=5, cut_sources=True)
     assert data.spec.tokens.decode(data.spec.tokens.encode("the dog sees the cat")) == "translate : the dog sees"
     lengths = torch.cat([batch["lengths"] for batch in Batches(data.load().train, 8)])
