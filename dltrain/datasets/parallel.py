@@ -18,11 +18,12 @@ from dltrain.datasets.pair_report import SPLITS, PairReport
 from dltrain.datasets.pair_vocabularies import PairVocabularies
 from dltrain.datasets.parallel_files import TABLES, Pairs
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, SourceEncoder, as_ragged, encode_inputs
+from dltrain.datasets.subword_training import NAMES
 from dltrain.datasets.subwords import tokenizer_files
 from dltrain.datasets.vocabularies import FILE
 from dltrain.errors import ConfigError, format_error
 
-KINDS = ("words", "characters", "bpe")
+KINDS = ("words", "characters", *NAMES)
 MIN_PAIRS = 3
 EncodedPairs = tuple[list[list[int]], list[list[int]]]  # sources, targets
 
@@ -42,7 +43,8 @@ class Parallel:
             ``summarize: ``. None for no prefix.
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.
         num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all. None keeps all.
-        tokens: ``words`` (and symbols), ``characters``, or ``bpe``: byte pair encoding, by the package tokenizers.
+        tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
+            encoding, or ``wordpiece``, as in BERT.
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
             for targets; None for no such file.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.

@@ -134,7 +134,7 @@ def test_json_files_or_their_folders_named_after_splits_are_used(files: dict[str
     assert {rows.pictures[part.picture].image.parent.name[:5] for part in rows.parts} == {"train"}
 
 
-def test_lists_of_names_divide_voc_files(tmp_path: Path) -> None:
+def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
     voc(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)

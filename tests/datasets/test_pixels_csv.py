@@ -29,7 +29,7 @@ def write(path: Path, rows: list[str] | None = None, header: str = "emotion,pixe
     return str(path)
 
 
-def test_usage_names_the_splits_and_pixels_are_read_row_by_row(tmp_path: Path) -> None:
+def test_the_column_usage_selects_the_split_and_pixels_are_read_row_by_row(tmp_path: Path) -> None:
     data = PixelsCsv(write(tmp_path / "a.csv"), mean=0, std=1)
     assert data.spec.shape == (1, 3, 3) and data.spec.class_names == ("0", "1")
     splits = data.load()
@@ -88,7 +88,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_a_row_that_cannot_be_read_is_named_with_its_line_or_skipped(kind: str, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: str, tmp_path: Path) -> None:
     row, message = BAD_ROWS[kind]
     rows = [f"{number % 2},{picture(number)},{usage}" for number, usage in enumerate(USAGES)]
     path = write(tmp_path / "a.csv", [*rows[:2], row, *rows[2:]])
