@@ -204,7 +204,7 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute training losses and held-out metrics; also gradients of a full batch or if kernels may be missing."""
+    """Compute training losses and held-out metrics, and gradients if the batch is full or kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     # A full batch is tested with its gradients, which need the most memory.

@@ -132,13 +132,13 @@ def test_parts_of_the_date_continue_after_the_last_row(sales: Path) -> None:
     ],
     ids=str,
 )
-def test_wrong_known_values_are_one_line(sales: Path, keys: dict, message: str) -> None:
+def test_wrong_known_values_are_rejected_in_one_line(sales: Path, keys: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(**{"path": str(sales), **SIZES, **keys}).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_a_missing_known_value_is_named_with_its_line(sales: Path, tmp_path: Path) -> None:
+def test_a_missing_known_value_is_rejected_with_its_line(sales: Path, tmp_path: Path) -> None:
     table = pd.read_csv(sales).astype({"holiday": "object"})
     table.loc[20, "holiday"] = ""
     table.to_csv(tmp_path / "hole.csv", index=False)

@@ -95,7 +95,7 @@ def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> N
     ],
     ids=str,
 )
-def test_a_wrong_split_is_one_line(ett: Path, split: list, message: str) -> None:
+def test_a_wrong_split_is_rejected_in_one_line(ett: Path, split: list, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=split).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

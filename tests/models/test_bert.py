@@ -1,4 +1,4 @@
-"""BERT: equal to transformers with the same weights, padding, segments, and outputs of each task."""
+"""BERT: outputs equal to those of transformers with the same weights; padding, segments, and outputs of each task."""
 
 from pathlib import Path
 from typing import Any

@@ -23,7 +23,7 @@ WEIGHTS = np.array([[0.1, -0.2], [0.3, 0.05], [0.0, 0.2], [0.1, 0.1], [-0.3, 0.4
 
 
 class Autoregression(nn.Module):
-    """One-step forecast of each column: a weighted sum of its window, of which the weights sum to 1 or not."""
+    """One-step forecast of each column: a weighted sum of its window, whose weights need not sum to 1."""
 
     def __init__(self, weights: np.ndarray) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_models_are_built_for_a_block(model: str) -> None:
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],
 )
-def test_a_block_that_cannot_go_on_is_one_line(arguments: dict[str, Any], message: str) -> None:
+def test_a_block_that_cannot_go_on_is_rejected_in_one_line(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         Forecasting(HORIZON, COLUMNS, **arguments)
 
