@@ -53,7 +53,7 @@ class Ctc(Task):
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
         if not error_rates.is_available():
             reason = "jiwer, which computes error rates, is not installed"
-            raise ConfigError(f"task: ctc is not supported because {reason}. Run pip install 'dltrain[speech]'.")
+            raise ConfigError(f"task=ctc: not supported because {reason}. Run pip install 'dltrain[speech]'.")
         self.search = Search(self.blank_token, self.beam)
         self.unigram: Unigram | None = None
 

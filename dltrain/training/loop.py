@@ -206,7 +206,7 @@ class Loop:
         state.step += 1
         state.batch += len(group)
         for batch in batches:
-            self.timer.examples += batch["inputs"].shape[0]  # faster than the length
+            self.timer.examples += batch["inputs"].shape[0]  # faster than `len`
 
     def log(self) -> None:
         """Read the buffered losses from the device and log them.
