@@ -32,7 +32,7 @@ class Recurrent(nn.Module):
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
-            states, or their mean with weights that are computed from them (``attention``).
+            states, or their attention-weighted mean (``attention``).
         layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. The layers are
             then computed step by step, without the fast kernels of torch.
         locked_dropout: Whether dropout sets the same features to 0 at all steps of a sequence.
@@ -149,7 +149,7 @@ class Recurrent(nn.Module):
         excluded = {"bidirectional": self.bidirectional, "linear_skip": self.skip is not None, "readout": whole}
         for name, is_excluded in excluded.items():
             if is_excluded:
-                reason = "this model is computed step by step and cannot read later steps"
+                reason = "the model gets one step at a time and cannot read later steps"
                 raise ConfigError(f"model.{name}: not supported because {reason}")
         zeros = next(self.parameters()).new_zeros(self.num_layers, 1, self.hidden_size)
         initial = self._initial() or (zeros,) * len(self.parts)

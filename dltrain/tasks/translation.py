@@ -241,7 +241,7 @@ class Translation(Task):
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return translations with their references and, for models with attention, the weights of the first one."""
+        """Return translations with their references and, for models with attention, a plot of the first weights."""
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []
