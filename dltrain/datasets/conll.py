@@ -26,7 +26,7 @@ NO_TAG = -1  # target of tokens that are not the first one of a word
 
 
 class PrepareTags(nn.Module):
-    """Tokens of sentences, and the tags of their words, as the fields of a batch.
+    """Module that converts rows of tokens and tags to the fields of a batch.
 
     Shape: tokens, starts and, if known, targets (B, T), and lengths (B,) -> inputs and targets (B, T), int64, starts
     (B, T), bool, and lengths (B,), int64 on the CPU.
@@ -175,7 +175,7 @@ class Conll:
         return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
 
     def encode(self, words: Iterable[str]) -> tuple[list[int], list[bool]]:
-        """Return the tokens of words, and which of them are the first one of a word."""
+        """Return the tokens of words, and for each token whether it is the first one of a word."""
         tokens, starts = list[int](), list[bool]()
         for word in words:
             pieces = [self.words.number(word)] if isinstance(self.words, Words) else self.words.encode(word)
