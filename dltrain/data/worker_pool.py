@@ -27,7 +27,7 @@ from dltrain.keyed_random import mix
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
 
-CHECK_S = 5.0  # interval of checks of silent workers; SIGCHLD usually reports an exit much earlier
+CHECK_S = 5.0  # interval between checks of silent workers; SIGCHLD usually reports an exit much earlier
 EXIT_WAIT_S = 1.0  # maximum wait for the exit of a worker after an error that the exit may have caused
 
 
@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Compute with one thread fewer per worker process, but at least one, because idle threads also occupy a core."""
+    """Reduce the threads of torch by one per worker, to at least one, because idle threads also occupy a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield

@@ -30,7 +30,7 @@ TIME_NAMES = (
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column name is that of a time; spaces and punctuation, as in "Date/Time", are ignored."""
+    """Return whether a column is named like a time; spaces and punctuation, as in "Date/Time", are ignored."""
     return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 

@@ -47,7 +47,8 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten distinct cells are dates; for numbers, if any is not.
+        The dates. None if fewer than nine in ten distinct cells are dates or, for dates that are also numbers such as
+        202105, if any cell is not a date.
     """
     known = cells.dropna()
     if known.empty:

@@ -39,7 +39,7 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
 
 
 def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
-    """Return a line about images with the same content in two splits; no line if all were compared and none are."""
+    """Return a line about images with the same content in two splits; no line if all were compared and none is."""
     files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
     candidates = [file for group in _regroup([files], _size) for file in group]
     groups = [candidates[:MAX_HASHED]]

@@ -13,11 +13,11 @@ from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spe
 from dltrain.errors import ConfigError
 
 UNKNOWN = 255  # stored for pixels without a class
-IGNORED = -1  # their target
+IGNORED = -1  # target of these pixels
 
 
 class PrepareMasks(nn.Module):
-    """Scaled pixels, the class of each pixel, and unchanged boxes.
+    """Module that scales pixels, converts masks to class indices, and leaves boxes unchanged.
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and

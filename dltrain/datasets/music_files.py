@@ -22,7 +22,7 @@ SILENT = -1  # pitch of a voice that does not sound, in some files of this layou
 
 
 class Piece(NamedTuple, Generic[T]):
-    """A piece of music, and where it is from."""
+    """A piece of music, and the file or the part of a file that it is from."""
 
     name: str
     content: T
@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout, or a piece is invalid, empty or has a pitch outside of the piano
-            and may not be skipped.
+        ConfigError: The file is not in this layout, or a piece is invalid, is empty or has a pitch outside the
+            piano range, and may not be skipped.
     """
     if path.is_dir():
         hint = "data=midi reads a folder of MIDI files"
@@ -170,7 +170,7 @@ def _find_splits(root: Path) -> dict[str, Path]:
 
 
 def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
-    """Return the pitches that sound in each step of the pieces."""
+    """Convert the notes of pieces to the pitches that sound in each step."""
     return {
         split: [Piece(piece.name, to_sounding(piece.content.notes)) for piece in songs]
         for split, songs in pieces.items()

@@ -1,4 +1,4 @@
-"""Sentinels: tokens of a vocabulary that stand for hidden parts of a text."""
+"""Sentinels: tokens of a vocabulary that replace masked spans of a text."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Special tokens that are added to the vocabulary of a text: for hidden tokens, and for the end of a document."""
+"""Special tokens that are added to the vocabulary of a text: for masked tokens, and for the end of a document."""
 
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""Tokenizers of the package tokenizers: byte pair encoding fitted to texts, or a user's own ``tokenizer.json``."""
+"""Tokenizers of the package tokenizers: fitted to texts, or a user's own ``tokenizer.json``."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +98,7 @@ def check_installed(key: str) -> None:
         key: Key and value that need it, ``data.tokens: bpe``.
     """
     if find_spec("tokenizers") is None:
-        reason = "tokenizers, which computes byte pair encodings, is not installed"
+        reason = "tokenizers, which splits words into subwords, is not installed"
         raise ConfigError(f"{key} is not supported because {reason}. Run pip install 'dltrain[text]'.")
 
 
@@ -113,28 +113,6 @@ def tokenizer_files(names: str | list[str] | None) -> list[str]:
         expected = "one file, or a list of two: for sources and for targets"
         raise ConfigError(format_error("data.tokenizer", expected, ", ".join(files)))
     return files
-
-
-def fit_byte_pairs(texts: Iterable[str], special: Sequence[str], min_count: int, max_words: int) -> str:
-    """Return a tokenizer of byte pairs that is fitted to texts, as JSON.
-
-    Args:
-        special: Special tokens, from token 0 on.
-        min_count: Minimum number of occurrences of a pair to join.
-        max_words: Maximum number of tokens, special tokens and bytes included.
-
-    Source: Sennrich, Haddow and Birch 2016; on bytes, Radford et al. 2019 (GPT-2), section 2.2.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer: Any = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    options: dict[str, Any] = {"special_tokens": list(special), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    trainer = trainers.BpeTrainer(vocab_size=max_words, min_frequency=min_count, show_progress=False, **options)
-    tokenizer.train_from_iterator(texts, trainer)
-    content: str = tokenizer.to_str()
-    return content
 
 
 def lines_of(text: str, size: int = 100_000) -> Iterator[str]:

@@ -37,17 +37,18 @@ class Text:
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
     once, except the first, and the last window is padded with the token -1. The vocabulary of characters is that of the
-    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and byte
-    pairs are fitted to the training split. The text is split by characters, or by bytes with ``tokens=bytes``; all
+    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and
+    subwords are fitted to the training split. The text is split by characters, or by bytes with ``tokens=bytes``; all
     other kinds of tokens have the same splits.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (with the space before them, symbols, and other
-            white space), or ``bpe``: byte pair encoding, by the package tokenizers.
+            white space), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
+            splits a word as BERT does, but keeps the space before it, other white space and case.
         tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
-        min_count: Minimum occurrences in the training split of a word, or of a pair that ``bpe`` joins, at least 1.
-        max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
+        min_count: Minimum occurrences in the training split of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords, at least 1; of subwords, bytes or characters included.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams,

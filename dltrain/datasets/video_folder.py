@@ -180,7 +180,7 @@ class ClipFiles:
 
     Args:
         listing: Folder or file and class of each clip.
-        view: Frames of a clip that are read, and their format.
+        view: Number, distance and format of the frames to read.
         root: Folder that names of clips are relative to.
         augmentation: Random changes in training, of which only the crop is applied here, to frames at full resolution.
     """

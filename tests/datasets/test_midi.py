@@ -96,7 +96,7 @@ def test_percussion_and_notes_outside_of_the_piano_are_left_out_and_the_latter_a
     write_songs(tmp_path, 4)
     (tmp_path / "low.mid").write_bytes(content_of(*messages))
     for data in (Midi(str(tmp_path)), MidiEvents(str(tmp_path), context_length=8)):
-        assert "2 notes outside of the piano (MIDI pitches 21 to 108) left out" in data.describe()
+        assert "2 notes outside the piano range (MIDI pitches 21 to 108) left out" in data.describe()
 
 
 BAD = {
