@@ -27,7 +27,7 @@ class SentencePairs:
 
     Args:
         path: A text file in UTF-8, with blank lines between its documents; None for the bundled text, Moby Dick up to
-            chapter 46, whose paragraphs then are the documents.
+            chapter 46, whose documents are its paragraphs.
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None for a vocabulary of words.
         lowercase: Whether words are converted to lower case.
@@ -83,7 +83,7 @@ class SentencePairs:
         if tokens.begin is None or tokens.end is None:
             expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
             raise ConfigError(format_error("data.tokenizer", expected, tokenizer))
-        # Without the fact `features`: only bert has an output for the class of a pair.
+        # `features` stays None, so that only bert, which has an output for the class of a pair, accepts these data.
         self.spec = Spec(shape=(max_length,), length=max_length, tokens=tokens, sentence_pairs=True)
 
     def fit(self) -> Fitted:
@@ -130,9 +130,7 @@ class SentencePairs:
     def _encode(self, documents: list[list[str]], name: str) -> Passages:
         passages = encode_documents(documents, self.words.tokens, self.max_length)
         if len(passages.counts) < 2 or int(passages.counts.max()) < 2:
-            expected = (
-                f"two documents, separated by a blank line, and one with two sentences in the {name} of {self.path}"
-            )
+            expected = f"two documents, separated by a blank line, one with two sentences, in the {name} of {self.path}"
             most = int(passages.counts.max()) if len(passages.counts) else 0
             got = f"{count(len(passages.counts), 'document')} with at most {count(most, 'sentence')}"
             raise ConfigError(format_error("data.path", expected, got))

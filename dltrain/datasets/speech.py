@@ -37,7 +37,7 @@ MIN_RECORDINGS = 3
 
 
 class PrepareSpeech(nn.Module):
-    """Standardized steps of recordings as the fields of a batch.
+    """Module that converts rows of recordings and transcripts to the fields of a batch.
 
     Shape: features (B, T, numbers) and, if known, transcript (B, L) and targets (B,) -> inputs (B, T, numbers),
     lengths (B,), int64 on the CPU, transcript, int64, transcript_lengths (B,), int64 on the CPU, and targets.
@@ -79,7 +79,7 @@ class Speech:
         batch_size: Recordings per step, at least 1.
         workers: Unused: the features stay in memory.
         on_bad_sample: Policy for recordings and transcripts that cannot be used: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of recordings to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training recordings.
     """
 
@@ -211,7 +211,7 @@ class Speech:
     def _decode(
         self, utterances: Utterances, rows: Iterable[int], held_out: bool, limit: bool = True
     ) -> dict[int, Frames]:
-        """Return the frames of those rows that can be used.
+        """Return the frames of the rows that can be used.
 
         Args:
             held_out: Whether all characters of a transcript must be in the vocabulary.

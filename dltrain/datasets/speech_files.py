@@ -25,9 +25,9 @@ class Utterances(NamedTuple):
         name: The table or folder.
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
-        places: Where each of them is stated, for messages.
+        places: Location of each transcript, for messages.
         splits: Split that has its own folder -> its rows; empty for tables, and for folders that are not divided.
-        ignored: Number of audio files that are in no folder named after a word.
+        ignored: Number of audio files outside the folders that are named after a word.
     """
 
     name: str

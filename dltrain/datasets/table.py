@@ -58,7 +58,7 @@ class CsvTable:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
-        missing_words: Words that mean a missing value in this file, besides the usual ones.
+        missing_words: Words that mark a missing value in this file, in addition to NA, null and the like.
         ignore: Columns to leave out: a list of names, or ``auto`` for columns that are empty, identify the rows or
             have a different text in most rows. None leaves nothing out and reads dates as words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in

@@ -66,7 +66,7 @@ class TextTable:
         batch_size: Texts per step, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of lines and files to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """
 

@@ -21,7 +21,7 @@ class SplitRange(NamedTuple):
     Args:
         first: First row that is predicted.
         end: Row after the last one.
-        lead: Rows of a window before the first row that it predicts.
+        lead: Number of rows of a window before the first row that it predicts.
     """
 
     first: int
@@ -64,7 +64,7 @@ def cut_windows(
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
-    """Return the number of the series of each window of `cut_windows`."""
+    """Return the index of the series of each window of `cut_windows`."""
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     return torch.tensor(numbers).repeat_interleave(counts)
 
