@@ -35,7 +35,7 @@ class ArrayScale:
         return (0.0, 1.0) if self.known else (self.black, self.white)
 
     def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:
-        """Return the pixels of an array as they are stored: bytes, floats from 0 to 1, or other floats unchanged.
+        """Convert the pixels of an array to the stored form: bytes, floats from 0 to 1, or other floats unchanged.
 
         Args:
             key: Configuration key for messages.

@@ -126,7 +126,7 @@ def iterate_tables(
     """Yield the rows of a file in tables of at most ``size`` rows, none of them empty.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
         notation: Notation, as far as it is known.
@@ -152,7 +152,7 @@ class Reader:
     """The header and the rows of a CSV file, each row with the line on which it ends.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         notation: Notation, as far as it is known.
     """

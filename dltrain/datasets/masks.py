@@ -12,7 +12,7 @@ from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
-UNKNOWN = 255  # stored for pixels without a class
+UNKNOWN = 255  # stored value of pixels without a class
 IGNORED = -1  # target of these pixels
 
 

@@ -22,7 +22,7 @@ class Passages:
 
     The first passage of a pair has whole sentences of a document, as many as fit into half of the pair, or the end of
     one longer sentence. The second one starts at a sentence and has the tokens from there to the end of its document,
-    as many as fit. Each sentence, except the last ones of documents, is in the first passage of one pair.
+    as many as fit. Each sentence except the last one of a document is in the first passage of one pair.
 
     Args:
         sentences: Tokens of all sentences, int32.

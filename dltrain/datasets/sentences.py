@@ -7,7 +7,7 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# A mark before white space and a capital letter or a number, or a mark of Chinese or Japanese.
+# A punctuation mark before white space and a capital letter or a number, or a Chinese or Japanese mark.
 SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
 
 

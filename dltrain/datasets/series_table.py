@@ -146,7 +146,7 @@ def check_order(
 def continue_times(
     table: Table, time_column: TimeColumn | None, series: Series, number: int
 ) -> Sequence[str | int | float | None]:
-    """Return the times of the steps after the last row of a series; None for unknown ones.
+    """Return the times of the steps after the last row of a series; None where they are unknown.
 
     Numbers are continued if their column has a time name such as ``year``.
     """

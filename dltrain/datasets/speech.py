@@ -73,7 +73,7 @@ class Speech:
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
             `dltrain.datasets.spec_augment.Masks`.
         max_tokens: Maximum number of steps per training batch including padding; None to use ``batch_size``.
-        pad_multiple: Number of steps, 1, 2, 4 or 8, to a multiple of which batches are padded.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Recordings per step, at least 1.

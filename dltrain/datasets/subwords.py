@@ -71,7 +71,7 @@ class Subwords:
         return [numbers.get(number, first + number) for number in encoding.ids]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without those of the data set and, if `literal`, without special ones.
+        """Return the text of tokens, without tokens of the data set and, if `literal`, without special tokens.
 
         Incomplete UTF-8 becomes replacement characters.
         """

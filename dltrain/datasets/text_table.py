@@ -60,7 +60,7 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Number of steps, 1, 2, 4 or 8, to a multiple of which batches are padded.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
