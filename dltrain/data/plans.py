@@ -31,7 +31,7 @@ class Plan(Protocol):
 
 
 class FixedSize:
-    """Batches of ``batch_size`` examples, in training in random order; the last one of an epoch may be smaller."""
+    """Batches of ``batch_size`` examples, in random order in training; the last one of an epoch may be smaller."""
 
     contiguous: ClassVar[bool] = False
 

@@ -31,7 +31,7 @@ class ArrayScale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Black and white on the scale of ``data.mean``: 0 and 1, or `black` and `white` if it is not standard."""
+        """Black and white on the scale of ``data.mean``: 0 and 1 if the scale is standard, else `black` and `white`."""
         return (0.0, 1.0) if self.known else (self.black, self.white)
 
     def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:

@@ -98,7 +98,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
 
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
-    """Return the line number of each row; None for a single column, or if a row has not as many cells as the header."""
+    """Return the line number of each row; None for a single column, or if a row and the header differ in length."""
     if len(reader.header) == 1:
         return None
     if b'"' in content or b"\n" not in content or content.startswith(UTF16):

@@ -1,4 +1,4 @@
-"""Pairs of passages of a text: each with the next passage, or with a random one of another document."""
+"""Pairs of passages of a text: a passage and the next one, or a random one of another document."""
 
 from typing import Any
 

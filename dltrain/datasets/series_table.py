@@ -24,8 +24,8 @@ class Series(NamedTuple):
 
     Args:
         name: Its value in the column that distinguishes series; None if the table has one series.
-        rows: Its rows in the table.
-        later: Rows after them, without values to forecast.
+        rows: Indices of its rows in the table.
+        later: Indices of the rows after them, without values to forecast.
     """
 
     name: str | None

@@ -158,7 +158,7 @@ class CsvTable:
         self.target = Target(*fitted["target"])
 
     def evaluation(self) -> Source:
-        """Return all rows of the file. It needs only the columns that the model reads and the target column."""
+        """Return all rows of the file, which needs only the columns that the model reads and the target column."""
         table = self._read()
         used = table.indices_of([*(column.name for column in self.columns), self.target.name])
         columns = [table.columns[index] for index in used]
@@ -196,7 +196,7 @@ class CsvTable:
         return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the rows of CSV files. They need only the columns that the model reads."""
+        """Read the rows of CSV files, which need only the columns that the model reads."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):

@@ -40,8 +40,8 @@ class TextTable:
     there are at most 20 distinct whole numbers.
 
     Args:
-        path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
-            files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
+        path: A CSV file (commas, semicolons, tabs or vertical bars), a JSON lines file (``.jsonl``), or a folder with
+            ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
         text: Column of texts; None for the only column that looks like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
