@@ -70,7 +70,10 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
         errors += wrong
         for combination in itertools.product(*values):
             try:
-                jobs.append(_job_of(composer.compose(combination), combination, config_dirs))
+                whole, resolved = composer.compose(combination)
+                jobs.append(_job_of(whole, combination, config_dirs))
+                # Fills `Job.resolved`: checking a configuration resolves it.
+                vars(jobs[-1])["resolved"] = {k: v for k, v in resolved.items() if k not in LOCATIONS}
             except ConfigError as error:
                 errors += error.problems
     if errors:

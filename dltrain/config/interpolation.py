@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -83,9 +84,31 @@ def from_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writer of YAML that OmegaConf reads back: a string such as ``1e3``, a number to OmegaConf only, is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a list or a dictionary in each place that refers to it, without an anchor."""
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Return the node of a string."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="'" if _is_number(data) else None)
+
+
+Dumper.add_representer(str, Dumper.represent_str)
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
 def to_yaml(content: Mapping[str, Any]) -> str:
     """Return a configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dict(content)))
+    return yaml.dump(dict(content), Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

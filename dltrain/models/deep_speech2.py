@@ -19,7 +19,7 @@ class DeepSpeech2(nn.Module):
     Args:
         bands: Mel bands of a frame, at least 1.
         frames: Frames of a step, at least 1.
-        outputs: Numbers per output, at least 1.
+        outputs: Size of an output, at least 1.
         channels: Channels of the convolutions, at least 1.
         cell: ``lstm``, ``gru`` or ``rnn``.
         hidden_size, num_layers: Width of each direction, and number of recurrent layers; at least 1.

@@ -95,12 +95,12 @@ def fully_connected(
 ) -> nn.Sequential:
     """Return hidden layers (linear, norm, activation, dropout) and a linear output, on flattened inputs.
 
-    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
+    Shape: (B, ...) with ``size`` values per example -> (B, outputs).
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
-        # A bias before batch norm is redundant, because the norm subtracts it. It is left out before the other norms,
-        # too: every norm adds a bias of its own.
+        # A bias before batch norm is redundant, because the norm subtracts it. Before other norms it is omitted too,
+        # because every norm adds a bias.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width
@@ -113,7 +113,7 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
-# State that the caller passes from call to call of a model that reads step by step: nested dictionaries of tensors,
+# State of a model that reads step by step, which the caller passes from call to call: nested dictionaries of tensors,
 # batch axis first.
 State = dict[str, Any]
 

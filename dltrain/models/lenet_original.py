@@ -63,7 +63,7 @@ class PartialConvolution(nn.Module):
             uniform(weight, 25 * len(read))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the maps."""
+        """Return the feature maps."""
         weight = self.weight.new_zeros(len(TABLE), 6, 5, 5).index_put((self.maps, self.sources), self.weight)
         return F.conv2d(x, weight, self.bias)
 

@@ -33,11 +33,11 @@ class Recurrent(nn.Module):
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
             states, or their mean with weights that are computed from them (``attention``).
-        layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. Then the
-            layers are computed step by step, without the fast kernels of torch.
+        layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. The layers are
+            then computed step by step, without the fast kernels of torch.
         locked_dropout: Whether dropout sets the same features to 0 at all steps of a sequence.
         weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask per batch.
-        residual: Add its input to the output of each layer after the first; needs at least two layers.
+        residual: Add the input of each layer after the first to its output; needs at least two layers.
         tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
         learn_initial_state: Whether the state before the first step is learned, instead of zeros.
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
@@ -112,7 +112,7 @@ class Recurrent(nn.Module):
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
-            documents: Number of the document of each step, int64 (B, T): each starts from the initial state. None for
+            documents: Index of the document of each step, int64 (B, T): each starts from the initial state. None for
                 one document.
         """
         if state is not None:
@@ -133,7 +133,7 @@ class Recurrent(nn.Module):
         """Return the weights of the steps in the output, float32 (B, T), with ``readout: attention``.
 
         Raises:
-            ConfigError: The readout is another one.
+            ConfigError: The readout is not ``attention``.
         """
         if self.pool is None:
             raise ConfigError(format_error("model.readout", "attention, which has weights", self.readout))

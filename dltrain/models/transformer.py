@@ -68,7 +68,7 @@ class Transformer(nn.Module):
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            documents: Number of the document of each step, int64 (B, T): steps attend only to their own document, and
+            documents: Index of the document of each step, int64 (B, T): steps attend only to their own document, and
                 positions restart with each. None for one document.
         """
         positions = None if documents is None else document_positions(documents)

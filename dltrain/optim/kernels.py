@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor]) -> dict[str, bool]:
-    """Return the arguments for an optimizer's fastest kernels; none if `given` has ``fused`` or ``foreach``."""
+    """Return the arguments for an optimizer's fastest kernels; empty if `given` has ``fused`` or ``foreach``."""
     accepted = inspect.signature(kind).parameters
     if "fused" in given or "foreach" in given:
         return {}

@@ -32,7 +32,7 @@ class Adversarial(Task):
     Each step updates the critic; every ``n_critic``-th step then updates the generator on the same batch. Each update
     draws new noise. A critic with batch norm sees real and generated examples in separate passes (Radford et al. 2016).
     For images, tanh is applied to the generator's output, and the result is mapped to the range from black to white;
-    other data are not changed.
+    for other data, the output is used unchanged.
 
     Metrics, over at most 2,000 examples of a split and the same number generated from fixed noise:
 

@@ -67,7 +67,7 @@ class Autoencoding(Task):
         """Draw codes of new examples, (count, latent)."""
 
     def sample_endpoints(self, model: nn.Module, request: GenerateRequest, count: int) -> Tensor:
-        """Draw codes for the ends of paths, (count, latent)."""
+        """Draw codes for the ends of interpolation paths, (count, latent)."""
         return self.sample_codes(model, request, count)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:

@@ -12,7 +12,7 @@ from dltrain.tasks.base import Batch
 MAX_EXAMPLES = 50_000  # training texts after which no further batch is read
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # minimum number of training texts with a word pair
+MIN_COUNT = 2  # minimum number of training texts that contain a word pair
 ITERATIONS = 100
 
 
@@ -44,7 +44,7 @@ class Features:
     """TF-IDF features of words and optionally word pairs: count times inverse document frequency, scaled to norm 1.
 
     Args:
-        train: Texts that terms and frequencies are fitted on.
+        train: Texts that determine the terms and their document frequencies.
         vocabulary: Number of different tokens.
         pairs: Also use pairs of neighboring words that occur in at least two training texts.
 

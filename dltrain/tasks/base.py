@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.sample_quality import Quality
-from dltrain.tasks.asking import example_inputs
+from dltrain.tasks.model_call import example_inputs
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
@@ -105,8 +105,8 @@ class Stage:
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` for the labelled examples, ``unlabelled`` for all examples
-            without their targets. If all examples are labelled, both use the same batches.
+        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabelled`` for all examples
+            without their targets. If all examples are labeled, both use the same batches.
         goal: Goal of the stage; None for that of the task.
     """
 
@@ -168,7 +168,7 @@ class Task(ABC):
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
     soft_targets: ClassVar[bool] = False  # whether the loss accepts class probabilities (B, classes) as targets
-    needs_targets: bool = False  # whether `fit_targets` is to be called
+    needs_targets: bool = False  # whether to call `fit_targets` before training
     quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
@@ -240,7 +240,7 @@ class Task(ABC):
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
         The batch has the fields of `evaluate`, but targets are missing, NaN or -1. Lines are plain Python values in the
-        units of the data, by default one line per example. A mask of class numbers is a uint8 tensor (height, width).
+        units of the data, by default one line per example. A mask of class indices is a uint8 tensor (height, width).
         A task that cannot predict raises ConfigError.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))

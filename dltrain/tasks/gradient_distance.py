@@ -47,7 +47,7 @@ class TaskOverSteps(Task):
             raise ConfigError(f"task.gradient_distance: not supported because {reason}")
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum over the examples of the loss at the last step, by default of the task's own loss."""
+        """Return the loss at the last step, summed over the examples; by default, the loss of the task."""
         total, weight, _ = self.loss(model, batch, 1.0)
         return total * weight
 
@@ -97,12 +97,12 @@ def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tenso
 
 def _in_eager_mode() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which compiled modules run without compilation."""
-    compiled = "torch._dynamo" in sys.modules  # imported by the first compilation; it takes seconds
+    compiled = "torch._dynamo" in sys.modules  # the first compilation imports it, which takes seconds
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def first_examples(batch: Batch) -> Batch:
-    """Return copies of the first examples of a batch; fields that are the same for all examples stay whole."""
+    """Return copies of the first examples of a batch; fields without an axis of examples are copied whole."""
     size = len(batch["inputs"])
     return {
         name: (value[:EXAMPLES] if value.dim() and len(value) == size else value).clone()

@@ -26,7 +26,7 @@ class Layerwise(Classification):
     Stage ``layer1`` trains the lowest layer on all training examples, stage ``layer2`` the next, and so on, with all
     other layers frozen. The metric of stage ``layer1`` is ``reconstruction_layer1``, the cross-entropy between the
     inputs of the layer and their reconstruction, in nats per example. Stage ``fine_tuning`` trains the upward weights
-    and the output layer by cross-entropy on the labelled examples.
+    and the output layer by cross-entropy on the labeled examples.
 
     Args:
         shape: Shape of an image (C, H, W).

@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @dataclass
 class Checkpointer:
-    """Storage of everything that the next step depends on: saves it in checkpoints and restores it."""
+    """Saving and restoring of the state of a run: everything that the next step depends on."""
 
     task: Task
     model: nn.Module

@@ -1,4 +1,4 @@
-"""Calls of a model with the fields of a batch that its `forward` has arguments for."""
+"""Calls of a model with those fields of a batch that its `forward` has arguments for."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Fields that a model must not ignore -> what a model without this argument would do.
+# Fields that a model must not ignore -> what a model would do that lacks the argument.
 INDISPENSABLE = {
     "lengths": "read the padding of short sequences as data",
     "state": "forget what it read before",
@@ -20,7 +20,7 @@ INDISPENSABLE = {
 }
 
 
-def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
+def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
     """Return the model's outputs for a batch.
 
     The first argument of `forward` is the field ``inputs``, under any name. Each further argument is the field of the
