@@ -9,13 +9,13 @@ from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error
 
 KEY = "data.tokenizer"
-# Names of special tokens in published tokenizers.
+# Names of special tokens in published tokenizers, and in those that are fitted to texts.
 NAMES = {
     "pad": ("[PAD]", "<pad>"),
-    "begin": ("[CLS]", "<s>", "<cls>"),
-    "end": ("[SEP]", "</s>", "<sep>"),
+    "begin": ("[CLS]", "<s>", "<cls>", "<begin>"),
+    "end": ("[SEP]", "</s>", "<sep>", "<end>"),
     "mask": ("[MASK]", "<mask>"),
-    "unknown": ("[UNK]", "<unk>"),
+    "unknown": ("[UNK]", "<unk>", "<unknown>"),
 }
 
 

@@ -60,7 +60,7 @@ class Heads:
 
         Args:
             mask: Whether a query may attend to a key (bool), or numbers to add to the scores (float), of a shape that
-                broadcasts to (B, num_heads, T, S). Without it, PyTorch can use its fastest kernels.
+                broadcasts to (B, num_heads, T, S). Without a mask, PyTorch can use its fastest kernels.
             causal: Whether a query attends only to its own and earlier positions; the T queries are the last of the S
                 steps.
         """

@@ -16,7 +16,7 @@ def attention_rollout(model: nn.Module, forward: Callable[[], Any]) -> Tensor:
     Args:
         model: A model in evaluation mode whose layers of `torch.nn.MultiheadAttention` are called one after the other,
             as self-attention of states (B, T, features).
-        forward: Computes the outputs of the model.
+        forward: Function that computes the outputs of the model.
 
     Source: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", section 3.
     """

@@ -8,7 +8,7 @@ from dltrain.errors import choose
 from dltrain.models.layers import READOUTS, check_sizes, inside, read_out
 from dltrain.models.recurrent_layers import CELLS
 
-KERNEL = (5, 5)  # frames or steps, bands
+KERNEL = (5, 5)  # over time (frames, then steps) and frequency bands
 
 
 class DeepSpeech2(nn.Module):

@@ -15,7 +15,7 @@ UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and ig
 
 
 class Detector(nn.Module):
-    """Mixin of detectors of torchvision that read a batch of images of one size with padded boxes.
+    """Mixin for torchvision's detectors, to read batches of images of one size with padded boxes.
 
     In training, the output has ``losses``, means by name, and their ``weight``, the number of averaged items. In
     evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
@@ -29,7 +29,7 @@ class Detector(nn.Module):
     backbone: nn.Module
 
     def forward(self, x: Tensor, boxes: Tensor | None = None, kinds: Tensor | None = None) -> Outputs:
-        """Return losses and detections; only the backbone is computed in a lower precision."""
+        """Return losses and detections; autocast applies only to the backbone."""
         features = self.backbone(x)
         with _full_precision(x):
             features = {name: value.float() for name, value in features.items()}
@@ -98,7 +98,7 @@ def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
 
 
 def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
-    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), -1 for boxes that are not real: (B, M, N)."""
+    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), or -1 for padding and ignored boxes: (B, M, N)."""
     quality = box_iou(boxes.flatten(0, 1), anchors).view(*boxes.shape[:2], len(anchors))
     return torch.where(real[..., None], quality, -1.0)
 

@@ -16,7 +16,7 @@ from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
-MAX_VOTES = 1000  # detections of an image, before they are averaged
+MAX_VOTES = 1000  # maximum number of detections of an image before they are averaged
 GROUP = 8  # channels that are normalized together in the heads
 # A location is matched to boxes whose farthest edge is between this and twice this number of strides away; the first
 # level has no minimum and the last one no maximum.
@@ -130,7 +130,7 @@ class FCOS(OneStage, fcos.FCOS):
 
 @dataclass(frozen=True)
 class Vote:
-    """Non-maximum suppression that replaces a kept box by the mean of its class's boxes around it, weighted by score.
+    """Non-maximum suppression that replaces each kept box by the score-weighted mean of similar boxes of its class.
 
     Args:
         nms_iou: IoU above which the weaker of two detections of a class is removed.

@@ -16,7 +16,7 @@ class _Memory:
     used: int
 
     def continues(self, before: Tensor, new: Tensor) -> bool:
-        """Return whether `new` can be written after `before`, a part of this memory, without changing a result."""
+        """Return whether `new` can be written after `before`, a view of this memory, without changing other results."""
         return (
             self.used == before.shape[2]
             and before.shape[2] + new.shape[2] <= self.steps.shape[2]

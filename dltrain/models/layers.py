@@ -68,7 +68,7 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
     """Return the normalization layer called ``name``.
 
     Args:
-        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels if there are that many) or ``none``.
+        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels; one group for fewer) or ``none``.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
@@ -113,8 +113,8 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
-# State of a model that reads step by step, which the caller passes from call to call: nested dictionaries of tensors,
-# batch axis first.
+# State of a model that reads step by step: nested dictionaries of tensors, batch axis first. The caller passes it from
+# call to call.
 State = dict[str, Any]
 
 

@@ -159,7 +159,7 @@ class NLinear(Forecaster):
 
 
 def count_levels(outputs: int, horizon: int, columns: int) -> int:
-    """Return the number of outputs per step and column; raise ConfigError if the task needs other outputs."""
+    """Return the number of outputs per step and column; raise ConfigError if the task does not forecast."""
     if outputs % (horizon * columns):
         hint = "This model only forecasts series; use another model for other tasks."
         expected = f"a multiple of {horizon * columns}, the horizon times the columns"

@@ -57,7 +57,7 @@ class RecurrentEncoderDecoder(nn.Module):
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of each part.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         dropout: Dropout probability between layers.
     """
 

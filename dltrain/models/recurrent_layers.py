@@ -129,7 +129,7 @@ class NormalizedRNN(NormalizedCell):
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
 
     def read(self, inputs: Tensor) -> Tensor:
-        """Return the inputs unchanged: the sum is normalized."""
+        """Return the inputs unchanged; `step` normalizes their sum with the recurrent part."""
         return inputs
 
     def step(self, inputs: Tensor, recurrent: Tensor, *parts: Tensor) -> Parts:

@@ -19,7 +19,7 @@ Outputs = Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]
 
 
 class _Segmenter(nn.Module):
-    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier ones.
+    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier features.
 
     Args:
         network: Network of torchvision that provides the layers, so that its weights fit.

@@ -17,15 +17,15 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
     Args:
         features: Values per step: the columns, then each known value twice: of the step, and of ``horizon`` steps
             later.
-        columns, horizon: Series to forecast, and steps to forecast; at least 1.
+        columns, horizon: Number of series and of steps to forecast, at least 1.
         outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of each part; at least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
-        linear_skip: Number of values in the input of an example (steps times features): adds to the outputs those of
-            a linear layer on the whole input, whose initial weights are 0. None for no such layer.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
+        linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
+            input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
         dropout: Dropout probability between layers and of the input of the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
@@ -66,8 +66,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
 
         Args:
             x: Windows (B, length, features).
-            previous: True values before each step to forecast, (B, horizon, columns), which the decoder reads instead
-                of its own forecasts. None outside training.
+            previous: True value before each step to forecast, (B, horizon, columns), which the decoder reads instead of
+                its own forecast. None outside training.
             is_true: Steps that read `previous`, bool (B, horizon); the others read the forecast. None for all steps.
         """
         state = self.read(x[..., : self.width])

@@ -18,8 +18,8 @@ class TimmNetwork(AdoptedNetwork):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; networks made for one size, such as vision transformers, are built
-            for this one.
+        height, width: Size of the images in pixels; networks with a fixed input size, such as vision transformers, are
+            built for this size.
         name: Name in ``timm.list_models()``.
         dropout: Dropout probability before the last layer, in [0, 1).
 

@@ -40,7 +40,7 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
 def fill_momentum(optimizer: Any) -> None:
     """Initialize the momentum of fused SGD to zero: torch leaves it uninitialized if the kernel skips the first step.
 
-    This changes the first step only if dampening is set: torch would not apply it to the first step.
+    If dampening is set, the first step therefore differs from that of torch, which applies no dampening to it.
     """
     for group in optimizer.param_groups:
         if group.get("fused") and group.get("momentum") and "dampening" in group:

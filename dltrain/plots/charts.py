@@ -1,4 +1,4 @@
-"""Charts of a model's results, legible at a width of 270 pixels: uint8, (3, height, width), or frames of them."""
+"""Charts of a model's results, legible at a width of 270 pixels, as uint8 tensors ([frames,] 3, height, width)."""
 
 import math
 import textwrap

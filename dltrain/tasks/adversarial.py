@@ -136,9 +136,9 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before its loss is computed, so that neither autocast nor a graph uses old values.
+        """Clip the critic's weights before its loss is computed: afterwards, autocast and autograd hold copies of them.
 
-        In the generator's turn, the weights are therefore one optimizer step past the clipping.
+        In the generator's turn, the weights have therefore been updated once since they were clipped.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]

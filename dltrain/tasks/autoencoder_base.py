@@ -1,4 +1,4 @@
-"""Base class of tasks that train an encoder and a decoder, with images of codes and reconstructions."""
+"""Base class of tasks that train an encoder and a decoder, with plots of codes and reconstructions."""
 
 from abc import abstractmethod
 from dataclasses import dataclass

@@ -112,9 +112,9 @@ class LinearModel:
         val: Validation texts to choose the penalty and whether to use word pairs; None for a penalty of 1 and words
             only.
         vocabulary: Number of different tokens.
-        target: Function that returns the targets of a batch: classes (B,) for logistic regression, or numbers
+        target: Function that returns the targets of a batch: classes (B,) for logistic regression, or values
             (B, targets) for ridge regression.
-        classes: Number of classes; None for numbers.
+        classes: Number of classes; None for ridge regression.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class LinearModel:
 
 
 def mistakes(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of wrong classes, or the mean absolute error of numbers."""
+    """Return the share of wrong classes, or the mean absolute error of values."""
     if targets.dim() == 1:
         return float((outputs.argmax(1) != targets).double().mean())
     return float((outputs - targets).abs().mean())
@@ -160,12 +160,12 @@ def mistakes(outputs: Tensor, targets: Tensor) -> float:
 def fit(matrix: Sparse, targets: Tensor, penalty: float, start: Tensor) -> Tensor:
     """Return the weights that minimize the mean loss plus ``penalty / (2 * texts)`` times the sum of their squares.
 
-    The loss is the cross-entropy of classes, or half the squared error of numbers. The last row is the bias, which is
+    The loss is the cross-entropy of classes, or half the squared error of values. The last row is the bias, which is
     not penalized.
 
     Args:
         matrix: Features.
-        targets: Classes (texts,) or numbers (texts, targets).
+        targets: Classes (texts,) or values (texts, targets).
         start: Initial weights.
     """
     weights, count = start.clone().requires_grad_(), len(targets)

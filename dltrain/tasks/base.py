@@ -101,11 +101,11 @@ class Goal(NamedTuple):
 
 @dataclass
 class Stage:
-    """A part of training with fixed turns. Parameters that no turn owns are frozen.
+    """Phase of training with fixed turns. Parameters that no turn owns are frozen.
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabelled`` for all examples
+        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples
             without their targets. If all examples are labeled, both use the same batches.
         goal: Goal of the stage; None for that of the task.
     """
@@ -113,7 +113,7 @@ class Stage:
     name: str
     turns: list[Turn]
     epochs: int | None = None
-    data: Literal["train", "unlabelled"] = "train"
+    data: Literal["train", "unlabeled"] = "train"
     goal: Goal | None = None
 
 
@@ -257,8 +257,8 @@ class Task(ABC):
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For texts, return ``word`` and ``weight`` of each word, for each text. For ``dltrain predict --explain``, with
-        the model in evaluation mode. Raise ConfigError if the task or model does not support it.
+        For texts, return ``word`` and ``weight`` of each word, for each text. ``dltrain predict --explain`` calls this
+        method with the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
         reason = f"the task is {type(self).__name__}, not Classification or Regression of texts"
         raise ConfigError(f"--explain: not supported because {reason}")

@@ -1,4 +1,4 @@
-"""Beam search: the most likely target of each source by a model that writes step by step."""
+"""Beam search for the most likely target of each source, with a model that writes step by step."""
 
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ class Search:
     def _extend(self, logits: Tensor, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return token, path and log-probability of the ``2 * beam`` most likely extensions of each source.
 
-        At most ``beam`` of them are ends, so that at least ``beam`` are unfinished.
+        At most ``beam`` of them add the end token, so that at least ``beam`` are unfinished.
         """
         steps = logits.float().log_softmax(-1)
         steps[:, self.excluded] = -torch.inf

@@ -134,7 +134,7 @@ class Classification(TaskOverSteps, Supervised):
         return Evaluation(scores.read(), baselines, extra, per_class=scores.per_class(self.names))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
+        """Return the most likely class of each example, by index and name, and the probabilities of all classes."""
         lines = []
         for row in self._scores(model, batch).softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
@@ -222,7 +222,7 @@ def check_class_weights(weights: str | list[float] | None, classes: int) -> Tens
 
 
 def name_classes(classes: int, names: list[str] | None) -> list[str]:
-    """Return one name per class, by default its number.
+    """Return one name per class, by default its index.
 
     Raises:
         ConfigError: There is only one class.

@@ -22,10 +22,10 @@ NUM_SHOWN = 4  # transcripts in the log
 
 @dataclass(eq=False)
 class Ctc(Task):
-    """CTC: minus the log-probability of the transcripts, summed over all alignments with the model's outputs (B, T, V).
+    """CTC: negative log-likelihood of the transcripts, over all alignments with the model's outputs (B, T, V).
 
-    A batch has ``inputs`` (B, T, ...), ``lengths`` (B,) if they are padded, ``transcript`` (B, L) and
-    ``transcript_lengths`` (B,), the lengths on the CPU. The model returns one output per step of the inputs.
+    A batch has ``inputs`` (B, T, ...), their ``lengths`` (B,) if they are padded, ``transcript`` (B, L) and
+    ``transcript_lengths`` (B,); both lengths are on the CPU. The model returns V logits per step of the inputs.
 
     Args:
         vocabulary: Number of distinct tokens V, blank included.
@@ -53,7 +53,7 @@ class Ctc(Task):
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
         if not error_rates.is_available():
             reason = "jiwer, which computes error rates, is not installed"
-            raise ConfigError(f"task: ctc is not supported because {reason}. Run pip install 'dltrain[speech]'.")
+            raise ConfigError(f"task=ctc: not supported because {reason}. Run pip install 'dltrain[speech]'.")
         self.search = Search(self.blank_token, self.beam)
         self.unigram: Unigram | None = None
 
@@ -116,9 +116,8 @@ class Ctc(Task):
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return transcripts with their references, and a plot of the first recording with the times of its tokens."""
         texts, inputs, path = (evaluation.extra[name] for name in ("texts", "inputs", "path"))
-        lines = [
-            f"    {name:12}{text}" for pair in texts for name, text in zip(("reference", "found"), pair, strict=True)
-        ]
+        names = "reference", "predicted"
+        lines = [f"    {name:12}{text}" for pair in texts for name, text in zip(names, pair, strict=True)]
         media = [Media("transcripts", text="\n".join(lines))]
         if self.bands is None or self.step_seconds is None or inputs.dim() != 2:
             return media

@@ -9,7 +9,7 @@ from torch import Tensor
 class Unigram:
     """The most frequent token of the training transcripts, repeated in proportion to the length of the input.
 
-    The number of tokens per step is that of all training transcripts together.
+    The number of tokens per step is the mean over all training transcripts.
 
     Args:
         train: Training batches with ``transcript``, ``transcript_lengths`` and ``lengths``.

@@ -16,8 +16,8 @@ class Found(NamedTuple):
     """The best transcript of each example.
 
     Args:
-        tokens: Tokens of each, without blanks.
-        scores: Log-probability of each: the sum over all of its alignments.
+        tokens: Tokens of each transcript, without blanks.
+        scores: Log-probability of each transcript, summed over its alignments.
     """
 
     tokens: list[list[int]]

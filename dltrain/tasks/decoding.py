@@ -36,8 +36,8 @@ class Sampling:
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
         """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU.
 
-        Random numbers belong to tokens, not to ranks: rounding errors, which swap the ranks of tokens with almost equal
-        probabilities, almost never change the token.
+        Each token has its own random number, whatever its rank. Rounding errors, which may swap the ranks of tokens
+        with almost equal probabilities, therefore rarely change the drawn token.
         """
         logits = logits.float().cpu()
         if self.excluded:
@@ -50,7 +50,7 @@ class Sampling:
         return torch.multinomial(probabilities, 1, generator=noise)[:, 0]
 
     def _restrict(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, not normalized."""
+        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, unnormalized."""
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         ordered, tokens = ordered[:, : self.top_k], tokens[:, : self.top_k]
         if self.top_p is not None:

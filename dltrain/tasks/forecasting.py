@@ -49,8 +49,8 @@ class Forecasting(TaskOverSteps):
         normalize: Normalization of the data; None if it does not depend on the window.
         features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
-            at the end of training, in [0, 1]. It falls linearly from 1; the other values are the model's own forecasts,
-            which it always reads outside training.
+            at the end of training, in [0, 1]. The share falls linearly from 1. Instead of the other values, and of all
+            values outside training, the model reads its own forecasts.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -107,7 +107,9 @@ class Forecasting(TaskOverSteps):
     def _check_block(self, normalize: str | None, features: int) -> None:
         """Reject a block for which the model's forecasts cannot become its inputs."""
         if not 1 <= self.block <= self.horizon:
-            raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
+            raise ConfigError(
+                format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
+            )
         problems = {
             "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts can become inputs"),
             "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),
@@ -118,7 +120,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of outputs and, if the model predicts a shorter block, its steps as the model's horizon."""
+        """Return the number of outputs and, if the block is shorter than the horizon, its steps as ``horizon``."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}

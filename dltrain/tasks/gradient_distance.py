@@ -20,10 +20,10 @@ class TaskOverSteps(Task):
     """Base class of tasks that can show the gradient of the last step at each distance in time.
 
     If ``gradient_distance`` is true, validation draws the norm of the gradient of the loss at the last step with
-    respect to the input of each step, the mean over up to 64 examples of the first batch.
+    respect to the input of each step, averaged over up to 64 examples of the first batch.
 
     Source: Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks", section 2.
-    Differs: with respect to the inputs (or embeddings) of the first layer instead of the hidden states.
+    Differs: the gradient is taken with respect to the inputs (or embeddings), not the hidden states.
     """
 
     gradient_distance: bool = False
@@ -73,8 +73,8 @@ class TaskOverSteps(Task):
 def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tensor:
     """Return the mean norm of the gradient of the last step's loss at each distance in time, (T,).
 
-    The gradient is that with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
-    mean of its norms ``d`` steps before the last step of each example, over the examples that have such a step.
+    The gradient is taken with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
+    mean norm ``d`` steps before the last step, over the examples that have such a step.
     """
     found: list[Tensor] = []
 

@@ -35,7 +35,7 @@ class LanguageModeling(TaskOverSteps):
         temperature: Sampling temperature, above 0.
         special: Tokens that are not generated, such as the unknown word.
         end: Token for the end of a text; generated text ends before it. None if there is none.
-        unit: What a token is, such as ``event``, if predictions count tokens; None if they count characters.
+        unit: Name of a token, such as ``event``, if predictions count tokens; None if they count characters.
         gradient_distance: Show the gradient of the last step at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -95,7 +95,7 @@ class LanguageModeling(TaskOverSteps):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy of the last token of each window, from the initial state; -1 is ignored."""
+        """Return the cross-entropy of the last token of each window, read from the initial state; -1 is ignored."""
         logits, targets = call_model(model, batch)[:, -1], batch["targets"][:, -1]
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
@@ -116,7 +116,7 @@ class LanguageModeling(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
-        If the tokens have a ``unit``, both refer to tokens after the first.
+        With a ``unit``, both count tokens after the first instead of characters.
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
@@ -144,7 +144,7 @@ class LanguageModeling(TaskOverSteps):
         """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation.
 
         Args:
-            documents: Number of the document of each token, int64 (1, T); None for one document.
+            documents: Index of the document of each token, int64 (1, T); None for one document.
             carry: Carry the state of the model from window to window.
         """
         total, carried = torch.zeros((), dtype=torch.float64), CarriedState()

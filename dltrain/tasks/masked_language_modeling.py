@@ -67,7 +67,7 @@ class MaskedLanguageModeling(Task):
         self.frequencies: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: at every step, one output per token of the vocabulary, from all steps."""
+        """Return the facts for the model: one output per vocabulary token at every step, computed from all steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -96,7 +96,7 @@ class MaskedLanguageModeling(Task):
         if "lengths" in batch:
             allowed &= torch.arange(tokens.shape[1], device=tokens.device) < batch["lengths"].to(tokens.device)[:, None]
         elif batch.get("targets", tokens[:0]).shape == tokens.shape:
-            allowed[:, 1:] &= batch["targets"][:, :-1] != IGNORED  # the next token of a window: -1 after the text
+            allowed[:, 1:] &= batch["targets"][:, :-1] != IGNORED  # `targets` are next tokens, -1 after the end
         return allowed
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
@@ -128,7 +128,7 @@ class MaskedLanguageModeling(Task):
         return Loss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options) / count.clamp(min=1), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Count the tokens of training examples, for the prediction of the most frequent token."""
+        """Count the tokens of training examples, for a baseline that predicts tokens by their frequency."""
         counts = torch.ones(self.vocabulary, dtype=torch.float64)  # 1 instead of 0, so that no probability is 0
         for batch in islice(train, COUNTED_BATCHES):
             counts += torch.bincount(batch["inputs"][self._maskable(batch)].cpu(), minlength=self.vocabulary)

@@ -36,13 +36,13 @@ class QuestionAnswering(Task):
 
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
     token of the answer, both 0 if a window does not contain it; ``spans`` (B, T, 2), where each token starts and ends
-    in the characters of the context, both 0 outside of the context; ``context`` and ``answers``, their code points;
+    in the characters of the context, both 0 outside of the context; ``context`` and ``answers``, texts as code points;
     and ``question`` (B,), the index of the question.
 
     The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
 
     Args:
-        answer_spans: Whether the data are questions on contexts.
+        answer_spans: Whether the data have questions about contexts.
         max_answer: Maximum number of tokens of an answer, at least 1.
 
     Source: Devlin et al. 2019, "BERT", section 4.2.
@@ -58,7 +58,7 @@ class QuestionAnswering(Task):
         self.lengths: list[int] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: two outputs at every step, from all steps."""
+        """Return the facts for the model: two outputs at every step, computed from all steps."""
         return {"outputs": 2, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

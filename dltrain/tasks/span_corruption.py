@@ -24,8 +24,8 @@ class SpanCorruption(Translation):
 
     Args:
         length: Maximum number of tokens of a text, before spans are masked.
-        sentinels: Tokens that replace the spans, in their order.
-        shared_vocabulary: Whether inputs and targets of the model have the same vocabulary, which is necessary.
+        sentinels: Tokens that replace the spans, in the order of the spans.
+        shared_vocabulary: Whether inputs and targets of the model have the same vocabulary; must be true.
         noise_share: Share of the tokens to mask, in (0, 1).
         span_length: Mean number of tokens of a span, at least 1.
 

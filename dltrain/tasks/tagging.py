@@ -43,10 +43,10 @@ class Tagging(Task):
         self.frequent: Tensor | None = None
         self.scores_entities = entities.are_entities(self.tag_names) and entities.is_available()
         if self.scores_entities:
-            self.metric = "f1"  # type: ignore[misc]  # the accuracy is high if all words have the tag O
+            self.metric = "f1"  # type: ignore[misc]  # accuracy is high even if all words are tagged O
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per tag at every step, from all steps."""
+        """Return the facts for the model: one output per tag at every step, computed from all steps."""
         return {"outputs": self.tags, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -55,7 +55,7 @@ class Tagging(Task):
         return {**batch, "targets": torch.empty_like(batch["inputs"])}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the words, in nats; its weight is their number."""
+        """Return the mean cross-entropy over the words, in nats; the weight is the number of words."""
         return self._loss(call_model(model, batch), batch["targets"], self.label_smoothing)
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:

@@ -1,4 +1,4 @@
-"""Texts that a task writes, with their references, collected to be scored."""
+"""Texts that a task writes, with their references, collected for scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

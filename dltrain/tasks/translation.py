@@ -41,7 +41,8 @@ class Translation(Task):
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
         length: Maximum number of tokens of a translation, the end included.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
-        encode_source, unknown_source: Function that turns text into tokens of the source, and their unknown token.
+        encode_source: Function that turns text into tokens of the source.
+        unknown_source: Token of the source for unknown words.
         sentinels: Tokens of the target for masked spans of a text, which are never written.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
@@ -55,7 +56,7 @@ class Translation(Task):
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
-    written: ClassVar[str] = "translation"  # what the model writes
+    written: ClassVar[str] = "translation"  # name of a written text in predictions and logs
     shown: ClassVar[str] = "translations"  # name of the texts in the log
 
     vocabulary: int
@@ -162,7 +163,7 @@ class Translation(Task):
         texts.add(known, list(map(self.text, references)), exact, self.kinds(batch))
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return exact matches and, with sacrebleu, BLEU and chrF, and the signatures of both."""
+        """Return the share of exact matches and, with sacrebleu, BLEU and chrF; also return the signatures of both."""
         exact = {"exact_match": texts.exact_match}
         if not metrics.is_available():
             return exact, {}
@@ -240,7 +241,7 @@ class Translation(Task):
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return translations with their references and, for models with attention, the weights of the first one."""
+        """Return translations with their references and, for models with attention, a plot of the first weights."""
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []

@@ -56,7 +56,7 @@ class Checkpointer:
         """Return whether the weights are finite, so that the state may be saved.
 
         Raises:
-            Diverged: With ``trainer.on_non_finite=stop``, a weight or a loss that is not logged yet is not finite.
+            Diverged: With ``trainer.on_non_finite=stop``, a weight, or a loss since the last log, is not finite.
         """
         stop = self.runner.config.on_non_finite == "stop"
         if stop:
