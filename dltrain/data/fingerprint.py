@@ -25,7 +25,8 @@ def fingerprint(splits: Splits) -> dict[str, str]:
     hashes joined by a dash: one of the file names and one of the file sizes. For computed data, the settings are hashed
     instead of the values.
     """
-    sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
+    # "unlabelled" is the name in the environment.json of earlier runs.
+    sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabeled}
     return {name: _hash_source(source) for name, source in sources.items() if source is not None}
 
 

@@ -199,13 +199,13 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if all examples are used for training.
         test: Test examples.
-        unlabelled: All training examples without labels, if only some of them are labeled; otherwise None.
+        unlabeled: All training examples without labels, if only some of them are labeled; otherwise None.
     """
 
     train: Source
     val: Source | None
     test: Source
-    unlabelled: Source | None = None
+    unlabeled: Source | None = None
 
 
 Fitted = dict[str, Any]  # tensors and plain Python, stored with a run
