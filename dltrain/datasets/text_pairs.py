@@ -28,7 +28,7 @@ SUFFIXES = (".csv", ".tsv", *JSON)
 
 
 class PrepareTextPairs(nn.Module):
-    """Pairs of texts as the inputs of a model.
+    """Module that converts pairs of texts to the inputs of a model.
 
     Shape: tokens and segments (B, T), their lengths (B,), and any other fields -> inputs and segments (B, T), int64,
     lengths (B,), int64 on the CPU, and the other fields.
@@ -45,7 +45,7 @@ class TextPairs:
     """Pairs of texts with a class or a number each; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text, or of both texts if both are longer than half of the room. The column to predict is
+    last words of its longer text, or of both if each exceeds half of the maximum. The column to predict is
     read as in `dltrain.datasets.text_table`.
 
     Args:

@@ -39,8 +39,8 @@ class TextTable:
     is set or there are at most 20 distinct whole numbers.
 
     Args:
-        path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
-            files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
+        path: A CSV file (commas, semicolons, tabs or vertical bars), a JSON lines file (``.jsonl``), or a folder with
+            ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
         text: Column of texts; None for the only column that looks like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
@@ -59,13 +59,13 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Number of steps, 1, 2, 4 or 8, to a multiple of which batches are padded.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of lines and files to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """
 

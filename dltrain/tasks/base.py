@@ -147,7 +147,7 @@ class TextRequest:
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
-        beam: Width of the search for the most likely text, which draws nothing; None for no search.
+        beam: Beam width of a search for the most likely text, which replaces sampling; None to sample.
     """
 
     prompt: str | None = None
