@@ -224,7 +224,7 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set built from YAML. The constructor is quick and provides the facts; `load` reads everything.
+    """A data set built from YAML. The constructor reads what the facts need; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
 
