@@ -48,8 +48,8 @@ class Parallel:
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
             for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
-        max_words: Maximum number of pieces in each vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
