@@ -14,6 +14,7 @@ from dltrain.cli import main
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.selection import Selection
 from dltrain.data.spec import Source, Splits
+from dltrain.datasets.digits import Digits
 from dltrain.datasets.image_folder import ImageFolder
 
 
@@ -92,6 +93,10 @@ def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]
     # Values outside all windows do not change the fingerprint.
     longer = torch.cat([series, torch.tensor([5.0])])
     assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
+
+
+def test_unlabeled_examples_have_the_name_that_earlier_runs_stored() -> None:
+    assert list(fingerprint(Digits(num_labels=20).load())) == ["train", "val", "test", "unlabelled"]
 
 
 def test_a_transposed_tensor_has_a_fingerprint_different_from_the_original() -> None:

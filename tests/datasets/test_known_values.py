@@ -34,7 +34,7 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_each_step_has_the_known_values_of_that_step_and_of_the_horizon_later(sales: Path, split: str) -> None:
+def test_each_step_has_the_known_values_of_its_time_and_of_one_horizon_later(sales: Path, split: str) -> None:
     data = TimeSeries(path=str(sales), known=["holiday"], calendar=["weekday"], **SIZES)
     assert (data.spec.columns, data.spec.features, data.spec.lags) == (1, 7, 70)
     assert data.names == ["sales"]

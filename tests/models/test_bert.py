@@ -148,5 +148,5 @@ def test_a_task_that_must_not_read_later_tokens_is_rejected() -> None:
 def test_an_output_for_pairs_needs_outputs_for_hidden_tokens() -> None:
     logits, pairs = bert(each_step=True, next_sentence=True)(tokens())
     assert logits.shape == (3, LENGTH, SIZE) and pairs.shape == (3, 2)
-    with pytest.raises(ConfigError, match=r"^model.next_sentence: expected null for a task without hidden tokens"):
+    with pytest.raises(ConfigError, match=r"^model.next_sentence: expected null for a task without masked tokens"):
         bert(2, next_sentence=True)

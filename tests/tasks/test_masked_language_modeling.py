@@ -1,4 +1,4 @@
-"""Masked language modeling: the choice of hidden tokens, the loss, metrics, and filled masks."""
+"""Masked language modeling: the choice of masked tokens, the loss, metrics, and filled masks."""
 
 import math
 from pathlib import Path
@@ -189,7 +189,7 @@ def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_ov
     hits = (pairs.argmax(1) == classes).double().mean()
     assert metrics["next_sentence_accuracy"] == pytest.approx(float(hits))
     torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)  # without pairs, a model may have them
-    with pytest.raises(ConfigError, match=r"^model: expected a model that tells whether a passage follows another"):
+    with pytest.raises(ConfigError, match=r"^model: expected a model that predicts whether a passage follows another"):
         found.loss(Table(), batch, 0.0)
 
 
