@@ -11,7 +11,7 @@ from dltrain.data.checks import at_least, check_held_out, existing_file
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.data.tokens import Tokens
@@ -54,6 +54,7 @@ class Conll:
             3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers, which splits words into pieces. The first piece of
             a word gets its tag. None for a vocabulary of words.
+        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
         test: Fraction of the sentences to hold out for testing, in (0, 1).
         batch_size: Sentences per step, at least 1.
@@ -71,6 +72,7 @@ class Conll:
         max_words: int = 20_000,
         max_length: int = 128,
         tokenizer: str | None = None,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 32,
@@ -82,7 +84,7 @@ class Conll:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.max_length = at_least("data.max_length", max_length, 3 if tokenizer else 1)
-        self.prepare = PrepareTags()
+        self.prepare, self.pad_multiple = PrepareTags(), check_multiple(pad_multiple)
         limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
             self.sentences = self._read()
@@ -97,7 +99,7 @@ class Conll:
             self.tags, known = list(fitted["tags"]), fitted["tokenizer"]
             self.words = Words(fitted["words"], fitted["lowercase"]) if known is None else TokenizerFile(known)
         self.tokens: Tokens = self.words.tokens
-        length = padded_width(torch.tensor([max_length]))
+        length = largest_width(max_length)
         self.spec = Spec(
             shape=(length,),
             length=length,
@@ -188,7 +190,7 @@ class Conll:
 
     def _source(self, sentences: list[Sentence]) -> Source:
         rows = self._rows(sentences)
-        return Source(dict(rows), self.prepare, plan=ByLength(rows["tokens"].lengths))
+        return Source(dict(rows), self.prepare, plan=ByLength(rows["tokens"].lengths, multiple=self.pad_multiple))
 
     def _rows(self, sentences: list[Sentence]) -> dict[str, Ragged]:
         begin, end = ([] if token is None else [token] for token in (self.tokens.begin, self.tokens.end))

@@ -9,8 +9,8 @@ from torch import Tensor
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
 from dltrain.data.inputs import InputFiles, errors_as
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
+from dltrain.data.plans import JITTER, ByLength
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.datasets.pair_files import PairFiles, join
@@ -54,7 +54,7 @@ class Parallel:
             text are left out.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
         cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
-        max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
+        max_tokens: Maximum number of tokens per batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
         pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
@@ -86,7 +86,7 @@ class Parallel:
         max_target_length: int | None = None,
         cut_sources: bool = False,
         max_tokens: int | None = None,
-        pad_multiple: int = WIDTH_MULTIPLE,
+        pad_multiple: int = 1,
         validation: float = 0.05,
         test: float = 0.05,
         batch_size: int = 64,
@@ -101,7 +101,7 @@ class Parallel:
         self.max_length = at_least("data.max_length", max_length, 1)
         self.max_target_length = max_length if max_target_length is None else max_target_length
         at_least("data.max_target_length", self.max_target_length, 1)
-        self.length, self.target_length = _width(max_length), _width(self.max_target_length + 1)
+        self.length, self.target_length = largest_width(max_length), largest_width(self.max_target_length + 1)
         self.max_tokens, self.num_labels, self.cut_sources = max_tokens, num_labels, cut_sources
         self.pad_multiple = check_multiple(pad_multiple)
         if max_tokens is not None:
@@ -195,7 +195,7 @@ class Parallel:
         weights = torch.tensor(self.weights)[self._file_of(train)]
         held_out = (self._source(self.encoded, part[_mix(len(part), len(self.files))]) for part in (val, test))
         val_source, test_source = held_out
-        repeated = self._source(self.encoded, train.repeat_interleave(weights), by_length=True)
+        repeated = self._source(self.encoded, train.repeat_interleave(weights))
         return Splits(repeated, val_source if len(val) else None, test_source)
 
     def describe(self) -> list[str]:
@@ -229,8 +229,8 @@ class Parallel:
             sources = [tokens[: self.max_length] for tokens in sources]
         return sources, [target.encode(text) for text in pairs.targets]
 
-    def _source(self, encoded: EncodedPairs, part: Tensor, by_length: bool = False) -> Source:
-        """Return the pairs `part` as a split, in their order or, with `by_length`, in batches of similar length.
+    def _source(self, encoded: EncodedPairs, part: Tensor) -> Source:
+        """Return the pairs `part` as a split, in batches of similar length.
 
         The targets are the first field, because their outputs need the most memory.
         """
@@ -240,13 +240,7 @@ class Parallel:
         if len(self.files) > 1:
             rows["text_task"] = self._file_of(part)
         lengths = torch.stack([each.lengths for each in ragged.values()], dim=1)
-        fields = None if self.pad_multiple == WIDTH_MULTIPLE else lengths  # as in earlier versions
-        plan = ByLength(lengths.amax(1), self.max_tokens, self.pad_multiple, fields)
-        return Source(rows, self.prepare, plan=plan if by_length else None)
-
-
-def _width(length: int) -> int:
-    return padded_width(torch.tensor([length]))
+        return Source(rows, self.prepare, plan=ByLength(lengths, self.max_tokens, self.pad_multiple, JITTER))
 
 
 def _mix(count: int, files: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
+from dltrain.data.plans import ByLength, FixedSize
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
@@ -55,7 +55,7 @@ class TextTable:
             vocabulary of words.
         special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
             the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
-        batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
+        batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
@@ -88,7 +88,7 @@ class TextTable:
         batching: str = "length",
         max_tokens: int | None = None,
         num_labels: int | None = None,
-        pad_multiple: int = WIDTH_MULTIPLE,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -118,7 +118,7 @@ class TextTable:
             self._adopt(fitted)
         origin = "words of the training texts" if isinstance(self.words, Words) else "tokens of data.tokenizer"
         self.encoder = TextEncoder(self.words.tokens, max_length, origin)
-        length = padded_width(torch.tensor([max_length]))
+        length = largest_width(max_length)
         self.spec = Spec(
             shape=(length,),
             length=length,
@@ -187,14 +187,16 @@ class TextTable:
         reject_missing(table, [column], "Remove such rows from the file")
         rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(table.columns[text])}
         rows |= self.target.encode(table, column)
-        return self._source(rows, torch.arange(len(table)))
+        return self._source(rows, torch.arange(len(table)), by_length=True)
 
     def load(self) -> Splits:
         """Encode and split the texts."""
         rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
         self.parts = {**self.parts, TRAIN: self._labeled(rows["targets"])}
-        train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
+        train, val, test = (
+            self._source(rows, self.parts[split], self.by_length or split != TRAIN) for split in (TRAIN, VAL, TEST)
+        )
         return Splits(train, val if len(val) else None, test)
 
     def describe(self) -> list[str]:
@@ -279,14 +281,14 @@ class TextTable:
             return
         if not self.by_length:
             raise ConfigError(format_error("data.max_tokens", "null with data.batching=random", self.max_tokens))
-        at_least("data.max_tokens", self.max_tokens, padded_width(torch.tensor([self.max_length])))
+        at_least("data.max_tokens", self.max_tokens, largest_width(self.max_length))
 
-    def _source(self, rows: dict[str, Tensor | Ragged], part: Tensor) -> Source:
+    def _source(self, rows: dict[str, Tensor | Ragged], part: Tensor, by_length: bool) -> Source:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
         plan = ByLength(tokens.lengths, self.max_tokens, self.pad_multiple)
-        return Source(own, self.prepare, plan=plan if self.by_length else None)
+        return Source(own, self.prepare, plan=plan if by_length else FixedSize(self.pad_multiple))
 
     def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.encoder.encode(word) for word in cells.words]

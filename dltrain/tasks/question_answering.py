@@ -15,7 +15,7 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 
-SEPARATOR = "\0"  # between the correct answers of a question
+SEPARATOR = "\0"  # before each correct answer
 NUM_SHOWN = 4
 
 
@@ -35,9 +35,10 @@ class QuestionAnswering(Task):
     """Question answering: cross-entropy of the first and of the last token of the answer among all tokens of a window.
 
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
-    token of the answer, both 0 if a window does not contain it; ``spans`` (B, T, 2), the first character of each token
-    in the context and the one after its last, 0 outside of the context; ``context`` and ``answers``, code points;
-    and ``question`` (B,), the number of the question.
+    token of the answer, both 0 if a window does not contain it; ``text``, the code points of the part of the context in
+    the window, then of the correct answers, each after a null character; ``offset`` (B,), the place of the part in the
+    context; ``spans`` (B, T, 2), the first character of each token in this part and the one after its last, 0 outside
+    of it; and ``question`` (B,), the number of the question.
 
     The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
 
@@ -136,9 +137,9 @@ class QuestionAnswering(Task):
             first, last = best // steps, best % steps
             spans = batch["spans"][row]
             start, end = int(spans[first, 0]), int(spans[last, 1])
-            text = _text(batch["context"][row])[start:end]
-            answers = _text(batch["answers"][row]).rstrip(SEPARATOR).split(SEPARATOR)
-            yield Answer(int(batch["question"][row]), float(sums.flatten()[best]), text, start, end, answers)
+            part, *answers = _text(batch["text"][row]).split(SEPARATOR)
+            offset, score = int(batch["offset"][row]), float(sums.flatten()[best])
+            yield Answer(int(batch["question"][row]), score, part[start:end], offset + start, offset + end, answers)
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
         """Yield the answer to each question, with its first character and the one after its last."""
@@ -169,5 +170,5 @@ def _scores(answers: Iterable[Answer]) -> dict[str, float]:
 
 
 def _text(characters: Tensor) -> str:
-    """Return the text of code points; padding follows the text as null characters."""
-    return "".join(map(chr, characters.tolist()))
+    """Return the text of code points, without the null characters after it, which are padding."""
+    return "".join(map(chr, characters.tolist())).rstrip(SEPARATOR)

@@ -135,7 +135,7 @@ class Translation(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
-        mean, shown = Mean(), dict[str, Any]()
+        mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
             targets, logits = batch["targets"], ask(model, batch).float()
@@ -143,8 +143,9 @@ class Translation(Task):
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
             hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
             mean.add(known.sum(), loss=loss, token_accuracy=hits)
-            if (left := self.decode_examples - len(own)) > 0:
-                some = {name: value[:left] for name, value in batch.items()}
+            some = self._first(batch, seen)
+            seen += len(targets)
+            if len(some["targets"]):
                 found = self._cut(self.search(model, read_source(model, some)).tokens)
                 self._add(own, found, some)
                 for name, rival in rivals.items():
@@ -153,6 +154,18 @@ class Translation(Task):
         scores, definitions = self.score(own) if len(own) else ({}, {})
         baselines = {name: self.score(rival)[0] for name, rival in rivals.items() if len(rival)}
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
+
+    def _first(self, batch: Batch, seen: int) -> Batch:
+        """Return those examples of a batch that are among the first ones, which are translated.
+
+        Args:
+            seen: Examples in the batches before this one.
+        """
+        positions = batch.get("position", torch.arange(seen, seen + len(batch["targets"])))
+        rows = (positions < self.decode_examples).nonzero()[:, 0]
+        if len(rows) == len(positions):
+            return batch
+        return {name: value[rows.to(value.device)] for name, value in batch.items()}
 
     def _add(self, texts: Texts, found: list[list[int]], batch: Batch) -> None:
         """Add written tokens and the targets of a batch."""
