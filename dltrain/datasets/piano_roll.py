@@ -10,7 +10,7 @@ import torch
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, user_path
 from dltrain.data.inputs import InputFile, InputFiles
-from dltrain.data.plans import ByLength
+from dltrain.data.plans import JITTER, ByLength
 from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.describe import count, splits_line
@@ -120,7 +120,8 @@ class PianoRollData(ABC):
         parts = [part for piece in pieces for part in piece.split(self.length)]
         lengths = torch.tensor([len(part) for part in parts])
         rows = {"frames": Ragged(torch.cat(parts), lengths, UNKNOWN)}
-        return Source(rows, self.prepare, augment=augment, plan=ByLength(lengths, multiple=self.pad_multiple))
+        plan = ByLength(lengths, multiple=self.pad_multiple, jitter=JITTER)
+        return Source(rows, self.prepare, augment=augment, plan=plan)
 
     def describe(self) -> list[str]:
         """Return lines about the pieces, their notes and the splits."""

@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Media
 from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, hide_spans
 from dltrain.tasks.translation import Translation, read_source
 
-WIDTH_MULTIPLE = 8  # padded texts keep a width of this multiple
+LENGTH_MULTIPLE = 8  # of the largest length of targets, as for data
 NUM_SHOWN = 4  # texts in the log
 
 
@@ -48,7 +48,7 @@ class SpanCorruption(Translation):
             expected = f"at least {spans + 1}, for texts of {self.length} tokens"
             raise ConfigError(format_error("data.sentinels", expected, len(self.sentinels)))
         self.marks = torch.tensor(self.sentinels)
-        self.length = _round_up(hidden + spans + 2)  # from here on, of the targets
+        self.length = -(-(hidden + spans + 2) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE  # from here on, of the targets
         super().__post_init__()
 
     @property
@@ -69,8 +69,6 @@ class SpanCorruption(Translation):
         is_hidden = draw_spans(keys, lengths, hidden, spans, width)
         shorter = lengths - hidden + spans
         widths = int(shorter.max()), int((hidden + spans).max()) + 2
-        if "lengths" in batch:
-            widths = _round_up(widths[0]), _round_up(widths[1])
         special = self.marks.to(tokens.device), self.end_token
         inputs, targets = hide_spans(tokens, is_hidden, lengths.to(tokens.device), *special, widths, self.pad_token)
         previous = torch.cat([torch.full_like(targets[:, :1], self.begin_token), targets[:, :-1]], dim=1)
@@ -126,7 +124,3 @@ def _keep_first(batches: Iterable[Batch], kept: list[Batch]) -> Iterable[Batch]:
         if not kept:
             kept.append({name: value[:NUM_SHOWN] for name, value in batch.items()})
         yield batch
-
-
-def _round_up(width: int) -> int:
-    return -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

@@ -40,7 +40,8 @@ def keys(count: int) -> Tensor:
 def test_the_spans_of_the_target_put_in_place_of_the_sentinels_rebuild_every_text() -> None:
     rows, batch = texts(2000)
     found = task().corrupt(batch, keys(2000))
-    assert found["inputs"].shape[1] % 8 == found["targets"].shape[1] % 8 == 0
+    assert found["inputs"].shape[1] == int(found["lengths"].max())
+    assert bool((found["targets"] != PAD).any(0).all()), "no step is padding in all rows"
     changed = 0
     for number, row in enumerate(rows):
         source = found["inputs"][number, : found["lengths"][number]].tolist()
