@@ -159,12 +159,15 @@ def test_a_run_saves_the_fingerprints_of_its_data(plain_run: Path) -> None:
     )
 
 
+QUICK = ["device=cpu", "trainer.epochs=1", "trainer.log_media=false"]
+
+
 def train_one_epoch(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     """Train one epoch on a CSV file; return the run folder and the file."""
     table = folder / "table.csv"
     shutil.copy(own_files["csv"], table)
     overrides = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "data.stratify=false"]
-    assert main.main([*overrides, "device=cpu", "trainer.epochs=1", f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert main.main([*overrides, *QUICK, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run", table
 
 
@@ -207,8 +210,7 @@ def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_reje
         "data=image_folder",
         f"data.path={root}",
         "data.image_size=8",
-        "device=cpu",
-        "trainer.epochs=1",
+        *QUICK,
     ]
     assert main.main([*overrides, f"hydra.run.dir={run}"]) == 0
     image = sorted(root.rglob("*.png"))[0]

@@ -89,6 +89,7 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
         "trainer.epochs=20",
         "trainer.eval_every=20 epochs",
         "optimizer.lr=0.04",
+        "trainer.log_media=false",
         "device=cpu",
         "hydra.run.dir=run",
     ]

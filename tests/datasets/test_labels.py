@@ -1,11 +1,9 @@
 """Training with labels for only some of the examples."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from dltrain.cli.main import main
 from dltrain.data.loader import Batches
 from dltrain.datasets.digits import Digits
 from dltrain.datasets.mnist import MNIST, FashionMNIST
@@ -60,8 +58,7 @@ def test_more_labels_than_training_examples_are_rejected(data_root):
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "many", "2.5"])
-def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, tmp_path):
-    call = [sys.executable, "-m", "dltrain", "model=mlp", "data=digits", f"data.num_labels={value}"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [f"dltrain: data.num_labels: expected a whole number of at least 1, got {value}"]
+def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, capsys):
+    assert main(["model=mlp", "data=digits", f"data.num_labels={value}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"dltrain: data.num_labels: expected a whole number of at least 1, got {value}"]

@@ -21,7 +21,7 @@ from dltrain.tasks.classification import Classification
 from dltrain.tasks.layerwise import Layerwise
 
 SMALL = ["model=dbn", "data=digits", "data.num_labels=40", "model.hidden_size=[12,10,8]", "task.pretrain_epochs=2"]
-SMALL += ["trainer.epochs=2", "device=cpu"]
+SMALL += ["trainer.epochs=2", "trainer.log_media=false", "device=cpu"]
 EPOCH = -(-1299 // 64)  # steps per epoch of pretraining: all 1,299 training digits, labeled or not, in batches of 64
 State = dict[str, torch.Tensor]
 
