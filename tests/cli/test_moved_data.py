@@ -49,6 +49,11 @@ CASES = {
     "masked": Case(
         "book", [*BERT, *BOOK, "data.special_tokens=true", "task=masked_language_modeling"], ["--text", "the <mask>ha"]
     ),
+    "masked_wordpiece": Case(
+        "text_table",
+        [*BERT, "data.tokens=wordpiece", "data.special_tokens=true", "task=masked_language_modeling"],
+        ["--text", "a <mask> film"],
+    ),
     "reviews": Case("text_table", [*LSTM, "model.readout=attention"], ["--text", "a good film"]),
     "translation": Case("parallel", ["model=seq2seq", *SMALL], ["--text", "the dog"], ["--prompt", "the dog"]),
     "tagging": Case("conll", LSTM, ["--text", "Ada sleeps"]),
