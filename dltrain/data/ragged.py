@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 
 # Batches are padded to a multiple of this width, so that torch.compile and kernel selection see few different shapes.
 WIDTH_MULTIPLE = 8
-PAD_MULTIPLES = (1, 2, 4, 8)  # its divisors: batches are at most as wide as a model expects
+PAD_MULTIPLES = (1, 2, 4, 8)  # divisors of WIDTH_MULTIPLE, so that no batch is wider than `Spec.length`
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,13 +80,13 @@ def check_multiple(multiple: int) -> int:
 
 
 def padded_width(lengths: Tensor, multiple: int = WIDTH_MULTIPLE) -> int:
-    """Return the width to which rows of these lengths are padded, a multiple of this number."""
+    """Return the width to which rows of these lengths are padded, a multiple of ``multiple``."""
     longest = int(lengths.max()) if len(lengths) else 0
     return -(-max(1, longest) // multiple) * multiple
 
 
 def padding_share(fields: Iterable[Padding], batches: list[Tensor]) -> float:
-    """Return the share of padding in the numbers of all batches.
+    """Return the fraction of the values of all batches that are padding.
 
     Args:
         batches: The rows of each batch.

@@ -16,7 +16,7 @@ class CNNLSTM(nn.Module):
         channels, height, width: Size of the frames, at least 1.
         outputs: At least 1.
         blocks: Blocks of the CNN; see `dltrain.models.convolutional.CNN`.
-        frame_features: Numbers that the CNN returns for each frame, at least 1.
+        frame_features: Number of features that the CNN returns for each frame, at least 1.
         hidden_size: Width of the LSTM, at least 1.
         num_layers: Layers of the LSTM, at least 1.
         activation: Activation function of the CNN.

@@ -61,7 +61,7 @@ def _matching_data(job: Job, needed: Iterable[str]) -> str:
 
 
 def _matching_models(job: Job) -> str:
-    """Return the names of the models that need a fact of this task, and no fact that task and data do not provide."""
+    """Return the names of the models that need a fact of this task and whose facts all come from the task and data."""
     task, data = (set(job.config[group].get("_provides_", [])) for group in ("task", "data"))
     options = compose.options("model", job.config_dirs).items()
     needed = {name: set(map(_whole, instantiate.facts_of_yaml(option, job.allow))) for name, option in options}

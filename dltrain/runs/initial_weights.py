@@ -112,7 +112,7 @@ def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: F
 
 
 def _of_target(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> set[str]:
-    """Return the weights whose shape depends on the vocabulary of the target, for tasks that write one."""
+    """Return the weights whose shape depends on the vocabulary of the targets; none if the targets are not text."""
     if not isinstance(facts.get("target_outputs"), int):
         return set()
     return _changed(model, rebuild, {**facts, "target_outputs": facts["target_outputs"] + 1})

@@ -13,7 +13,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import task_facts
-from dltrain.tasks.asking import ask, example_inputs
+from dltrain.tasks.model_call import call_model, example_inputs
 
 
 @memory_errors()
@@ -34,7 +34,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
         facts = _shape_facts(job, shape, outputs)
         batch = example_inputs(facts, batch_size)
     build = functools.partial(build_model, job, facts)
-    return summarize(build, batch, _optimizer_states(job), ask)
+    return summarize(build, batch, _optimizer_states(job), call_model)
 
 
 def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, Any]:

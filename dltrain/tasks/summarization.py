@@ -24,7 +24,7 @@ class Summarization(Translation):
 
     Args:
         encode: Function that turns text into tokens of the target; None for no baselines.
-        prefixes: Starts of the sources that are not a part of their text.
+        prefixes: Prefixes of the sources, which the baselines remove.
     """
 
     written: ClassVar[str] = "summary"

@@ -170,7 +170,7 @@ def test_words_and_byte_pairs_are_fitted_to_the_training_split_and_decode_to_the
         assert data.spec.tokens.decode(unseen.tokens.tolist()) == UNSEEN and not unseen.spelling.any()
 
 
-@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
 def test_the_targets_of_a_split_have_all_its_characters_except_those_of_the_first_token(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     data = Text(write(tmp_path / "a.txt", SENTENCES), tokens=tokens, context_length=7)
@@ -189,7 +189,7 @@ def test_a_prompt_may_start_with_a_word_that_is_known_only_after_a_space(tmp_pat
         data.spec.tokens.encode("the shark was")
 
 
-@pytest.mark.parametrize("tokens", ["words", "bpe"])
+@pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
 def test_the_fitted_vocabulary_restores_the_tokens_without_the_file(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     path = write(tmp_path / "a.txt", SENTENCES)
@@ -270,7 +270,7 @@ def documents_of(tmp_path, separator="\n\n", **settings):
     return Text(path, separator=separator, context_length=4, **settings)
 
 
-@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
 def test_documents_are_packed_between_end_tokens_and_are_not_divided_between_splits(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     data = documents_of(tmp_path, tokens=tokens, min_count=1, isolate_documents=True)
@@ -350,7 +350,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("separator", [None, ","])
-@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe"])
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
 def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_memory(
     tokens, separator, tmp_path, cache, monkeypatch
 ):
