@@ -72,7 +72,7 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
             try:
                 whole, resolved = composer.compose(combination)
                 jobs.append(_job_of(whole, combination, config_dirs))
-                # Fills `Job.resolved`: checking a configuration resolves it.
+                # Checking the configuration has resolved it, so store the result as `Job.resolved`.
                 vars(jobs[-1])["resolved"] = {k: v for k, v in resolved.items() if k not in LOCATIONS}
             except ConfigError as error:
                 errors += error.problems

@@ -44,7 +44,7 @@ class Composer:
             return call_hydra(*overrides, *search_path(self.config_dirs)) if self.config_dirs else packaged(*overrides)
 
     def compose(self, parsed: Sequence[Override]) -> tuple[DictConfig, dict[str, Any]]:
-        """Compose and check one run; return it with Hydra's keys, and resolved without them."""
+        """Compose and check one run; return its configuration with Hydra's keys, and the resolved one without them."""
         chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}

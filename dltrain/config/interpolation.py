@@ -85,10 +85,10 @@ def from_yaml(text: str) -> Any:
 
 
 class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Writer of YAML that OmegaConf reads back: a string such as ``1e3``, a number to OmegaConf only, is quoted."""
+    """YAML writer that also quotes strings that OmegaConf, but not YAML, would read as numbers, such as ``1e3``."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a list or a dictionary in each place that refers to it, without an anchor."""
+        """Return True, so that an object that occurs twice is written twice instead of as an anchor and an alias."""
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:

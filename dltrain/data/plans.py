@@ -31,7 +31,7 @@ class Plan(Protocol):
 
 
 class FixedSize:
-    """Batches of ``batch_size`` examples, in training in random order; the last one of an epoch may be smaller."""
+    """Batches of ``batch_size`` examples, in random order in training; the last one of an epoch may be smaller."""
 
     contiguous: ClassVar[bool] = False
 
@@ -51,7 +51,7 @@ class ByLength:
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
         max_tokens: Maximum steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
-        multiple: Number of steps, at least 1, to a multiple of which batches are padded. 1 pads least; a larger number
+        multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
             yields fewer different shapes and more varied batches of a small data set.
         fields: Lengths of several fields, int64 (N, fields), to sort by the first one and then by the others, unless
             there is a `max_tokens`; None to sort by `lengths`.

@@ -199,13 +199,13 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if all examples are used for training.
         test: Test examples.
-        unlabelled: All training examples without labels, if only some of them are labeled; otherwise None.
+        unlabeled: All training examples without labels, if only some of them are labeled; otherwise None.
     """
 
     train: Source
     val: Source | None
     test: Source
-    unlabelled: Source | None = None
+    unlabeled: Source | None = None
 
 
 Fitted = dict[str, Any]  # tensors and plain Python, stored with a run
@@ -224,7 +224,7 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set built from YAML. The constructor is quick and provides the facts; `load` reads everything.
+    """A data set built from YAML. The constructor reads what the facts need; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
 

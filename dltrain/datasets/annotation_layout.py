@@ -74,7 +74,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files of the images named at the start of each line of a list, without missing ones."""
+    """Return the annotation files of the images in a list, which has an image name at the start of each line."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

@@ -142,7 +142,7 @@ def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Anno
 
 
 def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
-    """Return the image with its boxes clipped to it, and a message for each box that is dropped, as no area is left."""
+    """Return the image with clipped boxes, and a message for each box that is dropped because no area is left."""
     assert picture.size is not None
     width, height = picture.size
     boxes = picture.boxes.clip(0, [width, height, width, height])

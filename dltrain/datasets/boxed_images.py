@@ -61,7 +61,7 @@ class BoxedImages:
         kinds: Name of a class -> its number, from 1.
         size: Height and width of an example in pixels.
         mode: PIL mode of the images.
-        visible: Minimum share of the area of a box that must be inside a part.
+        visible: Minimum share of the area of a box inside a part; other boxes are dropped.
         augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
     """
 

@@ -52,7 +52,7 @@ class PrepareBoxes(nn.Module):
 
 
 def box_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the facts of images of (channels, height, width) with objects of these classes."""
+    """Return the facts of images of size (channels, height, width) with objects of these classes."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, object_classes=len(names), object_class_names=tuple(names))
 
@@ -79,7 +79,7 @@ def cut_boxes(
 
     Args:
         window: Left, top, right and bottom edge.
-        visible: Minimum share of the area of a box that must be inside.
+        visible: Minimum share of the area of a box inside the window; other boxes are dropped.
     """
     left, top, right, bottom = window
     inside = boxes.clip([left, top, left, top], [right, bottom, right, bottom])

@@ -98,7 +98,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
 
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
-    """Return the line number of each row; None for a single column, or if a row has not as many cells as the header."""
+    """Return the line number of each row; None for a single column, or if a row and the header differ in length."""
     if len(reader.header) == 1:
         return None
     if b'"' in content or b"\n" not in content or content.startswith(UTF16):
@@ -126,7 +126,7 @@ def iterate_tables(
     """Yield the rows of a file in tables of at most ``size`` rows, none of them empty.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
         notation: Notation, as far as it is known.
@@ -152,7 +152,7 @@ class Reader:
     """The header and the rows of a CSV file, each row with the line on which it ends.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         notation: Notation, as far as it is known.
     """

@@ -28,7 +28,7 @@ class Dates(NamedTuple):
         times: Local times (datetime64), NaT for missing cells.
         utc: The same instants in UTC if every cell has an offset or is a Unix time; otherwise None.
         form: Their format.
-        bad: Position of the first cell that is neither a date nor missing, although most are dates; None if all are.
+        bad: Position of the first cell that is neither a date nor missing; None if there is none.
     """
 
     times: pd.Series

@@ -34,7 +34,7 @@ class Geometry(nn.Module):
     """Random flip, shift, crop, rotation and zoom of each example, for a whole batch at once.
 
     If only flips and shifts are enabled, pixels are moved without interpolation. Otherwise images are sampled
-    bilinearly. Masks are always sampled by the nearest pixel.
+    bilinearly. Masks are always sampled by nearest neighbor.
 
     Args:
         augmentation: What to change and how much.

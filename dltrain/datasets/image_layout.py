@@ -121,7 +121,7 @@ def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
     """
     folders = subfolders(root)
     if not folders:
-        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} away"
+        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} elsewhere"
         raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none", hint))
     with_images = [folder.name for folder in folders if has_images(folder)]
     if not with_images:

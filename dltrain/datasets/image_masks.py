@@ -42,7 +42,7 @@ class ImageMasks:
 
     The layout of Pascal VOC is also read: ``JPEGImages``, ``SegmentationClass``, lists in ``ImageSets/Segmentation``. A
     split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
-    gray level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
+    gray level. Images and masks are decoded when they are needed and resized to a square, masks by nearest neighbor.
 
     Args:
         path: The folder.

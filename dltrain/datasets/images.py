@@ -122,7 +122,7 @@ def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
 
 
 def limit_labels(splits: Splits, count: int | None) -> Splits:
-    """Keep the labels of only some training examples; all of them remain as ``unlabelled``.
+    """Keep the labels of only some training examples; all of them remain as ``unlabeled``.
 
     Args:
         splits: Splits of tensors.
@@ -138,10 +138,10 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
     if not 1 <= count <= available:
         expected = f"from 1 to {available:,}, the number of training examples"
         raise ConfigError(format_error("data.num_labels", expected, count))
-    _, labelled = hold_out_stratified(rows["labels"], count / available)
-    train = replace(splits.train, rows=select_rows(rows, labelled))
-    unlabelled = replace(splits.train, rows={"pixels": rows["pixels"]}, blend=None)
-    return replace(splits, train=train, unlabelled=unlabelled)
+    _, labeled = hold_out_stratified(rows["labels"], count / available)
+    train = replace(splits.train, rows=select_rows(rows, labeled))
+    unlabeled = replace(splits.train, rows={"pixels": rows["pixels"]}, blend=None)
+    return replace(splits, train=train, unlabeled=unlabeled)
 
 
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:

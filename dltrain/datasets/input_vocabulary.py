@@ -1,4 +1,4 @@
-"""Vocabularies of texts that models read but do not write: words, subwords, or a tokenizer of the user."""
+"""Vocabularies of texts that models only read: words, subwords, or a user-provided tokenizer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ KINDS = ("words", *NAMES)
 
 
 class FittedSubwords(TokenizerFile):
-    """Subwords that are fitted to texts; of the special tokens, only ``<mask>`` may be written in a text."""
+    """Subwords that are fitted to texts. A text may contain the special token ``<mask>``, but no other."""
 
     def __init__(self, content: str) -> None:
         super().__init__(content)
@@ -28,7 +28,7 @@ class FittedSubwords(TokenizerFile):
         return [*first, *(token for part in others for token in (mask, *part))]
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text and their characters, without the space that byte pairs may start with."""
+        """Return the tokens and their (start, end) in a text, without the space that byte pairs may start with."""
         tokens, spans = super().encode_spans(text)
         return tokens, [(stop - len(text[start:stop].lstrip()), stop) for start, stop in spans]
 
@@ -40,7 +40,7 @@ class VocabularySettings:
     Args:
         tokens: ``words``, ``bpe`` or ``wordpiece``, fitted to the training texts.
         tokenizer: File ``tokenizer.json``, which replaces ``tokens``.
-        lowercase: Whether words or subwords are in lower case.
+        lowercase: Whether to convert texts to lower case.
         min_count: Minimum number of occurrences of a word, or of a pair of subwords to join, at least 1.
         max_words: Maximum number of words or subwords, at least 1.
         special: Special tokens of a fitted vocabulary.

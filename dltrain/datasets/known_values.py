@@ -44,7 +44,7 @@ class KnownValues:
             raise ConfigError(format_error("data.calendar", f"dates in {table.path}", "none"))
 
     def split_series(self, table: Table, group: str | None, names: Sequence[str]) -> list[Series]:
-        """Return the series of a table; rows at the end with known values only become `Series.later`."""
+        """Return the series of a table; rows at the end that have only known values are `Series.later`."""
         series = split_series(table, group)
         if not self.columns:
             return series
@@ -96,7 +96,7 @@ class KnownValues:
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Return ``known_mean`` and ``known_scale``, (width, 1) each; empty if there are no known values.
 
-        For columns, they are those of the training rows; for parts of the date, they are 0 and 1.
+        For columns, they are the mean and scale of the training rows; for parts of the date, 0 and 1.
         """
         if not train:
             return {}

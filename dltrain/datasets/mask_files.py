@@ -73,7 +73,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the class index of each pixel value from 0 to 255 in uint8, or `UNKNOWN` if ignored, or `FOREIGN`."""
+    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for non-classes."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:
@@ -82,7 +82,7 @@ def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
 
 
 def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Crop) -> np.ndarray:
-    """Decode a mask to class indices (size, size) in uint8, by the nearest pixel; `UNKNOWN` for pixels without a class.
+    """Decode a mask to class indices (size, size) in uint8, by nearest neighbor; `UNKNOWN` for pixels without a class.
 
     Args:
         image: File of the image, whose size the mask must have.
@@ -91,7 +91,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read, has
-            another size than the image, or contains a value that is no class.
+            another size than the image, or contains a value that is not a class.
     """
     values = _read(path)
     expected = image_size(image)
@@ -107,7 +107,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
 
 
 def mask_problem(pair: Pair, table: np.ndarray) -> str | None:
-    """Return the file and why an image or its mask cannot be read or used, or None.
+    """Return what is wrong with an image or its mask, with the file; None if both are valid.
 
     Args:
         table: Result of `lookup_table`.

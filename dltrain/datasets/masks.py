@@ -12,7 +12,7 @@ from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
-UNKNOWN = 255  # stored for pixels without a class
+UNKNOWN = 255  # stored value of pixels without a class
 IGNORED = -1  # target of these pixels
 
 
@@ -37,7 +37,7 @@ class PrepareMasks(nn.Module):
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the facts of images of (channels, height, width) whose pixels have these classes."""
+    """Return the facts of images of size (channels, height, width) whose pixels have these classes."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, pixel_classes=len(names), pixel_class_names=tuple(names))
 

@@ -157,7 +157,7 @@ def read_midi(file: Path, steps_per_beat: int) -> Song:
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; `root` is that of training if no folder in it is named after a split."""
+    """Return the folder of each split; `root` is the training folder if no folder in it is named after a split."""
     named = [(split, folder) for folder in subfolders(root) if (split := split_of(folder.name))]
     if not named:
         return {TRAIN: root}
@@ -178,7 +178,7 @@ def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
 
 
 def complete_splits(pieces: Pieces[T], validation: float, test: float) -> Pieces[T]:
-    """Return pieces with all splits; missing ones are held out of the training pieces, at random but fixed.
+    """Return pieces with all splits; missing splits are held out of the training pieces, the same in every run.
 
     Args:
         validation, test: Fractions of the training pieces.

@@ -22,7 +22,7 @@ class Passages:
 
     The first passage of a pair has whole sentences of a document, as many as fit into half of the pair, or the end of
     one longer sentence. The second one starts at a sentence and has the tokens from there to the end of its document,
-    as many as fit. Each sentence, except the last ones of documents, is in the first passage of one pair.
+    as many as fit. Each sentence except the last one of a document is in the first passage of one pair.
 
     Args:
         sentences: Tokens of all sentences, int32.
@@ -48,22 +48,22 @@ class Passages:
 
     @cached_property
     def first_sentences(self) -> Tensor:
-        """First sentence of the document of each sentence."""
+        """For each sentence, the first sentence of its document."""
         return (self.counts.cumsum(0) - self.counts).repeat_interleave(self.counts)
 
     @cached_property
     def own_counts(self) -> Tensor:
-        """Number of sentences of the document of each sentence."""
+        """For each sentence, the number of sentences of its document."""
         return self.counts.repeat_interleave(self.counts)
 
     @cached_property
     def ends(self) -> Tensor:
-        """Token after the document of each sentence."""
+        """For each sentence, the token after the end of its document."""
         last = self.first_sentences + self.own_counts - 1
         return self.starts[last] + self.sentences.lengths[last]
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Return the first token of the first passage, and the first sentence of the next one, of each pair, (N,)."""
+        """Return the first token of the first passage and the first sentence of the second one of each pair, (N,)."""
         lengths, counts, half = self.sentences.lengths.tolist(), self.counts.tolist(), self.room // 2
         starts, firsts, seconds, begin = self.starts.tolist(), list[int](), list[int](), 0
         for count in counts:
@@ -93,7 +93,7 @@ class Passages:
 
 
 class Join(nn.Module):
-    """Module that joins the passages of pairs to the fields of a batch.
+    """Module that joins the two passages of each pair into one sequence of tokens.
 
     Shape:
         rows of `Passages` -> inputs and segments (B, T), int64; lengths (B,), int64 on the CPU; first, first_length,

@@ -79,7 +79,7 @@ class PairFiles:
 
     @property
     def own_prefix(self) -> str:
-        """Prefix to add to user-provided texts: that of the only file; empty for several files, whose texts name it."""
+        """Prefix to add to user-provided texts: that of the only file; empty if there are several files."""
         return self.prefixes[0] if len(self.prefixes) == 1 else ""
 
     def state(self) -> Fitted:

@@ -46,10 +46,10 @@ class Parallel:
         tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
             encoding, or ``wordpiece``, as in BERT.
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
-            for targets; None for no such file.
+            for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
-        max_words: Maximum number of pieces in each vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
@@ -58,7 +58,7 @@ class Parallel:
         cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
-        pad_multiple: Number of steps, 1, 2, 4 or 8, to a multiple of which batches are padded.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.

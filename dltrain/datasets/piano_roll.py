@@ -179,8 +179,8 @@ class PianoRoll(PianoRollData):
         frame_stride: Distance in steps between the frames that are read, at least 1.
         max_length: Maximum number of frames of a piece, at least 1; longer ones are cut into parts.
         transpose: Maximum transposition of pieces in training, in semitones, at least 0.
-        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused for a split of the
-            file.
+        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has
+            the split.
         batch_size: Pieces per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for pieces that cannot be read: ``stop`` or ``skip``.

@@ -85,7 +85,7 @@ def parse_image(text: str, side: int | None = None) -> np.ndarray:
 
     Args:
         text: Whole numbers from 0 to 255, separated by spaces, row by row.
-        side: Height and width that it must have, in pixels; None for any.
+        side: Required height and width in pixels; None for any.
 
     Raises:
         ValueError: The text is not such an image. The caller replaces "in it" in the message by the line.

@@ -25,13 +25,13 @@ LANE = 201  # added to keys, so that these random numbers are independent of tho
 class RandAugment(nn.Module):
     """Operations drawn for each example with equal probability: moves, changes of color, or nothing.
 
-    Moved images are sampled bilinearly and masks by the nearest pixel; areas outside of an image become black.
+    Moved images are sampled bilinearly and masks by nearest neighbor; areas outside of an image become black.
 
     Args:
-        count: Operations in succession, at least 1.
+        count: Number of operations in succession, at least 1.
         magnitude: Strength of all of them, from 0 to 30.
         unit: Scale of the inputs.
-        frame: Fields of a batch to change; only operations that move change masks and boxes.
+        frame: Fields of a batch to change; masks and boxes are changed only by operations that move pixels.
 
     Shape:
         Each field keeps its shape.

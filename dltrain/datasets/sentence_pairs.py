@@ -1,4 +1,4 @@
-"""Pairs of passages of a text: each with the next passage, or with a random one of another document."""
+"""Pairs of passages of a text: a passage and the next one, or a random one of another document."""
 
 from typing import Any
 
@@ -26,13 +26,13 @@ class SentencePairs:
 
     Args:
         path: A text file in UTF-8, with blank lines between its documents; None for the bundled text, Moby Dick up to
-            chapter 46, whose paragraphs then are the documents.
+            chapter 46, whose documents are its paragraphs.
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
         tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None for no such file.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training documents, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Tokens of a pair, special ones and padding included, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).
@@ -83,7 +83,7 @@ class SentencePairs:
         if known.begin is None or known.end is None:
             expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
             raise ConfigError(format_error("data.tokenizer", expected, tokenizer))
-        # Without the fact `features`: only bert has an output for the class of a pair.
+        # `features` stays None, so that only bert, which has an output for the class of a pair, accepts these data.
         self.spec = Spec(shape=(max_length,), length=max_length, tokens=known, sentence_pairs=True)
 
     def fit(self) -> Fitted:
@@ -128,9 +128,7 @@ class SentencePairs:
     def _encode(self, documents: list[list[str]], name: str) -> Passages:
         passages = encode_documents(documents, self.words.tokens, self.max_length)
         if len(passages.counts) < 2 or int(passages.counts.max()) < 2:
-            expected = (
-                f"two documents, separated by a blank line, and one with two sentences in the {name} of {self.path}"
-            )
+            expected = f"two documents, separated by a blank line, one with two sentences, in the {name} of {self.path}"
             most = int(passages.counts.max()) if len(passages.counts) else 0
             got = f"{count(len(passages.counts), 'document')} with at most {count(most, 'sentence')}"
             raise ConfigError(format_error("data.path", expected, got))

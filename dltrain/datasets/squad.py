@@ -26,7 +26,7 @@ SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
 
 
 class PrepareQuestions(nn.Module):
-    """Windows of contexts as the fields of a batch.
+    """Module that converts rows of windows to the fields of a batch.
 
     Shape: tokens and segments (B, T), spans (B, T, 2), context and answers (B, characters), as code points, question,
     start and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
@@ -50,14 +50,14 @@ class Squad:
     Args:
         path: JSON file in the format of SQuAD 1.1.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None for no such file.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of tokens of a question and a window, special ones included; above ``max_question`` +
             ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
-        overlap: Tokens by which two windows of a context overlap, at least 0.
+        overlap: Number of tokens that consecutive windows of a context share, at least 0.
         validation: Fraction of the articles to hold out for validation, in [0, 1).
         test: Fraction of the articles to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.

@@ -21,7 +21,7 @@ class Splitter(Protocol):
         """The vocabulary."""
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and their first character and the one after their last."""
+        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Windows:
     Args:
         max_length: Maximum number of tokens of a row.
         max_question: Maximum number of tokens of a question; the rest is cut off.
-        overlap: Tokens by which the windows of a context overlap.
+        overlap: Number of tokens that consecutive windows of a context share.
     """
 
     splitter: Splitter
@@ -40,10 +40,10 @@ class Windows:
     overlap: int
 
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """Return the windows of all questions; field ``question`` is the number of the question.
+        """Return the windows of all questions; field ``question`` is the index of the question.
 
-        ``spans`` (T, 2) has the first character and the one after the last of each token in the context, 0 for tokens
-        outside of it; ``start`` and ``end`` are the positions of the first and the last token of the first answer, 0 if
+        ``spans`` (T, 2) are the start and the end (exclusive) of each token in characters of the context, 0 for tokens
+        outside of it. ``start`` and ``end`` are the positions of the first and the last token of the first answer, 0 if
         the window does not hold all of it.
         """
         ragged: dict[str, list[list[Any]]] = {

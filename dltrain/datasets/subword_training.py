@@ -9,18 +9,20 @@ if TYPE_CHECKING:
 Texts = Callable[[], Iterable[str]]  # the texts, which may be read several times
 
 BYTE_PAIRS, WORD_PIECES = "bpe", "wordpiece"
-NAMES = {BYTE_PAIRS: "byte pairs", WORD_PIECES: "word pieces"}  # kinds, and what their tokens are, for messages
+NAMES = {BYTE_PAIRS: "byte pairs", WORD_PIECES: "word pieces"}  # kind -> name of its tokens, for messages
 
 MARK = "##"  # before a token that continues a word
-MAX_CHARACTERS = 100  # of a word; a longer one is unknown
-# Characters that are words of their own: BERT's punctuation marks, and ideographs.
+MAX_CHARACTERS = 100  # maximum length of a word; longer words are unknown
+# Characters that form words on their own: BERT's punctuation marks, and ideographs.
 ALONE = r"!-/:-@\[-`{-~\p{P}\p{Han}"
 
 
 def fit_subwords(
     kind: str, texts: Texts, special: Sequence[str], limits: tuple[int, int], lowercase: bool = False
 ) -> str:
-    """Return a tokenizer that is fitted to texts, as JSON; it keeps white space, except for ``wordpiece`` as in BERT.
+    """Return a tokenizer that is fitted to texts, as JSON.
+
+    ``bpe`` keeps white space; ``wordpiece`` does not, as in BERT.
 
     Args:
         kind: ``bpe`` or ``wordpiece``.
@@ -60,7 +62,7 @@ def fit_word_pieces(
 ) -> str:
     """Return a WordPiece tokenizer as JSON; see `fit_subwords`.
 
-    A word is the longest token that it starts with, followed by the longest token that continues it, and so on. A word
+    A word is split into the longest token that it starts with, the longest token that continues it, and so on. A word
     that cannot be split in this way, because it has an unknown character or is too long, is one unknown token.
 
     Args:
@@ -69,26 +71,26 @@ def fit_word_pieces(
             removed, and decoded texts have a space between words, except before . ? ! and commas, as in BERT.
 
     Source: Devlin et al. 2019, "BERT", and its code.
-    Differs: accents are kept in lower case, too; training joins the most frequent pair, as the package does.
+    Differs: lower case keeps accents; training joins the most frequent pair, as the package does.
     """
     from tokenizers import models, trainers
 
     unknown: dict[str, Any] = {"unk_token": special[1], "max_input_chars_per_word": MAX_CHARACTERS}
-    trained = _words(models.WordPiece(**unknown), lowercase, keep_spaces)
-    # The trainer numbers continuing characters in a random order, on which its choices depend, unless they are given.
+    trained = _word_tokenizer(models.WordPiece(**unknown), lowercase, keep_spaces)
+    # Pass the continuing characters: the trainer would number them in random order, which changes what it joins.
     continuing = [f"{MARK}{character}" for character in _continuing_characters(trained, texts())]
     options: dict[str, Any] = {"special_tokens": [*special, *continuing], "show_progress": False}
     trainer = trainers.WordPieceTrainer(vocab_size=limits[1], min_frequency=limits[0], **options)
     trained.train_from_iterator(texts(), trainer)
     vocabulary = trained.get_vocab(with_added_tokens=False)
-    tokenizer = _words(models.WordPiece(vocabulary, **unknown), lowercase, keep_spaces)
+    tokenizer = _word_tokenizer(models.WordPiece(vocabulary, **unknown), lowercase, keep_spaces)
     tokenizer.add_special_tokens(list(special))
     content: str = tokenizer.to_str()
     return content
 
 
-def _words(model: Any, lowercase: bool, keep_spaces: bool) -> "Tokenizer":
-    """Return a tokenizer that splits a text into words, and these with a model."""
+def _word_tokenizer(model: Any, lowercase: bool, keep_spaces: bool) -> "Tokenizer":
+    """Return a tokenizer that splits a text into words, and the words into tokens of `model`."""
     from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 
     tokenizer: Any = Tokenizer(model)

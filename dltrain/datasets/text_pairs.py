@@ -28,7 +28,7 @@ SUFFIXES = (".csv", ".tsv", *JSON)
 
 
 class PrepareTextPairs(nn.Module):
-    """Pairs of texts as the inputs of a model.
+    """Module that converts pairs of texts to the inputs of a model.
 
     Shape: tokens and segments (B, T), their lengths (B,), and any other fields -> inputs and segments (B, T), int64,
     lengths (B,), int64 on the CPU, and the other fields.
@@ -45,7 +45,7 @@ class TextPairs:
     """Pairs of texts with a class or a number each; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text, or of both texts if both are longer than half of the room. The column to predict is
+    last words of its longer text, or of both if each exceeds half of the maximum. The column to predict is
     read as in `dltrain.datasets.text_table`.
 
     Args:
@@ -55,11 +55,10 @@ class TextPairs:
         header: Whether the first line of a CSV file names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of tokens of a pair, special ones included, at least 8.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers; it replaces ``tokens``. None for no
-            such file.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.

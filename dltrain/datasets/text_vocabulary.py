@@ -29,7 +29,7 @@ from dltrain.datasets.vocabularies import SPECIAL
 from dltrain.errors import ConfigError, format_error
 
 KINDS = ("characters", "bytes", "words", BYTE_PAIRS, WORD_PIECES)
-FILE = "file"  # kind of a tokenizer of the user
+FILE = "file"  # kind of a user-provided tokenizer
 
 
 def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
@@ -38,7 +38,7 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
     Args:
         kind: One of `KINDS`.
         min_count: Minimum occurrences of a word, or of a pair to join.
-        max_words: Maximum number of words or subwords; of subwords, bytes or characters included.
+        max_words: Maximum number of words, or of subwords including bytes or characters.
     """
     if kind == "bytes":
         return ByteTokenizer()
@@ -99,7 +99,7 @@ def _version() -> str | None:
 
 
 def read(file: str) -> PieceTokenizer:
-    """Return the tokenizer of a file ``tokenizer.json``, whose special tokens may be written in a text."""
+    """Return the tokenizer of a file ``tokenizer.json``; texts may contain the names of its special tokens."""
     return _of_file(read_tokenizer(file))
 
 
@@ -150,7 +150,7 @@ def _frequent(texts: Iterable[str], min_count: int, max_words: int) -> list[str]
     """Return the pieces of texts that occur at least ``min_count`` times, the most frequent first.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No piece occurs often enough.
     """
     counts = Counter[str]()
     for text in texts:

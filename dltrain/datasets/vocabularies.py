@@ -13,7 +13,7 @@ from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<begin>", "<end>")
-FILE = "file"  # kind of a tokenizer of the user
+FILE = "file"  # kind of a user-provided tokenizer
 
 
 class Vocabulary(Protocol):
@@ -72,8 +72,8 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     Args:
         kind: ``words``, ``characters``, ``bpe`` or ``wordpiece``.
         min_count: Minimum number of occurrences of a piece, or of a pair of pieces to join.
-        max_words: Maximum number of pieces, the most frequent ones; of subwords, special tokens and bytes or characters
-            included.
+        max_words: Maximum number of pieces, the most frequent ones. For subwords, it includes special tokens, and bytes
+            or characters.
 
     Raises:
         ConfigError: No piece occurs often enough, or the package for subwords is not installed.
@@ -93,6 +93,6 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
 
 
 def as_tokens(vocabulary: Vocabulary) -> Tokens:
-    """Return a vocabulary as the fact `Tokens`."""
+    """Return a vocabulary as `Tokens`."""
     encode, decode = vocabulary.encode, vocabulary.decode
     return Tokens(vocabulary.size, pad=PAD, begin=BEGIN, end=END, unknown=UNKNOWN, encode=encode, decode=decode)

@@ -117,8 +117,8 @@ def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     sizes = [(height >> number, width >> number) for number in range(times + 1)]
     if min(sizes[-1]) < 1:
         limit = min(height, width).bit_length() - 1
-        got = f"{times}, each halving an image of {height}x{width}"
-        raise ConfigError(format_error("model.hidden_size", f"at most {limit} convolutions", got))
+        expected = f"at most {limit} convolutions, which halve images of {height}x{width} pixels"
+        raise ConfigError(format_error("model.hidden_size", expected, times))
     return sizes
 
 

@@ -32,7 +32,7 @@ def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> n
 
 
 class Block(nn.Module):
-    """Self-attention, with ``cross`` also attention to a source, and a two-layer network, each with a residual.
+    """Self-attention, attention to a source (if ``cross``) and a two-layer network, each with a residual connection.
 
     Args:
         num_heads: Number of attention heads; divides ``width`` unless ``head_size`` is set.

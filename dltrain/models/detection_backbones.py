@@ -80,7 +80,7 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
     if name == "frozen":
         return FrozenBatchNorm2d
     if name == "none":
-        raise ConfigError(format_error("model.norm", "one of batch, frozen, group, layer", name))
+        raise ConfigError(format_error("model.norm", "one of batch frozen group layer", name))
     return lambda channels: make_norm(name, channels, dims=2)
 
 

@@ -40,7 +40,7 @@ class SubSampling(nn.Module):
         uniform(self.weight, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the smaller maps."""
+        """Return the sub-sampled maps."""
         return 4 * F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
 
 

@@ -50,7 +50,7 @@ def _truncated(std: float) -> Callable[[nn.Conv2d], Any]:
 
 
 def _keep_size(convolution: nn.Conv2d) -> None:
-    """Make a 3x3 convolution that keeps the size of the image; its weights are initialized afterwards."""
+    """Turn a convolution into a 3x3 one that keeps the size of the image; the caller initializes its weights."""
     convolution.kernel_size, convolution.stride, convolution.padding = (3, 3), (1, 1), (1, 1)
 
 

@@ -72,7 +72,7 @@ def code_fingerprint(allow: Iterable[str]) -> str:
 
 @functools.cache
 def _digest_of_dltrain() -> "hashlib._Hash":
-    """Return the hash of dltrain's own code, which the runs of one process share."""
+    """Return the hash of dltrain's own code, computed once per process."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
     for name, file in sorted(files.items()):

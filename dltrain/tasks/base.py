@@ -105,7 +105,7 @@ class Stage:
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabelled`` for all examples
+        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples
             without their targets. If all examples are labeled, both use the same batches.
         goal: Goal of the stage; None for that of the task.
     """
@@ -113,7 +113,7 @@ class Stage:
     name: str
     turns: list[Turn]
     epochs: int | None = None
-    data: Literal["train", "unlabelled"] = "train"
+    data: Literal["train", "unlabeled"] = "train"
     goal: Goal | None = None
 
 
@@ -147,7 +147,7 @@ class TextRequest:
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
-        beam: Width of the search for the most likely text, which draws nothing; None for no search.
+        beam: Beam width of a search for the most likely text, which replaces sampling; None to sample.
     """
 
     prompt: str | None = None

@@ -12,7 +12,7 @@ class Found(NamedTuple):
     """The best target of each source.
 
     Args:
-        tokens: int64 (B, T); the rest after the end of a target is filled with ``end``.
+        tokens: int64 (B, T), filled with ``end`` after the end of a target.
         scores: Normalized log-probabilities (B,).
     """
 

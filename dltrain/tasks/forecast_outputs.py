@@ -185,6 +185,6 @@ def check_quantiles(quantiles: Sequence[float]) -> list[float]:
     found = [float(level) for level in quantiles]
     ascending = all(0 < level < 1 for level in found) and found == sorted(set(found))
     if not ascending or MEDIAN not in found or len(found) < 2:
-        expected = "ascending numbers between 0 and 1, 0.5 and at least one other, such as [0.1,0.5,0.9]"
+        expected = "ascending numbers between 0 and 1, with 0.5 and at least one other, such as [0.1,0.5,0.9]"
         raise ConfigError(format_error("task.quantiles", expected, list(quantiles)))
     return found

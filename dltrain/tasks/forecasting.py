@@ -107,7 +107,9 @@ class Forecasting(TaskOverSteps):
     def _check_block(self, normalize: str | None, features: int) -> None:
         """Reject a block for which the model's forecasts cannot become its inputs."""
         if not 1 <= self.block <= self.horizon:
-            raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
+            raise ConfigError(
+                format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
+            )
         problems = {
             "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts can become inputs"),
             "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),

@@ -88,7 +88,7 @@ class Layerwise(Classification):
         turn = Turn(name, list(layers[number].parameters()), loss, lr=self.pretrain_lr)
         evaluate = functools.partial(self._evaluate_layer, number)
         goal = Goal(f"reconstruction_{name}", "min", evaluate, self._show_layers)
-        return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
+        return Stage(name, [turn], self.pretrain_epochs, "unlabeled", goal)
 
     def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
         """Return the loss of one layer.

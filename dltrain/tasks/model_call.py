@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Fields that a model must not ignore -> what happens if `forward` lacks the argument: the model would ...
+# Fields that a model must not ignore -> what it would do without them.
 INDISPENSABLE = {
     "lengths": "read the padding of short sequences as data",
     "state": "forget what it read before",

@@ -114,7 +114,11 @@ class Regression(TaskOverSteps, Supervised):
 
 
 def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[str]:
-    """Return the names if none of them is reserved in the output of `dltrain predict`."""
+    """Return the names as a list.
+
+    Raises:
+        ConfigError: A name is reserved in the output of `dltrain predict`.
+    """
     names, reserved = list(names), list(reserved)
     for name in filter(reserved.__contains__, names):
         hint = "The output of dltrain predict has other values under these names: rename the column."

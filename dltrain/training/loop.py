@@ -33,7 +33,7 @@ class Loop:
 
     Args:
         stages: Stages of the task; their turns contain no frozen parameters.
-        batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val``, the last
+        batches: Split -> its batches: ``train``, optionally ``unlabeled`` and ``val``. Without ``val``, the last
             weights count as the best.
         make_optimizer: Function that returns an optimizer for a turn and the number of steps of its stage.
         ema: Averaged weights, which are evaluated instead of the model's own; None for no averaging.

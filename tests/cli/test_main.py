@@ -101,7 +101,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict[str, Path]) -> None:
-    words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "device=cpu", "hydra.run.dir=run"]
+    words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "trainer.log_media=false"]
+    words += ["device=cpu", "hydra.run.dir=run"]
     words += ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
     words += ["data.batch_size=8", "data.workers=1"]
     completed = subprocess.run(

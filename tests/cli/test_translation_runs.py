@@ -97,7 +97,7 @@ HIDDEN = ["model=t5", "model.hidden_size=16", "model.num_layers=1", "model.num_h
 HIDDEN += ["data.shared_vocabulary=true", "data.sentinels=8", "data.min_count=1", "data.max_length=12"]
 
 
-def test_span_corruption_fills_hidden_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
+def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
     train: Train,
     small_data: SmallData,
     predict: Predict,

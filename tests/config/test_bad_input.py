@@ -94,7 +94,9 @@ TABLE: dict[str, list[list[str]]] = {
     "'trainer.eval_every=${data}'": [["trainer.eval_every", '"1 epoch"', "a group of keys"]],
     "'trainer.epochs=${trainer}'": [["trainer.epochs", "a value", "${trainer}"]],
     "'model.hidden_size=${spec.hidden}'": [["model=lstm", "hidden"]],
-    "'model.activation=a${spec.size}'": [["model.activation", "a fact as the whole value", "a${spec.size}"]],
+    "'model.activation=a${spec.size}'": [
+        ["model.activation", "${spec.NAME} alone, without other text", "a${spec.size}"]
+    ],
     "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
     # Numbers too large for a tensor, a timer or an integer.
     "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],

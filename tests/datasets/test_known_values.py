@@ -34,7 +34,7 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_each_step_has_the_known_values_of_that_step_and_of_the_horizon_later(sales: Path, split: str) -> None:
+def test_each_step_has_the_known_values_of_its_time_and_of_one_horizon_later(sales: Path, split: str) -> None:
     data = TimeSeries(path=str(sales), known=["holiday"], calendar=["weekday"], **SIZES)
     assert (data.spec.columns, data.spec.features, data.spec.lags) == (1, 7, 70)
     assert data.names == ["sales"]
@@ -89,6 +89,7 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
         "trainer.epochs=20",
         "trainer.eval_every=20 epochs",
         "optimizer.lr=0.04",
+        "trainer.log_media=false",
         "device=cpu",
         "hydra.run.dir=run",
     ]

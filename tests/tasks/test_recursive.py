@@ -132,6 +132,7 @@ def test_evaluate_reports_errors_by_step_for_a_finished_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = [f"data.window={WINDOW}", f"data.horizon={HORIZON}", "task.block=1", "trainer.max_steps=2"]
+    sizes += ["trainer.log_media=false"]
     assert main(["model=nlinear", f"data.path={path}", *sizes, "hydra.run.dir=run"]) == 0
     assert main(["evaluate", "run"]) == 0
     assert "mae step" not in capsys.readouterr().out
