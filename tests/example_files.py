@@ -89,7 +89,7 @@ def write_songs(folder: Path, count: int) -> None:
 
 
 def write_recording(path: Path, text: str, rate: int = 8000, seconds: float = 0.08, seed: int = 0) -> None:
-    """Write a WAV file with a noisy tone per character, whose pitch tells the character."""
+    """Write a WAV file with a noisy tone per character, whose pitch encodes the character."""
     path.parent.mkdir(parents=True, exist_ok=True)
     times, random = np.arange(round(rate * seconds)) / rate, np.random.default_rng(seed)
     tones = [np.sin(2 * np.pi * (300 + 130 * (ord(letter) % 25)) * times) for letter in text] or [times[:0]]

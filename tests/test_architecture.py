@@ -1,6 +1,7 @@
 """Import rules: which packages a package may import, and where each library may be used."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -47,17 +48,18 @@ def package_of(file: Path) -> str:
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
-def imported(file: Path, top_only: bool = False) -> set[str]:
+@functools.cache
+def imported(file: Path, top_only: bool = False) -> frozenset[str]:
     """Return all modules that a file imports, anywhere or only at its top level."""
     tree = ast.parse(file.read_text())
-    found = set()
+    found = set[str]()
     for node in tree.body if top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= names if node.module == "dltrain" else names | {node.module}
-    return found
+    return frozenset(found)
 
 
 def own_packages(file: Path) -> set[str]:
@@ -154,6 +156,12 @@ def test_modules_that_report_errors_before_training_do_not_import_torch() -> Non
     assert not {"torch", "torchvision", "tensorboard", "matplotlib", "pandas"} & set(completed.stdout.split())
 
 
+def test_matplotlib_is_imported_only_within_functions() -> None:
+    for file in FILES:
+        assert "matplotlib" not in {name.split(".")[0] for name in imported(file, top_only=True)}, file
+
+
+@pytest.mark.slow
 def test_matplotlib_is_imported_only_when_a_picture_is_drawn() -> None:
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
     names = [name for name in names if not name.endswith("__")]

@@ -37,7 +37,7 @@ class Online(MLP):
 """
 YAML = "_target_: online.Online\nsize: ${spec.size}\noutputs: ${spec.outputs}\napi_key: ???\n"
 YAML += "header: ${oc.env:MY_TOKEN}\nlogins: []\ntoken: ''\nfails: ''\n"
-SMALL = ["data=digits", "device=cpu", "trainer.max_steps=2"]
+SMALL = ["data=digits", "device=cpu", "trainer.max_steps=2", "trainer.log_media=false"]
 OWN = ["--config-dir", "my_conf", "allow_targets=[online]", "model=online", *SMALL]
 QUOTED = PASSWORD.replace("'", r"\'")
 KEY, LOGINS = f"model.api_key='{SECRET}'", f"model.logins=[{{user:me,password:'{QUOTED}'}}]"

@@ -15,7 +15,7 @@ CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # flags of t
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
-    "--resolve": "facts such as ${spec.features} depend on the data. A run's config.yaml contains their values.",
+    "--resolve": "values such as ${spec.features} depend on the data. A run's config.yaml contains them.",
 }
 
 
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         reasons = dict(REJECTED)
         if verb != "train":
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
-            reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} runs no sweep. {sweep}")
+            reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} cannot run sweeps. {sweep}")
         if verb == "predict":
             reasons |= dict.fromkeys(
                 CONTINUATION, "dltrain predict scores texts. To continue one: dltrain generate RUN --prompt"

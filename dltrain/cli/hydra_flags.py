@@ -1,4 +1,4 @@
-"""Flags that Hydra itself answers: ``--cfg``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
+"""Flags that Hydra handles: ``--cfg``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ SHELLS = ("bash", "fish", "zsh")
 
 
 def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
-    """Check the overrides, then let Hydra answer `flags`, which only print something."""
+    """Check the overrides, then let Hydra handle `flags`, which only print something."""
     if "package" in flags and "cfg" not in flags:
         raise ConfigError("--package: not supported without --cfg job")
     words = [f"--{name.replace('_', '-')}" for name in flags]
@@ -54,7 +54,7 @@ def _prepare_completion(words: list[str]) -> None:
         expected = "install=SHELL, where SHELL is bash, fish or zsh"
         raise ConfigError(format_error("--shell-completion", expected, " ".join(words)))
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
-    # Hydra would import the packages that keys below `hydra` name.
+    # To complete keys below `hydra`, Hydra would import the packages that their values name.
     line = [word for word in line[:-1] if not word.lstrip("+~").startswith("hydra")] + line[-1:]
     if action == "query" and len(line) == 2:
         for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from dltrain.cli.flag_types import count, one_of, probability, seed, shape, temperature
 
 RUN = ("RUN", "the folder of the run, or latest for the most recently active run")
-LOCATION = ("KEY=VALUE", "where the data are now and where to compute: data.path=FILE data.root=DIR device=cpu")
+LOCATION = ("KEY=VALUE", "location of the data, and device: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
     "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints, requeueing and "
@@ -29,7 +29,7 @@ class Verb(NamedTuple):
 
 
 def _train_flags(parser: ArgumentParser) -> None:
-    """Declare the flags of ``dltrain`` itself; Hydra answers those in `dltrain.cli.main.HYDRA_FLAGS`."""
+    """Declare the flags of ``dltrain`` itself; Hydra handles those in `dltrain.cli.main.HYDRA_FLAGS`."""
     add = parser.add_argument
     add("-m", "--multirun", action="store_true", help="run a sweep: every combination of the values, one at a time")
     add("-r", "--run", action="store_true", help=SUPPRESS)
@@ -98,7 +98,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
     nucleus = "text: draw from the most likely tokens with this total probability"
     add("--top-p", type=probability, metavar="P", help=nucleus)
-    search = "text: search for the most likely text with N candidates, which is printed when it is complete"
+    search = "text: search for the most likely text with N candidates, and print it when it is complete"
     add("--beam", type=count, metavar="N", help=search)
     _checkpoint(parser)
 
@@ -209,8 +209,8 @@ must be of the same kind as the training data:
             series of the run
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
-            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables; for
-            a run that writes a text, such as a translation or a summary, this text and its score for each line, with
+            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables;
+            for a run that translates or summarizes, the translation or summary of each line and its score, with
             task.beam=5 by beam search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
@@ -238,7 +238,7 @@ grid of images, or a scatter plot of points; .gif one image after the other; .np
 to 1 (white); .csv the numbers, one line per example.
 
 A language model writes text to standard output instead, token by token, after the prompt if there is one. A run that
-writes a text for a text, such as a translation or a summary, reads the prompt and writes its own.
+translates or summarizes writes the translation or summary of the prompt.
 
 The same seed gives the same examples and the same text. The run's data are needed only for models that start from
 training examples (autoencoders), and for runs of earlier versions, which have no fitted.pt.""",
@@ -256,8 +256,8 @@ dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
 List the runs below a folder, including jobs of sweeps. The metric is the test metric once a run has ended, and the best
-validation metric until then. A run is lost if its status is running but its process was killed;
-dltrain resume continues it.""",
+validation metric until then. The state lost means that the process was killed during the run; dltrain resume
+continues it.""",
         examples="""\
 dltrain runs
 dltrain runs outputs/sweep --sort metric""",

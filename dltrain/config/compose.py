@@ -70,7 +70,10 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
         errors += wrong
         for combination in itertools.product(*values):
             try:
-                jobs.append(_job_of(composer.compose(combination), combination, config_dirs))
+                whole, resolved = composer.compose(combination)
+                jobs.append(_job_of(whole, combination, config_dirs))
+                # Checking the configuration has resolved it, so store the result as `Job.resolved`.
+                vars(jobs[-1])["resolved"] = {k: v for k, v in resolved.items() if k not in LOCATIONS}
             except ConfigError as error:
                 errors += error.problems
     if errors:

@@ -43,8 +43,8 @@ class Composer:
         with hydra_errors():
             return call_hydra(*overrides, *search_path(self.config_dirs)) if self.config_dirs else packaged(*overrides)
 
-    def compose(self, parsed: Sequence[Override]) -> DictConfig:
-        """Compose and check one run; the result includes Hydra's keys."""
+    def compose(self, parsed: Sequence[Override]) -> tuple[DictConfig, dict[str, Any]]:
+        """Compose and check one run; return its configuration with Hydra's keys, and the resolved one without them."""
         chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
         found = {id(o): self.wrong_option(o) for o in chosen}
@@ -70,7 +70,7 @@ class Composer:
             errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:
             raise ConfigError(*errors)
-        return whole
+        return whole, resolved
 
     def rejected(self, overrides: Iterable[Override]) -> dict[int, str | None]:
         """Return `id` -> Hydra's error for each override that it rejects in combination with those before it."""

@@ -1,4 +1,4 @@
-"""Facts: ``${spec.NAME}`` in a configuration, known only when the data and the task are built."""
+"""Facts: values of ``${spec.NAME}``, such as the number of classes, known only when data and task are built."""
 
 import re
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
         return node
     name, _, part = node.name.partition(".")
     if name not in facts:
-        raise ConfigError(format_error(key, "a fact of the data or the task", node, suggest(name, facts)))
+        raise ConfigError(format_error(key, "a value that the data or the task provides", node, suggest(name, facts)))
     if part and facts[name] is not None and not hasattr(facts[name], part):
         known = [name for name in dir(facts[name]) if not name.startswith("_")]
         raise ConfigError(format_error(key, f"a part of {name}", node, suggest(part, known)))
@@ -63,7 +63,7 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
 def renamed_fact(key: str, value: Any) -> str | None:
     """Return the error if the resolved value of a key is a fact under its old name."""
     if isinstance(value, Fact) and value.name in RENAMED:
-        return format_error(key, str(Fact(RENAMED[value.name])), value, "The fact was renamed.")
+        return format_error(key, str(Fact(RENAMED[value.name])), value, "It was renamed.")
     return None
 
 
@@ -72,5 +72,5 @@ def misplaced_fact(key: str, value: Any) -> str | None:
     if isinstance(value, Fact) and key.partition(".")[0] in BEFORE_FACTS:
         return format_error(key, "a value that is known before the data are read", value)
     if isinstance(value, str) and FACT.search(value):
-        return format_error(key, "a fact as the whole value", value)
+        return format_error(key, "${spec.NAME} alone, without other text", value)
     return None

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
@@ -83,9 +84,31 @@ def from_yaml(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """YAML writer that also quotes strings that OmegaConf, but not YAML, would read as numbers, such as ``1e3``."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Return True, so that an object that occurs twice is written twice instead of as an anchor and an alias."""
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Return the node of a string."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="'" if _is_number(data) else None)
+
+
+Dumper.add_representer(str, Dumper.represent_str)
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
 def to_yaml(content: Mapping[str, Any]) -> str:
     """Return a configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(dict(content)))
+    return yaml.dump(dict(content), Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class BadSamples:
 
     Args:
         policy: ``stop`` or ``skip``. None also stops, for data without the key data.on_bad_sample.
-        limit: Maximum number of examples to skip, all splits together; at least 1.
+        limit: Maximum number of examples to skip in all splits together, at least 1.
     """
 
     def __init__(self, policy: str | None = None, limit: int = MAX_BAD_SAMPLES) -> None:

@@ -45,7 +45,7 @@ def user_path(path: str) -> Path:
 
 
 def existing_file(path: str | Path, expected: str, key: str = "data.path") -> Path:
-    """Return the path of an existing file, ``~`` expanded."""
+    """Return the path of an existing file, with ``~`` expanded."""
     found = user_path(str(path))
     if not os.path.isfile(found):
         raise ConfigError(format_error(key, expected, path, similar_file(str(path))))
@@ -53,7 +53,7 @@ def existing_file(path: str | Path, expected: str, key: str = "data.path") -> Pa
 
 
 def existing_folder(path: str | Path, expected: str) -> Path:
-    """Return the path of an existing folder, ``~`` expanded."""
+    """Return the path of an existing folder, with ``~`` expanded."""
     found = os.path.expanduser(path)
     if not os.path.isdir(found):
         raise ConfigError(format_error("data.path", expected, path))

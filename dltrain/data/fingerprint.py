@@ -13,19 +13,20 @@ from dltrain.data.spec import Field, Source, Splits
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
 COMPUTED = "computed "  # start of the fingerprint of computed data
-DIGITS = 16  # kept of the 64 hexadecimal digits of a SHA-256
+DIGITS = 16  # number of hexadecimal digits that are kept, of the 64 of a SHA-256
 
 
 def fingerprint(splits: Splits) -> dict[str, str]:
     """Return the fingerprint of each split.
 
-    Tensors are hashed by name, shape, dtype and bytes, as they are before `Source.prepare`. For overlapping
+    Tensors are hashed by name, shape, dtype and bytes, before `Source.prepare` is applied. For overlapping
     windows, the memory that they share is hashed once. Tensors above 256 MiB are sampled: evenly spaced blocks of
     about 256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
     hashes joined by a dash: one of the file names and one of the file sizes. For computed data, the settings are hashed
     instead of the values.
     """
-    sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabelled}
+    # "unlabelled" is the name in the environment.json of earlier runs.
+    sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabeled}
     return {name: _hash_source(source) for name, source in sources.items() if source is not None}
 
 

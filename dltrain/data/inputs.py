@@ -39,7 +39,7 @@ class InputFiles:
             suffixes: Suffixes of the files to read in folders, in lower case; empty to reject folders.
 
         Raises:
-            ConfigError: There is no file, one of the wrong kind, or a text instead.
+            ConfigError: No input is given, a text is given, or a folder has no file with these suffixes.
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
@@ -101,7 +101,7 @@ class InputFile:
 
     @contextmanager
     def errors_as_input(self) -> Iterator[None]:
-        """Raise ConfigError and OSError as ConfigError with the key ``INPUT n`` instead of a key of training."""
+        """Convert ConfigError and OSError to a ConfigError with the key ``INPUT n`` instead of a configuration key."""
         try:
             with errors_as(f"INPUT {self.number}"):
                 yield
@@ -112,7 +112,7 @@ class InputFile:
 
 @contextmanager
 def errors_as(key: str) -> Iterator[None]:
-    """Raise ConfigError with another key."""
+    """Replace the key in the message of a ConfigError."""
     try:
         yield
     except ConfigError as error:

@@ -1,8 +1,8 @@
 """Batches of a split on the device.
 
-The plan of an epoch, its batches of examples, depends on (seed, epoch), and the randomness of an example is keyed by
-(seed, epoch, index). The bytes of a batch therefore depend neither on the number of workers nor on where in an epoch a
-run resumes.
+The plan of an epoch, which assigns examples to batches, depends on (seed, epoch), and the randomness of an example is
+keyed by (seed, epoch, index). The bytes of a batch therefore depend neither on the number of workers nor on where in an
+epoch a run resumes.
 
 Four operations are random, each with its own keys: decoding an example, `augment`, the task's `corrupt`, and `blend`,
 which combines the examples of a batch. Only `corrupt` also applies outside training; its key then depends on the index
@@ -32,7 +32,7 @@ CHUNK_BYTES = 8 * 2**20
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes: images, clips
 
-DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; keys of `augment` have no such part
+DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; the keys of `augment` have none
 
 
 class Batches:
@@ -50,7 +50,7 @@ class Batches:
         sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if the plan is
             contiguous. None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
-        channels_last: Convert images and clips to the channels_last memory format of their number of axes.
+        channels_last: Convert images to the memory format ``channels_last``, and clips to ``channels_last_3d``.
         corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
         timeout: Seconds without a batch after which workers count as hanging.
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # A single example keeps all threads, as the order of a sum over a whole tensor depends on their number.
+            # With one example, threads may share the sum over the whole tensor, and their number changes the rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
@@ -155,13 +155,13 @@ class Batches:
 
     @property
     def padding(self) -> float | None:
-        """Share of padding in the numbers of epoch 0; None if all examples have the same length."""
+        """Fraction of the values of epoch 0 that are padding; None if all examples have the same length."""
         fields = self._loader.ragged.values() if isinstance(self._loader, TensorLoader) else ()
         return padding_share(fields, self.plan(0)) if fields else None
 
     @property
     def decoders(self) -> int | None:
-        """Processes that decode examples, 0 if this process does; None if no examples are decoded."""
+        """Number of worker processes that decode examples; 0 if this process does, None if nothing is decoded."""
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
 
     def widest(self) -> Batch:
@@ -192,7 +192,7 @@ class Batches:
         return batch
 
     def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
-        """Add what depends on the whole batch: the field ``continues`` and the blend."""
+        """Add the field ``continues`` and apply the blend, which both depend on the whole batch."""
         if self._divide.contiguous:
             batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
         if self.blend is None:

@@ -1,4 +1,4 @@
-"""Notes of a piano roll, a fact of the data set."""
+"""Notes of a piano roll, part of the `Spec` of a data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Notes:
 
     Args:
         size: Number of different notes.
-        encode: Converts text to frames, each a list of numbers of notes, from 0.
-        decode: Converts the numbers of the notes of a frame to text.
+        encode: Converts text to frames, each a list of note indices from 0.
+        decode: Converts the note indices of a frame to text.
         lowest: MIDI pitch of note 0.
     """
 

@@ -39,10 +39,10 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class FixedSize:
-    """Batches of ``batch_size`` examples, in training in random order; the last one of an epoch may be smaller.
+    """Batches of ``batch_size`` examples, in random order in training; the last one of an epoch may be smaller.
 
     Args:
-        multiple: Steps to whose multiples batches of rows of different lengths are padded, at least 1.
+        multiple: Batches of rows of different lengths are padded to a multiple of this number of steps, at least 1.
     """
 
     contiguous: ClassVar[bool] = False
@@ -70,8 +70,8 @@ class ByLength:
         lengths: Steps of each example of the split, int64 (N,), or of two of its fields, (N, 2), on the CPU.
         max_tokens: Maximum steps of a field per batch, padding included, at least 1; None for batches of ``batch_size``
             examples.
-        multiple: Steps to whose multiples batches are padded, at least 1. 1 pads least; a larger number leaves fewer
-            shapes, and more different batches of a small data set.
+        multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
+            yields fewer different shapes and more varied batches of a small data set.
         jitter: In training, widths are multiplied by random factors from 1 - `jitter` to 1 + `jitter` before they are
             sorted, which leaves more different batches. Unused with `max_tokens`.
     """

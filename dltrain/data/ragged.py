@@ -81,7 +81,7 @@ def check_multiple(multiple: int) -> int:
 
 
 def padded_width(lengths: Tensor, multiple: int = 1) -> int:
-    """Return the width to which rows of these lengths are padded, a multiple of this number."""
+    """Return the width to which rows of these lengths are padded, a multiple of ``multiple``."""
     longest = int(lengths.max()) if len(lengths) else 0
     return -(-max(1, longest) // multiple) * multiple
 
@@ -92,7 +92,7 @@ def largest_width(length: int) -> int:
 
 
 def padding_share(fields: Iterable[Padding], batches: list[Tensor]) -> float:
-    """Return the share of padding in the numbers of all batches.
+    """Return the fraction of the values of all batches that are padding.
 
     Args:
         batches: The rows of each batch.

@@ -31,11 +31,11 @@ class Clip(NamedTuple):
 
 
 class Audio(NamedTuple):
-    """Steps of a recording. YAML refers to a part: ``bands: ${spec.audio.bands}``.
+    """Format of the steps of a recording. YAML refers to a part of it: ``bands: ${spec.audio.bands}``.
 
     Args:
         bands: Mel bands of a frame.
-        frames: Consecutive frames that form one step, so that a step has ``bands * frames`` numbers.
+        frames: Consecutive frames that form one step, so that a step has ``bands * frames`` features.
         step_seconds: Seconds from one step to the next.
     """
 
@@ -53,14 +53,14 @@ class Spec:
 
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
-        size: Numbers in a flattened example.
-        features: Numbers per step of a sequence. An image is a sequence of pixel rows; a token is a one-hot vector.
+        size: Number of values of a flattened example.
+        features: Number of values per step. An image is a sequence of pixel rows; a token is a one-hot vector.
         length: Steps per example.
         channels: Channels of an image.
         height: Height of an image in pixels.
         width: Width of an image in pixels.
         clip: Size of a clip; its inputs are (B, channels, frames, height, width).
-        audio: Steps of a recording; its inputs are (B, steps, frames * bands).
+        audio: Format of the steps of a recording; its inputs are (B, steps, frames * bands).
         low: Model input for black, one number per channel; None if inputs are not images.
         high: Model input for white, one number per channel; None if inputs are not images.
         classes: Number of classes.
@@ -73,12 +73,12 @@ class Spec:
         tag_names: One name per tag.
         answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
         sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first one.
-        targets: Numbers to predict per example (regression).
+        targets: Number of values to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of several series of a file, each split by time separately.
         columns: Number of columns that are forecast together.
         horizon: Steps to predict.
-        lags: Numbers in a window of a series, steps times features, for models with a linear path.
+        lags: Number of values in a window of a series, steps times features, for models with a linear path.
         season: Steps per season of a series, for the naive forecasts.
         normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
@@ -86,10 +86,10 @@ class Spec:
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
-        target_length: Steps of the longest target, if targets are sequences of their own length; the end included.
+        target_length: Steps of the longest target, end token included, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
-        prefixes: Starts of the inputs that name their task, such as ``summarize: ``; one for each kind of pairs.
+        prefixes: Texts at the start of inputs that name their task, such as ``summarize: ``; one for each table.
     """
 
     shape: tuple[int, ...] | None = None
@@ -138,9 +138,9 @@ Field = Tensor | Selection | Ragged
 class Files(Protocol):
     """Examples that worker processes decode, e.g. because they do not fit into memory.
 
-    A method ``files() -> Iterable[(name, bytes)]`` is optional: it gives the file name, relative to the data set, and
-    the file size of each example for the fingerprint. So is ``targets() -> Tensor``: the targets of all examples, for
-    tasks that count them, without decoding.
+    Two methods are optional. ``files() -> Iterable[(name, bytes)]`` returns the name, relative to the data set, and the
+    size of the file of each example, for the fingerprint. ``targets() -> Tensor`` returns the targets of all examples
+    without decoding them, for tasks that count them.
     """
 
     def __len__(self) -> int:
@@ -159,7 +159,7 @@ class Files(Protocol):
         """
 
     def stack(self, examples: list[Any]) -> dict[str, Tensor]:
-        """Return at least one example as rows: name -> tensor with one row per example."""
+        """Stack one or more examples: name -> tensor with one row per example."""
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Source:
             ``augment(batch, keys)``. All random numbers come from the keys (int64, one per example); see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
-        fingerprinted: Tensors to fingerprint instead of `rows`. For computed rows, whose last digits depend on the CPU,
-            the settings as text. None for `rows`.
+        fingerprinted: Tensors to fingerprint instead of `rows`, or a text of the settings for computed rows, whose last
+            digits depend on the CPU. None fingerprints `rows`.
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
@@ -199,13 +199,13 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if all examples are used for training.
         test: Test examples.
-        unlabelled: All training examples without labels, if only some of them are labeled; otherwise None.
+        unlabeled: All training examples without labels, if only some of them are labeled; otherwise None.
     """
 
     train: Source
     val: Source | None
     test: Source
-    unlabelled: Source | None = None
+    unlabeled: Source | None = None
 
 
 Fitted = dict[str, Any]  # tensors and plain Python, stored with a run
@@ -224,7 +224,7 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set built from YAML. The constructor is quick and provides the facts; `load` reads everything.
+    """A data set built from YAML. The constructor reads what the facts need; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
 
@@ -248,7 +248,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples, about ``files.batch_size`` at a time; raise errors after earlier batches."""
+        """Yield user-provided examples in batches of about ``files.batch_size``; an error follows earlier batches."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -1,4 +1,4 @@
-"""Vocabulary of text data, a fact of the data set."""
+"""Vocabulary of text data, part of the `Spec` of a data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ class Tokens:
         pad: Token that pads short sequences.
         begin: Token that starts a text.
         end: Token that ends a text.
-        mask: Token that replaces a hidden token.
+        mask: Token that replaces a masked token.
         unknown: Token of words that are not in the vocabulary.
-        blank: Token of a step that writes nothing, in connectionist temporal classification (CTC).
-        sentinels: Tokens for hidden parts of a text, in the order in which they are used; () for none.
+        blank: Token of a step without output, in connectionist temporal classification (CTC).
+        sentinels: Tokens that replace masked spans of a text, in the order in which they are used; () for none.
         special: All tokens that do not stand for text, such as those above; they are not generated.
-        unit: What a token is, for the keys of predictions; None for a piece of text, which is measured in characters.
+        unit: Name of a token in the keys of predictions; None if tokens are text, which is measured in characters.
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """

@@ -27,7 +27,7 @@ from dltrain.keyed_random import mix
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
 
-CHECK_S = 5.0  # interval of checks of silent workers; SIGCHLD usually reports an exit much earlier
+CHECK_S = 5.0  # interval between checks of silent workers; SIGCHLD usually reports an exit much earlier
 EXIT_WAIT_S = 1.0  # maximum wait for the exit of a worker after an error that the exit may have caused
 
 
@@ -157,7 +157,7 @@ class WorkerLoader:
             raise WorkerError(_exit_message(dead[0]))
 
     def _find_cause(self, error: Exception, wait_s: float) -> str | None:
-        """Return the message for an error raised while waiting, or None if all workers are alive."""
+        """Return the message for an error while waiting; None unless shared memory was full or a worker died."""
         if is_shared_memory_full(error):
             return _shared_memory_message("a worker process")
         if isinstance(error, WorkerError):
@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Compute with one thread fewer per worker process, but at least one, because idle threads also occupy a core."""
+    """Reduce the threads of torch by one per worker, to at least one, because idle threads also occupy a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield

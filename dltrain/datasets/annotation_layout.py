@@ -1,4 +1,4 @@
-"""Layout of a folder of annotated pictures: which annotation files belong to which split."""
+"""Layout of a folder of annotated images: which annotation files belong to which split."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from dltrain.datasets.image_layout import TRAIN, split_of
 from dltrain.datasets.voc_files import read_voc
 from dltrain.errors import ConfigError, format_error
 
-HINT = "COCO's JSON with images and annotations, or an XML file of Pascal VOC for each picture"
-LISTS = Path("ImageSets") / "Main"  # folder of Pascal VOC with the names of the pictures of each split
+HINT = "Use COCO JSON files with images and annotations, or one Pascal VOC XML file for each image"
+LISTS = Path("ImageSets") / "Main"  # folder of Pascal VOC with lists of the images of each split
 
 Parts = dict[str, list[Annotated]]
 
 
 def find_annotated(root: Path) -> Parts:
-    """Return the annotated pictures of each split that the folder defines; all are ``train`` if it defines none.
+    """Return the annotated images of each split that the folder defines; all are ``train`` if it defines none.
 
-    Splits are folders, several JSON files, or lists of names, which are named after a split.
+    A split is a folder, a JSON file or a list of image names that is named after the split.
 
     Raises:
         ConfigError: There are no annotations, or some cannot be read or assigned to a split.
@@ -74,7 +74,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files that are listed in a file, by the first word of each line; others are left out."""
+    """Return the annotation files of the images in a list, which has an image name at the start of each line."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

@@ -1,4 +1,4 @@
-"""Pictures with the boxes of their annotation files, and checks of both."""
+"""Images with the boxes of their annotation files, and checks of both."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,19 +14,19 @@ from dltrain.datasets.image_layout import is_image, split_of
 from dltrain.errors import ConfigError, format_error
 
 END_OF_JPEG = b"\xff\xd9"
-TAIL = 4096  # bytes at the end of a file in which that marker is expected
+TAIL = 4096  # bytes at the end of a file in which END_OF_JPEG is expected
 ORIENTATION, TURNED = 0x0112, 5  # EXIF tag, and the smallest of its values that swap width and height
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """A picture and the objects in it.
+    """An image and the objects in it.
 
     Args:
-        image: The file.
+        image: The image file.
         source: The annotation file, for messages.
         size: Width and height in pixels according to the annotation; None if it does not state them.
-        boxes: Left, top, right and bottom edge in pixels of the upright picture, (M, 4) in float64.
+        boxes: Left, top, right and bottom edge in pixels of the upright image, (M, 4) in float64.
         names: The class of each object.
         crowds: Whether each box is ignored: a crowd in COCO, a difficult object in Pascal VOC.
     """
@@ -47,10 +47,10 @@ def split_in(name: str) -> str | None:
 
 
 class ImageIndex:
-    """Index of picture files by their names in annotations.
+    """Index of image files by file name.
 
     Args:
-        root: Folder below which pictures are searched.
+        root: Folder below which images are searched.
     """
 
     def __init__(self, root: Path) -> None:
@@ -61,12 +61,14 @@ class ImageIndex:
                 self.by_name.setdefault(path.name, []).append(path)
 
     def find(self, name: str, source: Path, split: str | None = None) -> Path | None:
-        """Return the file called `name` below the root, or None; of several, the one next to the annotation file.
+        """Return the image file called `name`, or None if there is none.
+
+        Of several files, the one next to the annotation file is chosen, or else the only one in a folder of `split`.
 
         Args:
-            name: Path of the picture as written in the annotation.
+            name: Path of the image as written in the annotation.
             source: The annotation file.
-            split: The split of the annotation, to choose between several other files of this name.
+            split: The split of the annotation file; None if unknown.
 
         Raises:
             ConfigError: Several files have this name, and none can be chosen.
@@ -79,18 +81,18 @@ class ImageIndex:
             same = [path for path in found if any(split_in(part) == split for part in path.parts[:-1])]
             found = near or (same if split and len(same) == 1 else found)
         if len(found) > 1:
-            expected = f"one picture {name}, of {source.name}"
+            expected = f"one image file {name} for {source.name}"
             raise ConfigError(format_error("data.path", expected, f"{found[0]} and {found[1]}"))
         return found[0] if found else None
 
 
 def probe(path: Path) -> tuple[int, int]:
-    """Return the width and height of a picture, upright according to its EXIF data, and check that it is complete.
+    """Return the width and height of an image, upright according to its EXIF data, and check that it is complete.
 
-    Truncated JPEG files are found by their end, PNG files by their checksums; other files are decoded.
+    JPEG files with an end marker and PNG files with valid checksums are complete; other files are decoded.
 
     Raises:
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The picture cannot be read.
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
     """
     with Image.open(path, formats=FORMATS) as image:
         form, deep, size = image.format, image.mode.startswith(DEEP_MODES), image.size
@@ -110,20 +112,20 @@ def _ends(path: Path) -> bool:
 
 
 def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Annotated], list[str]]:
-    """Return the pictures with their sizes and their boxes cut at the edges, and a message for each one left out.
+    """Return the images with their sizes and clipped boxes, and a message for each image or box that is left out.
 
     Args:
-        skip: Leave out pictures that are unreadable or of another size, and boxes outside, instead of raising an error.
+        skip: Leave out invalid images and boxes instead of raising an error.
 
     Raises:
-        ConfigError: A picture cannot be read, has another size than its annotation states, or a box is outside.
+        ConfigError: An image cannot be read or has another size than its annotation states, or a box is outside.
     """
     kept, left_out, problems = list[Annotated](), list[str](), list[str]()
     for picture in pictures:
         try:
             size = probe(picture.image)
         except UNREADABLE as error:
-            problems.append(format_error("data.path", f"a readable picture at {picture.image}", str(error)))
+            problems.append(format_error("data.path", f"a readable image at {picture.image}", str(error)))
             continue
         if picture.size is not None and picture.size != size:
             expected = f"{picture.size[0]} x {picture.size[1]} pixels in {picture.image}, as in {picture.source.name}"
@@ -133,19 +135,19 @@ def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Anno
         kept.append(inside)
         problems += outside
     if problems and not skip:
-        more = f" {len(problems):,} pictures and boxes are wrong in all." if len(problems) > 1 else ""
-        raise ConfigError(f"{problems[0]}. data.on_bad_sample=skip leaves such pictures or boxes out.{more}")
+        more = f" In total, {len(problems):,} images and boxes are invalid." if len(problems) > 1 else ""
+        raise ConfigError(f"{problems[0]}. data.on_bad_sample=skip leaves such images and boxes out.{more}")
     left_out = problems
     return kept, left_out
 
 
 def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
-    """Return the picture with its boxes cut at the edges, without those of no area left, and a message for each."""
+    """Return the image with clipped boxes, and a message for each box that is dropped because no area is left."""
     assert picture.size is not None
     width, height = picture.size
     boxes = picture.boxes.clip(0, [width, height, width, height])
     good = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    expected = f"boxes of some area inside the {width} x {height} pixels of {picture.image.name}"
+    expected = f"boxes with an area inside the {width} x {height} pixels of {picture.image.name}"
     lines = [
         format_error("data.path", expected, f"{' '.join(f'{edge:g}' for edge in box)} in {picture.source}")
         for box in picture.boxes[~good]
@@ -156,5 +158,5 @@ def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
 
 
 def as_boxes(rows: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return boxes as an array (M, 4), also if there are none."""
+    """Return boxes as an array (M, 4); (0, 4) if there are none."""
     return np.array(rows, dtype=np.float64).reshape(-1, 4)

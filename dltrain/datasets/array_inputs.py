@@ -66,7 +66,7 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
         shape: Shape of one example. The file may hold one example or several; images may have the channels last.
 
     Raises:
-        ConfigError: The file holds no such examples.
+        ConfigError: The file has no example, or examples of another shape.
     """
     array = _load(file, content)
     arranged = _arrange(array, shape)

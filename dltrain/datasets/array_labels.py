@@ -25,7 +25,7 @@ class Labels:
     Args:
         classes: The numbers that are classes, in ascending order; None for numbers to predict.
         one_hot: Whether each example has one 1, in the column of its class.
-        targets: Numbers per example that a regression predicts; None for integers that are classes.
+        targets: Number of values per example that a regression predicts; None for integers that are classes.
     """
 
     classes: np.ndarray | None

@@ -31,11 +31,11 @@ class ArrayScale:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Black and white on the scale of ``data.mean``: 0 and 1, or `black` and `white` if it is not standard."""
+        """Black and white on the scale of ``data.mean``: 0 and 1 if the scale is standard, else `black` and `white`."""
         return (0.0, 1.0) if self.known else (self.black, self.white)
 
     def to_stored(self, pixels: np.ndarray, key: str, name: str) -> np.ndarray:
-        """Return the pixels of an array as they are stored: bytes, floats from 0 to 1, or other floats unchanged.
+        """Convert the pixels of an array to the stored form: bytes, floats from 0 to 1, or other floats unchanged.
 
         Args:
             key: Configuration key for messages.

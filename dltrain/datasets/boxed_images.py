@@ -1,4 +1,4 @@
-"""Pictures with boxes, decoded one by one, whole or cut into tiles."""
+"""Images with boxes, decoded one at a time, whole or cut into tiles."""
 
 import hashlib
 import math
@@ -18,15 +18,15 @@ from dltrain.datasets.image_inputs import UNREADABLE, Window, read_upright
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
-CACHED_BYTES = 2**29  # of decoded pictures that are cut into tiles, per process
+CACHED_BYTES = 2**29  # maximum size of the cached images that are cut into tiles, per process
 
 
 class Part(NamedTuple):
-    """A window of a picture; it may extend beyond the right and bottom edge.
+    """A window of an image; it may extend beyond the right and bottom edge.
 
     Args:
-        picture: Number of the picture.
-        window: Left, top, right and bottom edge in pixels; None for the whole picture.
+        picture: Index of the image.
+        window: Left, top, right and bottom edge in pixels; None for the whole image.
     """
 
     picture: int
@@ -34,14 +34,14 @@ class Part(NamedTuple):
 
 
 def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Return squares that cover a picture without overlap, row by row; the last ones may extend beyond its edge."""
+    """Return squares that cover an image without overlap, row by row; the last ones may extend beyond its edge."""
     rows, columns = math.ceil(height / tile), math.ceil(width / tile)
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
     return [(left, top, left + tile, top + tile) for left, top in corners]
 
 
 def cut_window(picture: Image.Image, window: Window, size: int) -> np.ndarray:
-    """Return a window of a picture, resized to a square (size, size, channels) in uint8; black beyond the edges."""
+    """Return a window of an image, resized to a square (size, size, channels) in uint8; black beyond the edges."""
     whole = window[0] >= 0 and window[1] >= 0 and window[2] <= picture.width and window[3] <= picture.height
     if not whole:
         left, top = math.floor(window[0]), math.floor(window[1])
@@ -52,17 +52,17 @@ def cut_window(picture: Image.Image, window: Window, size: int) -> np.ndarray:
 
 
 class BoxedImages:
-    """Parts of pictures with their boxes; implements `dltrain.data.spec.Files`.
+    """Parts of images with their boxes; implements `dltrain.data.spec.Files`.
 
     Args:
-        pictures: All pictures.
+        pictures: All images.
         parts: The parts that are examples.
-        root: Folder that names of files are relative to.
-        kinds: Name of a class -> its number, from 1 on.
+        root: Folder that file names are relative to.
+        kinds: Name of a class -> its number, from 1.
         size: Height and width of an example in pixels.
-        mode: Mode of PIL for the pictures.
-        visible: Minimum share of the area of a box that must be inside a part.
-        augmentation: Crop of each part at full resolution in training.
+        mode: PIL mode of the images.
+        visible: Minimum share of the area of a box inside a part; other boxes are dropped.
+        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the path of each part with a hash of its boxes and window, and the file size; -1 if it is missing."""
+        """Yield the path of each part with a hash of its boxes and window, and the file size (-1 if missing)."""
         for number, window in self.parts:
             picture = self.pictures[number]
             content = f"{picture.boxes.tolist()} {picture.names} {picture.crowds} {window}"
@@ -108,13 +108,13 @@ class BoxedImages:
         return counts
 
     def example(self, index: int, key: int | None) -> Boxed:
-        """Decode a part of a picture, cropped at random in training, with its boxes."""
+        """Decode a part of an image, cropped at random in training, with its boxes."""
         number, window = self.parts[index]
         picture = self.pictures[number]
         try:
             upright = self._open(number, keep=window is not None)
         except UNREADABLE as error:
-            expected = f"a readable picture at {picture.image} (number {index} of its split)"
+            expected = f"a readable image at {picture.image} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
         part = self._crop(window or (0, 0, *upright.size), key)
         signs = np.where(picture.crowds, -1, 1)
@@ -124,7 +124,7 @@ class BoxedImages:
         return Boxed(cut_window(upright, part, self.size), moved, kinds, frame)
 
     def _open(self, number: int, keep: bool) -> Image.Image:
-        """Return a decoded picture; it is kept for its other parts while there is room."""
+        """Return a decoded image; with `keep`, cache it for its other parts while `CACHED_BYTES` allow."""
         if number in self.cache:
             return self.cache[number]
         upright = read_upright(self.pictures[number].image, self.mode)

@@ -24,12 +24,12 @@ Picture = tuple[dict[str, Any], list[Boxed]]  # a name, and the parts
 def read_boxed(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, int, int], tile: int | None = None
 ) -> Iterator[Inputs]:
-    """Yield images with the frames that map boxes to pixels of the files; all parts of an image are in one batch.
+    """Yield images, and ``frame`` to map boxes back to pixels of the files; all parts of an image are in one batch.
 
     Args:
         files: Image files, which are resized, and arrays, whose shape and scale must be those of the data set.
         transform: Transform with the pixel scale of the data set.
-        shape: Channels, height and width of its images; height and width are equal.
+        shape: Channels, height and width of the images of the data set; height and width are equal.
         tile: Side of the tiles to cut images into; None for whole images.
     """
     pending: list[Picture] = []

@@ -18,14 +18,14 @@ FIELDS = ("boxes", "kinds", "frame", "parts")
 
 
 class Boxed(NamedTuple):
-    """A decoded part of a picture.
+    """A decoded part of an image.
 
     Args:
         pixels: (size, size, channels) in uint8.
         boxes: Edges in these pixels, (M, 4) in float32.
-        kinds: Classes from 1 on, negative for crowds, (M,) in int64.
+        kinds: Classes from 1, negative for crowds, (M,) in int64.
         frame: Left, top, horizontal and vertical scale, which map boxes to pixels of the file, (4,) in float32.
-        parts: Number of parts that the picture is cut into.
+        parts: Number of parts that the image is cut into.
     """
 
     pixels: np.ndarray
@@ -36,7 +36,7 @@ class Boxed(NamedTuple):
 
 
 class PrepareBoxes(nn.Module):
-    """Scaled pixels and unchanged boxes.
+    """Module that scales pixels and leaves boxes unchanged.
 
     Shape:
         pixels (B, channels, height, width) in uint8 -> inputs in float32; `FIELDS` are unchanged
@@ -52,7 +52,7 @@ class PrepareBoxes(nn.Module):
 
 
 def box_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the facts of images of (channels, height, width) with objects of these classes."""
+    """Return the facts of images of size (channels, height, width) with objects of these classes."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, object_classes=len(names), object_class_names=tuple(names))
 
@@ -75,11 +75,11 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
 def cut_boxes(
     boxes: np.ndarray, kinds: np.ndarray, window: Sequence[float], visible: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the boxes and kinds that are inside a window, cut at its edges, in pixels of the picture.
+    """Return the boxes and kinds that are inside a window, clipped to it, in pixels of the image.
 
     Args:
         window: Left, top, right and bottom edge.
-        visible: Minimum share of the area of a box that must be inside.
+        visible: Minimum share of the area of a box inside the window; other boxes are dropped.
     """
     left, top, right, bottom = window
     inside = boxes.clip([left, top, left, top], [right, bottom, right, bottom])

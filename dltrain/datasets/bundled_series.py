@@ -1,4 +1,4 @@
-"""Facts about the bundled series."""
+"""Units and seasons of the bundled series."""
 
 from typing import NamedTuple
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Words for a missing value: in any column, and additional ones in columns of numbers and dates. All in lower case.
+# Words for a missing value, in lower case: in all columns, and in columns of numbers and dates.
 MISSING = frozenset({"", "na", "nan", "n/a", "null", "#n/a", "#na", "<na>", "?"})
 MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n.v.", "(null)", r"\n", "-nan"}
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-# Separators of groups of three digits, in addition to the one of POINT and COMMA that is not the decimal mark.
+# Separators of thousands, in addition to the one of POINT and COMMA that is not the decimal mark.
 BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
 MIN_NARROW = 30  # minimum number of cells with a mark for `Evidence.narrow`
@@ -30,7 +30,7 @@ TIME_NAMES = (
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column name is that of a time; spaces and punctuation, as in "Date/Time", are ignored."""
+    """Return whether a column is named like a time; spaces and punctuation, as in "Date/Time", are ignored."""
     return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 

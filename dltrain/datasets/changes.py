@@ -31,7 +31,7 @@ def make_changes(augmentation: Augmentation, frame: Frame, unit: Unit) -> nn.Mod
     """Return geometry, colors, RandAugment and cutout as one module; None if all are disabled."""
     changes: list[nn.Module] = [Geometry(augmentation, frame)] if augmentation.moves else []
     if augmentation.brightness or augmentation.contrast or augmentation.saturation:
-        changes.append(Colors(augmentation, unit, tuple(frame.pictures)))
+        changes.append(Colors(augmentation, unit, tuple(frame.images)))
     if augmentation.randaugment:
         changes.append(RandAugment(augmentation.randaugment, augmentation.magnitude, unit, frame))
     if augmentation.erase:

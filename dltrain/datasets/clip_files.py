@@ -75,7 +75,7 @@ def find_clip_problem(clip: Path) -> str | None:
 
 
 class ClipView(NamedTuple):
-    """Frames of a clip that are read, and their format.
+    """Number, distance and format of the frames to read from a clip.
 
     Args:
         channels: Channels of a frame.

@@ -14,11 +14,11 @@ EXPECTED = "a folder of frames, a folder of clips, or a video file"
 
 
 def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
-    """Read the middle of each clip, with the number, distance and size of frames of a data set.
+    """Read frames from the middle of each clip.
 
     Args:
         files: Folders of frames, folders with such folders or video files at any depth, and video files.
-        view: Frames of a clip that are read, and their format.
+        view: Number, distance and format of the frames to read.
     """
     return stack_examples(_examples(files, view), files.batch_size, "pixels")
 

@@ -17,7 +17,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 class PrepareClips(nn.Module):
-    """Scaled pixels and class indices of clips.
+    """Module that scales the pixels of clips and converts their labels to class indices.
 
     Shape:
         pixels (B, channels, frames, height, width) in uint8 and optional labels (B,) -> inputs of the same shape in
@@ -40,7 +40,7 @@ class ClipGeometry(nn.Module):
 
     Args:
         augmentation: What to change and how much.
-        outside: Value outside the picture, one number per channel, (channels, 1, 1).
+        outside: Value outside the image, one number per channel, (channels, 1, 1).
         frames: Frames of a clip.
 
     Shape:
@@ -52,7 +52,7 @@ class ClipGeometry(nn.Module):
         self.geometry = Geometry(augmentation, Frame({"inputs": outside.repeat_interleave(frames, 0)}))
 
     def forward(self, batch: Rows, keys: Tensor) -> Rows:
-        """Transform each clip by the matrix of its key; its frames are treated as channels of one picture."""
+        """Transform each clip by a random matrix drawn with its key, with the frames as channels of one image."""
         inputs = batch["inputs"]
         moved = self.geometry({"inputs": inputs.flatten(1, 2)}, keys)["inputs"]
         return {**batch, "inputs": moved.unflatten(1, inputs.shape[1:3])}

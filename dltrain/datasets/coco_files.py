@@ -9,11 +9,11 @@ from typing import Any
 from dltrain.datasets.annotations import Annotated, ImageIndex, as_boxes
 from dltrain.errors import ConfigError, format_error
 
-EXPECTED = "annotations of COCO: an object with images, annotations and categories"
+EXPECTED = "COCO annotations: an object with images, annotations and categories"
 
 
 def is_coco(content: Any) -> bool:
-    """Return whether parsed JSON looks like annotations of COCO."""
+    """Return whether parsed JSON looks like COCO annotations."""
     return isinstance(content, dict) and "images" in content and "annotations" in content
 
 
@@ -32,11 +32,11 @@ def read_json(path: Path) -> Any:
 
 
 def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:
-    """Return the pictures of a file in the order of their paths; pictures without objects are kept.
+    """Return the images of a file in the order of their paths; images without objects are kept.
 
     Raises:
         ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, or several
-            files have the name of a picture.
+            files have the name of an image.
     """
     try:
         return _read(path, content, images, split)

@@ -17,7 +17,7 @@ class Unit(nn.Module):
 
     Args:
         mean: Subtracted from the images in normalization; (channels, 1, 1).
-        std: Divisor of the images after that.
+        std: Divisor after the subtraction.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class Colors(nn.Module):
     Args:
         augmentation: What to change and how much.
         unit: Scale of the inputs.
-        names: Fields of a batch with pictures, (B, channels, height, width).
+        names: Fields of a batch that hold images, (B, channels, height, width).
     """
 
     def __init__(self, augmentation: Augmentation, unit: Unit, names: tuple[str, ...]) -> None:
@@ -50,7 +50,7 @@ class Colors(nn.Module):
         self.augmentation, self.unit, self.names = augmentation, unit, names
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Change the pictures of each example by the factors of its key."""
+        """Change the images of each example by factors drawn with its key."""
         drawn = 2 * uniform(mix(keys + LANE), len(ENHANCERS)) - 1
 
         def change(images: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def blend(other: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 
 def gray(images: Tensor) -> Tensor:
-    """Return the luma of color images, (B, 3, height, width) -> (B, 1, height, width); other images as they are."""
+    """Return the luma of color images, (B, 3, height, width) -> (B, 1, height, width); leave others unchanged."""
     if images.shape[1] != 3:
         return images
     red, green, blue = (share * images[:, number, None] for number, share in enumerate(GRAY))

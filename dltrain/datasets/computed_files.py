@@ -1,4 +1,4 @@
-"""A cache of files that are computed from other files: complete, verified by hash, or computed again."""
+"""Cache of files that are computed from other files; incomplete or damaged files are computed again."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.storage.safe_read import read_mapping
 
 MANIFEST = "manifest.json"
-DIGITS = 32  # of the hash that names a folder
+DIGITS = 32  # number of hexadecimal digits of the hash in a folder name
 
 
 def cache_root() -> Path:
@@ -25,10 +25,10 @@ def cache_root() -> Path:
 def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
     """Return the folder of the files for this key; compute them unless they exist and are undamaged.
 
-    Concurrent processes wait for each other. A process that is killed leaves no folder under this name.
+    Concurrent processes wait for each other. A killed process leaves no incomplete folder under this name.
 
     Args:
-        kind: Name of the folder of such caches.
+        kind: Folder in `cache_root` for caches of this kind.
         key: What the files depend on, as plain Python.
         compute: Function that writes the files into an empty folder.
 

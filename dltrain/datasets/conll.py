@@ -17,7 +17,7 @@ from dltrain.data.splits import held_out_size, permutation
 from dltrain.data.tokens import Tokens
 from dltrain.datasets.conll_file import Sentence, read_sentences, read_words
 from dltrain.datasets.describe import count, listed, splits_line
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
+from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
 from dltrain.datasets.words import SPECIAL, UNKNOWN, Words
 from dltrain.errors import ConfigError, format_error
 
@@ -26,7 +26,7 @@ NO_TAG = -1  # target of tokens that are not the first one of a word
 
 
 class PrepareTags(nn.Module):
-    """Tokens of sentences, and the tags of their words, as the fields of a batch.
+    """Module that converts rows of tokens and tags to the fields of a batch.
 
     Shape: tokens, starts and, if known, targets (B, T), and lengths (B,) -> inputs and targets (B, T), int64, starts
     (B, T), bool, and lengths (B,), int64 on the CPU.
@@ -47,14 +47,15 @@ class Conll:
     Args:
         path: The file.
         word_column, tag_column: Columns of words and of tags, counted from 0, or backward from -1, the last column.
+        tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
+            The first subword of a word gets its tag.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training sentences, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of tokens of a sentence, begin and end included; the rest is cut off. At least 1, or
             3 with a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which splits words into pieces. The first piece of
-            a word gets its tag. None for a vocabulary of words.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
         test: Fraction of the sentences to hold out for testing, in (0, 1).
         batch_size: Sentences per step, at least 1.
@@ -67,6 +68,7 @@ class Conll:
         path: str,
         word_column: int = 0,
         tag_column: int = -1,
+        tokens: str = "words",
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
@@ -85,7 +87,7 @@ class Conll:
         self.workers = at_least("data.workers", workers, 0)
         self.max_length = at_least("data.max_length", max_length, 3 if tokenizer else 1)
         self.prepare, self.pad_multiple = PrepareTags(), check_multiple(pad_multiple)
-        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words, SPECIAL)
         if fitted is None:
             self.sentences = self._read()
             self.parts = self._split(validation, test)
@@ -94,10 +96,9 @@ class Conll:
             if len(self.tags) < 2:
                 got = " ".join(self.tags)
                 raise ConfigError(format_error("data.tag_column", "a column of at least two different tags", got))
-            self.words = read_tokenizer(tokenizer) if tokenizer else Words.of_words(_all_words(train), *limits)
+            self.words = vocabulary.fit(_all_words(train), whole=True)
         else:
-            self.tags, known = list(fitted["tags"]), fitted["tokenizer"]
-            self.words = Words(fitted["words"], fitted["lowercase"]) if known is None else TokenizerFile(known)
+            self.tags, self.words = list(fitted["tags"]), vocabulary.restore(fitted)
         self.tokens: Tokens = self.words.tokens
         length = largest_width(max_length)
         self.spec = Spec(
@@ -111,10 +112,7 @@ class Conll:
 
     def fit(self) -> Fitted:
         """Return the vocabulary or the tokenizer, and the tags."""
-        if isinstance(self.words, TokenizerFile):
-            return {"tags": self.tags, "tokenizer": self.words.content, "words": [], "lowercase": False}
-        words = self.words.words[len(SPECIAL) :]
-        return {"tags": self.tags, "tokenizer": None, "words": words, "lowercase": self.words.lowercase}
+        return {"tags": self.tags, **state_of(self.words)}
 
     def evaluation(self) -> Source:
         """Return all sentences of the file."""
@@ -179,10 +177,10 @@ class Conll:
         return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
 
     def encode(self, words: Iterable[str]) -> tuple[list[int], list[bool]]:
-        """Return the tokens of words, and which of them are the first one of a word."""
+        """Return the tokens of words, and for each token whether it is the first one of a word."""
         tokens, starts = list[int](), list[bool]()
         for word in words:
-            pieces = self.words.encode(word) if isinstance(self.words, TokenizerFile) else [self.words.number(word)]
+            pieces = [self.words.number(word)] if isinstance(self.words, Words) else self.words.encode(word)
             pieces = pieces or [self.tokens.unknown or 0]
             tokens += pieces
             starts += [True, *[False] * (len(pieces) - 1)]

@@ -50,7 +50,7 @@ class Notation:
 
 @contextmanager
 def csv_errors(path: Path) -> Iterator[None]:
-    """Raise errors in reading a file as ConfigError."""
+    """Convert errors in reading a file to ConfigError."""
     try:
         yield
     except (OSError, UnicodeError, csv.Error, pd.errors.ParserError) as error:
@@ -60,7 +60,7 @@ def csv_errors(path: Path) -> Iterator[None]:
 def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | None = None) -> Table:
     """Read a whole file in UTF-8, or in UTF-16 with a byte order mark.
 
-    The delimiter (comma, semicolon, tab or bar) and the decimal mark are inferred from the rows.
+    The delimiter (comma, semicolon, tab or vertical bar) and the decimal mark are inferred from the rows.
 
     Args:
         path: An existing file.
@@ -98,7 +98,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
 
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
-    """Return the line of each row; None for a single column, or if a row and the header differ in their cell counts."""
+    """Return the line number of each row; None for a single column, or if a row and the header differ in length."""
     if len(reader.header) == 1:
         return None
     if b'"' in content or b"\n" not in content or content.startswith(UTF16):
@@ -126,7 +126,7 @@ def iterate_tables(
     """Yield the rows of a file in tables of at most ``size`` rows, none of them empty.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
         notation: Notation, as far as it is known.
@@ -152,7 +152,7 @@ class Reader:
     """The header and the rows of a CSV file, each row with the line on which it ends.
 
     Args:
-        lines: Lines of the file, read as they are needed.
+        lines: Lines of the file, read on demand.
         path: The file, for messages.
         notation: Notation, as far as it is known.
     """
@@ -248,7 +248,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         return reader.notation.trained_on.decimal
     for name, one in found.items():
         word = one.ambiguous
-        # A comma-separated file has decimal points: 4,006 in a column with 960 groups thousands, 23.110 is a fraction.
+        # In a comma-separated file, 4,006 next to 960 is grouped, and 23.110 among numbers like it is a fraction.
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]
@@ -259,7 +259,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
 
 
 def _check_header(table: Table) -> None:
-    """Reject a first line that holds values rather than names."""
+    """Reject a first line that holds values instead of names."""
     numeric = [number for number in range(len(table.header)) if table.is_numeric(number)]
     named = [
         number for number in numeric if not np.isnan(parse_numbers([table.header[number]], table.marks.decimal))[0]
@@ -272,7 +272,7 @@ def _check_header(table: Table) -> None:
         len(numeric) < len(table.header) and not repeated and years == sorted(set(years)) and "".join(years).isdigit()
     )
     if numeric and named == numeric and not wide:
-        got, hint = ", ".join(table.header), "data.header=false reads a file without them"
+        got, hint = ", ".join(table.header), "data.header=false reads a file without column names"
         expected = f"the names of the columns in the first line of {table.path}"
         raise ConfigError(format_error("data.path", expected, got, hint))
 
@@ -284,7 +284,7 @@ def _find_bad_rows(found: list[tuple[list[str], int]], reader: Reader) -> dict[i
         invalid = next(filter(INVALID_UTF8.search, row), None)
         if invalid is not None:
             got = invalid.encode(errors="backslashreplace").decode()
-            messages[number] = format_error("data.path", f"text in UTF-8 in line {line} of {reader.path}", got)
+            messages[number] = format_error("data.path", f"UTF-8 text in line {line} of {reader.path}", got)
         elif len(row) != len(reader.header):
             expected = f"{len(reader.header)} cells in line {line} of {reader.path}, as in its first line"
             messages[number] = format_error("data.path", expected, len(row))

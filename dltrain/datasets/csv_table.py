@@ -53,14 +53,14 @@ class Table:
         return len(self.lines)
 
     def index_of(self, name: str, key: str = "data.column") -> int:
-        """Return the index of a column; `key` is the setting that an error names."""
+        """Return the index of a column; `key` is the configuration key for messages."""
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
             raise ConfigError(format_error(key, known, name, suggest(str(name), self.header)))
         return self.indices_of([name], key)[0]
 
     def indices_of(self, names: Iterable[str], key: str = "data.column") -> list[int]:
-        """Return the indices of columns; `key` is the setting that an error names.
+        """Return the indices of columns; `key` is the configuration key for messages.
 
         Raises:
             ConfigError: Columns are missing, or several have the same name.
@@ -174,7 +174,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         hint: Advice for the error message.
 
     Raises:
-        ConfigError: A column has missing values; the message names the first and their number for each column.
+        ConfigError: A column has missing values; the message names the first one and their number for each column.
     """
     problems = []
     for column in columns:

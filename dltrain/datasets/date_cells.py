@@ -20,14 +20,14 @@ OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(
 
 @dataclass
 class DateCells:
-    """Distinct cells with English months and without offsets and weekdays, and the format of what was replaced."""
+    """Distinct cells with English months, without offsets and weekdays, and the format of the replaced parts."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts if their words are read as other months of another language
+    other_months: list[str] | None = None  # the texts if another language reads their words as different months
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -52,7 +52,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
     """Return the texts without their offsets from UTC, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
-    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # equally long: faster
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # all equally long: faster
         return [text[:-length] for text in texts], ends
     found = [OFFSET.search(text) for text in texts]
     bare = [

@@ -80,7 +80,7 @@ class DateForm:
 
     Args:
         pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
-            for the quarter, ``%o`` for the day with its English ending, ``%b`` and ``%A`` for the names below, ``%s``
+            for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for the names below, ``%s``
             for Unix time.
         months: Names of the months; empty for numbers.
         weekdays: Names of the weekdays from Monday on; empty without weekdays.

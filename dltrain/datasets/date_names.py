@@ -1,4 +1,4 @@
-"""Names of months and weekdays in the languages of CSV files."""
+"""Names of months and weekdays in several languages."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -61,8 +61,8 @@ def find_languages(
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
     """Return the languages that contain every word, with the numbers of the months and of the weekdays.
 
-    Of several languages, those with the fewest abbreviations are returned; if English has all words as names, English
-    alone.
+    If there are several, only those with the fewest abbreviations are returned, and only English if it has all words as
+    names.
     """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():

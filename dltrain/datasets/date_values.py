@@ -34,7 +34,7 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
 def _strptime(texts: list[str], pattern: str) -> np.ndarray:
     date, _, clock = pattern.partition(" ")
     if len(texts) > MANY_TEXTS and clock and not pattern.startswith("%Y-%m-%d") and not re.search("%[YymdbGVu]", clock):
-        halves = [text.partition(" ") for text in texts]  # both repeat, so parse only the distinct ones
+        halves = [text.partition(" ") for text in texts]  # dates and times repeat: parse only the distinct ones
         days = _parse_repeated([half[0] for half in halves], date)
         return days + (_parse_repeated([half[2] for half in halves], clock) - np.datetime64("1900-01-01"))
     parsed = pd.to_datetime(pd.Series(texts, dtype=object), format=pattern, errors="coerce")

@@ -28,7 +28,7 @@ class Dates(NamedTuple):
         times: Local times (datetime64), NaT for missing cells.
         utc: The same instants in UTC if every cell has an offset or is a Unix time; otherwise None.
         form: Their format.
-        bad: Position of the first cell that is neither a date nor missing, although most are dates; None if all are.
+        bad: Position of the first cell that is neither a date nor missing; None if there is none.
     """
 
     times: pd.Series
@@ -47,7 +47,8 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             dates, too.
 
     Returns:
-        The dates, or None if fewer than nine in ten distinct cells are dates; for numbers, if any is not.
+        The dates. None if fewer than nine in ten distinct cells are dates or, for dates that are also numbers such as
+        202105, if any cell is not a date.
     """
     known = cells.dropna()
     if known.empty:

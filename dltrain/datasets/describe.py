@@ -33,7 +33,7 @@ def classes_line(names: Sequence[str], splits: Mapping[str, np.ndarray]) -> list
 
     Args:
         names: The classes.
-        splits: The class numbers of each split, by its name.
+        splits: Name of each split -> class indices of its examples.
     """
     counts = {name: np.bincount(labels, minlength=len(names)) for name, labels in splits.items()}
     total = np.sum(list(counts.values()), axis=0)

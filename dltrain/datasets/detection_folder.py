@@ -1,4 +1,4 @@
-"""A user's own pictures with boxes, in the formats of COCO and Pascal VOC."""
+"""A user's own images with boxes, in the formats of COCO and Pascal VOC."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,38 +24,38 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 PARTS = ("train", "val", "test")
 SPLIT_BY = ("picture", "area")
-ONLY = "object"  # name of the class, if all objects are of one
-MIN_TILE_ROWS = 3  # a picture with fewer rows of tiles is not divided among the splits
+ONLY = "object"  # name of the class, if all objects are of one class
+MIN_TILE_ROWS = 3  # an image with fewer rows of tiles is not divided among the splits
 
 
 class DetectionFolder:
-    """Pictures with boxes below ``path``: one JSON file of COCO per split, or one XML file of Pascal VOC per picture.
+    """Images with boxes below ``path``: one COCO JSON file per split, or one Pascal VOC XML file per image.
 
-    A split that has no file, folder or list of its own is cut from ``train``. Pictures are decoded when they are needed
+    A split that has no file, folder or list of its own is cut from ``train``. Images are decoded when they are needed
     and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned
     and count neither as right nor as wrong.
 
     Args:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
-        channels: 1 for gray pictures, 3 for color.
+        channels: 1 for gray images, 3 for color.
         class_names: Names of the classes; None takes those that occur in training, in alphabetical order.
         single_class: Whether all objects are of one class, called ``object``.
-        tile: Side in pixels of tiles that cut pictures without overlap; each is an example. None for whole pictures.
+        tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
-        split_by: ``picture`` divides the pictures among the splits; ``area`` divides each picture by rows of tiles: the
+        split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
             lowest for testing, those above for validation.
-        block: Number of consecutive pictures, in the order of their names, that are kept in one split, at least 1.
-        validation: Fraction of training to hold out, in [0, 1); unused if the folder has a validation split.
+        block: Number of consecutive images, in the order of their names, that are kept in one split, at least 1.
+        validation: Fraction of the training images to hold out, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the pixels after that, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
-        workers: Processes that decode pictures; 0 decodes in the main process between steps.
+        workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
-        on_bad_sample: Policy for unreadable pictures and boxes outside their pictures: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of pictures to skip after `load` before the run stops, at least 1.
+        on_bad_sample: Policy for unreadable images and boxes outside their images: ``stop`` or ``skip``.
+        max_bad_samples: Maximum number of images to skip after `load` before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes the classes of the annotations.
     """
 
@@ -113,18 +113,18 @@ class DetectionFolder:
         return {"names": list(self.names)}
 
     def _find(self) -> Parts:
-        return find_annotated(existing_folder(self.path, "an existing folder of pictures with annotations"))
+        return find_annotated(existing_folder(self.path, "an existing folder of images with annotations"))
 
     def _name_classes(self, wanted: list[str] | None) -> list[str]:
         if self.single_class:
             return [ONLY]
         found = sorted({name for picture in self.found["train"] for name in picture.names})
         if not (wanted or found):
-            raise ConfigError(format_error("data.path", f"boxes in the training pictures of {self.path}", "none"))
+            raise ConfigError(format_error("data.path", f"boxes in the training images of {self.path}", "none"))
         return wanted or found
 
     def _checked(self, pictures: Sequence[Annotated]) -> list[Annotated]:
-        """Check that all classes are known, and return the pictures whose files and boxes are valid."""
+        """Check that all classes are known, and return the images whose files and boxes are valid."""
         for picture in pictures:
             for name in picture.names if not self.single_class else ():
                 if name not in self.names:
@@ -135,7 +135,7 @@ class DetectionFolder:
         return kept
 
     def evaluation(self) -> Source:
-        """Return all pictures of the folder, of all splits that it has."""
+        """Return all images of the folder, from all splits."""
         pictures = self._checked([*chain.from_iterable(self._find().values())])
         return Source(self._files(pictures, self._cut(range(len(pictures)), pictures)), self.prepare)
 
@@ -143,7 +143,7 @@ class DetectionFolder:
         """Check all files and boxes, and return the splits.
 
         Raises:
-            ConfigError: A file or box is wrong, or a split has no box.
+            ConfigError: A file or box is invalid, or a split has no box.
         """
         self.left_out = []
         found = {split: self._checked(pictures) for split, pictures in self.found.items()}
@@ -171,7 +171,7 @@ class DetectionFolder:
         )
 
     def _cut(self, numbers: Sequence[int], pictures: Sequence[Annotated]) -> list[Part]:
-        """Return the parts of the pictures with these numbers."""
+        """Return the parts of the images with these indices."""
         if self.tile is None:
             return [Part(number) for number in numbers]
         sizes = {number: pictures[number].size or (0, 0) for number in numbers}
@@ -180,7 +180,7 @@ class DetectionFolder:
     def _split_areas(
         self, own: dict[str, list[int]], pictures: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
-        """Return the tiles of each split: splits without pictures get the lowest rows of the training pictures."""
+        """Return the tiles of each split: one without images gets the lowest rows of tiles of the training images."""
         parts = {split: self._cut(own.get(split, []), pictures) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:
@@ -203,20 +203,20 @@ class DetectionFolder:
     def _check_boxes(self) -> None:
         for split, files in self.splits.items():
             if len(files) and not sum(files.count_boxes().values()):
-                raise ConfigError(format_error("data.path", f"boxes in the pictures for {split}", "none"))
+                raise ConfigError(format_error("data.path", f"boxes in the images for {split}", "none"))
             if not len(files) and split != "val":
                 key, size = ("data.tile", self.tile) if self.by_area else ("data.block", self.block)
-                raise ConfigError(format_error(key, f"a size that leaves pictures for {split}", size))
+                raise ConfigError(format_error(key, f"a size that leaves images for {split}", size))
 
     def describe(self) -> list[str]:
-        """Return lines about the pictures, splits and boxes that were found, and what is left out."""
+        """Return lines about the images, splits and boxes that were found, and about those left out."""
         counts = {split: files.count_boxes() for split, files in self.splits.items()}
         pictures = {part.picture for files in self.splits.values() for part in files.parts}
-        what = "pictures" if self.tile is None else f"tiles of {self.tile} x {self.tile} pixels"
+        what = "images" if self.tile is None else f"tiles of {self.tile} x {self.tile} pixels"
         total: Counter[str] = sum(counts.values(), Counter())
         named = (f"{name} {total[name]:,}" for name in self.names)
         return [
-            f"{len(pictures):,} pictures with {total.total():,} boxes in {self.path}",
+            f"{len(pictures):,} images with {total.total():,} boxes in {self.path}",
             ", ".join(f"{split} {len(self.splits[split]):,} {what}" for split in PARTS),
             f"boxes: {', '.join(f'{split} {counts[split].total():,}' for split in PARTS)}",
             f"classes of objects: {shorten_names(named)}",
@@ -229,7 +229,7 @@ class DetectionFolder:
 
 
 def _hold_out(numbers: list[int], fraction: float, block: int) -> tuple[list[int], list[int]]:
-    """Return the pictures to keep and those to hold out, in blocks of consecutive ones."""
+    """Return the images to keep and those to hold out, in blocks of consecutive ones."""
     blocks = [numbers[start : start + block] for start in range(0, len(numbers), block)]
     kept, held_out = (part.sort().values.tolist() for part in hold_out(len(blocks), fraction))
     return [n for index in kept for n in blocks[index]], [n for index in held_out for n in blocks[index]]

@@ -20,7 +20,7 @@ TEST = 250
 
 
 class Digits:
-    """1,797 handwritten digits of 8x8 pixels in 10 classes; a fixed 250, about 25 per class, are the test split.
+    """1,797 handwritten digits of 8x8 pixels in 10 classes; a fixed set of 250, about 25 per class, is the test split.
 
     Args:
         validation: Fraction of the other 1,547 to hold out, in [0, 1).

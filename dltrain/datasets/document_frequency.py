@@ -14,7 +14,7 @@ def inverse_document_frequency(texts: Ragged, size: int, ignored: Iterable[int])
     Args:
         texts: Tokens of the training texts.
         size: Number of different tokens.
-        ignored: Tokens that do not stand for a word; theirs is 0.
+        ignored: Tokens that do not stand for a word; their value is 0.
 
     Source: Sparck Jones 1972; smoothed as in scikit-learn's TfidfVectorizer.
     """

@@ -1,4 +1,4 @@
-"""Download data sets with torchvision: once, completely, verified by hash, and into their own folder only."""
+"""Download data sets with torchvision: one process at a time, verified by hash, without partial files."""
 
 import os
 import shlex
@@ -32,7 +32,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
     Args:
         dataset: Name of its class in torchvision.
         root: Folder of all data sets.
-        is_complete: Whether its files exist: another process may have downloaded them while this one waited.
+        is_complete: Returns whether its files exist, as another process may have downloaded them in the meantime.
 
     Raises:
         ConfigError: The download failed; the message has a command to download the files by hand.

@@ -1,4 +1,4 @@
-"""Random geometric changes of images: one matrix per example transforms its pictures, masks and boxes."""
+"""Random geometric changes: one matrix per example transforms its images, masks and boxes."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from dltrain.datasets.augmentation import Augmentation, crop_windows
 from dltrain.keyed_random import uniform
 
 Fields = dict[str, Tensor]
-DRAWS = 10  # uniform numbers per example; their order is kept, so that runs of earlier versions can be repeated
+DRAWS = 10  # uniform numbers per example, in a fixed order, so that runs of earlier versions can be repeated
 FLIP, UPSIDE = 0, 5  # positions of the numbers for horizontal and vertical flips
 
 
@@ -19,13 +19,13 @@ class Frame(NamedTuple):
     """Fields of a batch to transform, by name; other fields are unchanged.
 
     Args:
-        pictures: Name of a field (B, channels, height, width) -> its values outside the picture, (channels, 1, 1).
-        masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the picture.
+        images: Name of a field (B, channels, height, width) -> its values outside the image, (channels, 1, 1).
+        masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the image.
         boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that leaves the
-            picture becomes all zeros.
+            image becomes all zeros.
     """
 
-    pictures: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]
     masks: Mapping[str, int] = {}
     boxes: tuple[str, ...] = ()
 
@@ -33,35 +33,35 @@ class Frame(NamedTuple):
 class Geometry(nn.Module):
     """Random flip, shift, crop, rotation and zoom of each example, for a whole batch at once.
 
-    If only flips and shifts are enabled, pixels are moved without interpolation. Otherwise pictures are sampled
-    bilinearly; masks always by the nearest pixel.
+    If only flips and shifts are enabled, pixels are moved without interpolation. Otherwise images are sampled
+    bilinearly. Masks are always sampled by nearest neighbor.
 
     Args:
         augmentation: What to change and how much.
         frame: Fields of a batch to transform.
 
     Shape:
-        Each field -> the same.
+        Each field keeps its shape.
     """
 
     def __init__(self, augmentation: Augmentation, frame: Frame) -> None:
         super().__init__()
         self.augmentation, self.frame = augmentation, frame
-        for name, outside in frame.pictures.items():
+        for name, outside in frame.images.items():
             self.register_buffer(f"outside_{name}", outside.clone())
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Transform the fields in `frame` of each example by the random matrix of its key.
+        """Transform the fields in `frame` of each example by a random matrix drawn with its key.
 
         Other fields are unchanged.
         """
         if self.augmentation.flips_only and not self.frame.boxes:
-            return batch | {name: self._flip(batch[name], keys) for name in (*self.frame.pictures, *self.frame.masks)}
-        height, width = batch[next(iter(self.frame.pictures))].shape[-2:]
+            return batch | {name: self._flip(batch[name], keys) for name in (*self.frame.images, *self.frame.masks)}
+        height, width = batch[next(iter(self.frame.images))].shape[-2:]
         matrix = self.matrix(keys, height, width)
         aligned = not self.augmentation.rotation
         moved = dict(batch)
-        for name in self.frame.pictures:
+        for name in self.frame.images:
             sample = sample_nearest if self.augmentation.exact else sample_bilinear
             moved[name] = sample(batch[name], matrix, getattr(self, f"outside_{name}"), aligned)
         for name, ignored in self.frame.masks.items():
@@ -143,7 +143,7 @@ def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bo
 
 
 def move_boxes(boxes: Tensor, matrix: Tensor, height: int, width: int) -> Tensor:
-    """Return the smallest boxes around the moved corners, cut at the edges; all zeros if nothing is left.
+    """Return the smallest boxes around the moved corners, clipped to the image; all zeros if nothing is left.
 
     Shape:
         boxes (B, N, 4) as left, top, right, bottom; matrix (B, 2, 3) -> (B, N, 4)

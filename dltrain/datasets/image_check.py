@@ -14,8 +14,8 @@ from dltrain.errors import ConfigError
 T = TypeVar("T")
 MAX_CHECKED = 20_000  # maximum number of files to check; more would delay the start of training
 TAIL_BYTES = 4096
-# Last bytes of a complete file of a format. Other bytes may follow, and some decoders do not need them, so a file that
-# lacks them is decoded to be sure. Files of other formats are always decoded.
+# Marker at the end of a complete file. Other bytes may follow it, and some decoders do not need it, so a file without
+# it is decoded to be sure. Files of other formats are always decoded.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 
@@ -48,7 +48,7 @@ def reject_unreadable(
 
     Args:
         examples: The examples in order of importance; only the first ``limit`` are checked.
-        problem: Returns what is wrong with an example, with its file, or None.
+        problem: Function that returns the file of an example and what is wrong with it, or None.
         kind: Name of the examples for the message.
 
     Raises:
@@ -58,7 +58,8 @@ def reject_unreadable(
         return
     found = [line for example in examples[:limit] if (line := problem(example)) is not None]
     if found:
-        others = f" ({len(found):,} such {kind} among {min(limit, len(examples)):,})" if len(found) > 1 else ""
+        checked = f"{min(limit, len(examples)):,} checked {kind}"
+        others = f" ({len(found):,} of {checked} are unreadable)" if len(found) > 1 else ""
         hint = "Replace or delete it. data.on_bad_sample=skip skips such examples"
         raise ConfigError(f"data.path: expected readable {kind}, got {found[0]}{others}. {hint}.")
 

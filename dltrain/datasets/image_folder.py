@@ -107,7 +107,7 @@ class ImageFolder:
         return {"classes": list(self.classes)}
 
     def evaluation(self) -> Source:
-        """Return all images of the folder, of all splits that it has."""
+        """Return all images of the folder, from all splits."""
         folders = self._find_splits().items()
         listings = [list_images(folder, split, self.classes, self.skipped) for split, folder in folders]
         return Source(
@@ -144,11 +144,7 @@ class ImageFolder:
         """Return lines about the files that `load` found: splits, classes, files left out, duplicates."""
         parts = {split: self.parts[split] for split in (TRAIN, VAL, TEST)}
         labels = [label for listing in parts.values() for _, label in listing]
-        empty = (
-            [f"classes without images, which the model will not have: {shorten_names(self.empty)}"]
-            if self.empty
-            else []
-        )
+        empty = [f"folders without images, which are not classes: {shorten_names(self.empty)}"] if self.empty else []
         return [
             f"{len(labels):,} images in {self.path}",
             ", ".join(f"{split} {len(listing):,}{self._origin(split)}" for split, listing in parts.items()),
@@ -175,13 +171,13 @@ class ImageFolder:
 
 
 class ImageFiles:
-    """Image files below ``root``, decoded one by one.
+    """Image files below ``root``, decoded one at a time.
 
     Args:
         listing: Path and class of each image.
         size: Height and width of the decoded images in pixels.
-        root: Folder to which the names of files are relative.
-        augmentation: Crop of the images at their full resolution in training.
+        root: Folder that file names are relative to.
+        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
     """
 
     def __init__(self, listing: Listing, size: int, root: Path, augmentation: Augmentation) -> None:

@@ -30,12 +30,12 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def read_images(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
 ) -> Iterator[Inputs]:
-    """Read images in the channels, size and pixel scale of a data set.
+    """Read images and convert them to the channels, size and pixel scale of a data set.
 
     Args:
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
-        shape: Channels, height and width of its images.
+        shape: Channels, height and width of the images of the data set.
         whole: Resize the whole image instead of cropping it, and add its original ``width`` and
             ``height`` to its entry in `Inputs.names`.
     """
@@ -86,7 +86,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
 
     Args:
         source: File or content.
-        mode: Mode of PIL to convert to.
+        mode: PIL mode to convert to.
         height: Height of the result in pixels.
         width: Width of the result in pixels.
         crop: Function of the image's width and height that returns the part to resize; None for the center.
@@ -105,7 +105,7 @@ def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None 
 
 
 def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
-    """Decode an image in a mode of PIL, upright according to its EXIF orientation; raises as `decode_image` does."""
+    """Decode an image in a PIL mode, upright according to its EXIF orientation; raises as `decode_image` does."""
     with warnings.catch_warnings():
         # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -115,7 +115,7 @@ def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to a mode of PIL; transparent images get a white background if the mode has no transparency."""
+    """Convert to a PIL mode; transparent images get a white background if the mode has no transparency."""
     if image.mode.startswith(DEEP_MODES):
         image = _to_8_bit(image)
     if image.has_transparency_data:

@@ -55,7 +55,7 @@ def is_image(file: Path) -> bool:
 
 
 def has_images(folder: Path, wanted: Callable[[Path], bool] = is_image) -> bool:
-    """Return whether a folder contains an image, or another `wanted` file, at any depth."""
+    """Return whether a folder contains a `wanted` file, by default an image, at any depth."""
     return any(wanted(file) for file in find_files(folder))
 
 
@@ -63,7 +63,7 @@ def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[s
     """Return the folder of each split that has one; ``train`` is `root` if no folder in it is named after a split.
 
     Args:
-        wanted: Whether a file is an example or a part of one; folders without such files are ignored.
+        wanted: Function that returns whether a file belongs to an example; folders without such files are ignored.
 
     Raises:
         ConfigError: The folder names are ambiguous, or there is no folder for training.
@@ -121,7 +121,7 @@ def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
     """
     folders = subfolders(root)
     if not folders:
-        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} away"
+        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} elsewhere"
         raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none", hint))
     with_images = [folder.name for folder in folders if has_images(folder)]
     if not with_images:

@@ -40,9 +40,9 @@ PARTS = ("train", "val", "test")
 class ImageMasks:
     """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/train`` etc.
 
-    Or in the layout of Pascal VOC: ``JPEGImages``, ``SegmentationClass`` and lists in ``ImageSets/Segmentation``. A
+    The layout of Pascal VOC is also read: ``JPEGImages``, ``SegmentationClass``, lists in ``ImageSets/Segmentation``. A
     split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
-    gray level. Images and masks are decoded when they are needed and resized to a square, masks to the nearest pixel.
+    gray level. Images and masks are decoded when they are needed and resized to a square, masks by nearest neighbor.
 
     Args:
         path: The folder.
@@ -111,7 +111,7 @@ class ImageMasks:
         return {"values": self.values, "names": list(self.names)}
 
     def evaluation(self) -> Source:
-        """Return all images with masks of the folder, of all splits that it has."""
+        """Return all images with masks of the folder, from all splits."""
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_folders(self) -> dict[str, list[Pair]]:
@@ -140,7 +140,7 @@ class ImageMasks:
         return mask_splits(self.transform, train, val, test)
 
     def check(self) -> None:
-        """Raise ConfigError if an image or its mask cannot be read or do not fit, and may not be skipped."""
+        """Raise ConfigError if an image or its mask is invalid and may not be skipped; see `mask_problem`."""
         table = lookup_table(self.values, self.ignored)
         pairs = [pair for part in reversed(PARTS) for pair in self.pairs[part]]
         reject_unreadable(pairs, partial(mask_problem, table=table), "images and masks", self.bad)
@@ -169,15 +169,15 @@ class ImageMasks:
 
 
 class MaskedImages:
-    """Image and mask files below ``root``, decoded one by one.
+    """Image and mask files below ``root``, decoded one at a time.
 
     Args:
         pairs: Image and mask of each example.
-        root: Folder to which the names of files are relative.
+        root: Folder that file names are relative to.
         size: Height and width of the result in pixels.
-        mode: Mode of PIL for the images.
+        mode: PIL mode of the images.
         table: Result of `dltrain.datasets.mask_files.lookup_table`.
-        augmentation: Crop of image and mask at their full resolution in training.
+        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
     """
 
     def __init__(
@@ -190,7 +190,7 @@ class MaskedImages:
         return len(self.pairs)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the paths below ``root`` and the size of both files of each example; -1 if one no longer exists."""
+        """Yield the paths and total size of both files of each example; -1 if one of them no longer exists."""
         for image, mask in self.pairs:
             exist = image.exists() and mask.exists()
             names = " ".join(path.relative_to(self.root).as_posix() for path in (image, mask))

@@ -39,7 +39,10 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
 
 
 def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
-    """Return a line about images with the same content in two splits; no line if all were compared and none are."""
+    """Return a line about images with the same content in two splits.
+
+    The list is empty if there are none and all images were compared.
+    """
     files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
     candidates = [file for group in _regroup([files], _size) for file in group]
     groups = [candidates[:MAX_HASHED]]

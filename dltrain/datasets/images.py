@@ -39,7 +39,7 @@ def image_spec(channels: int, height: int, width: int, class_names: Sequence[str
 
 
 class ImageTransform:
-    """Scaling of pixels and augmentation of a set of images.
+    """Scaling of pixels and augmentation of the images of a data set.
 
     Args:
         channels: Channels of the images.
@@ -122,7 +122,7 @@ def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
 
 
 def limit_labels(splits: Splits, count: int | None) -> Splits:
-    """Keep the labels of only some training examples; all of them remain as ``unlabelled``.
+    """Keep the labels of only some training examples; all of them remain as ``unlabeled``.
 
     Args:
         splits: Splits of tensors.
@@ -138,10 +138,10 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
     if not 1 <= count <= available:
         expected = f"from 1 to {available:,}, the number of training examples"
         raise ConfigError(format_error("data.num_labels", expected, count))
-    _, labelled = hold_out_stratified(rows["labels"], count / available)
-    train = replace(splits.train, rows=select_rows(rows, labelled))
-    unlabelled = replace(splits.train, rows={"pixels": rows["pixels"]}, blend=None)
-    return replace(splits, train=train, unlabelled=unlabelled)
+    _, labeled = hold_out_stratified(rows["labels"], count / available)
+    train = replace(splits.train, rows=select_rows(rows, labeled))
+    unlabeled = replace(splits.train, rows={"pixels": rows["pixels"]}, blend=None)
+    return replace(splits, train=train, unlabeled=unlabeled)
 
 
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
@@ -152,7 +152,7 @@ def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
 
 
 class ScalePixels(nn.Module):
-    """Pixels minus their mean, divided by their standard deviation.
+    """Module that subtracts a mean from pixels and divides the result by a standard deviation.
 
     Shape:
         pixels (B, channels, height, width) and optional labels (B,) -> inputs (B, channels, height, width) in float32
@@ -171,7 +171,7 @@ class ScalePixels(nn.Module):
         """Prepare any number of images at once."""
         stored = rows["pixels"]
         pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
-        result = None if pixels is stored else pixels  # a second copy takes time, mostly for new pages of memory
+        result = None if pixels is stored else pixels  # reuse the converted copy, as allocating memory takes time
         batch = {"inputs": torch.addcmul(self.offset, pixels, self.scale, out=result)}
         if (labels := rows.get("labels")) is not None:
             batch["targets"] = labels if labels.is_floating_point() else labels.long()

@@ -15,7 +15,7 @@ from dltrain.datasets.numerics import columns_first, nonzero_std
 from dltrain.datasets.series_table import Series, split_series
 from dltrain.errors import ConfigError, format_error
 
-# Part of the date -> number of its values, which are a full circle; the inputs are sine and cosine of the angle.
+# Part of the date -> number of its values, which divide a circle; the inputs are the sine and cosine of the angle.
 PERIODS = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "yearday": 366}
 
 
@@ -44,7 +44,7 @@ class KnownValues:
             raise ConfigError(format_error("data.calendar", f"dates in {table.path}", "none"))
 
     def split_series(self, table: Table, group: str | None, names: Sequence[str]) -> list[Series]:
-        """Return the series of a table; with known columns, rows at the end without values to forecast are `later`."""
+        """Return the series of a table; rows at the end that have only known values are `Series.later`."""
         series = split_series(table, group)
         if not self.columns:
             return series
@@ -96,7 +96,7 @@ class KnownValues:
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Return ``known_mean`` and ``known_scale``, (width, 1) each; empty if there are no known values.
 
-        Columns have those of the training rows, parts of the date have 0 and 1.
+        For columns, they are the mean and scale of the training rows; for parts of the date, 0 and 1.
         """
         if not train:
             return {}

@@ -36,7 +36,7 @@ class LogMel:
     Args:
         rate: Samples per second.
         bands: Mel bands, at least 1.
-        window_ms, hop_ms: Length of a frame, and distance of frames, in milliseconds.
+        window_ms, hop_ms: Length of a frame, and distance between frames, in milliseconds.
 
     Raises:
         ConfigError: A band is so narrow that it has no bin of the spectrum.
@@ -47,7 +47,7 @@ class LogMel:
     def __init__(self, rate: int, bands: int, window_ms: float, hop_ms: float) -> None:
         self.rate, self.hop = rate, max(1, round(rate * hop_ms / 1000))
         self.window = torch.hann_window(max(2, round(rate * window_ms / 1000)))
-        self.size = 1 << (len(self.window) - 1).bit_length()  # of the Fourier transform: the next power of two
+        self.size = 1 << (len(self.window) - 1).bit_length()  # size of the Fourier transform: the next power of two
         filters = mel_filters(bands, self.size // 2 + 1, rate)
         if bool((filters.sum(0) == 0).any()):
             expected = f"few enough bands for a window of {window_ms:g} ms at {rate:,} Hz"

@@ -75,10 +75,10 @@ class LongFile:
 
 
 def join_lines(pieces: Iterable[str], size: int = 100_000) -> Iterator[str]:
-    """Yield a text in the same pieces as `dltrain.datasets.subwords.lines_of`.
+    """Split a text into the same pieces as `dltrain.datasets.subwords.lines_of`.
 
     Args:
-        pieces: The text, in any pieces.
+        pieces: The text, in pieces of any size.
         size: Minimum number of characters of a piece, except the last one.
     """
     waiting = ""

@@ -14,7 +14,7 @@ from dltrain.datasets.text_tokenizers import Counts, Encoded, Tokenizer, token_d
 from dltrain.datasets.token_parts import check_documents, end_of_document
 from dltrain.storage.safe_read import read_mapping
 
-VERSION = 1  # of the files
+VERSION = 1  # of the file format
 ROOM = 2**16  # zeros after the tokens of a part, so that its last window can be a view
 FACTS = "parts.json"
 

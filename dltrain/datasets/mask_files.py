@@ -12,7 +12,7 @@ from dltrain.datasets.image_inputs import FORMATS, SUFFIXES, UNREADABLE, Crop
 from dltrain.datasets.masks import UNKNOWN
 from dltrain.errors import ConfigError, format_error
 
-INDEXED = ("1", "L", "P")  # modes of PIL whose pixels are numbers rather than colors
+INDEXED = ("1", "L", "P")  # PIL modes whose pixels are numbers rather than colors
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but only those up to 255 can be classes
 FOREIGN = 254  # in a lookup table: a value that is not a class
 MAX_CLASSES = FOREIGN  # the last class has the number 253
@@ -26,7 +26,7 @@ def find_pairs(root: Path) -> list[Pair]:
     Pairs are sorted by name.
 
     Raises:
-        ConfigError: There is no image, or an image without a mask, or two files of one name.
+        ConfigError: There is no image, an image has no mask, or two files have the same name.
     """
     images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
     if not images:
@@ -73,7 +73,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the class index of each pixel value from 0 to 255 in uint8, or `UNKNOWN` if ignored, or `FOREIGN`."""
+    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for non-classes."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:
@@ -82,7 +82,7 @@ def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
 
 
 def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Crop) -> np.ndarray:
-    """Decode a mask to class indices (size, size) in uint8, by the nearest pixel; `UNKNOWN` for pixels without a class.
+    """Decode a mask to class indices (size, size) in uint8, by nearest neighbor; `UNKNOWN` for pixels without a class.
 
     Args:
         image: File of the image, whose size the mask must have.
@@ -90,7 +90,8 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
         crop: Function of the mask's width and height that returns the part to resize.
 
     Raises:
-        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read or does not fit.
+        OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read, has
+            another size than the image, or contains a value that is not a class.
     """
     values = _read(path)
     expected = image_size(image)
@@ -106,7 +107,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
 
 
 def mask_problem(pair: Pair, table: np.ndarray) -> str | None:
-    """Return why an image or its mask cannot be read or do not fit, with the file, or None.
+    """Return what is wrong with an image or its mask, with the file; None if both are valid.
 
     Args:
         table: Result of `lookup_table`.

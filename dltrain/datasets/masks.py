@@ -12,12 +12,12 @@ from dltrain.datasets.geometry import Frame
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spec
 from dltrain.errors import ConfigError
 
-UNKNOWN = 255  # stored for pixels without a class
-IGNORED = -1  # their target
+UNKNOWN = 255  # stored value of pixels without a class
+IGNORED = -1  # target of these pixels
 
 
 class PrepareMasks(nn.Module):
-    """Scaled pixels, the class of each pixel, and unchanged boxes.
+    """Module that scales pixels, converts masks to class indices, and leaves boxes unchanged.
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and
@@ -37,7 +37,7 @@ class PrepareMasks(nn.Module):
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the facts of images of (channels, height, width) whose pixels have these classes."""
+    """Return the facts of images of size (channels, height, width) whose pixels have these classes."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, pixel_classes=len(names), pixel_class_names=tuple(names))
 

@@ -31,7 +31,7 @@ class AddingProblem:
     the seed of a run.
 
     Args:
-        sequences: Number of sequences: 90 % for training, 5 % each for validation and test; at least 8.
+        sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
         steps: Steps of a sequence, at least 2.
         batch_size: Sequences per step, at least 1.
         workers: Unused: the sequences stay in memory.
@@ -64,7 +64,7 @@ class AddingProblem:
 
 
 class PrepareCopy(nn.Module):
-    """Inputs and targets of `CopyMemory`, from the symbols to copy.
+    """Module that builds the inputs and targets of `CopyMemory` from the symbols to copy.
 
     Shape: int (B, items) -> int64 (B, delay + 2 * items) each.
     """
@@ -84,16 +84,16 @@ class PrepareCopy(nn.Module):
 
 
 class CopyMemory:
-    """Random symbols to repeat after a delay; they do not depend on the seed of a run.
+    """Random symbols to reproduce after a delay; they do not depend on the seed of a run.
 
     The inputs are the symbols, ``delay`` - 1 blanks, a delimiter, and one blank for each symbol; the targets are blanks
     up to the delimiter, and then the symbols. A model without memory predicts blanks and then each symbol with equal
     probability: its cross-entropy is ``items * log(symbols) / (delay + 2 * items)`` nats per step.
 
     Args:
-        sequences: Number of sequences: 90 % for training, 5 % each for validation and test; at least 8.
+        sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
         delay: Steps between the last symbol and the first step of the copy, at least 1.
-        items: Symbols of a sequence, at least 1.
+        items: Number of symbols to copy, at least 1.
         symbols: Number of different symbols, from 2 to 26.
         batch_size: Sequences per step, at least 1.
         workers: Unused: the sequences stay in memory.
@@ -170,7 +170,7 @@ class CopyMemory:
     def _encode(self, text: str) -> list[int]:
         wrong = next((character for character in text if character not in self.characters), None)
         if wrong is not None:
-            raise ConfigError(format_error("text", f"characters of {self.characters}", wrong))
+            raise ConfigError(format_error("text", f"one of the characters {self.characters}", wrong))
         return [self.characters.index(character) for character in text]
 
     def _decode(self, tokens: list[int]) -> str:
@@ -178,7 +178,7 @@ class CopyMemory:
 
 
 def _split(rows: Mapping[str, Tensor], prepare: nn.Module) -> Splits:
-    """Return the first rows for training, the others for validation and test."""
+    """Return the first rows as the training split, and the others as the validation and test splits."""
     count = len(next(iter(rows.values())))
     held_out = [held_out_size(count, share) for share in (VALIDATION, TEST)]
     cuts = [0, count - sum(held_out), count - held_out[1], count]

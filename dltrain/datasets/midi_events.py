@@ -30,16 +30,16 @@ class MidiEvents:
 
     Args:
         path: The folder.
-        steps_per_beat: Steps of a quarter note, from 1 to 96.
+        steps_per_beat: Steps per quarter note, from 1 to 96.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is ``context_length``.
         streams: Read each split as contiguous streams; see `dltrain.datasets.text.Text`.
-        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1), if there is no folder for
-            it.
+        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused for a split with a
+            folder.
         batch_size: Windows per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for files that cannot be read: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of files to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None reads the folder.
     """
 
@@ -100,7 +100,7 @@ class MidiEvents:
         )
 
     def evaluation(self) -> Source:
-        """Return windows that predict each token of all pieces of the folder once, except the first."""
+        """Return windows that predict each token of all pieces of the folder once, except the first token."""
         return self._held_out(_join([piece for split in self._read().values() for piece in split]))
 
     def describe(self) -> list[str]:
@@ -144,13 +144,13 @@ class MidiEvents:
 
 
 def _join(pieces: list[Piece[Song]]) -> Tensor:
-    """Return the events of pieces one after the other, int16, each piece after `START`, which also ends the last."""
+    """Return the events of all pieces as one tensor, int16, with `START` before each piece and after the last one."""
     events = [token for piece in pieces for token in (START, *to_events(piece.content.notes))]
     return torch.tensor([*events, START], dtype=torch.int16)
 
 
 def _whole(name: str, events: list[int]) -> Inputs:
-    """Return a piece to predict: its events, and the unknown one after them."""
+    """Return a piece as inputs: its events, followed by the unknown event to predict."""
     if not events:
         raise ConfigError(format_error("text", "at least one event", "none"))
     events = events if events[0] == START else [START, *events]

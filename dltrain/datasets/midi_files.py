@@ -14,10 +14,10 @@ from dltrain.errors import ConfigError, format_error
 
 SUFFIXES = (".mid", ".midi")
 DRUMS = 9  # channel of percussion, whose "pitches" are instruments
-TICKS_PER_STEP = 120  # of the files that are written
+TICKS_PER_STEP = 120  # in written files
 MAX_STEPS_PER_BEAT = 96
 MAX_BYTES = 2**24
-MAX_STEPS = 100_000  # of a piece; more are a damaged file, or one made to fill the memory
+MAX_STEPS = 100_000  # of a piece; a file with more is damaged, or made to exhaust memory
 VELOCITY = 80
 
 
@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Song(NamedTuple):
-    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number of notes outside of the piano."""
+    """Notes of a MIDI file on a time grid, by start and pitch, and the number of notes outside the piano range."""
 
     notes: list[Note]
     outside: int
@@ -50,7 +50,7 @@ def read_song(content: bytes, path: Path, steps_per_beat: int) -> Song:
 
     Raises:
         ConfigError: It is not a MIDI file, is damaged, too large or too long, has separate pieces as tracks or time in
-            seconds, or has no notes of a piano.
+            seconds, or has no note in the piano range.
     """
     check_installed("data.path")
     problem = _find_problem(content)
@@ -141,7 +141,7 @@ def to_sounding(notes: Sequence[Note]) -> list[list[int]]:
 
 
 def from_sounding(steps: Sequence[Iterable[int]]) -> list[Note]:
-    """Return the notes of steps; a pitch that sounds in consecutive steps is one note."""
+    """Return the notes for the pitches of each step; a pitch that sounds in consecutive steps is one note."""
     notes, begun = list[Note](), dict[int, int]()
     for step, pitches in enumerate([*map(set, steps), set[int]()]):
         for pitch in [pitch for pitch in begun if pitch not in pitches]:
@@ -155,13 +155,13 @@ def write_song(notes: Iterable[Note], steps_per_beat: int, ticks_per_step: int =
     """Return the content of a MIDI file with one track, for a piano at 120 quarter notes per minute.
 
     Args:
-        steps_per_beat: Steps of `TICKS_PER_STEP` ticks per quarter note, at most `MAX_STEPS_PER_BEAT`.
+        steps_per_beat: Number of steps of `TICKS_PER_STEP` ticks in a quarter note, at most `MAX_STEPS_PER_BEAT`.
         ticks_per_step: Ticks per step of `notes`.
     """
     check_installed("--out")
     import mido
 
-    # A pitch that is struck again ends first.
+    # Sorted, a note ends before the next one of the same pitch begins.
     changes = [(note.start, 1, note.pitch) for note in notes] + [(note.end, 0, note.pitch) for note in notes]
     track, now = mido.MidiTrack(), 0
     for step, is_on, pitch in sorted(changes):

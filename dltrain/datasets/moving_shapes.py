@@ -20,7 +20,7 @@ from dltrain.keyed_random import uniform
 MOTIONS = ("left", "right", "up", "down", "clockwise", "counter-clockwise", "grow", "shrink")
 MIRRORED = ("flip", "flip_vertical")  # augmentations that turn one motion into another
 FORMS = 3  # bar, triangle, corner
-SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a share of the picture
+SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a fraction of the image size
 DRAWN = 8  # uniform numbers per clip, before those of the noise
 NOISE = 30  # gray levels
 CHUNK = 128  # clips drawn at once
@@ -30,14 +30,14 @@ VALIDATION, TEST = 0.1, 0.2
 class MovingShapes:
     """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
 
-    A shape crosses the picture to the left, right, top or bottom, turns by half a circle in either direction, grows to
-    twice its radius or shrinks to half of it. What leaves the picture enters on the other side. Position, angle, size
-    and brightness are random, except for the quantity that the motion changes, which covers its whole range. The frames
-    are evenly spaced in time, with a random offset of less than one frame. So a single frame at a random moment has the
-    same distribution for each motion and does not reveal it.
+    A shape crosses the image to the left, right, top or bottom, turns by half a circle in either direction, grows to
+    twice its radius or shrinks to half of it. A part that leaves the image enters on the other side. Position, angle,
+    size and brightness are random, except for the quantity that the motion changes, which covers its whole range. The
+    frames are evenly spaced in time, with a random offset of less than one frame. A single frame at a random moment
+    therefore has the same distribution for each motion and does not reveal it.
 
     Args:
-        clips: Number of clips: 70 % for training, 10 % for validation, 20 % for test; at least 8.
+        clips: Number of clips: 70% for training, 10% for validation, 20% for testing; at least 8.
         frames: Frames of a clip, at least 1.
         image_size: Height and width of the frames in pixels, at least 1.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
@@ -92,7 +92,7 @@ def draw_clips(count: int, frames: int, size: int) -> dict[str, Tensor]:
 
 
 def _draw(numbers: Tensor, frames: int, size: int) -> Tensor:
-    """Return the clips with these numbers, (count, frames, size, size) in uint8."""
+    """Return the clips with these indices, (count, frames, size, size) in uint8."""
     drawn = uniform(numbers, DRAWN + frames * size * size)
     form, shade, level, moment, *path = drawn[:, :DRAWN, None].unbind(1)
     noise = drawn[:, DRAWN:].view(-1, frames, size, size)
@@ -105,7 +105,7 @@ def _draw(numbers: Tensor, frames: int, size: int) -> Tensor:
 
 
 def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return x, y, angle and radius at each moment, all (count, frames); lengths as shares of the picture.
+    """Return x, y, angle and radius at each moment, all (count, frames); lengths as fractions of the image size.
 
     Args:
         motion: Index into `MOTIONS`, (count,).
@@ -137,5 +137,5 @@ def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, si
 
 
 def _box(along: Tensor, upward: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
-    """Return the distance to the edge of a box, negative inside; near a corner outside, a lower bound."""
+    """Return the distance to the edge of a box, negative inside; outside of a corner, a lower bound of it."""
     return torch.maximum((along - x).abs() - half_width, (upward - y).abs() - half_height)

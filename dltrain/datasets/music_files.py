@@ -22,7 +22,7 @@ SILENT = -1  # pitch of a voice that does not sound, in some files of this layou
 
 
 class Piece(NamedTuple, Generic[T]):
-    """A piece of music, and where it is from."""
+    """A piece of music, and the file or the part of a file that it is from."""
 
     name: str
     content: T
@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout, or a piece is invalid, empty or has a pitch outside of the piano
-            and may not be skipped.
+        ConfigError: The file is not in this layout, or a piece is invalid, is empty or has a pitch outside the
+            piano range, and may not be skipped.
     """
     if path.is_dir():
         hint = "data=midi reads a folder of MIDI files"
@@ -157,7 +157,7 @@ def read_midi(file: Path, steps_per_beat: int) -> Song:
 
 
 def _find_splits(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; `root` is that of training if no folder in it is named after a split."""
+    """Return the folder of each split; `root` is the training folder if no folder in it is named after a split."""
     named = [(split, folder) for folder in subfolders(root) if (split := split_of(folder.name))]
     if not named:
         return {TRAIN: root}
@@ -170,7 +170,7 @@ def _find_splits(root: Path) -> dict[str, Path]:
 
 
 def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
-    """Return the pitches that sound in each step of the pieces."""
+    """Convert the notes of pieces to the pitches that sound in each step."""
     return {
         split: [Piece(piece.name, to_sounding(piece.content.notes)) for piece in songs]
         for split, songs in pieces.items()
@@ -178,7 +178,7 @@ def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
 
 
 def complete_splits(pieces: Pieces[T], validation: float, test: float) -> Pieces[T]:
-    """Return pieces with all splits; missing ones are held out of the training pieces, at random but fixed.
+    """Return pieces with all splits; missing splits are held out of the training pieces, the same in every run.
 
     Args:
         validation, test: Fractions of the training pieces.

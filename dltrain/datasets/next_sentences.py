@@ -22,7 +22,7 @@ class Passages:
 
     The first passage of a pair has whole sentences of a document, as many as fit into half of the pair, or the end of
     one longer sentence. The second one starts at a sentence and has the tokens from there to the end of its document,
-    as many as fit. Each sentence, except the last ones of documents, is in the first passage of one pair.
+    as many as fit. Each sentence except the last one of a document is in the first passage of one pair.
 
     Args:
         sentences: Tokens of all sentences, int32.
@@ -48,22 +48,22 @@ class Passages:
 
     @cached_property
     def first_sentences(self) -> Tensor:
-        """First sentence of the document of each sentence."""
+        """For each sentence, the first sentence of its document."""
         return (self.counts.cumsum(0) - self.counts).repeat_interleave(self.counts)
 
     @cached_property
     def own_counts(self) -> Tensor:
-        """Number of sentences of the document of each sentence."""
+        """For each sentence, the number of sentences of its document."""
         return self.counts.repeat_interleave(self.counts)
 
     @cached_property
     def ends(self) -> Tensor:
-        """Token after the document of each sentence."""
+        """For each sentence, the token after the end of its document."""
         last = self.first_sentences + self.own_counts - 1
         return self.starts[last] + self.sentences.lengths[last]
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Return the first token of the first passage, and the first sentence of the next one, of each pair, (N,)."""
+        """Return the first token of the first passage and the first sentence of the second one of each pair, (N,)."""
         lengths, counts, half = self.sentences.lengths.tolist(), self.counts.tolist(), self.room // 2
         starts, firsts, seconds, begin = self.starts.tolist(), list[int](), list[int](), 0
         for count in counts:
@@ -82,7 +82,7 @@ class Passages:
         """Return all pairs as rows: first, first_length, second and not_next (N,), int64, and tokens (N, T), int32.
 
         Args:
-            drawn: Replace half of the second passages by random ones, depending on the number of the pair alone.
+            drawn: Replace half of the second passages by random ones, which depend on the index of the pair alone.
         """
         firsts, seconds = self.pairs()
         rows = {"first": firsts, "first_length": self.starts[seconds] - firsts, "second": seconds}
@@ -93,11 +93,11 @@ class Passages:
 
 
 class Join(nn.Module):
-    """Pairs of passages as the fields of a batch.
+    """Module that joins the two passages of each pair into one sequence of tokens.
 
     Shape:
         rows of `Passages` -> inputs and segments (B, T), int64; lengths (B,), int64 on the CPU; first, first_length,
-        second and not_next as they are
+        second and not_next, unchanged
     """
 
     values: Tensor
@@ -138,7 +138,7 @@ class Join(nn.Module):
 
 
 class RandomSecond(nn.Module):
-    """Random second passages, from another document, for half of the pairs."""
+    """Module that replaces the second passage of half of the pairs by a random one from another document."""
 
     first_sentences: Tensor
     own_counts: Tensor
@@ -154,14 +154,14 @@ class RandomSecond(nn.Module):
         """Return the first sentence of the second passages, ``second``, and their class, ``not_next``, both (B,)."""
         replaced, place = uniform(keys, 2).unbind(1)
         second, own = rows["second"], self.own_counts[rows["second"]]
-        # Count the sentences of all other documents, and skip the own document.
+        # Draw among the sentences of all other documents: indices from the pair's document on are shifted past it.
         drawn = (place.double() * (self.sentences - own)).long()
         drawn = drawn + own * (drawn >= self.first_sentences[second])
         random = replaced < 0.5
         return {"second": torch.where(random, drawn, second), "not_next": torch.where(random, RANDOM, NEXT)}
 
     def forward(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the prepared pairs with other second passages."""
+        """Return the prepared pairs with newly drawn second passages."""
         rows = batch | self.draw(batch, keys)
         return batch | self.join({**rows, "tokens": self.join.tokens(rows)})
 

@@ -7,7 +7,7 @@ from dltrain.datasets.midi_files import MAX_STEPS, Note
 from dltrain.datasets.note_frames import HIGHEST, LOWEST, NOTES
 from dltrain.errors import ConfigError, format_error
 
-MAX_WAIT = 32  # steps of the longest event of time; longer pauses are several events
+MAX_WAIT = 32  # maximum steps of one waiting event; longer pauses are several events
 START = 0  # token before each piece
 ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first token of each kind
 SIZE = WAIT + MAX_WAIT
@@ -22,7 +22,7 @@ NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 
 def to_events(notes: Iterable[Note]) -> list[int]:
-    """Return notes as tokens, without `START`; in each step, notes end before others begin, both in order of pitch.
+    """Convert notes to tokens, without `START`; in each step, notes end before others begin, both in order of pitch.
 
     Source: Oore et al. 2018, "This time with feeling", section 3.2, without velocities.
     """
@@ -38,9 +38,9 @@ def to_events(notes: Iterable[Note]) -> list[int]:
 
 
 def from_events(events: Iterable[int]) -> list[Note]:
-    """Return the notes of tokens; a note that does not end lasts to the next one of its pitch, or to the end.
+    """Convert tokens to notes; a note that does not end lasts to the next one of its pitch, or to the end.
 
-    `START` ends all notes. An end of a note that has not begun is ignored.
+    `START` ends all notes. The end of a note that has not begun is ignored.
     """
     notes, begun, now = list[Note](), dict[int, int](), 0
 
@@ -83,5 +83,5 @@ def decode(tokens: list[int]) -> str:
 
 
 def event_tokens() -> Tokens:
-    """Return the events as the fact `Tokens`."""
+    """Return the vocabulary of events."""
     return Tokens(SIZE, begin=START, unit="event", encode=encode, decode=decode)

@@ -32,7 +32,7 @@ def to_steps(frames: Tensor) -> list[list[int]]:
 
 
 def encode_text(text: str) -> list[list[int]]:
-    """Return the notes of each frame of a text, from 0, in ascending order.
+    """Return the note indices of each frame of a text, in ascending order.
 
     The text has MIDI pitches, and a line break or a comma between two frames.
 
@@ -55,14 +55,14 @@ def decode_frame(notes: list[int]) -> str:
 
 
 def piano_notes() -> Notes:
-    """Return the keys of a piano as the fact `Notes`."""
+    """Return the notes of a piano."""
     return Notes(NOTES, encode_text, decode_frame, LOWEST)
 
 
 class PrepareFrames(nn.Module):
-    """Frames as inputs and targets: each frame is predicted from those before it, the first one from an empty frame.
+    """Module that converts frames to inputs and targets: each frame is predicted from the frames before it.
 
-    Shape: frames (B, T, NOTES), uint8, `UNKNOWN` after the end of a piece -> inputs (B, T, NOTES), the previous frames;
+    Shape: frames (B, T, NOTES), uint8, `UNKNOWN` after the end of a piece -> inputs (B, T, NOTES), the previous frames,
     targets (B, T, NOTES), -1 for unknown frames, both float32; lengths (B,), on the CPU.
     """
 
@@ -77,7 +77,7 @@ class PrepareFrames(nn.Module):
 
 
 class Transpose(nn.Module):
-    """Random transposition of each piece in training, never so far that a note leaves the piano.
+    """Random transposition of each piece in training, limited to the range of a piano.
 
     The field ``transposition`` (B,), int64, has the semitones by which a piece was moved.
 

@@ -27,13 +27,13 @@ MAX_CHANNELS = 4
 
 
 class Npz:
-    """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` whose first axis counts the examples.
+    """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` with one example per entry of the first axis.
 
     The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
     sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
-    the channels are last. y are classes if they are repeated whole numbers or one-hot rows, and numbers to predict
-    otherwise; see `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
+    the channels are last. The labels y are classes if they are repeated whole numbers or one-hot rows, and otherwise
+    numbers to predict; see `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:
         path: The .npz file.
@@ -99,7 +99,7 @@ class Npz:
         return {**shape, "labels": self.labels.state(), "scale": list(astuple(scale))}
 
     def evaluation(self) -> Source:
-        """Return all examples of the file, of its training arrays and its test arrays."""
+        """Return all examples of the file, from the training and test arrays."""
         existing_file(self.path, "an existing .npz file")
         x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
         parts = [self._rows(x, y, "train"), self._rows(x_test, y_test, "test")]

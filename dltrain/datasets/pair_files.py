@@ -79,7 +79,7 @@ class PairFiles:
 
     @property
     def own_prefix(self) -> str:
-        """Prefix to add to a user's texts: that of the only file; empty for several, as the texts already have one."""
+        """Prefix to add to user-provided texts: that of the only file; empty if there are several files."""
         return self.prefixes[0] if len(self.prefixes) == 1 else ""
 
     def state(self) -> Fitted:
@@ -88,7 +88,7 @@ class PairFiles:
         return {"columns": self.columns, "marks": marks}
 
     def restore(self, state: Fitted) -> None:
-        """Restore a result of `state`, also one of an earlier version, which read a single file."""
+        """Restore a result of `state`, including one of an earlier version, which read a single file."""
         columns, marks = state["columns"], state["marks"]
         if not columns or isinstance(columns[0], str):
             columns, marks = [columns], [marks]

@@ -16,7 +16,7 @@ class PairVocabularies:
     """Settings of both vocabularies.
 
     Args:
-        kind: ``words``, ``characters``, ``bpe`` or ``file``.
+        kind: ``words``, ``characters``, ``bpe``, ``wordpiece`` or ``file``.
         lowercase: Whether to convert texts to lower case.
         limits: Minimum occurrences of a piece, and maximum number of pieces.
         shared: Whether sources and targets have one vocabulary.

@@ -18,11 +18,12 @@ from dltrain.datasets.pair_report import SPLITS, PairReport
 from dltrain.datasets.pair_vocabularies import PairVocabularies
 from dltrain.datasets.parallel_files import TABLES, Pairs
 from dltrain.datasets.sequence_pairs import LINES, PreparePairs, SourceEncoder, as_ragged, encode_inputs
+from dltrain.datasets.subword_training import NAMES
 from dltrain.datasets.subwords import tokenizer_files
 from dltrain.datasets.vocabularies import FILE
 from dltrain.errors import ConfigError, format_error
 
-KINDS = ("words", "characters", "bpe")
+KINDS = ("words", "characters", *NAMES)
 MIN_PAIRS = 3
 EncodedPairs = tuple[list[list[int]], list[list[int]]]  # sources, targets
 
@@ -41,28 +42,29 @@ class Parallel:
         prefix: Name of the task, such as ``summarize``, or a list with one for each table; each source then starts with
             ``summarize: ``. None for no prefix.
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.
-        num_labels: Maximum number of training pairs of a table; the vocabularies are fitted to all. None for all.
-        tokens: ``words`` (and symbols), ``characters``, or ``bpe``: byte pair encoding, by the package tokenizers.
+        num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all. None keeps all.
+        tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
+            encoding, or ``wordpiece``, as in BERT.
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
-            for targets; None for no such file.
+            for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences of a piece in the training texts, at least 1; rarer ones are unknown.
-        max_words: Maximum number of pieces in each vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
-        sentinels: Number of tokens for hidden spans in each vocabulary, at least 0.
+        sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
             text are left out.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
         cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and pairs with an empty text: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of lines and pairs to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """
 
@@ -168,7 +170,7 @@ class Parallel:
         return self.reader.columns[0]
 
     def _file_of(self, rows: Tensor) -> Tensor:
-        """Return the number of the file of each pair, int64."""
+        """Return the index of the file of each pair, int64."""
         ends = torch.tensor([size for _, size in self.files]).cumsum(0)
         return torch.bucketize(rows, ends, right=True)
 
@@ -244,12 +246,12 @@ class Parallel:
 
 
 def _mix(count: int, files: int) -> Tensor:
-    """Return the order of held-out pairs: mixed if there are several files, so that the first pairs are of all."""
+    """Return the order of held-out pairs: permuted if there are several files, so that any sample has pairs of all."""
     return permutation(count) if files > 1 else torch.arange(count)
 
 
 def _split(files: list[tuple[str, int]], shares: tuple[float, float]) -> list[Tensor]:
-    """Return the rows of the training, validation and test split; each file is split by itself.
+    """Return the rows of the training, validation and test split; each file is split separately.
 
     Raises:
         ConfigError: A file has fewer than `MIN_PAIRS` pairs.

@@ -41,7 +41,7 @@ class PairReader:
         bad: Policy for unreadable lines and empty texts.
 
     Raises:
-        ConfigError: There are not one or two files, or columns are named for text files.
+        ConfigError: There is no file or more than two, or columns are named for text files.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ INPUTS = (".json", *SUFFIXES)
 class PianoRollData(ABC):
     """Base class of data sets of piano rolls, which differ in the files that they read.
 
-    Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted by itself.
+    Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted separately.
     """
 
     def __init__(
@@ -173,17 +173,17 @@ class PianoRoll(PianoRollData):
 
     Args:
         path: The file.
-        steps_per_beat: Steps of a quarter note, from 1 to 96, to read and write MIDI files.
-        frame_stride: Distance in steps of the frames that are read, at least 1.
+        steps_per_beat: Steps per quarter note, from 1 to 96, for reading and writing MIDI files.
+        frame_stride: Distance in steps between the frames that are read, at least 1.
         max_length: Maximum number of frames of a piece, at least 1; longer ones are cut into parts.
         transpose: Maximum transposition of pieces in training, in semitones, at least 0.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
-        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1), if the file has no such
-            split.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has
+            the split.
         batch_size: Pieces per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for pieces that cannot be read: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of pieces to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None reads the file.
 
     Source: Allan and Williams 2005; Boulanger-Lewandowski, Bengio and Vincent 2012.
@@ -261,5 +261,5 @@ def check_steps_per_beat(steps_per_beat: int) -> int:
 
 
 def outside_line(outside: int) -> list[str]:
-    """Return a line with the number of notes outside of the piano, if there are some."""
-    return [f"{count(outside, 'note')} outside of the piano (MIDI pitches 21 to 108) left out"] if outside else []
+    """Return a line with the number of notes outside the piano range, if there are any."""
+    return [f"{count(outside, 'note')} outside the piano range (MIDI pitches 21 to 108) left out"] if outside else []

@@ -1,4 +1,4 @@
-"""Read the rows of a CSV file that contain a square picture as text of gray values, as in FER-2013."""
+"""Read the rows of a CSV file that contain a square image as text of gray values, as in FER-2013."""
 
 import csv
 import math
@@ -12,12 +12,12 @@ import numpy as np
 from dltrain.data.bad_samples import BadSamples
 from dltrain.errors import ConfigError, format_error, shorten, suggest
 
-MAX_CELL = 2**26  # characters: pictures of about 4,000 x 4,000 pixels
+MAX_CELL = 2**26  # characters, for images of about 4,000 x 4,000 pixels
 DELIMITERS = ",;\t"
 
 
 class Columns(NamedTuple):
-    """Names of columns; None for one that is not read.
+    """Names of columns; None for columns that are not read.
 
     Args:
         pixels: Gray values, separated by spaces.
@@ -31,7 +31,7 @@ class Columns(NamedTuple):
 
 
 class PixelRow(NamedTuple):
-    """One row: its line, its picture (side, side) in uint8, and the text of its class and split."""
+    """One row: its line, its image (side, side) in uint8, and the text of its class and split."""
 
     line: int
     pixels: np.ndarray
@@ -49,7 +49,7 @@ def read_rows(
         path: The file, for messages.
         columns: Columns to read.
         bad: Policy for rows that cannot be read; None rejects them.
-        side: Height and width of the pictures in pixels; None for that of the first row.
+        side: Height and width of the images in pixels; None for those of the first row.
 
     Raises:
         ConfigError: A column is missing, or a row cannot be read and may not be skipped; the message names the line.
@@ -71,24 +71,24 @@ def read_rows(
             line = 1 + rows.line_num
             try:
                 pixels, *rest = _cells(row, header, indices)
-                picture = parse_picture(pixels, side)
+                image = parse_image(pixels, side)
             except ValueError as error:
                 bad.add(f"data.path: {error}".replace(" in it", f" in line {line} of {path}", 1))
                 continue
-            side = len(picture)
+            side = len(image)
             label, usage = [*rest, "", ""][:2] if columns.column is not None else ("", [*rest, ""][0])
-            yield PixelRow(line, picture, label, usage)
+            yield PixelRow(line, image, label, usage)
 
 
-def parse_picture(text: str, side: int | None = None) -> np.ndarray:
-    """Return a square picture of gray values, in uint8.
+def parse_image(text: str, side: int | None = None) -> np.ndarray:
+    """Return a square image of gray values, in uint8.
 
     Args:
         text: Whole numbers from 0 to 255, separated by spaces, row by row.
-        side: Height and width that it must have, in pixels; None for any.
+        side: Required height and width in pixels; None for any.
 
     Raises:
-        ValueError: The text is not such a picture. The caller replaces "in it" in the message by the line.
+        ValueError: The text is not such an image. The caller replaces "in it" in the message by the line.
     """
     try:
         values = np.fromstring(text, dtype=np.int64, sep=" ")
@@ -102,7 +102,7 @@ def parse_picture(text: str, side: int | None = None) -> np.ndarray:
     if side is not None and len(values) != side**2:
         raise ValueError(f"expected {side**2:,} pixels ({side} x {side}) in it, got {len(values):,}")
     if not found or found**2 != len(values):
-        raise ValueError(f"expected the pixels of a square picture in it, got {len(values):,}")
+        raise ValueError(f"expected the pixels of a square image in it, got {len(values):,}")
     return values.astype(np.uint8).reshape(found, found)
 
 

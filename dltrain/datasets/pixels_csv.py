@@ -1,4 +1,4 @@
-"""A user's own table of small gray pictures in a CSV file, such as the emotions of FER-2013."""
+"""A user's own table of small gray images in a CSV file, such as the faces of FER-2013."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,10 +23,10 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 class PixelsCsv:
-    """A CSV file with a class, a square gray picture as a text of numbers, and the split in each row.
+    """A CSV file with a class, a square gray image as a text of numbers, and a split in each row.
 
-    Rows of ``Training`` are trained on, those of ``PublicTest`` are the validation split, and those of ``PrivateTest``
-    the test split. A split without rows is cut from the training rows, the same fraction of each class.
+    ``Training`` rows are the training split, ``PublicTest`` rows the validation split, ``PrivateTest`` rows the test
+    split. A split without rows is cut from the training rows, with the same fraction of each class.
 
     Args:
         path: The file.
@@ -34,13 +34,13 @@ class PixelsCsv:
         pixels: Column of gray values from 0 to 255, separated by spaces, row by row from the top.
         usage: Column of splits; None if there is none.
         class_names: Names of the classes 0, 1, ...; None takes the values of the column as names.
-        validation: Fraction of the training rows to hold out, in [0, 1), if there is no row of ``PublicTest``.
-        test: Fraction to hold out for testing, in (0, 1), if there is no row of ``PrivateTest``.
+        validation: Fraction of the training rows to hold out, in [0, 1); unused if there are ``PublicTest`` rows.
+        test: Fraction to hold out for testing, in (0, 1); unused if there are ``PrivateTest`` rows.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the pixels after that, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
-        workers: Unused: the pictures stay in memory.
+        workers: Unused: the images stay in memory.
         on_bad_sample: Policy for rows that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of rows to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes classes and size from the file.
@@ -90,11 +90,11 @@ class PixelsCsv:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = list(read_rows(lines, path, columns or self.columns, self.bad, side))
         if not rows:
-            raise ConfigError(format_error("data.path", f"rows of pictures in {path}", "none"))
+            raise ConfigError(format_error("data.path", f"rows of images in {path}", "none"))
         return rows
 
     def _divide(self, rows: list[PixelRow]) -> dict[str, list[PixelRow]]:
-        """Return the rows of each split that has some."""
+        """Return the rows of each split that has rows."""
         if self.columns.usage is None:
             return {"train": rows}
         parts: dict[str, list[PixelRow]] = {}
@@ -105,7 +105,7 @@ class PixelsCsv:
             else:
                 parts.setdefault(USAGES[row.usage], []).append(row)
         if "train" not in parts:
-            raise ConfigError(format_error("data.path", f"rows of Training in {self.path}", "none"))
+            raise ConfigError(format_error("data.path", f"Training rows in {self.path}", "none"))
         return parts
 
     def _rows(self, rows: Sequence[PixelRow]) -> Rows:
@@ -122,11 +122,11 @@ class PixelsCsv:
         return {"pixels": torch.from_numpy(pixels)[:, None], "labels": torch.tensor(labels, dtype=torch.int64)}
 
     def fit(self) -> Fitted:
-        """Return the values and names of the classes, and the size of the pictures."""
+        """Return the values and names of the classes, and the size of the images."""
         return {"values": list(self.values), "names": list(self.names), "side": self.side}
 
     def evaluation(self) -> Source:
-        """Return all rows of the file, of all splits."""
+        """Return all rows of the file, from all splits."""
         rows = self._read(self.columns._replace(usage=None), self.side)
         return Source(self._rows(rows), self.prepare)
 
@@ -145,7 +145,7 @@ class PixelsCsv:
         labels = torch.cat([part["labels"] for part in self.parts.values()]).tolist()
         sizes = ", ".join(f"{split} {len(self.parts[split]['labels']):,}" for split in ("train", "val", "test"))
         return [
-            f"{len(labels):,} pictures of {self.side} x {self.side} pixels in {self.path}: {sizes}",
+            f"{len(labels):,} images of {self.side} x {self.side} pixels in {self.path}: {sizes}",
             f"classes: {format_class_counts(labels, self.names)}",
         ]
 

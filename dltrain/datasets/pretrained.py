@@ -1,4 +1,4 @@
-"""Download weights of torchvision, verified by hash, and compare the normalization of images with theirs."""
+"""Download weights of torchvision, verified by hash, and check that images are normalized as in their training."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""RandAugment for a whole batch at once: each example gets operations of its own."""
+"""RandAugment for a whole batch at once, with operations drawn for each example."""
 
 import math
 from collections.abc import Callable
@@ -25,16 +25,16 @@ LANE = 201  # added to keys, so that these random numbers are independent of tho
 class RandAugment(nn.Module):
     """Operations drawn for each example with equal probability: moves, changes of color, or nothing.
 
-    Pictures are moved bilinearly and masks by the nearest pixel; areas without a source become black.
+    Moved images are sampled bilinearly and masks by nearest neighbor; areas outside of an image become black.
 
     Args:
-        count: Operations in succession, at least 1.
+        count: Number of operations in succession, at least 1.
         magnitude: Strength of all of them, from 0 to 30.
         unit: Scale of the inputs.
-        frame: Fields of a batch to change; only operations that move change masks and boxes.
+        frame: Fields of a batch to change; masks and boxes are changed only by operations that move pixels.
 
     Shape:
-        Each field -> the same.
+        Each field keeps its shape.
 
     Source: Cubuk, Zoph, Shlens, Le 2020, "RandAugment: Practical automated data augmentation", section 3; the ranges
     are those of torchvision.
@@ -46,7 +46,7 @@ class RandAugment(nn.Module):
         self.count, self.strength, self.unit, self.frame = count, magnitude / LARGEST, unit, frame
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Change each example by the operations of its key."""
+        """Change each example by operations drawn with its key."""
         for number in range(self.count):
             choice, sign = uniform(mix(keys + LANE + number), 2).unbind(1)
             operation = (choice * len(OPERATIONS)).long()
@@ -55,11 +55,11 @@ class RandAugment(nn.Module):
 
     def operate(self, batch: Fields, operation: Tensor, sign: Tensor) -> Fields:
         """Apply one operation to each example: its number in `OPERATIONS` (B,), and -1 or 1 (B,) as its direction."""
-        height, width = batch[next(iter(self.frame.pictures))].shape[-2:]
+        height, width = batch[next(iter(self.frame.images))].shape[-2:]
         matrix = self.matrix(operation, sign, height, width)
         moves = (operation > 0) & (operation <= len(MOVES))
         changed = dict(batch)
-        for name in self.frame.pictures:
+        for name in self.frame.images:
             changed[name] = self.unit.change(batch[name], lambda x: self._change(x, operation, sign, matrix, moves))
         for name, ignored in self.frame.masks.items():
             outside = torch.full((1, 1, 1), ignored, dtype=batch[name].dtype, device=sign.device)
@@ -80,7 +80,7 @@ class RandAugment(nn.Module):
         return moved
 
     def matrix(self, operation: Tensor, sign: Tensor, height: int, width: int) -> Tensor:
-        """Return the source of each position, (B, 2, 3), as `Geometry.matrix` does."""
+        """Return matrices (B, 2, 3) from positions to their sources, as `Geometry.matrix` does."""
         amount = self.strength * sign
         shear_x, shear_y, right, down, turn = (
             torch.where(operation == number, size * amount, 0.0)

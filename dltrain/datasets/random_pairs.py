@@ -20,8 +20,8 @@ class RandomPairs:
 
     Args:
         pairs: Number of pairs, at least 1.
-        steps: Tokens of a source and of a target, at least 1; the end of the target comes after them.
-        vocabulary: Number of distinct tokens, the four special ones included; at least 5.
+        steps: Number of tokens of each source and target, without the end token of the target, at least 1.
+        vocabulary: Number of distinct tokens, including the four special ones, at least 5.
         batch_size: Pairs per step, at least 1.
         workers: Unused: the pairs stay in memory.
     """

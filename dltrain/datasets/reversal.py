@@ -26,8 +26,8 @@ class Reversal:
     read the source backwards.
 
     Args:
-        sequences: Number of sequences: 90 % for training, 5 % each for validation and test; at least 8.
-        steps: Letters of a sequence, at least 1.
+        sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
+        steps: Number of letters of a sequence, at least 1.
         symbols: Number of different letters, from 2 to 26.
         batch_size: Sequences per step, at least 1.
         workers: Unused: the sequences stay in memory.

@@ -1,4 +1,4 @@
-"""Pairs of passages of a text: each with the next passage, or with a random one of another document."""
+"""Pairs of passages of a text: a passage and the next one, or a random one of another document."""
 
 from typing import Any
 
@@ -6,12 +6,11 @@ from dltrain.data.checks import at_least, check_held_out, existing_file, user_pa
 from dltrain.data.spec import Fitted, Source, Spec, Splits
 from dltrain.data.splits import held_out_size
 from dltrain.datasets.describe import count, splits_line
+from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
 from dltrain.datasets.next_sentences import Join, Passages, RandomSecond, encode_documents
 from dltrain.datasets.sentences import SENTENCES, split_documents
 from dltrain.datasets.text import BUNDLED
 from dltrain.datasets.text_content import read_utf8
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
-from dltrain.datasets.words import MORE_SPECIAL, Words
 from dltrain.errors import ConfigError, choose, format_error
 
 NAMES = ("training", "validation", "test")
@@ -27,12 +26,13 @@ class SentencePairs:
 
     Args:
         path: A text file in UTF-8, with blank lines between its documents; None for the bundled text, Moby Dick up to
-            chapter 46, whose paragraphs then are the documents.
+            chapter 46, whose documents are its paragraphs.
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers; None for a vocabulary of words.
+        tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training documents, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Tokens of a pair, special ones and padding included, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).
@@ -48,6 +48,7 @@ class SentencePairs:
         self,
         path: str | None = None,
         sentences: str = "punctuation",
+        tokens: str = "words",
         tokenizer: str | None = None,
         lowercase: bool = True,
         min_count: int = 2,
@@ -68,29 +69,26 @@ class SentencePairs:
         self.max_length = max_length
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words)
         if fitted is None:
             if path:
                 existing_file(path, "an existing text file")
             self.parts = self._split(self._read(), validation, test)
             texts = (sentence for document in self.parts[0] for sentence in document)
-            self.words = read_tokenizer(tokenizer) if tokenizer else Words.fit(texts, *limits, MORE_SPECIAL)
+            self.words = vocabulary.fit(texts)
         else:
-            known, words = fitted["tokenizer"], Words(fitted["words"], fitted["lowercase"], MORE_SPECIAL)
-            self.words = words if known is None else TokenizerFile(known)
+            self.words = vocabulary.restore(fitted)
         self.lines = list[str]()
-        tokens = self.words.tokens
-        if tokens.begin is None or tokens.end is None:
+        known = self.words.tokens
+        if known.begin is None or known.end is None:
             expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
             raise ConfigError(format_error("data.tokenizer", expected, tokenizer))
-        # Without the fact `features`: only bert has an output for the class of a pair.
-        self.spec = Spec(shape=(max_length,), length=max_length, tokens=tokens, sentence_pairs=True)
+        # `features` stays None, so that only bert, which has an output for the class of a pair, accepts these data.
+        self.spec = Spec(shape=(max_length,), length=max_length, tokens=known, sentence_pairs=True)
 
     def fit(self) -> Fitted:
         """Return the vocabulary or the tokenizer."""
-        if isinstance(self.words, TokenizerFile):
-            return {"tokenizer": self.words.content, "words": [], "lowercase": False}
-        return {"tokenizer": None, "words": self.words.words[len(MORE_SPECIAL) :], "lowercase": self.words.lowercase}
+        return state_of(self.words)
 
     def evaluation(self) -> Source:
         """Return pairs of all documents of the file."""
@@ -130,9 +128,7 @@ class SentencePairs:
     def _encode(self, documents: list[list[str]], name: str) -> Passages:
         passages = encode_documents(documents, self.words.tokens, self.max_length)
         if len(passages.counts) < 2 or int(passages.counts.max()) < 2:
-            expected = (
-                f"two documents, separated by a blank line, and one with two sentences in the {name} of {self.path}"
-            )
+            expected = f"two documents, separated by a blank line, one with two sentences, in the {name} of {self.path}"
             most = int(passages.counts.max()) if len(passages.counts) else 0
             got = f"{count(len(passages.counts), 'document')} with at most {count(most, 'sentence')}"
             raise ConfigError(format_error("data.path", expected, got))

@@ -1,4 +1,4 @@
-"""Sentences of the documents of a text."""
+"""Split a text into documents and sentences."""
 
 import re
 from itertools import pairwise
@@ -7,7 +7,7 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# A mark before white space and a capital letter or a number, or a mark of Chinese or Japanese.
+# A punctuation mark before white space and a capital letter or a number, or a Chinese or Japanese mark.
 SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
 
 
@@ -15,8 +15,8 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
     """Return the sentences of each document; documents are separated by blank lines.
 
     Args:
-        sentences: ``punctuation`` ends a sentence at a mark that a capital letter or a number follows; ``lines`` takes
-            each line as a sentence.
+        sentences: ``punctuation`` ends a sentence at a mark that is followed by a capital letter or a number; ``lines``
+            takes each line as a sentence.
     """
     documents = BLANK.split(text.replace("\r\n", "\n"))
     split = split_sentences if sentences == "punctuation" else str.splitlines

@@ -1,4 +1,4 @@
-"""Sentinels: tokens of a vocabulary that stand for hidden parts of a text."""
+"""Sentinels: tokens of a vocabulary that replace masked spans of a text."""
 
 import re
 from dataclasses import replace
@@ -13,7 +13,7 @@ WRITTEN = re.compile(r"<extra_id_(\d+)>")
 
 
 class WithSentinels:
-    """A vocabulary with more tokens, the last ones: ``<extra_id_0>``, ``<extra_id_1>`` and so on.
+    """A vocabulary with additional tokens at its end: ``<extra_id_0>``, ``<extra_id_1>`` and so on.
 
     Training texts never contain them: `encode` reads their names as ordinary text, `encode_marked` as sentinels.
 
@@ -32,7 +32,7 @@ class WithSentinels:
         return replace(known, encode=self.encode_marked, sentinels=tuple(range(self.first, self.size)))
 
     def encode_marked(self, text: str) -> list[int]:
-        """Return the tokens of a user's text, in which names of sentinels are sentinels."""
+        """Return the tokens of a user's text, with names of sentinels converted to sentinels."""
         found, end = list[int](), 0
         for match in WRITTEN.finditer(text):
             if int(match[1]) < self.count:

@@ -46,11 +46,11 @@ class SourceEncoder:
 
 
 class PreparePairs(nn.Module):
-    """Source and target tokens as the fields of a batch.
+    """Module that converts source and target tokens to the fields of a batch.
 
     Shape: source (B, S) and, if known, target (B, T), which ends with the token END -> inputs (B, S), targets (B, T)
     and previous (B, T), the token before each target, all int64; lengths (B,), on the CPU, if sources are padded. A
-    field text_task (B,) stays as it is.
+    field text_task (B,) is unchanged.
     """
 
     def forward(self, rows: Batch) -> Batch:

@@ -51,13 +51,13 @@ class SeriesSplit:
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
 
     def ranges(self, rows: int, window: int, lead: int) -> dict[str, SplitRange]:
-        """Return the rows of each split. Training windows have `window` rows of lead, the others `lead` rows."""
+        """Return the rows of each split, with a lead of `window` rows for training and `lead` rows for the others."""
         if self.sizes is None:
             val, tested = held_out_size(rows, self.validation), held_out_size(rows, self.test)
             ends = [rows - val - tested, rows - tested, rows]
         else:
             ends = list(accumulate(int(size) for size in self.sizes))
-            ends = ends if ends[-1] <= rows else [0, 0, 0]  # no window in any split: the series is too short
+            ends = ends if ends[-1] <= rows else [0, 0, 0]  # no window in any split, as the series is too short
         ranges = {"train": SplitRange(window, ends[0], window)}
         if ends[1] > ends[0] or (self.sizes and self.sizes[1]):
             ranges["val"] = SplitRange(max(ends[0], lead), ends[1], lead)

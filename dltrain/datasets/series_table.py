@@ -24,8 +24,8 @@ class Series(NamedTuple):
 
     Args:
         name: Its value in the column that distinguishes series; None if the table has one series.
-        rows: Its rows in the table.
-        later: Rows after them, without values to forecast.
+        rows: Indices of its rows in the table.
+        later: Indices of the rows after them, without values to forecast.
     """
 
     name: str | None
@@ -58,7 +58,7 @@ def choose_columns(
         if len(binary) < len(chosen):
             left_out, chosen = left_out + binary, [index for index in chosen if index not in binary]
     if not chosen:
-        expected = f"a column of numbers besides the timestamps in {table.path}"
+        expected = f"a column of numbers other than timestamps in {table.path}"
         raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(table.header)}"))
     names = [table.header[index] for index in chosen]
     table.indices_of(names)
@@ -78,7 +78,7 @@ def _check_columns(table: Table, names: list[str]) -> list[str]:
 
 
 def select_rows(table: Table, where: str | None) -> Table:
-    """Return the rows with one value in one column.
+    """Return the rows that have a given value in a column.
 
     Args:
         table: The file.
@@ -139,14 +139,14 @@ def check_order(
             row = int(series.rows[missing.position])
             first_gap = f", first before {cells[row]} in line {table.lines[row]}"
         gaps, changes = gaps + missing.rows, changes + order.clock_changes
-    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows are treated as equidistant"] if gaps else []
+    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows are treated as evenly spaced"] if gaps else []
     return notes + ([f"{changes} hours occur twice where the clock is set back"] if changes else [])
 
 
 def continue_times(
     table: Table, time_column: TimeColumn | None, series: Series, number: int
 ) -> Sequence[str | int | float | None]:
-    """Return the times of the steps after the last row of a series; None for unknown ones.
+    """Return the times of the steps after the last row of a series; None where they are unknown.
 
     Numbers are continued if their column has a time name such as ``year``.
     """
@@ -219,7 +219,7 @@ def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row:
 
 
 def _reject_descending_numbers(table: Table, series: Series) -> None:
-    """Reject numeric times that only decrease; numbers that restart every year or day are fine."""
+    """Reject numeric times that only decrease; numbers that restart every year or day are allowed."""
     for column, name in enumerate(table.header):
         if is_time_name(name) and table.is_numeric(column):
             values = table.numbers(column)[series.rows]

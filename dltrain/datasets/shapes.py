@@ -16,19 +16,19 @@ from dltrain.datasets.masks import mask_spec, mask_splits, prepare_masks
 from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
-HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # numbers of the images
+HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # indices of the images
 SHAPES = 3  # per image; later ones cover earlier ones
 NOISE = 60  # gray levels
 CHUNK = 250  # images that are drawn together
-VISIBLE = 0.25  # least visible share of a shape that has a box
+VISIBLE = 0.25  # minimum visible share of a shape with a box
 
 
 class Shapes:
-    """Gray images of discs, squares and triangles on a noisy background; they do not depend on a seed.
+    """Gray images of discs, squares and triangles on a noisy background; they do not depend on the seed of a run.
 
     Args:
         image_size: Height and width of the images in pixels, at least 1.
-        examples: Images to train on, at least 1; there are 100 each for validation and testing, always the same.
+        examples: Number of training images, at least 1; the 100 each for validation and testing are fixed.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
@@ -70,7 +70,7 @@ class Shapes:
 
 
 def _draw_in_parts(images: Tensor, size: int) -> dict[str, Tensor]:
-    """Return `draw_shapes`, computed for a few images at a time because it needs much memory."""
+    """Return the result of `draw_shapes`, computed for `CHUNK` images at a time to save memory."""
     parts = [draw_shapes(part, size) for part in images.split(CHUNK)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -79,7 +79,7 @@ def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
     """Draw images in which later shapes cover earlier ones.
 
     Args:
-        images: Their numbers, which determine their content, int64 (count,).
+        images: Indices of the images, which determine their content, int64 (count,).
         size: Height and width in pixels.
 
     Returns:
@@ -115,7 +115,7 @@ def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
 
 
 def boxes_around(parts: Tensor) -> Tensor:
-    """Return left, top, right and bottom edges of what is true: (..., height, width) -> (..., 4), 0 if nothing is."""
+    """Return the edges (..., 4) of the true part of masks (..., height, width): left, top, right, bottom; 0 if none."""
     edges = []
     for true in (parts.any(-2), parts.any(-1)):
         places = torch.arange(true.shape[-1])

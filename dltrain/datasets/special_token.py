@@ -1,4 +1,4 @@
-"""Special tokens that are added to the vocabulary of a text: for hidden tokens, and for the end of a document."""
+"""Special tokens that are added to the vocabulary of a text: a mask token, and a token for the end of a document."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,11 +16,11 @@ MASK = "<mask>"
 
 
 class SpecialToken:
-    """A tokenizer with a special token, which a user's text may contain by its name.
+    """A tokenizer with a special token, whose name a user's text may contain.
 
     Args:
         tokenizer: The tokenizer.
-        role: What the token is: ``mask`` or ``end``.
+        role: Name of the token in `Tokens`: ``mask`` or ``end``.
         name: Text of the token.
         number: The token, if the tokenizer has it; None to add it as the last one.
         generated: Whether language models generate it.
@@ -51,7 +51,7 @@ class SpecialToken:
         return self.tokenizer.encode_content(content)
 
     def encode_input(self, content: str | bytes) -> Encoded:
-        """Return the tokens of a user's content; a token that is not generated counts for no characters."""
+        """Return the tokens of a user's content; the special token has no characters unless it is `generated`."""
         parts = content.split(self.name) if isinstance(content, str) else content.split(self.name.encode())
         return join(
             (encode_input(self.tokenizer, part) for part in parts), self.number, len(self.name) * self.generated

@@ -37,7 +37,7 @@ MIN_RECORDINGS = 3
 
 
 class PrepareSpeech(nn.Module):
-    """Standardized steps of recordings as the fields of a batch.
+    """Module that converts rows of recordings and transcripts to the fields of a batch.
 
     Shape: features (B, T, numbers) and, if known, transcript (B, L) and targets (B,) -> inputs (B, T, numbers),
     lengths (B,), int64 on the CPU, transcript, int64, transcript_lengths (B,), int64 on the CPU, and targets.
@@ -73,13 +73,13 @@ class Speech:
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
             `dltrain.datasets.spec_augment.Masks`.
         max_tokens: Maximum number of steps per batch including padding; None to use ``batch_size``.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Recordings per step, at least 1.
         workers: Unused: the features stay in memory.
         on_bad_sample: Policy for recordings and transcripts that cannot be used: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of recordings to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training recordings.
     """
 
@@ -210,7 +210,7 @@ class Speech:
     def _decode(
         self, utterances: Utterances, rows: Iterable[int], held_out: bool, limit: bool = True
     ) -> dict[int, Frames]:
-        """Return the frames of those rows that can be used.
+        """Return the frames of the rows that can be used.
 
         Args:
             held_out: Whether all characters of a transcript must be in the vocabulary.

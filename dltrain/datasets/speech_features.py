@@ -17,8 +17,8 @@ from dltrain.datasets.audio_files import Recording, decode_audio, read_rate, res
 from dltrain.datasets.log_mel import LogMel
 from dltrain.errors import ConfigError, format_error
 
-DIGITS = 16  # kept of the hash of a file
-SMALLEST_STD = 1e-3  # of a band, in nats; bands without any change are not enlarged
+DIGITS = 16  # number of hexadecimal digits that are kept of the hash of a file
+SMALLEST_STD = 1e-3  # minimum of the standard deviation of a band, in nats, so that constant bands are not amplified
 
 
 class Frames(NamedTuple):
@@ -38,7 +38,7 @@ class Frames(NamedTuple):
     digest: str
 
     def without_values(self) -> "Frames":
-        """Return only what describes the recording."""
+        """Return the description of the recording without its frames."""
         return self._replace(values=torch.empty(0))
 
 
@@ -47,7 +47,7 @@ class Features:
 
     Args:
         bands: Mel bands of a frame, at least 1.
-        window_ms, hop_ms: Length and distance of frames in milliseconds.
+        window_ms, hop_ms: Length of frames and distance between them, in milliseconds.
         stack: Consecutive frames that form one step, at least 1.
         rate: Sample rate; None until `fit_rate` is called.
     """

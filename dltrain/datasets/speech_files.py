@@ -25,9 +25,9 @@ class Utterances(NamedTuple):
         name: The table or folder.
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
-        places: Where each of them is stated, for messages.
+        places: Location of each transcript, for messages.
         splits: Split that has its own folder -> its rows; empty for tables, and for folders that are not divided.
-        ignored: Number of audio files that are in no folder named after a word.
+        ignored: Number of audio files outside the folders that are named after a word.
     """
 
     name: str
@@ -68,7 +68,7 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: There are no such files or columns, or an audio file or a transcript is missing.
+            ConfigError: The path or a column does not exist, or an audio file or a transcript is missing.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))

@@ -16,10 +16,9 @@ from dltrain.data.ragged import check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.datasets.describe import count, splits_line
+from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
 from dltrain.datasets.squad_file import Question, read_questions
 from dltrain.datasets.squad_windows import Windows
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
-from dltrain.datasets.words import MORE_SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_ARTICLES = 3
@@ -27,7 +26,7 @@ SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
 
 
 class PrepareQuestions(nn.Module):
-    """Windows of contexts as the fields of a batch.
+    """Module that converts rows of windows to the fields of a batch.
 
     Shape: tokens and segments (B, T), spans (B, T, 2), text (B, characters), as code points, question, offset, start
     and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
@@ -51,15 +50,16 @@ class Squad:
 
     Args:
         path: JSON file in the format of SQuAD 1.1.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers to split texts; None for a vocabulary of words.
+        tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of tokens of a question and a window, special ones included; above ``max_question`` +
             ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
-        overlap: Tokens by which two windows of a context overlap, at least 0.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        overlap: Number of tokens that consecutive windows of a context share, at least 0.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the articles to hold out for validation, in [0, 1).
         test: Fraction of the articles to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -70,6 +70,7 @@ class Squad:
     def __init__(
         self,
         path: str,
+        tokens: str = "words",
         tokenizer: str | None = None,
         lowercase: bool = True,
         min_count: int = 2,
@@ -94,26 +95,21 @@ class Squad:
             expected = f"more than {needed}: data.max_question + data.overlap + {SPECIAL_TOKENS}"
             raise ConfigError(format_error("data.max_length", expected, max_length))
         self.prepare, self.pad_multiple = PrepareQuestions(), check_multiple(pad_multiple)
-        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words)
         if fitted is None:
             self.questions = read_questions(existing_file(path, "an existing JSON file"))
             self.parts = self._split(validation, test)
             texts = dict.fromkeys(text for question in self.parts[0] for text in (question.text, question.context))
-            self.words = read_tokenizer(tokenizer) if tokenizer else Words.fit(texts, *limits, MORE_SPECIAL)
+            self.words = vocabulary.fit(texts)
         else:
-            known = fitted["tokenizer"]
-            words = Words(fitted["words"], fitted["lowercase"], MORE_SPECIAL)
-            self.words = words if known is None else TokenizerFile(known)
+            self.words = vocabulary.restore(fitted)
         self.windows = Windows(self.words, max_length, max_question, overlap)
-        tokens, length = self.words.tokens, largest_width(max_length)
-        self.spec = Spec(shape=(length,), length=length, features=tokens.size, tokens=tokens, answer_spans=True)
+        known, length = self.words.tokens, largest_width(max_length)
+        self.spec = Spec(shape=(length,), length=length, features=known.size, tokens=known, answer_spans=True)
 
     def fit(self) -> Fitted:
         """Return the vocabulary or the tokenizer."""
-        if isinstance(self.words, TokenizerFile):
-            return {"tokenizer": self.words.content, "words": [], "lowercase": False}
-        words = self.words.words[len(MORE_SPECIAL) :]
-        return {"tokenizer": None, "words": words, "lowercase": self.words.lowercase}
+        return state_of(self.words)
 
     def evaluation(self) -> Source:
         """Return all questions of the file."""

@@ -13,7 +13,7 @@ class Question(NamedTuple):
     """A question about a context.
 
     Args:
-        article: Number of the article that the context belongs to.
+        article: Index of the article that the context belongs to.
         answers: Correct answers, which are parts of the context; empty if unknown.
         start: First character of the first answer in the context.
     """

@@ -21,7 +21,7 @@ class Splitter(Protocol):
         """The vocabulary."""
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and their first character and the one after their last."""
+        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Windows:
     Args:
         max_length: Maximum number of tokens of a row.
         max_question: Maximum number of tokens of a question; the rest is cut off.
-        overlap: Tokens by which the windows of a context overlap.
+        overlap: Number of tokens that consecutive windows of a context share.
     """
 
     splitter: Splitter
@@ -40,12 +40,12 @@ class Windows:
     overlap: int
 
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """Return the windows of all questions; field ``question`` is the number of the question.
+        """Return the windows of all questions; field ``question`` is the index of the question.
 
         ``text`` has the characters of the window and of all different answers, each after a `SEPARATOR`; ``offset`` is
-        the place in the context of its first character. ``spans`` (T, 2) has the first character of each token and the
-        one after its last, counted in the window, 0 for tokens outside of it; ``start`` and ``end`` are the positions
-        of the first and the last token of the first answer, 0 if the window does not hold all of it.
+        the place in the context of its first character. ``spans`` (T, 2) are the start and the end (exclusive) of each
+        token in characters of the window, 0 for tokens outside of it. ``start`` and ``end`` are the positions of the
+        first and the last token of the first answer, 0 if the window does not hold all of it.
         """
         ragged: dict[str, list[list[Any]]] = {name: [] for name in ("tokens", "segments", "spans", "text")}
         numbers: dict[str, list[int]] = {"question": [], "offset": [], "start": [], "end": []}

@@ -1,7 +1,7 @@
-"""Tokenizers of the package tokenizers: byte pair encoding fitted to texts, or a user's own ``tokenizer.json``."""
+"""Tokenizers of the package tokenizers: fitted to texts, or a user's own ``tokenizer.json``."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ class Subwords:
         lowercase: Whether to convert texts to lower case first.
         first: Number of the data set's own tokens; they come before those of the tokenizer.
         unknown: Token of the data set for the tokenizer's unknown token; None for the tokenizer's own.
-        literal: Whether special tokens that are written in a text, such as "<end>", are read as its characters, and
-            left out of decoded texts.
+        literal: Whether the names of special tokens in a text, such as "<end>", are encoded as ordinary characters, and
+            special tokens are left out of decoded texts.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Subwords:
         self.size = first + 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         own = _unknown_id(json.loads(self.content[0])["model"], self.tokenizer.token_to_id)
         self.unknown = unknown if unknown is not None else None if own is None else first + own
-        # Numbers of the tokenizer that are not those of the data set minus `first`.
+        # Token of the tokenizer -> token of the data set, unless that is `first` more.
         self.numbers = {} if own is None or self.unknown is None else {own: self.unknown}
         self.originals = {number: own for own, number in self.numbers.items()}
         added = self.tokenizer.get_added_tokens_decoder().items()
@@ -52,9 +52,9 @@ class Subwords:
         return self._tokens(self.encoding(text))
 
     def encode_sized(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a text, and the number of characters up to the end of each, from the end of the last.
+        """Return the tokens of a text and the number of characters of each.
 
-        Characters without a token, such as spaces, count for the next one.
+        Characters without a token, such as spaces, count for the next token.
         """
         encoding, sizes, end = self.encoding(text), list[int](), 0
         for _, stop in encoding.offsets:
@@ -63,7 +63,7 @@ class Subwords:
         return self._tokens(encoding), sizes
 
     def encoding(self, text: str) -> "Encoding":
-        """Return the tokens of a text with their positions, as the package does."""
+        """Return the encoding of a text by the package: tokens and their positions."""
         return self.tokenizer.encode(text.lower() if self.lowercase else text, add_special_tokens=False)
 
     def _tokens(self, encoding: "Encoding") -> list[int]:
@@ -71,7 +71,7 @@ class Subwords:
         return [numbers.get(number, first + number) for number in encoding.ids]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without those of the data set and, if `literal`, without special ones.
+        """Return the text of tokens, without tokens of the data set and, if `literal`, without special tokens.
 
         Incomplete UTF-8 becomes replacement characters.
         """
@@ -85,7 +85,7 @@ class Subwords:
 
 
 def _unknown_id(model: dict[str, Any], number: Any) -> int | None:
-    """Return the number of the unknown token of a tokenizer, None if it has none."""
+    """Return the unknown token of a tokenizer; None if it has none."""
     if model.get("unk_id") is not None:
         return int(model["unk_id"])
     return None if model.get("unk_token") is None else number(model["unk_token"])
@@ -98,12 +98,12 @@ def check_installed(key: str) -> None:
         key: Key and value that need it, ``data.tokens: bpe``.
     """
     if find_spec("tokenizers") is None:
-        reason = "tokenizers, which computes byte pair encodings, is not installed"
+        reason = "tokenizers, which splits words into subwords, is not installed"
         raise ConfigError(f"{key} is not supported because {reason}. Run pip install 'dltrain[text]'.")
 
 
 def tokenizer_files(names: str | list[str] | None) -> list[str]:
-    """Return the files for sources and targets, twice the same for one name; an empty list for None.
+    """Return the files for sources and targets: the same file twice for one name, and an empty list for None.
 
     Raises:
         ConfigError: There are more or fewer than two.
@@ -113,28 +113,6 @@ def tokenizer_files(names: str | list[str] | None) -> list[str]:
         expected = "one file, or a list of two: for sources and for targets"
         raise ConfigError(format_error("data.tokenizer", expected, ", ".join(files)))
     return files
-
-
-def fit_byte_pairs(texts: Iterable[str], special: Sequence[str], min_count: int, max_words: int) -> str:
-    """Return a tokenizer of byte pairs that is fitted to texts, as JSON.
-
-    Args:
-        special: Special tokens, from token 0 on.
-        min_count: Minimum number of occurrences of a pair to join.
-        max_words: Maximum number of tokens, special tokens and bytes included.
-
-    Source: Sennrich, Haddow and Birch 2016; on bytes, Radford et al. 2019 (GPT-2), section 2.2.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer: Any = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    options: dict[str, Any] = {"special_tokens": list(special), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    trainer = trainers.BpeTrainer(vocab_size=max_words, min_frequency=min_count, show_progress=False, **options)
-    tokenizer.train_from_iterator(texts, trainer)
-    content: str = tokenizer.to_str()
-    return content
 
 
 def lines_of(text: str, size: int = 100_000) -> Iterator[str]:

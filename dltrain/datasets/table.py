@@ -58,7 +58,7 @@ class CsvTable:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
-        missing_words: Words that mean a missing value in this file, besides the usual ones.
+        missing_words: Words that mark a missing value in this file, in addition to NA, null and the like.
         ignore: Columns to leave out: a list of names, or ``auto`` for columns that are empty, identify the rows or
             have a different text in most rows. None leaves nothing out and reads dates as words, as version 0.1 did.
         missing: Policy for missing values: ``refuse``, or ``mean`` of the training rows. They are always rejected in
@@ -158,7 +158,7 @@ class CsvTable:
         self.target = Target(*fitted["target"])
 
     def evaluation(self) -> Source:
-        """Return all rows of the file. It needs only the columns that the model reads and the target column."""
+        """Return all rows of the file, which needs only the columns that the model reads and the target column."""
         table = self._read()
         used = table.indices_of([*(column.name for column in self.columns), self.target.name])
         columns = [table.columns[index] for index in used]
@@ -196,7 +196,7 @@ class CsvTable:
         return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the rows of CSV files. They need only the columns that the model reads."""
+        """Read the rows of CSV files, which need only the columns that the model reads."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):

@@ -37,25 +37,26 @@ class Text:
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
     once, except the first, and the last window is padded with the token -1. The vocabulary of characters is that of the
-    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and byte
-    pairs are fitted to the training split. The text is split by characters, or by bytes with ``tokens=bytes``; all
-    other kinds of tokens have the same splits.
+    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and
+    subwords are fitted to the training split. The sizes of the splits are counted in characters, or in bytes with
+    ``tokens=bytes``, so that all other kinds of tokens have the same splits.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (with the space before them, symbols, and other
-            white space), or ``bpe``: byte pair encoding, by the package tokenizers.
+            white space), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
+            splits a word as BERT does, but keeps the space before it, other white space and case.
         tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
-        min_count: Minimum occurrences in the training split of a word, or of a pair that ``bpe`` joins, at least 1.
-        max_words: Maximum number of words, or of byte pairs and bytes, at least 1.
+        min_count: Minimum occurrences in the training split of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words, or of subwords including bytes or characters, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
-        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` in streams,
-            for documents and for files above ``map_above``.
+        stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with
+            ``streams``, with a ``separator`` and for files above ``map_above``.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
             batch; at most 16 in evaluation, so that few tokens are predicted without context.
         separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
-            Documents are packed into windows, each between two tokens for the end of a document, and are not divided
+            Documents are packed into windows, with an end token before, between and after them, and are not divided
             between splits. None if the file is one document.
         isolate_documents: Whether a model reads each document as if it were alone in its window.
         validation: Fraction of the text to hold out for validation, in [0, 1).
@@ -127,7 +128,7 @@ class Text:
         return text_vocabulary.state(self.kind, self.known)
 
     def evaluation(self) -> Source:
-        """Return windows that predict each token of the file once, except the first."""
+        """Return windows that predict each token of the file once, except the first token."""
         existing_file(self.path, "an existing text file")
         return self._held_out(self._encode(self._read(0, 0))[0][0])
 

@@ -52,8 +52,8 @@ class PairEncoder:
 
     Args:
         tokens: Vocabulary, with tokens for begin and end.
-        max_length: Maximum number of tokens of a pair; a pair with more loses the last ones of its longer text, or of
-            both texts if both are longer than half of the room.
+        max_length: Maximum number of tokens of a pair; a longer pair loses the last tokens of its longer text, or
+            of both texts if each exceeds half of the maximum.
 
     Raises:
         ConfigError: The vocabulary has no token for begin or end.
@@ -91,7 +91,7 @@ class PairEncoder:
 
 
 class PrepareTexts(nn.Module):
-    """Tokens of texts as the inputs of a model.
+    """Module that converts tokens of texts to the inputs of a model.
 
     Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs (B, T), int64, lengths (B,), int64 on the
     CPU, and the other fields.

@@ -17,11 +17,10 @@ from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.describe import count, splits_line
+from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
 from dltrain.datasets.text_columns import Target, choose_pair, choose_target, fit_target, split_rows
 from dltrain.datasets.text_encoder import PairEncoder
 from dltrain.datasets.text_file import JSON, iterate_json
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
-from dltrain.datasets.words import MORE_SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS, MIN_LENGTH = 3, 8
@@ -29,7 +28,7 @@ SUFFIXES = (".csv", ".tsv", *JSON)
 
 
 class PrepareTextPairs(nn.Module):
-    """Pairs of texts as the inputs of a model.
+    """Module that converts pairs of texts to the inputs of a model.
 
     Shape: tokens and segments (B, T), their lengths (B,), and any other fields -> inputs and segments (B, T), int64,
     lengths (B,), int64 on the CPU, and the other fields.
@@ -46,7 +45,7 @@ class TextPairs:
     """Pairs of texts with a class or a number each; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text, or of both texts if both are longer than half of the room. The column to predict is
+    last words of its longer text, or of both if each exceeds half of the maximum. The column to predict is
     read as in `dltrain.datasets.text_table`.
 
     Args:
@@ -54,12 +53,13 @@ class TextPairs:
         first, second: Columns of texts; None for the only two columns that look like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
+        tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of tokens of a pair, special ones included, at least 8.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers; None for a vocabulary of words.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
@@ -74,6 +74,7 @@ class TextPairs:
         second: str | None = None,
         column: str | None = None,
         header: bool = True,
+        tokens: str = "words",
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
@@ -93,21 +94,20 @@ class TextPairs:
         if max_length < MIN_LENGTH:
             expected = f"at least {MIN_LENGTH}, for two texts and their special tokens"
             raise ConfigError(format_error("data.max_length", expected, max_length))
-        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
+        vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words)
         if fitted is None:
             self._fit((first, second), column, (validation, test))
             texts = chain.from_iterable(self._texts(self.table, self.parts[0].tolist()))
-            self.words = read_tokenizer(tokenizer) if tokenizer else Words.fit(texts, *limits, MORE_SPECIAL)
+            self.words = vocabulary.fit(texts)
         else:
-            known, words = fitted["tokenizer"], Words(fitted["words"], fitted["lowercase"], MORE_SPECIAL)
-            self.words = words if known is None else TokenizerFile(known)
+            self.words = vocabulary.restore(fitted)
             self.names, self.target = tuple(fitted["names"]), Target(*fitted["target"])
             marks = Marks(*fitted["marks"]) if fitted["marks"] else None
             self.notation = replace(self.notation, trained_on=marks)
         self.encoder = PairEncoder(self.words.tokens, max_length)
         length = largest_width(max_length)
-        tokens = self.words.tokens
-        self.spec = Spec(shape=(length,), length=length, features=tokens.size, tokens=tokens, **self.target.facts)
+        known = self.words.tokens
+        self.spec = Spec(shape=(length,), length=length, features=known.size, tokens=known, **self.target.facts)
 
     def _fit(self, names: tuple[str | None, str | None], column: str | None, shares: tuple[float, float]) -> None:
         """Read and split the pairs, and fit the target to the training pairs."""
@@ -124,14 +124,8 @@ class TextPairs:
 
     def fit(self) -> Fitted:
         """Return the vocabulary or tokenizer, the columns, the target and the file's `Marks`."""
-        words = self.words
-        known: Fitted = {"tokenizer": None, "words": [], "lowercase": False}
-        if isinstance(words, TokenizerFile):
-            known["tokenizer"] = words.content
-        else:
-            known |= {"words": words.words[len(MORE_SPECIAL) :], "lowercase": words.lowercase}
         return {
-            **known,
+            **state_of(self.words),
             "names": list(self.names),
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),

@@ -72,7 +72,7 @@ class TextParts:
             yield from self._pieces()
 
     def _pieces(self) -> Iterator[tuple[int, Content]]:
-        """Yield the pieces of a text without documents, as the file has them."""
+        """Yield the pieces of a text without documents: its chunks, cut between parts."""
         first, second = self.cuts
         position = 0
         for chunk in self.chunks():

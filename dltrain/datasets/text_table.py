@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
+from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
 from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, limit_rows, split_rows
 from dltrain.datasets.text_encoder import PrepareTexts, TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
-from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
-from dltrain.datasets.words import MORE_SPECIAL, SPECIAL, Words
+from dltrain.datasets.words import MORE_SPECIAL, SPECIAL
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -35,24 +34,24 @@ SUFFIXES = (".csv", ".tsv", *JSON, *TEXT)
 class TextTable:
     """Texts with a class or a number each; the splits are random but fixed, unless there are folders for them.
 
-    A text is a sequence of words of a vocabulary that is fitted on the training texts. If the column to predict has
-    words, they are classes. If it has numbers, they are regression targets, and also classes if `threshold` is set or
-    there are at most 20 distinct whole numbers.
+    A text is a sequence of words or subwords of a vocabulary that is fitted to the training texts. If the column to
+    predict has words, they are classes. If it has numbers, they are regression targets, and also classes if `threshold`
+    is set or there are at most 20 distinct whole numbers.
 
     Args:
-        path: A CSV file (commas, semicolons, tabs or bars), a JSON lines file (``.jsonl``), or a folder with ``.txt``
-            files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
+        path: A CSV file (commas, semicolons, tabs or vertical bars), a JSON lines file (``.jsonl``), or a folder with
+            ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
         text: Column of texts; None for the only column that looks like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
+        tokens: ``words``, or subwords, which then count as words: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case.
-        min_count: Minimum occurrences of a word in the training texts, at least 1; rarer words are unknown.
-        max_words: Maximum number of words in the vocabulary, at least 1.
+        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, whose tokens then count as words; None for a
-            vocabulary of words.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
         special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
             the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
         batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
@@ -60,13 +59,13 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Number of steps to a multiple of which batches are padded: 1, 2, 4 or 8.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of them to skip before the run stops, at least 1.
+        max_bad_samples: Maximum number of lines and files to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """
 
@@ -79,6 +78,7 @@ class TextTable:
         column: str | None = None,
         header: bool = True,
         threshold: float | None = None,
+        tokens: str = "words",
         lowercase: bool = True,
         min_count: int = 2,
         max_words: int = 20_000,
@@ -101,8 +101,8 @@ class TextTable:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.max_length = at_least("data.max_length", max_length, 3 if special_tokens or tokenizer else 1)
-        self.tokenizer = None if tokenizer is None or fitted is not None else read_tokenizer(tokenizer)
-        self.special = MORE_SPECIAL if special_tokens else SPECIAL
+        special = MORE_SPECIAL if special_tokens else SPECIAL
+        self.vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words, special)
         self.by_length = one_of("data.batching", batching, ("length", "random")) == "length"
         self.num_labels = None if num_labels is None else at_least("data.num_labels", num_labels, 1)
         self.max_tokens, self.pad_multiple = max_tokens, check_multiple(pad_multiple)
@@ -111,13 +111,11 @@ class TextTable:
         self.path = path
         self.prepare = PrepareTexts()
         self._check_max_tokens()
-        limits = lowercase, at_least("data.min_count", min_count, 1), at_least("data.max_words", max_words, 1)
         if fitted is None:
-            self._fit(text, column, threshold, (validation, test), limits)
+            self._fit(text, column, threshold, (validation, test))
         else:
             self._adopt(fitted)
-        origin = "words of the training texts" if isinstance(self.words, Words) else "tokens of data.tokenizer"
-        self.encoder = TextEncoder(self.words.tokens, max_length, origin)
+        self.encoder = TextEncoder(self.words.tokens, max_length, self.vocabulary.name)
         length = largest_width(max_length)
         self.spec = Spec(
             shape=(length,),
@@ -134,7 +132,6 @@ class TextTable:
         column: str | None,
         threshold: float | None,
         shares: tuple[float, float],
-        limits: tuple[bool, int, int],
     ) -> None:
         """Read and split the texts, and fit the vocabulary and the target to the training texts."""
         self.table, folders = self._read()
@@ -147,7 +144,7 @@ class TextTable:
         train = self.train.numpy()
         self.target = fit_target(self.table, self.column, train, threshold)
         self.text_name, cells = self.table.header[self.text], self.table.columns[self.text]
-        self.words = self.tokenizer or Words.fit((cells[row] for row in train), *limits, self.special)
+        self.words = self.vocabulary.fit(cells[row] for row in train)
 
     def _count_texts(self) -> Tensor:
         """Encode the texts, and return the inverse document frequencies in the training texts."""
@@ -158,13 +155,8 @@ class TextTable:
 
     def fit(self) -> Fitted:
         """Return the vocabulary, inverse document frequencies, the text column, the target and the file's `Marks`."""
-        words: dict[str, Any] = {"words": [], "lowercase": False, "tokenizer": None}
-        if isinstance(self.words, Words):
-            words |= {"words": self.words.words[len(self.special) :], "lowercase": self.words.lowercase}
-        else:
-            words |= {"tokenizer": self.words.content}
         return {
-            **words,
+            **state_of(self.words),
             "text": self.text_name,
             "target": list(astuple(self.target)),
             "marks": list(self.notation.trained_on or ()),
@@ -172,10 +164,7 @@ class TextTable:
         }
 
     def _adopt(self, fitted: Fitted) -> None:
-        known = fitted.get("tokenizer")
-        self.words = (
-            Words(fitted["words"], fitted["lowercase"], self.special) if known is None else TokenizerFile(known)
-        )
+        self.words = self.vocabulary.restore(fitted)
         self.text_name, self.target = fitted["text"], Target(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)

@@ -90,7 +90,7 @@ class ByteTokenizer:
         return Encoded(tokens, sizes, torch.zeros(1, dtype=torch.int32).expand(len(tokens)))
 
     def encode(self, text: str) -> list[int]:
-        """Return the UTF-8 bytes of a text; undecodable bytes of a command line stay as they were typed."""
+        """Return the UTF-8 bytes of a text; undecodable bytes of a command line are kept."""
         return list(text.encode(errors="surrogateescape"))
 
     def decode(self, tokens: list[int]) -> str:
@@ -233,7 +233,7 @@ def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> l
 
 
 def split_pieces(text: str) -> list[str]:
-    """Return the words, symbols and white space of a text; joined, they are the text."""
+    """Return the words, symbols and white space of a text; joining them restores the text."""
     return PIECE.findall(text)
 
 

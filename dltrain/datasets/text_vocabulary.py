@@ -12,7 +12,8 @@ from typing import Any
 from dltrain.data.spec import Fitted
 from dltrain.datasets.computed_files import computed
 from dltrain.datasets.special_token import MASK, SpecialToken
-from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs, lines_of
+from dltrain.datasets.subword_training import BYTE_PAIRS, NAMES, WORD_PIECES, fit_byte_pairs, fit_word_pieces
+from dltrain.datasets.subwords import Subwords, check_installed, lines_of
 from dltrain.datasets.text_parts import TextParts
 from dltrain.datasets.text_tokenizers import (
     ByteTokenizer,
@@ -27,8 +28,8 @@ from dltrain.datasets.tokenizer_file import TokenizerFile, read_tokenizer
 from dltrain.datasets.vocabularies import SPECIAL
 from dltrain.errors import ConfigError, format_error
 
-KINDS = ("characters", "bytes", "words", "bpe")
-FILE = "file"  # kind of a tokenizer of the user
+KINDS = ("characters", "bytes", "words", BYTE_PAIRS, WORD_PIECES)
+FILE = "file"  # kind of a user-provided tokenizer
 
 
 def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
@@ -37,14 +38,14 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
     Args:
         kind: One of `KINDS`.
         min_count: Minimum occurrences of a word, or of a pair to join.
-        max_words: Maximum number of words, or of byte pairs and bytes.
+        max_words: Maximum number of words, or of subwords including bytes or characters.
     """
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "characters":
         return CharacterTokenizer(parts.characters())
-    if kind == "bpe":
-        check_installed("data.tokens: bpe")
+    if kind in NAMES:
+        check_installed(f"data.tokens: {kind}")
     if parts.file is None:
         return _fit_pieces(kind, parts, min_count, max_words)
     key: dict[str, Any] = {
@@ -61,12 +62,22 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
 
 
 def _fit_pieces(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
-    """Return a tokenizer of words or byte pairs of the training part."""
-    texts = map(as_text, parts.pieces(0))
+    """Return a tokenizer of words or subwords of the training part."""
+
+    def texts() -> Iterable[str]:
+        return map(as_text, parts.pieces(0))
+
+    def lines() -> Iterable[str]:
+        return chain.from_iterable(map(lines_of, texts()))
+
     if kind == "words":
-        return words_of(_frequent(texts, min_count, max_words))
-    lines = chain.from_iterable(map(lines_of, texts))
-    return PieceTokenizer(Subwords([fit_byte_pairs(lines, SPECIAL, min_count, max_words)]), "byte pairs")
+        return words_of(_frequent(texts(), min_count, max_words))
+    limits = min_count, max_words
+    if kind == WORD_PIECES:
+        content = fit_word_pieces(lines, SPECIAL, limits, lowercase=False, keep_spaces=True)
+    else:
+        content = fit_byte_pairs(lines(), SPECIAL, limits)
+    return PieceTokenizer(Subwords([content]), NAMES[kind])
 
 
 def _write(folder: Path, kind: str, tokenizer: Tokenizer) -> None:
@@ -88,7 +99,7 @@ def _version() -> str | None:
 
 
 def read(file: str) -> PieceTokenizer:
-    """Return the tokenizer of a file ``tokenizer.json``, whose special tokens may be written in a text."""
+    """Return the tokenizer of a file ``tokenizer.json``; texts may contain the names of its special tokens."""
     return _of_file(read_tokenizer(file))
 
 
@@ -102,8 +113,8 @@ def restore(kind: str, fitted: Fitted) -> Tokenizer:
         return words_of(fitted["pieces"])
     if kind == FILE:
         return _of_file(TokenizerFile(fitted["tokenizer"]))
-    check_installed("data.tokens: bpe")
-    return PieceTokenizer(Subwords(fitted["pieces"]), "byte pairs")
+    check_installed(f"data.tokens: {kind}")
+    return PieceTokenizer(Subwords(fitted["pieces"]), NAMES[kind])
 
 
 def state(kind: str, tokenizer: Tokenizer) -> Fitted:
@@ -125,7 +136,8 @@ def with_special(tokenizer: Tokenizer, separator: str | None, mask: bool) -> Tok
         own = None
         if isinstance(tokenizer, PieceTokenizer) and isinstance(tokenizer.vocabulary, Subwords):
             found = tokenizer.vocabulary.encode(separator)
-            own = found[0] if len(found) == 1 and found[0] in tokenizer.spec.special else None
+            is_own = len(found) == 1 and found[0] in tokenizer.spec.special and found[0] != tokenizer.spec.unknown
+            own = found[0] if is_own else None
         tokenizer = SpecialToken(tokenizer, "end", separator, own, generated=True)
     return SpecialToken(tokenizer, "mask", MASK) if mask and tokenizer.spec.mask is None else tokenizer
 
@@ -138,7 +150,7 @@ def _frequent(texts: Iterable[str], min_count: int, max_words: int) -> list[str]
     """Return the pieces of texts that occur at least ``min_count`` times, the most frequent first.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: No piece occurs often enough.
     """
     counts = Counter[str]()
     for text in texts:

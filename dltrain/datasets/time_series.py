@@ -39,7 +39,7 @@ class TimeSeries:
     """One or several series in a CSV file, split by time into training, validation and test rows.
 
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
-    read earlier rows. Scales are fitted on the training rows. Rows are assumed to be equidistant.
+    read earlier rows. Scales are fitted on the training rows. Rows are assumed to be evenly spaced in time.
 
     With ``group``, the rows of each value of that column are a separate series: each is split by time and has its own
     scale, and no window spans two of them.
@@ -54,15 +54,15 @@ class TimeSeries:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
-        missing_words: Words that mean a missing value in this file, besides the usual ones.
+        missing_words: Words that mark a missing value in this file, in addition to NA, null and the like.
         known: Columns that are known in advance, such as holidays, and never forecast. Each step of the input also has
             their values, normalized, at that step and ``horizon`` steps later. Rows at the end of a file may have these
             values only; ``dltrain predict`` needs ``horizon`` of them.
         calendar: Parts of the date that are inputs like known columns, as sine and cosine: ``minute``, ``hour``,
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
-        horizon: Steps that it predicts, at least 1.
-        season: Steps per season, at least 1; None infers it, 1 if that fails or there are fewer than three seasons.
+        horizon: Steps that a model predicts, at least 1.
+        season: Steps per season, at least 1; None infers it, 1 if this fails or if there are fewer than three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
@@ -210,7 +210,7 @@ class TimeSeries:
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
     def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> Mapping[str, Field]:
-        """Return the windows of all series by name and, with ``group``, the number of the series of each."""
+        """Return the windows of all series by name and, with ``group``, the index of the series of each."""
         rows: dict[str, Field] = {
             name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()
         }

@@ -15,7 +15,7 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
     """Return the tokens of each part; a part of documents has an end token before, between and after them.
 
     Raises:
-        ConfigError: A part that is to be held out, or the training part, has no document.
+        ConfigError: The training part, or one that is to be held out, has no document.
     """
     encoded: list[list[Encoded]] = [[], [], []]
     for number, piece in parts:

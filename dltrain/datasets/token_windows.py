@@ -12,19 +12,19 @@ EVALUATION_STREAMS = 16
 
 
 class NextToken(nn.Module):
-    """Windows of tokens as inputs and targets: the targets are the inputs shifted by one token.
+    """Module that converts windows of tokens to inputs and targets, which are the inputs shifted by one token.
 
     The token -1, which follows the end of a text, becomes the target -1 and the input 0. A causal model does not read
     this input to predict earlier tokens.
 
     Args:
-        border: Token between documents that are isolated: the batch then has the number of the document of each input.
-            This token is the first one of the document that follows it: the last token of a document predicts it, and
-            it predicts the next document. None for one document.
+        border: Token between documents that are isolated from each other; the batch then has the index of the document
+            of each input. The token belongs to the document after it: the model predicts it from the document before it
+            and reads it as the start of the next one. None if documents are not isolated.
 
     Shape:
         tokens (B, length + 1), optionally known (B,) -> inputs (B, length), targets (B, length), both int64, and with a
-        border documents (B, length), int64; characters and spelling (B,), of the targets, stay as they are
+        border documents (B, length), int64; characters and spelling (B,), of the targets, are unchanged
     """
 
     def __init__(self, border: int | None = None) -> None:
@@ -60,10 +60,10 @@ def _sums(values: Tensor, length: int) -> Tensor:
 
 
 def held_out_windows(tokens: Tensor, length: int) -> dict[str, Tensor]:
-    """Return windows of ``length + 1`` tokens that predict each token once, except the first.
+    """Return windows of ``length + 1`` tokens that predict each token once, except the first token.
 
-    The last window is padded with the token -1. If the memory of the tokens goes on after their end, the windows are a
-    view of it, and the field ``known`` has the number of known targets of each window, int32 (N,).
+    The last window is padded with the token -1. If the memory of the tokens continues after their end, the windows are
+    a view of it, and the field ``known`` has the number of known targets of each window, int32 (N,).
     """
     missing = -(len(tokens) - 1) % length
     size, room = len(tokens) + missing, tokens.untyped_storage().nbytes() // tokens.element_size()

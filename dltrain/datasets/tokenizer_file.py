@@ -9,13 +9,13 @@ from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error
 
 KEY = "data.tokenizer"
-# Names of special tokens in published tokenizers.
+# Names of special tokens in published tokenizers, and in those that are fitted to texts.
 NAMES = {
     "pad": ("[PAD]", "<pad>"),
-    "begin": ("[CLS]", "<s>", "<cls>"),
-    "end": ("[SEP]", "</s>", "<sep>"),
+    "begin": ("[CLS]", "<s>", "<cls>", "<begin>"),
+    "end": ("[SEP]", "</s>", "<sep>", "<end>"),
     "mask": ("[MASK]", "<mask>"),
-    "unknown": ("[UNK]", "<unk>"),
+    "unknown": ("[UNK]", "<unk>", "<unknown>"),
 }
 
 
@@ -61,7 +61,7 @@ class TokenizerFile:
         return ids
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the first character of each and the one after its last."""
+        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
         found = self.tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 

@@ -57,7 +57,7 @@ class TranscriptVocabulary:
         return self.separator.join(names[token] for token in tokens if token != BLANK)
 
     def as_tokens(self) -> Tokens:
-        """Return the vocabulary as the fact `Tokens`."""
+        """Return the vocabulary as `Tokens`."""
         return Tokens(self.size, unknown=UNKNOWN, blank=BLANK, encode=self.encode, decode=self.decode)
 
 
@@ -82,7 +82,7 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
 
 
 def min_steps(tokens: Sequence[int]) -> int:
-    """Return the minimum number of steps that can write tokens: one for each, and a blank between equal neighbors.
+    """Return the minimum number of steps for tokens: one for each, and a blank between equal neighbors.
 
     Source: Graves et al. 2006, section 3.1.
     """

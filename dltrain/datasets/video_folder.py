@@ -114,7 +114,7 @@ class VideoFolder:
         return {"classes": list(self.classes)}
 
     def evaluation(self) -> Source:
-        """Return all clips of the folder, of all splits that it has."""
+        """Return all clips of the folder, from all splits."""
         return Source(self._files([*chain.from_iterable(map(self._list, self._find_splits().values()))]), self.prepare)
 
     def load(self) -> Splits:
@@ -176,13 +176,13 @@ class VideoFolder:
 
 
 class ClipFiles:
-    """Clips below ``root``, decoded one by one.
+    """Clips below ``root``, decoded one at a time.
 
     Args:
         listing: Folder or file and class of each clip.
-        view: Frames of a clip that are read, and their format.
-        root: Folder that names of clips are relative to.
-        augmentation: Random changes in training, of which only the crop is applied here, to frames at full resolution.
+        view: Number, distance and format of the frames to read.
+        root: Folder that clip names are relative to.
+        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
     """
 
     def __init__(self, listing: Listing, view: ClipView, root: Path, augmentation: Augmentation) -> None:

@@ -9,13 +9,13 @@ from dltrain.datasets.annotations import Annotated, ImageIndex, as_boxes
 from dltrain.datasets.image_inputs import SUFFIXES
 from dltrain.errors import ConfigError, format_error
 
-EXPECTED = "annotations of Pascal VOC"
+EXPECTED = "Pascal VOC annotations"
 EDGES = ("xmin", "ymin", "xmax", "ymax")
 MAX_BYTES = 2**26
 
 
 def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None) -> list[Annotated]:
-    """Return the annotated picture of each file, sorted by path; pictures without objects are kept.
+    """Return the annotated image of each file, sorted by path; images without objects are kept.
 
     Pascal VOC counts pixels from 1 and includes the last one. If any box begins at 0, these files count from 0,
     and their numbers are the edges of the boxes.
@@ -49,7 +49,7 @@ def _read(path: Path, images: ImageIndex, split: str | None) -> Annotated:
 
 
 def _picture(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
-    """Return the picture that an annotation names, or one with the file name of the annotation; it may not exist."""
+    """Return the image that an annotation names, or one with the file name of the annotation; it may not exist."""
     named = (root.findtext("filename") or "").strip()
     for name in (named, *(path.stem + suffix for suffix in SUFFIXES), *(path.stem + s.upper() for s in SUFFIXES)):
         if name and (found := images.find(name, path, split)):

@@ -17,11 +17,11 @@ def has_voc_layout(root: Path) -> bool:
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
     """Return image and mask of each name in the lists ``train.txt``, ``val.txt`` and ``test.txt``.
 
-    Missing and empty lists are left out. So is a test list without masks: the test masks of Pascal VOC 2012 are not
-    public.
+    Missing and empty lists are left out, and also a test list without masks, because the test masks of Pascal VOC 2012
+    are not public.
 
     Raises:
-        ConfigError: There is no list for training, or a file of a name is missing.
+        ConfigError: There is no list for training, or a listed file is missing.
     """
     found = {part: _read_list(root / LISTS / f"{part}.txt") for part in PARTS}
     if not found["train"]:

@@ -6,13 +6,14 @@ from itertools import chain
 from typing import Protocol
 
 from dltrain.data.tokens import Tokens
-from dltrain.datasets.subwords import Subwords, check_installed, fit_byte_pairs
+from dltrain.datasets.subword_training import NAMES, fit_subwords
+from dltrain.datasets.subwords import Subwords, check_installed
 from dltrain.datasets.words import split_words
 from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 SPECIAL = ("<pad>", "<unknown>", "<begin>", "<end>")
-BPE, FILE = "bpe", "file"  # kinds: byte pair encoding fitted to the texts, and a tokenizer of the user
+FILE = "file"  # kind of a user-provided tokenizer
 
 
 class Vocabulary(Protocol):
@@ -53,9 +54,9 @@ class Pieces:
 
 
 def restore(kind: str, content: Sequence[str], lowercase: bool) -> Vocabulary:
-    """Return the vocabulary with this content, of kind ``words``, ``characters``, ``bpe`` or ``file``."""
-    if kind == BPE:
-        check_installed("data.tokens: bpe")
+    """Return the vocabulary with this content, of kind ``words``, ``characters``, ``file`` or one of `NAMES`."""
+    if kind in NAMES:
+        check_installed(f"data.tokens: {kind}")
         return Subwords(content, lowercase)
     if kind == FILE:
         check_installed("data.tokenizer: a file")
@@ -69,17 +70,18 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     """Return the vocabulary of texts.
 
     Args:
-        kind: ``words``, ``characters`` or ``bpe``.
+        kind: ``words``, ``characters``, ``bpe`` or ``wordpiece``.
         min_count: Minimum number of occurrences of a piece, or of a pair of pieces to join.
-        max_words: Maximum number of pieces, the most frequent ones; for ``bpe``, special tokens and bytes included.
+        max_words: Maximum number of pieces, the most frequent ones. For subwords, it includes special tokens, and bytes
+            or characters.
 
     Raises:
-        ConfigError: No piece occurs often enough, or the package for ``bpe`` is not installed.
+        ConfigError: No piece occurs often enough, or the package for subwords is not installed.
     """
-    if kind == BPE:
-        check_installed("data.tokens: bpe")
-        cased = (text.lower() if lowercase else text for text in texts)
-        return Subwords([fit_byte_pairs(cased, SPECIAL, min_count, max_words)], lowercase)
+    if kind in NAMES:
+        check_installed(f"data.tokens: {kind}")
+        cased = [text.lower() if lowercase else text for text in texts]
+        return Subwords([fit_subwords(kind, lambda: cased, SPECIAL, (min_count, max_words))], lowercase)
     empty = restore(kind, [], lowercase)
     assert isinstance(empty, Pieces)
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
@@ -91,6 +93,6 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
 
 
 def as_tokens(vocabulary: Vocabulary) -> Tokens:
-    """Return a vocabulary as the fact `Tokens`."""
+    """Return a vocabulary as `Tokens`."""
     encode, decode = vocabulary.encode, vocabulary.decode
     return Tokens(vocabulary.size, pad=PAD, begin=BEGIN, end=END, unknown=UNKNOWN, encode=encode, decode=decode)

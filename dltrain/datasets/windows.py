@@ -21,7 +21,7 @@ class SplitRange(NamedTuple):
     Args:
         first: First row that is predicted.
         end: Row after the last one.
-        lead: Rows of a window before the first row that it predicts.
+        lead: Number of rows of a window before the first row that it predicts.
     """
 
     first: int
@@ -56,7 +56,7 @@ def cut_windows(
     windows = steps.unfold(1, lead + horizon, 1).transpose(0, 1)
     if len(parts) == 1:
         return windows
-    # The windows over the joined series, except those that span two of them.
+    # The windows over the joined series, except those that span two series.
     sizes = torch.tensor([part.shape[1] for part in parts])
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     skipped = (sizes - counts).cumsum(0) - (sizes - counts)
@@ -64,7 +64,7 @@ def cut_windows(
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
-    """Return the number of the series of each window of `cut_windows`."""
+    """Return the index of the series of each window of `cut_windows`."""
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     return torch.tensor(numbers).repeat_interleave(counts)
 
@@ -80,7 +80,7 @@ def fit_scales(
     Args:
         train: The training rows (rows, columns) of each series in float64.
         season: Steps per season, for the error of the naive forecast.
-        published: Also return ``deviation``, the standard deviation that published errors are divided by.
+        published: Also return ``deviation``, the standard deviation by which published errors are divided.
     """
     change = np.stack([_typical_change(rows, horizon) for rows in train])
     scale = np.stack([nonzero_std(rows) for rows in train]) if normalize == "train" else change
@@ -103,7 +103,7 @@ class Normalize(nn.Module):
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
-        - Input: values (B, 2 * columns, lead + horizon) of `split_float64`; with several series also group (B,), the
+        - Input: values (B, 2 * columns, lead + horizon) from `split_float64`; with several series also group (B,), the
           index of the series; with known values also known (B, width, lead + horizon).
         - Output: inputs (B, window, columns + 2 * width), with the known values of the step and of ``horizon`` steps
           later; targets (B, horizon, columns); shift, shift_rest (rounding error of the shift) and scale, each

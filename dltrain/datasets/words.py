@@ -81,7 +81,7 @@ class Words:
         return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the first character of each and the one after its last."""
+        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
         found = list(WORD.finditer(text))
         return [self.number(match[0]) for match in found], [match.span() for match in found]
 

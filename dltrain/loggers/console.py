@@ -57,7 +57,7 @@ class Console:
             self._log(logging.INFO, f"  {name:<{width}}  ", fact, "dim")
 
     def progress(self, done: float, epochs: int, step: int, steps: int, *figures: str) -> None:
-        """Show the position of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
+        """Show the progress of a run and `figures` such as ``loss 0.5``; cheap enough to call after every step.
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, a line is written after
         each epoch and at least once a minute; in the log file, only after each epoch. An epoch ends when `done`, the
@@ -78,7 +78,7 @@ class Console:
             self._show_live(line, len(title), step / max(steps, 1))
 
     def evaluation(self, batch: int, batches: int, *figures: str) -> None:
-        """Show the position of an evaluation as often as `progress` does within an epoch; not in the log file."""
+        """Show the progress of an evaluation as often as `progress` does within an epoch; not in the log file."""
         if self._is_due():
             title, share = "evaluation", batch / max(batches, 1)
             line = clean("  ".join([title, f"batch {batch}/{batches}", f"{share:.0%}", *figures]))

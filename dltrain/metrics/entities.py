@@ -17,22 +17,22 @@ def is_available() -> bool:
 
 
 def are_entities(tags: Sequence[str]) -> bool:
-    """Return whether tags mark entities by a letter, as in ``B-PER I-PER O``."""
+    """Return whether tags mark entities by prefixes, as in ``B-PER I-PER O``."""
     return all(ENTITY.fullmatch(tag) for tag in tags) and any(tag != "O" for tag in tags)
 
 
 def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return precision, recall and F1 score of exact entities, over all of them and of each kind.
+    """Return precision, recall and F1 score of exact entities, over all entities and for each kind.
 
     Args:
-        found, true: Tags of the same words.
+        found, true: Predicted and true tags of the same words.
 
     Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.4.
     """
     from seqeval.metrics import classification_report
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # warns of kinds that were never found
+        warnings.simplefilter("ignore")  # it warns of kinds that are never predicted
         report = classification_report([list(row) for row in true], [list(row) for row in found], output_dict=True)
     scores = {
         kind: {"precision": float(row["precision"]), "recall": float(row["recall"]), "f1": float(row["f1-score"])}

@@ -16,7 +16,7 @@ def error_rates(references: Sequence[str], found: Sequence[str]) -> dict[str, fl
 
     Args:
         references: Transcripts, at least one, none of them empty.
-        found: One for each; may be empty.
+        found: Predicted transcript for each reference; may be empty.
 
     Source: Levenshtein 1966 (the distance).
     """

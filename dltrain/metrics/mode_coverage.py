@@ -10,9 +10,9 @@ MAX_DISTANCE = 3.0  # standard deviations from a mode
 def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dict[str, float]:
     """Return how many modes are covered, and how well.
 
-    Each class of real points is a mode. Its center is their mean; its standard deviation is the square root of the
-    mean of their variances along both axes. A generated point belongs to the nearest mode if it lies within three
-    standard deviations of its center.
+    Each class of real points is a mode. The center of a mode is the mean of its real points; the standard deviation of
+    a mode is the square root of the mean of their variances along both axes. A generated point belongs to the nearest
+    mode if it lies within three standard deviations of the center.
 
     - ``modes``: number of modes with generated points.
     - ``high_quality``: share of the generated points that belong to a mode.

@@ -15,7 +15,7 @@ class Mean:
         self._weights: dict[str, Tensor | float] = {}
 
     def add(self, weight: float | Tensor, **means: Tensor) -> None:
-        """Add means over ``weight`` examples, tokens or numbers."""
+        """Add means over ``weight`` examples, tokens or values."""
         for name, mean in means.items():
             value = mean.detach().double() * weight
             self._sums[name] = self._sums[name] + value if name in self._sums else value

@@ -20,7 +20,7 @@ def score_summaries(
 
     Args:
         found: Summaries, at least one.
-        references: One for each.
+        references: Reference of each summary.
         names: ``rouge1`` and ``rouge2`` count common words and pairs of words, ``rougeL`` the longest common
             subsequence of words.
 

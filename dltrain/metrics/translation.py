@@ -16,14 +16,14 @@ def score_translations(found: Sequence[str], references: Sequence[str]) -> tuple
 
     Args:
         found: Translations, at least one.
-        references: One for each.
+        references: Reference of each translation.
 
     Source: Papineni et al. 2002 (BLEU); Popović 2015 (chrF); Post 2018, "A call for clarity in reporting BLEU scores".
     """
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    # `force` leaves out a warning that texts look tokenized: those of vocabularies of words are.
+    # `force` suppresses a warning that texts look tokenized, which is true of texts from vocabularies of words.
     scores, signatures = dict[str, float](), dict[str, str]()
     for name, metric in (("bleu", BLEU(force=True)), ("chrf", CHRF())):
         scores[name] = float(metric.corpus_score(list(found), [list(references)]).score)

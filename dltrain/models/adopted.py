@@ -1,4 +1,4 @@
-"""Networks of other libraries, which keep the names of their weights."""
+"""Wrapper of networks of other libraries that keeps the names of their weights."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 
 class AdoptedNetwork(nn.Module):
-    """A network of another library, whose layers and weights become those of this module.
+    """Wrapper that takes over the layers of a network of another library.
 
-    Weights therefore have the names of that library, and its state dicts fit.
+    Parameter names get no prefix, so state dicts of that library can be loaded.
     """
 
     def adopt(self, network: nn.Module) -> None:

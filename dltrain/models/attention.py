@@ -37,7 +37,7 @@ class Heads:
     def split(self, projections: Tensor) -> tuple[Tensor, ...]:
         """Return the heads of joined projections: (B, T, heads * size) -> queries, keys and values (B, heads, T, size).
 
-        Without queries, as in the keys and values of a source, the result has two parts.
+        If the projections contain no queries, the result is only keys and values.
         """
         heads = self.split_one(projections)
         has_queries = heads.shape[1] > 2 * self.num_kv_heads
@@ -60,8 +60,9 @@ class Heads:
 
         Args:
             mask: Whether a query may attend to a key (bool), or numbers to add to the scores (float), of a shape that
-                broadcasts to (B, num_heads, T, S). Without it, PyTorch can use its fastest kernels.
-            causal: Whether a query attends only to its own and earlier positions; the queries are the last of S steps.
+                broadcasts to (B, num_heads, T, S). Without a mask, PyTorch can use its fastest kernels.
+            causal: Whether a query attends only to its own and earlier positions; the T queries are the last of the S
+                steps.
         """
         steps, total = queries.shape[2], keys.shape[2]
         if causal and (mask is not None or steps != total):
@@ -94,7 +95,7 @@ def make_heads(
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Heads:
-    """Return heads for states of this width.
+    """Return the attention heads for states of ``width`` features.
 
     Args:
         num_kv_heads: Number of heads of keys and values; None for ``num_heads``.
@@ -123,7 +124,7 @@ def padding_mask(lengths: Tensor | None, width: int, device: torch.device) -> Te
 
 
 def _causal(steps: int, total: int, device: torch.device, mask: Tensor | None) -> Tensor | None:
-    """Return the mask without keys later than each query, where the queries are the last of all steps."""
+    """Return the mask that also excludes keys after each query; the queries are the last ``steps`` of ``total``."""
     if steps == 1:
         return mask  # the last step attends to all steps
     earlier = torch.ones(steps, total, dtype=torch.bool, device=device).tril(total - steps)

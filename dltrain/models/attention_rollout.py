@@ -10,19 +10,19 @@ from torch import Tensor, nn
 def attention_rollout(model: nn.Module, forward: Callable[[], Any]) -> Tensor:
     """Return how much each state after the last layer depends on each state before the first, (B, T, T).
 
-    The attention A of a layer, averaged over its heads, and its residual connection weigh the same; the result is the
+    A layer's attention A, averaged over its heads, and its residual connection have equal weight; the result is the
     product ``(A_n + I) / 2 @ ... @ (A_1 + I) / 2``, whose rows sum to 1.
 
     Args:
         model: A model in evaluation mode whose layers of `torch.nn.MultiheadAttention` are called one after the other,
             as self-attention of states (B, T, features).
-        forward: Computes the outputs of the model.
+        forward: Function that computes the outputs of the model.
 
     Source: Abnar and Zuidema 2020, "Quantifying attention flow in transformers", section 3.
     """
     rolled: list[Tensor] = []
 
-    def ask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def request_weights(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, {**kwargs, "need_weights": True, "average_attn_weights": True}
 
     def multiply(module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
@@ -31,7 +31,7 @@ def attention_rollout(model: nn.Module, forward: Callable[[], Any]) -> Tensor:
         rolled[:] = [step @ rolled[0] if rolled else step]
 
     layers = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
-    hooks = [layer.register_forward_pre_hook(ask, with_kwargs=True) for layer in layers]
+    hooks = [layer.register_forward_pre_hook(request_weights, with_kwargs=True) for layer in layers]
     hooks += [layer.register_forward_hook(multiply) for layer in layers]
     try:
         with torch.no_grad():

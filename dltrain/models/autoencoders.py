@@ -35,7 +35,7 @@ class AutoencoderBase(nn.Module):
         self.num_conditioning_classes = decoder.num_classes
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Return the decoded code, or the decoded mean of a Gaussian code."""
+        """Return the reconstruction from the code, or from the mean of a Gaussian code."""
         return self.decoder(self.encoder(x, labels)[:, : self.latent], labels)
 
 
@@ -46,7 +46,7 @@ class DenseAutoencoder(AutoencoderBase):
         statistics: Encoder outputs per latent variable: 2 for a Gaussian code (all means, then all log-variances), 1
             for a point.
         hidden_size: Width of the encoder's hidden layer, at least 1; a list gives one width per layer.
-        latent: At least 1.
+        latent: Number of latent variables, at least 1.
 
     Shape: (B, *shape), and labels int64 (B,) or None -> (B, *shape).
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", appendix C; sizes of PyTorch's VAE example
@@ -117,8 +117,8 @@ def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     sizes = [(height >> number, width >> number) for number in range(times + 1)]
     if min(sizes[-1]) < 1:
         limit = min(height, width).bit_length() - 1
-        got = f"{times}, each halving an image of {height}x{width}"
-        raise ConfigError(format_error("model.hidden_size", f"at most {limit} convolutions", got))
+        expected = f"at most {limit} convolutions, which halve images of {height}x{width} pixels"
+        raise ConfigError(format_error("model.hidden_size", expected, times))
     return sizes
 
 
@@ -134,4 +134,4 @@ def _upsampling(channels: Sequence[int], sizes: Sequence[tuple[int, int]], activ
     layers: list[nn.Module] = []
     for (inputs, outputs), size in zip(pairwise(channels), sizes[-2::-1], strict=True):
         layers += [make_activation(activation), upsampling(inputs, outputs, size)]
-    return layers[1:]  # the layer before already has its activation
+    return layers[1:]  # the linear layer before them already has an activation

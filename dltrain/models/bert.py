@@ -22,12 +22,13 @@ READOUTS = ("first", "mean")
 class BERT(nn.Module):
     """Post-norm Transformer encoder with learned positions and segments.
 
-    The output layer depends on the task: for hidden tokens, a layer that shares its output weights with the embedding;
+    The output layer depends on the task: for masked tokens, a layer that shares its output weights with the embedding;
     for one output per step, a linear layer; for one output per text, a linear layer on a vector of the whole text. For
-    pairs of passages, a linear layer on the pooled first state also tells whether the second passage follows the first.
+    pairs of passages, a linear layer on the pooled first state also predicts whether the second passage follows the
+    first.
 
-    Weights of BERT in the layout of Hugging Face's transformers fit as initial weights; of their positions, the first
-    ``length`` are read.
+    Weights of BERT in the layout of Hugging Face's transformers can be initial weights; only the first ``length`` of
+    their positions are used.
 
     Args:
         vocabulary, length, outputs, hidden_size, num_layers: At least 1.
@@ -40,7 +41,7 @@ class BERT(nn.Module):
         readout: Vector of the whole text: ``first``, a tanh layer on the state of the first token, or ``mean``, the
             mean of all states.
         next_sentence: Also return the outputs of the two classes of a pair: the second passage follows the first one,
-            or does not. Needs the outputs for hidden tokens.
+            or does not. Requires a task that predicts masked tokens.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, outputs) with ``each_step``, otherwise (B, outputs); with
     ``next_sentence``, also (B, 2).
@@ -81,12 +82,12 @@ class BERT(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         pooled = next_sentence or (not each_step and readout == "first")
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooled else None
-        self.hidden_tokens = HiddenTokens(vocabulary, hidden_size) if each_step and outputs == vocabulary else None
+        self.hidden_tokens = MaskedTokens(vocabulary, hidden_size) if each_step and outputs == vocabulary else None
         self.next_sentence = nn.Linear(hidden_size, 2) if next_sentence else None
         self.head = nn.Linear(hidden_size, outputs) if self.hidden_tokens is None else None
         if next_sentence and self.hidden_tokens is None:
             hint = "Use task=masked_language_modeling."
-            raise ConfigError(format_error("model.next_sentence", "null for a task without hidden tokens", True, hint))
+            raise ConfigError(format_error("model.next_sentence", "null for a task without masked tokens", True, hint))
         self.apply(_initialize)
 
     def encode(
@@ -127,8 +128,8 @@ class BERT(nn.Module):
 
         Args:
             lengths: Steps of each text, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            segments: Number of the segment of each step, 0 or 1, int64 (B, T); None for 0.
-            documents: Number of the document of each step, int64 (B, T): steps attend only to their own document, and
+            segments: Index of the segment of each step, 0 or 1, int64 (B, T); None for 0.
+            documents: Index of the document of each step, int64 (B, T): steps attend only to their own document, and
                 positions restart with each. None for one document.
         """
         states = self.encode(x, lengths, segments, documents)
@@ -146,7 +147,7 @@ class BERT(nn.Module):
         return shorten_positions(bert_names(weights), "positions.weight", len(self.positions.weight))
 
 
-class HiddenTokens(nn.Module):
+class MaskedTokens(nn.Module):
     """Logits of the tokens at each step; the output weights are those of the embedding.
 
     Shape: (B, T, width), weights (vocabulary, width) -> (B, T, vocabulary).

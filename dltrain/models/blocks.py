@@ -32,7 +32,7 @@ def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> n
 
 
 class Block(nn.Module):
-    """Self-attention, with ``cross`` attention to a source, and a two-layer network, each with a residual connection.
+    """Self-attention, attention to a source (if ``cross``) and a two-layer network, each with a residual connection.
 
     Args:
         num_heads: Number of attention heads; divides ``width`` unless ``head_size`` is set.
@@ -107,7 +107,7 @@ class Block(nn.Module):
         Args:
             mask: Mask of self-attention; see `Heads.attend`. Causal attention needs none for padding at the end,
                 to which no earlier step attends.
-            source: Keys and values of the source, by ``cross.read``.
+            source: Keys and values of the source, computed by ``cross.read``.
             source_mask: Mask of the attention to the source.
         """
         return self._run(x, None, mask, source, source_mask)[0]

@@ -131,7 +131,7 @@ class LeNet5(nn.Module):
         channels, outputs: At least 1.
         height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
         variant: ``modern``, or ``original`` as in the paper: scaled tanh, pooling with trainable weights, and a second
-            convolution in which each map reads a subset of the maps.
+            convolution in which each output map reads only some of the input maps.
         activation: Activation function of the modern variant.
         pool: ``avg`` or ``max``, of the modern variant.
         dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
@@ -140,9 +140,8 @@ class LeNet5(nn.Module):
     Source: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition",
     section II.B and appendix A.
     Differs: the output is linear, for cross-entropy (in the paper, distances to fixed codes). For one channel and ten
-    outputs, the original variant has 60,850 parameters: the 60,000 of the paper and 850 of the output layer; trainable
-    codes would be 840. The modern variant has 61,706, as its second convolution reads all six maps and its pooling has
-    no weights.
+    outputs, the original variant has 60,850 parameters: the 60,000 of the paper and 850 of the output layer. The modern
+    variant has 61,706, as its second convolution reads all six maps and its pooling has no weights.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from dltrain.errors import choose
 from dltrain.models.layers import READOUTS, check_sizes, inside, read_out
 from dltrain.models.recurrent_layers import CELLS
 
-KERNEL = (5, 5)  # frames or steps, bands
+KERNEL = (5, 5)  # over time (frames, then steps) and frequency bands
 
 
 class DeepSpeech2(nn.Module):
@@ -19,7 +19,7 @@ class DeepSpeech2(nn.Module):
     Args:
         bands: Mel bands of a frame, at least 1.
         frames: Frames of a step, at least 1.
-        outputs: Numbers per output, at least 1.
+        outputs: Size of an output, at least 1.
         channels: Channels of the convolutions, at least 1.
         cell: ``lstm``, ``gru`` or ``rnn``.
         hidden_size, num_layers: Width of each direction, and number of recurrent layers; at least 1.

@@ -80,7 +80,7 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
     if name == "frozen":
         return FrozenBatchNorm2d
     if name == "none":
-        raise ConfigError(format_error("model.norm", "one of batch, frozen, group, layer", name))
+        raise ConfigError(format_error("model.norm", "one of batch frozen group layer", name))
     return lambda channels: make_norm(name, channels, dims=2)
 
 
@@ -89,8 +89,8 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
 
     Args:
         backbone: A key of `STRIDES`.
-        first: Number of the first stage to read, from 1.
-        extra: Whether to add two convolutions with stride 2 on top (RetinaNet, FCOS) instead of a pooling.
+        first: First stage that the pyramid reads, counted from 1.
+        extra: Whether to add two convolutions with stride 2 on top (RetinaNet, FCOS) instead of a pooling layer.
     """
     choose("model.backbone", backbone, STRIDES)
     check_sizes(channels=channels)
@@ -110,7 +110,7 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
 
 
 def replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
-    """Replace the first convolution by one for another number of channels, initialized as in torchvision's ResNets."""
+    """Replace the convolution called `name` by one for `channels` channels, initialized as in torchvision's ResNets."""
     old: Any = network.get_submodule(name)
     if old.in_channels == channels:
         return
@@ -120,5 +120,5 @@ def replace_first_convolution(network: nn.Module, name: str, channels: int) -> N
 
 
 def make_mobilenet(norm: Callable[[int], nn.Module], width_mult: float) -> nn.Module:
-    """Return MobileNetV3-Large with a last stage of half the width and random weights."""
+    """Return MobileNetV3-Large with random weights and a last stage of half the usual width."""
     return mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True, width_mult=width_mult)

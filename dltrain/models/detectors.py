@@ -10,27 +10,26 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-Answer = dict[str, Any]
-UNMATCHED, BETWEEN = -1, -2  # matches of an anchor: background, and neither background nor object
+Outputs = dict[str, Any]
+UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and ignored by the losses
 
 
 class Detector(nn.Module):
-    """Mixin of detectors of torchvision that read a batch of images of one size with padded boxes.
+    """Mixin for torchvision's detectors, to read batches of images of one size with padded boxes.
 
     In training, the output has ``losses``, means by name, and their ``weight``, the number of averaged items. In
     evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
-    and also the losses if boxes are given.
+    and also the losses if boxes are given. On the meta device, it has the outputs of all heads.
 
     Shape:
         x (B, channels, height, width); boxes (B, M, 4) as left, top, right, bottom in pixels; kinds (B, M), classes
-        from 1 on, 0 for padding and negative for boxes that are not learned. On the meta device, the output is
-        that of all heads.
+        from 1 on, 0 for padding and negative for boxes that training ignores.
     """
 
     backbone: nn.Module
 
-    def forward(self, x: Tensor, boxes: Tensor | None = None, kinds: Tensor | None = None) -> Answer:
-        """Return losses and detections; only the backbone is computed in a lower precision."""
+    def forward(self, x: Tensor, boxes: Tensor | None = None, kinds: Tensor | None = None) -> Outputs:
+        """Return losses and detections; autocast applies only to the backbone."""
         features = self.backbone(x)
         with _full_precision(x):
             features = {name: value.float() for name, value in features.items()}
@@ -39,14 +38,14 @@ class Detector(nn.Module):
             learned = None
             if boxes is not None and kinds is not None:
                 learned = boxes.float(), kinds, (kinds > 0) & (boxes[..., 2:] > boxes[..., :2]).all(-1)
-            return self.answer(features, x, learned)
+            return self.compute(features, x, learned)
 
     @abstractmethod
-    def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
+    def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
         """Return the outputs whose shapes do not depend on values."""
 
     @abstractmethod
-    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
+    def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
         """Return losses and detections; `learned` has boxes, kinds, and a mask of the boxes to learn."""
 
 
@@ -58,32 +57,31 @@ class OneStage(Detector):
     box_coder: Any  # of torchvision
     levels: int | None = None  # feature maps to use, the finest ones; None for all
 
-    def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
+    def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
         """Return the outputs of the head."""
         return self.head(list(features.values())[: self.levels])
 
-    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
-        """Return the outputs of the head as losses and detections."""
+    def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
+        """Return losses and detections, computed from the outputs of the head."""
         maps = list(features.values())[: self.levels]
         outputs, size = self.head(maps), (x.shape[2], x.shape[3])
         (anchors,) = self.anchor_generator(ImageList(x, [size]), maps)
-        answer: Answer = {}
+        levels = [m.shape[2] * m.shape[3] for m in maps]
+        result: Outputs = {}
         if learned is not None:
-            levels = [m.shape[2] * m.shape[3] for m in maps]
-            answer["losses"], answer["weight"] = self.losses(outputs, anchors, levels, *learned)
+            result["losses"], result["weight"] = self.losses(outputs, anchors, levels, *learned)
         if not self.training:
-            levels = [m.shape[2] * m.shape[3] for m in maps]
-            answer["detections"] = self.detect(outputs, anchors, levels, [size] * len(x))
-        return answer
+            result["detections"] = self.detect(outputs, anchors, levels, [size] * len(x))
+        return result
 
     @abstractmethod
     def losses(
-        self, outputs: Answer, anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
+        self, outputs: Outputs, anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
     ) -> tuple[dict[str, Tensor], float | Tensor]:
         """Return the losses and their weight."""
 
     def detect(
-        self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
+        self, outputs: Outputs, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Return the detections of each image; `levels` has the number of pixels of each feature map."""
         anchors_per_place = len(anchors) // sum(levels)
@@ -100,16 +98,20 @@ def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
 
 
 def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
-    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), -1 for boxes that are not real: (B, M, N)."""
+    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), or -1 for padding and ignored boxes: (B, M, N)."""
     quality = box_iou(boxes.flatten(0, 1), anchors).view(*boxes.shape[:2], len(anchors))
     return torch.where(real[..., None], quality, -1.0)
 
 
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
-    """Return the number of the box of each anchor, `UNMATCHED` or `BETWEEN`, from `overlaps`: (B, M, N) -> (B, N).
+    """Return the index of the box of each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
     An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if no other
-    anchor has a higher IoU with some box. `UNMATCHED` are other anchors whose highest IoU is below `low`.
+    anchor has a higher IoU with some box. The others are `UNMATCHED` if their highest IoU is below `low`, and `BETWEEN`
+    otherwise.
+
+    Args:
+        quality: Result of `overlaps`.
     """
     value, matches = quality.max(1)
     most = quality.amax(2, keepdim=True)
@@ -119,10 +121,13 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
 
 
 def match_priors(quality: Tensor, threshold: float) -> Tensor:
-    """Return the number of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
+    """Return the index of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
 
     The anchor with the highest IoU with a box is matched to that box, even if it has a higher IoU with another one. All
-    others are matched to the box with which they have the highest IoU, if it is at least `threshold`.
+    other anchors are matched to the box with which they have the highest IoU, if it is at least `threshold`.
+
+    Args:
+        quality: Result of `overlaps`.
     """
     value, matches = quality.max(1)
     found = torch.where(value < threshold, UNMATCHED, matches)
@@ -135,7 +140,7 @@ def match_priors(quality: Tensor, threshold: float) -> Tensor:
 
 
 def take(values: Tensor, matches: Tensor) -> Tensor:
-    """Return the row of `values` (B, M, ...) for each match (B, N), or the first row where there is no match."""
+    """Return the row of `values` (B, M, ...) for each match (B, N), or the first row for anchors without a box."""
     places = matches.clamp(min=0)
     if values.dim() == 2:
         return values.gather(1, places)

@@ -11,7 +11,7 @@ def same_document(documents: Tensor) -> Tensor:
     """Return a mask that separates documents in one sequence, bool (B, 1, T, T).
 
     Args:
-        documents: Number of the document of each step, int64 (B, T).
+        documents: Index of the document of each step, int64 (B, T).
     """
     return (documents[:, :, None] == documents[:, None, :])[:, None]
 
@@ -29,7 +29,7 @@ def document_positions(documents: Tensor) -> Tensor:
 
 
 def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Tensor) -> Tensor:
-    """Return the states after each step, where each document is read as a sequence of its own.
+    """Return the states after each step, where each document is read as a separate sequence.
 
     The number of documents determines the shape of the tensors, so the CPU waits for a GPU in each call. On a CPU,
     where packed sequences are slow, documents of similar length are read together: less than half is padding.
@@ -38,7 +38,7 @@ def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Te
         read: Function of padded sequences (N, width, features) and their lengths, int64 (N,) on the CPU, that returns
             their states (N, width, size).
         x: Steps of all documents, (B, T, features).
-        documents: Number of the document of each step, int64 (B, T).
+        documents: Index of the document of each step, int64 (B, T).
     """
     first = first_steps(documents).flatten()
     lengths = torch.bincount(first.cumsum(0) - 1).cpu()

@@ -20,14 +20,14 @@ INITS = ("xavier", "uniform")
 
 
 class ReadAndWrite(nn.Module):
-    """Base class of transformers with an encoder and a decoder: how they read a source and write a target.
+    """Base class of transformers with an encoder and a decoder, which read a source and write a target.
 
     Called with a source and the previous tokens of the target, the model returns all outputs. To write step by step,
     call it with the source alone for the state before the first token, then with tokens and a state. The state holds
     the keys and values of the source, which are computed once, and of the tokens written so far.
     """
 
-    head_bias = True  # whether an output layer of its own has a bias
+    head_bias = True  # whether an output layer that does not share the weights of the embedding has a bias
     embedding_scale = 1.0  # factor of the embeddings
     output_scale = 1.0  # factor of the states before an output layer that shares the weights of the embedding
 
@@ -45,11 +45,11 @@ class ReadAndWrite(nn.Module):
         """Create the layers.
 
         Args:
-            sizes: Vocabulary of the source (None for that of the target), vocabulary of the target, width.
+            sizes: Vocabularies of the source (None to share the embedding of the target) and of the target, and width.
             make_block: Function that returns a block, given ``causal`` and ``cross``.
             make_norm: Function that returns the norm after a stack.
             positions: Modules that add positions to source and target.
-            distances: Relative positions for the self-attention of encoder and decoder; None for no such positions.
+            distances: Relative positions in the self-attention of encoder and decoder; None without them.
         """
         vocabulary, outputs, width = sizes
         self.target_embedding = nn.Embedding(outputs, width)
@@ -67,7 +67,9 @@ class ReadAndWrite(nn.Module):
     def forward(
         self, x: Tensor, previous: Tensor | None = None, lengths: Tensor | None = None, state: State | None = None
     ) -> Any:
-        """Return the logits of each next token, the state after the source, or, given a `state`, logits and state.
+        """Return the logits of each next token.
+
+        Without `previous`, return the state after the source; with a `state`, return the logits and the next state.
 
         Args:
             x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).
@@ -130,7 +132,8 @@ class EncoderDecoder(ReadAndWrite):
         num_kv_heads: Number of heads of keys and values; divides ``num_heads``; None for ``num_heads``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
         gated: See `Block`.
-        pre_norm: Whether norms precede the layers; then a norm follows the last block. Otherwise norms follow the sums.
+        pre_norm: Whether norms precede the layers, with one more norm after the last block; otherwise, norms follow the
+            residual sums.
         norm: ``layer`` or ``rms``.
         positions: ``sinusoidal``, ``learned``, ``rotary`` (in self-attention) or ``none``.
         tie_embeddings: Whether the output layer shares the weights of the target embedding and, with

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import MultiScaleRoIAlign
 
 from dltrain.models.detection_backbones import STRIDES, make_pyramid
-from dltrain.models.detectors import Answer, Detector
+from dltrain.models.detectors import Detector, Outputs
 from dltrain.models.layers import check_sizes
 
 SIDE = 8  # side of the anchors of a level, in strides
@@ -27,12 +27,12 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
     """Faster R-CNN with a feature pyramid; weights have the names of torchvision's ``fasterrcnn_resnet50_fpn``.
 
     The losses use anchors and regions that are sampled with torch's global generator, whose state is stored in the
-    checkpoints; in evaluation, the seed is fixed. The selection of regions waits for the device.
+    checkpoints; in evaluation, the seed is fixed. Selecting regions synchronizes the CPU with the device.
 
     Args:
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
-        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
+        backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid, a multiple of 32.
         hidden_size: Width of each of the two layers that classify a region.
@@ -78,24 +78,24 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
             box_batch_size_per_image=SAMPLED,
         )
 
-    def dense(self, features: dict[str, Tensor], x: Tensor) -> Answer:
-        """Return the outputs for all anchors, and for as many regions as training samples."""
+    def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
+        """Return the outputs for all anchors, and for as many regions as training samples from each image."""
         scores, moves = self.rpn.head(list(features.values()))
         regions = torch.empty(SAMPLED * len(x), features["0"].shape[1], POOLED, POOLED, device=x.device)
         classes, boxes = self.roi_heads.box_predictor(self.roi_heads.box_head(regions))
         return {"scores": scores, "moves": moves, "classes": classes, "boxes": boxes}
 
-    def answer(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Answer:
-        """Return losses, means over images, and detections."""
+    def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
+        """Return the losses (means over images) and the detections."""
         images = ImageList(x, [(x.shape[2], x.shape[3])] * len(x))
-        answer: Answer = {}
+        result: Outputs = {}
         if learned is not None:
             with contextlib.nullcontext() if self.training else self._fixed_samples(x.device):
-                answer["losses"], answer["weight"] = self._losses(features, images, *learned), len(x)
+                result["losses"], result["weight"] = self._losses(features, images, *learned), len(x)
         if not self.training:
             proposals, _ = self.rpn(images, features)
-            answer["detections"], _ = self.roi_heads(features, proposals, images.image_sizes)
-        return answer
+            result["detections"], _ = self.roi_heads(features, proposals, images.image_sizes)
+        return result
 
     def _losses(
         self, features: dict[str, Tensor], images: ImageList, boxes: Tensor, kinds: Tensor, real: Tensor
@@ -108,7 +108,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
 
     @contextlib.contextmanager
     def _fixed_samples(self, device: torch.device) -> Iterator[None]:
-        """Make proposals and samples as in training, with a fixed seed; restore the random generators afterwards."""
+        """Propose and sample regions as in training, but with a fixed seed; restore the generators afterwards."""
         cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):
             torch.manual_seed(SEED)

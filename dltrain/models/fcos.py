@@ -11,15 +11,15 @@ from torchvision.ops import batched_nms, box_iou, generalized_box_iou_loss, sigm
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.detection_backbones import STRIDES, make_pyramid
-from dltrain.models.detectors import UNMATCHED, Answer, OneStage, one_hot, take
+from dltrain.models.detectors import UNMATCHED, OneStage, Outputs, one_hot, take
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
-MAX_VOTES = 1000  # detections of an image that are averaged
+MAX_VOTES = 1000  # maximum number of detections of an image before they are averaged
 GROUP = 8  # channels that are normalized together in the heads
-# The locations of a level are matched to boxes whose farthest edge is between this and twice this number of strides
-# away; there is no minimum at the first level and no maximum at the last.
+# A location is matched to boxes whose farthest edge is between this and twice this number of strides away; the first
+# level has no minimum and the last one no maximum.
 REACH = 4
 
 
@@ -29,16 +29,16 @@ class FCOS(OneStage, fcos.FCOS):
     Args:
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
-        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
+        backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         num_convs: Convolutions of each head before its output.
         fine: Whether the feature maps start at the first stage of the backbone, with half the stride, for objects that
-            are close to one another. The fifth map is then a pooling of the fourth.
+            are close to one another. The fifth map is then pooled from the fourth.
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
-        levels: Feature maps to use, the finest of the five; the last one is matched to all larger boxes.
+        levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
         box_weight: Factor of the loss of the boxes.
         vote_iou: Minimum IoU of a box with a kept box of its class to be averaged with it; 1 for no averaging.
 
@@ -85,7 +85,7 @@ class FCOS(OneStage, fcos.FCOS):
         self.suppress = None if vote_iou == 1 else Vote(nms_iou, vote_iou, max_boxes)
 
     def detect(
-        self, outputs: Answer, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
+        self, outputs: Outputs, anchors: Tensor, levels: list[int], sizes: list[tuple[int, int]]
     ) -> list[dict[str, Tensor]]:
         """Return the detections of each image; `levels` has the number of pixels of each feature map."""
         found = super().detect(outputs, anchors, levels, sizes)
@@ -114,7 +114,7 @@ class FCOS(OneStage, fcos.FCOS):
         return {name: value / weight for name, value in sums.items()}, weight
 
     def match_places(self, anchors: Tensor, levels: list[int], boxes: Tensor, real: Tensor) -> Tensor:
-        """Return the number of the smallest box that each location is matched to, or `UNMATCHED`: (B, N)."""
+        """Return the index of the smallest box that each location is matched to, or `UNMATCHED`: (B, N)."""
         places, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
         centers = (boxes[..., :2] + boxes[..., 2:]) / 2
         near = (places[:, None] - centers[:, None]).abs().amax(-1) < self.center_sampling_radius * strides[:, None]
@@ -130,7 +130,7 @@ class FCOS(OneStage, fcos.FCOS):
 
 @dataclass(frozen=True)
 class Vote:
-    """Non-maximum suppression that replaces a kept box by the mean of its class's boxes around it, weighted by score.
+    """Non-maximum suppression that replaces each kept box by the score-weighted mean of similar boxes of its class.
 
     Args:
         nms_iou: IoU above which the weaker of two detections of a class is removed.
@@ -156,7 +156,7 @@ class Vote:
 
 
 def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
-    """Return torchvision's head with groups of 8 channels at every width, as torchvision has at its width of 256."""
+    """Return torchvision's head with group norm over 8 channels at every width; torchvision always has 32 groups."""
 
     def norm(channels: int) -> nn.Module:
         return nn.GroupNorm(channels // GROUP, channels)

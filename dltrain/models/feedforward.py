@@ -13,7 +13,7 @@ class Perceptron(nn.Module):
         size, outputs: At least 1.
         activation: Activation function of the output; ``identity`` for losses on logits.
 
-    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
+    Shape: (B, ...) with ``size`` values per example -> (B, outputs).
     Source: Rosenblatt 1958, "The perceptron".
     Differs: trained by gradient descent on the task's loss; ``task=perceptron_rule`` is Rosenblatt's rule.
     """
@@ -38,7 +38,7 @@ class MLP(nn.Module):
         norm: Normalization before each activation: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability of the hidden layers, in [0, 1).
 
-    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
+    Shape: (B, ...) with ``size`` values per example -> (B, outputs).
     Source: Rumelhart, Hinton and Williams 1986, "Learning representations by back-propagating errors".
     """
 

@@ -25,7 +25,7 @@ class GANBase(nn.Module):
 
     Args:
         generator: (B, latent) and labels -> (B, ...), unbounded; the task maps it to the range of the data.
-        critic: (B, ...) and labels -> (B, answers), unbounded; larger for examples that look real.
+        critic: (B, ...) and labels -> (B, answers), unbounded; its outputs are larger for examples that look real.
 
     Shape: (B, ...), and labels int64 (B,) or None -> (B, 2 * answers).
     """
@@ -48,7 +48,8 @@ class GAN(GANBase):
     """Fully connected generator and critic for examples of any shape.
 
     Args:
-        size, answers, latent: At least 1.
+        size, latent: Values of an example and of the noise, at least 1.
+        answers: Outputs of the critic for each example, at least 1.
         hidden_size: Width of the hidden layers; a list gives one per layer, in reverse order for the critic.
         num_layers: Number of hidden layers of each network; the length of ``hidden_size`` if that is a list.
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
@@ -89,7 +90,9 @@ class DCGAN(GANBase):
     order. They are 7-14-28 for 28x28 images, 4-8-16-32 for 32x32 and 4-8-16-32-64 for 64x64.
 
     Args:
-        channels, answers, latent: At least 1.
+        channels: At least 1.
+        answers: Outputs of the critic for each example, at least 1.
+        latent: Values of the noise, at least 1.
         height, width: Size of the images in pixels, at least 2.
         hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
         critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
@@ -143,7 +146,7 @@ def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) 
 
 
 def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
-    """Return convolutions that halve the image; the first has no norm, because a norm would hide the brightness."""
+    """Return convolutions that halve the image; the first has no norm, because a norm would remove the brightness."""
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(channels)):
         norm_here = norm if number else "none"
@@ -153,7 +156,7 @@ def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
 
 
 def _initialize(module: nn.Module) -> None:
-    """Draw weights with a standard deviation of 0.02 around 0, those of norms around 1, and set biases to 0."""
+    """Draw weights with mean 0 (in norms, mean 1) and standard deviation 0.02, and set biases to 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

@@ -26,11 +26,11 @@ class GPT(nn.Module):
         dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
         causal: Whether the task needs outputs that do not depend on later tokens; must be true.
 
-    Weights of GPT-2 in the layout of Hugging Face's transformers fit as initial weights, with ``gelu_tanh`` as the
-    activation; of their positions, the first ``length`` are read.
+    Weights of GPT-2 in the layout of Hugging Face's transformers can be initial weights, with ``gelu_tanh`` as the
+    activation; only the first ``length`` of their positions are used.
 
     When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
-    full, it is computed again from the last half of the tokens, because their positions change.
+    full, it is recomputed for the last half of the tokens, because their positions change.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, vocabulary), the logits of each next token.
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; shared
@@ -76,7 +76,7 @@ class GPT(nn.Module):
         """Return the logits of each next token; with a `state`, also the state after these tokens.
 
         Args:
-            documents: Number of the document of each token, int64 (B, T): tokens attend only to their own document, and
+            documents: Index of the document of each token, int64 (B, T): tokens attend only to their own document, and
                 positions restart with each. None for one document.
         """
         if state is not None:

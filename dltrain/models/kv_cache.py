@@ -1,4 +1,4 @@
-"""Keys and values that grow step by step, without a copy of the earlier steps at each step."""
+"""Cache of keys and values that grows step by step without copying the earlier steps each time."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ SPARE = 64  # minimum number of steps for which memory is reserved
 
 @dataclass
 class _Memory:
-    """Memory for more steps than are used, and the number of those used."""
+    """Allocated memory, and the number of its steps that are used."""
 
     steps: Tensor  # (B, heads, capacity, size)
     used: int
 
     def continues(self, before: Tensor, new: Tensor) -> bool:
-        """Return whether `new` can be written after `before`, a part of this memory, without changing a result."""
+        """Return whether `new` can be written after `before`, a view of this memory, without changing other results."""
         return (
             self.used == before.shape[2]
             and before.shape[2] + new.shape[2] <= self.steps.shape[2]
@@ -28,9 +28,9 @@ class _Memory:
 def append_steps(before: Tensor, new: Tensor) -> Tensor:
     """Return `before` followed by `new` along the steps, both (B, heads, steps, size), in the type of `new`.
 
-    Without gradients, the result is a part of memory that has room for more steps, and the next call writes its steps
-    into this room. When it is full, all steps are copied into twice the memory, so that n steps cost O(n) copies in
-    total. A tensor that was continued before, or that no call has returned, is copied first: results never change.
+    Without gradients, the result is a view of memory with room for more steps, into which the next call writes. When it
+    is full, all steps are copied into twice the memory, so that n steps cost O(n) copies in total. The steps are also
+    copied if `before` was already extended or is not a result of this function, so results never change afterwards.
     """
     if torch.is_grad_enabled():
         return torch.cat([before.to(new.dtype), new], dim=2)

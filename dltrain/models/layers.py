@@ -68,7 +68,7 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
     """Return the normalization layer called ``name``.
 
     Args:
-        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels if there are that many) or ``none``.
+        name: ``batch``, ``layer``, ``group`` (groups of at least 16 channels; one group for fewer) or ``none``.
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
@@ -95,12 +95,12 @@ def fully_connected(
 ) -> nn.Sequential:
     """Return hidden layers (linear, norm, activation, dropout) and a linear output, on flattened inputs.
 
-    Shape: (B, ...) with ``size`` numbers per example -> (B, outputs).
+    Shape: (B, ...) with ``size`` values per example -> (B, outputs).
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for width in hidden_size:
-        # A bias before batch norm is redundant, because the norm subtracts it. It is left out before the other norms,
-        # too: every norm adds a bias of its own.
+        # A bias before batch norm is redundant, because the norm subtracts it. Before other norms it is omitted too,
+        # because every norm adds a bias.
         layers += [nn.Linear(size, width, bias=norm_name == "none"), norm(norm_name, width, dims=0)]
         layers += [activation(activation_name), nn.Dropout(dropout)]
         size = width
@@ -113,8 +113,8 @@ def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = Tr
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 
 
-# State that the caller passes from call to call of a model that reads step by step: nested dictionaries of tensors,
-# batch axis first.
+# State of a model that reads step by step: nested dictionaries of tensors, batch axis first. The caller passes it from
+# call to call.
 State = dict[str, Any]
 
 

@@ -40,7 +40,7 @@ class SubSampling(nn.Module):
         uniform(self.weight, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the smaller maps."""
+        """Return the sub-sampled maps."""
         return 4 * F.avg_pool2d(x, 2) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
@@ -63,7 +63,7 @@ class PartialConvolution(nn.Module):
             uniform(weight, 25 * len(read))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the maps."""
+        """Return the feature maps."""
         weight = self.weight.new_zeros(len(TABLE), 6, 5, 5).index_put((self.maps, self.sources), self.weight)
         return F.conv2d(x, weight, self.bias)
 

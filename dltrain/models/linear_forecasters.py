@@ -50,7 +50,7 @@ class KnownEffect(nn.Module):
         nn.init.zeros_(self.layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what is added to the forecast."""
+        """Return the effect, which is added to the forecast."""
         now, later = x.chunk(2, dim=-1)
         later = later[:, -self.horizon :]
         return self.layer(torch.cat([later, now[:, -1:].expand_as(later)], dim=-1)).flatten(1)
@@ -62,7 +62,7 @@ class Forecaster(nn.Module, ABC):
     Args:
         columns, horizon: At least 1.
         outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
-        features: Numbers per step: the columns, then each known value twice, see `KnownEffect`. None for columns only.
+        features: Values per step: the columns, then each known value twice, see `KnownEffect`. None for columns only.
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     """
@@ -159,7 +159,7 @@ class NLinear(Forecaster):
 
 
 def count_levels(outputs: int, horizon: int, columns: int) -> int:
-    """Return the number of outputs per step and column; raise ConfigError if the task needs other outputs."""
+    """Return the number of outputs per step and column; raise ConfigError if the task does not forecast."""
     if outputs % (horizon * columns):
         hint = "This model only forecasts series; use another model for other tasks."
         expected = f"a multiple of {horizon * columns}, the horizon times the columns"

@@ -77,13 +77,13 @@ class NoPositions(nn.Module):
 
 
 class RelativePositions(nn.Module):
-    """Learned numbers that are added to attention scores, one per head and bucket of distances.
+    """Learned biases of attention scores, one per head and bucket of distances.
 
     Half of the buckets hold one distance each; the other half grow with the logarithm of the distance up to
     ``max_distance``, and the last one holds all longer distances.
 
     Args:
-        bidirectional: Whether later keys have buckets of their own; otherwise they share that of distance 0.
+        bidirectional: Whether keys after the query have separate buckets; otherwise they share that of distance 0.
 
     Source: Raffel et al. 2020 (T5), section 2.1.
     """
@@ -96,7 +96,7 @@ class RelativePositions(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
     def forward(self, queries: int, keys: int, mask: Tensor | None = None) -> Tensor:
-        """Return the numbers to add, (1, num_heads, queries, keys); the queries are the last of all steps.
+        """Return the biases, (1, num_heads, queries, keys); the queries are the last of the ``keys`` steps.
 
         Args:
             mask: Keys to attend to, bool (B, 1, 1, keys); the others get minus infinity.
@@ -117,7 +117,7 @@ class RelativePositions(nn.Module):
 
 
 def embed_positions(kind: str, length: int, width: int, std: float = 0.02) -> Any:
-    """Return the module that adds positions: learned or sinusoidal, or nothing for other kinds."""
+    """Return the module that adds learned or sinusoidal positions, or no positions for other kinds."""
     if kind == "learned":
         return Positions(length, width, std)
     return Sinusoids(length, width) if kind == "sinusoidal" else NoPositions()

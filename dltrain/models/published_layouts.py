@@ -8,7 +8,7 @@ from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 
-# Published names -> names here, without the last part, such as ``.weight``. ``N`` is the number of a layer.
+# Published names -> names in dltrain, without the last part, such as ``.weight``. ``N`` is the index of a layer.
 BERT_NAMES = {
     "embeddings.word_embeddings": "embedding",
     "embeddings.position_embeddings": "positions",
@@ -46,7 +46,7 @@ GPT2_EMBEDDING = "wte.weight"
 GPT2_LEFT_OUT = re.compile(r"lm_head\.weight|h\.\d+\.attn\.(masked_)?bias")
 
 
-# Patterns of published names -> names here, without ``.weight``.
+# Patterns of published names -> names in dltrain, without ``.weight``.
 T5_NAMES = {
     r"shared": "target_embedding",
     r"lm_head": "head",
@@ -141,6 +141,6 @@ def _renamed(head: str, names: Mapping[str, str]) -> str:
 
 
 def shorten_positions(weights: Weights, name: str, length: int) -> Weights:
-    """Return weights with the first ``length`` learned positions, if they have more."""
-    there = weights.get(name)
-    return {**weights, name: there[:length]} if there is not None and len(there) > length else weights
+    """Return weights with at most the first ``length`` rows of the learned positions called ``name``."""
+    table = weights.get(name)
+    return {**weights, name: table[:length]} if table is not None and len(table) > length else weights

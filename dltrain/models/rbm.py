@@ -37,7 +37,7 @@ class RBM(nn.Module):
         size, hidden_size: At least 1.
         std: Standard deviation of the initial weights.
 
-    Shape: (B, ...) with ``size`` numbers per example, in [0, 1] -> (B, size), the logits of a reconstruction.
+    Shape: (B, ...) with ``size`` values per example, in [0, 1] -> (B, size), the logits of a reconstruction.
     Source: Smolensky 1986, "harmony theory"; Hinton 2002, "Training products of experts by minimizing contrastive
     divergence"; initial weights, Hinton 2010, "A practical guide to training restricted Boltzmann machines", section 8.
     Differs: visible biases start at 0, not at the log odds of the training data.
@@ -68,7 +68,7 @@ class DBN(nn.Module):
         hidden_size: Width of each hidden layer, lowest first.
         dropout: Dropout probability of the hidden layers during fine-tuning, in [0, 1).
 
-    Shape: (B, ...) with ``size`` numbers per example, in [0, 1] -> (B, outputs).
+    Shape: (B, ...) with ``size`` values per example, in [0, 1] -> (B, outputs).
     Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; initial weights, Glorot and
     Bengio 2010, "Understanding the difficulty of training deep feedforward neural networks", equation 16.
     Differs: recognition and generative weights stay tied after pretraining.

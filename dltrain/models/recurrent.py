@@ -32,18 +32,18 @@ class Recurrent(nn.Module):
         each_step: Return an output at every step; otherwise only after all steps.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
-            states, or their mean with weights that are computed from them (``attention``).
-        layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. Then the
-            layers are computed step by step, without the fast kernels of torch.
+            states, or their attention-weighted mean (``attention``).
+        layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. The layers are
+            then computed step by step, without the fast kernels of torch.
         locked_dropout: Whether dropout sets the same features to 0 at all steps of a sequence.
         weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask per batch.
-        residual: Add its input to the output of each layer after the first; needs at least two layers.
+        residual: Add the input of each layer after the first to its output; needs at least two layers.
         tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
         learn_initial_state: Whether the state before the first step is learned, instead of zeros.
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
         forget_bias: Initial bias of the forget gates of an lstm; None for 1.
-        linear_skip: Number of values in the input of an example (steps times features): adds to the outputs those of
-            a linear layer on the whole input, whose initial weights are 0. None for no such layer.
+        linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
+            input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -112,7 +112,7 @@ class Recurrent(nn.Module):
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
-            documents: Number of the document of each step, int64 (B, T): each starts from the initial state. None for
+            documents: Index of the document of each step, int64 (B, T): each starts from the initial state. None for
                 one document.
         """
         if state is not None:
@@ -130,17 +130,17 @@ class Recurrent(nn.Module):
         return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
 
     def attention_weights(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the weights of the steps in the output, float32 (B, T), with ``readout: attention``.
+        """Return the attention weight of each step, float32 (B, T), for ``readout: attention``.
 
         Raises:
-            ConfigError: The readout is another one.
+            ConfigError: The readout is not ``attention``.
         """
         if self.pool is None:
             raise ConfigError(format_error("model.readout", "attention, which has weights", self.readout))
         return self.pool(self._states(self.steps(x), lengths), lengths)[1]
 
     def start(self, batch_size: int) -> State:
-        """Return the initial state: zeros or the learned state, (B, num_layers, hidden_size) for each part.
+        """Return the initial state: zeros or learned values, (B, num_layers, hidden_size) for hidden and cell state.
 
         Raises:
             ConfigError: The model reads the steps in both directions, or all at once.
@@ -149,7 +149,7 @@ class Recurrent(nn.Module):
         excluded = {"bidirectional": self.bidirectional, "linear_skip": self.skip is not None, "readout": whole}
         for name, is_excluded in excluded.items():
             if is_excluded:
-                reason = "this model is computed step by step and cannot read later steps"
+                reason = "the model gets one step at a time and cannot read later steps"
                 raise ConfigError(f"model.{name}: not supported because {reason}")
         zeros = next(self.parameters()).new_zeros(self.num_layers, 1, self.hidden_size)
         initial = self._initial() or (zeros,) * len(self.parts)
@@ -201,7 +201,7 @@ class TiedHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return one number per token."""
+        """Return one logit per token."""
         return F.linear(x, self._embedding[0].weight, self.bias)
 
 

@@ -18,7 +18,7 @@ class Attention(nn.Module):
     (``dot``) or ``q . (W m)`` (``general``). `keys` computes the part that depends only on the source.
 
     Args:
-        kind: ``additive``, ``dot``, for which both widths are equal, or ``general``.
+        kind: ``additive``, ``dot``, which requires equal widths, or ``general``.
         width: Width of the queries.
         memory_width: Width of the encoder states.
 
@@ -49,7 +49,7 @@ class Attention(nn.Module):
 
 
 class RecurrentEncoderDecoder(nn.Module):
-    """Encoder of recurrent layers, and decoder of recurrent layers that starts from the last state of the encoder.
+    """Recurrent encoder, and recurrent decoder that starts from the last state of the encoder.
 
     Args:
         source_embedding, target_embedding: Modules that compute the inputs of each part; subclasses call them.
@@ -57,7 +57,7 @@ class RecurrentEncoderDecoder(nn.Module):
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of each part.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         dropout: Dropout probability between layers.
     """
 

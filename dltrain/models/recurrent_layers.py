@@ -60,7 +60,7 @@ def run_layer(layer: nn.Module, x: Any, before: Parts | None, weight_dropout: fl
 
 
 def drop_weights(layer: nn.Module, p: float) -> dict[str, Tensor]:
-    """Return the hidden-to-hidden weights with dropout by name; none in evaluation or without dropout."""
+    """Return the hidden-to-hidden weights after dropout, by name; empty in evaluation or without dropout."""
     if not p or not layer.training:
         return {}
     named = ((name, weight) for name, weight in layer.named_parameters() if name.startswith("weight_hh"))
@@ -79,8 +79,8 @@ def _call_with_dropped_weights(layer: nn.Module, x: Any, state: Any, p: float) -
 class NormalizedCell(nn.Module, ABC):
     """One recurrent layer with layer norm inside the cell, computed step by step.
 
-    `forward` has the arguments and results of one layer of torch with ``batch_first=True``. The weights have the names
-    and the gates the order of torch's layers; the biases are those of the norms.
+    `forward` has the arguments and results of one layer of torch with ``batch_first=True``. Weights are named and gates
+    are ordered as in torch's cells; the only biases are those of the norms.
 
     Source: Ba, Kiros and Hinton 2016, "Layer normalization", section 3.1 (rnn) and appendix (lstm, gru).
     """
@@ -129,7 +129,7 @@ class NormalizedRNN(NormalizedCell):
         self.activation = {"tanh": torch.tanh, "relu": torch.relu}[nonlinearity]
 
     def read(self, inputs: Tensor) -> Tensor:
-        """Return the inputs unchanged: the sum is normalized."""
+        """Return the inputs unchanged; `step` normalizes their sum with the recurrent part."""
         return inputs
 
     def step(self, inputs: Tensor, recurrent: Tensor, *parts: Tensor) -> Parts:
@@ -196,7 +196,7 @@ class Stack(nn.Module):
     Args:
         build: Function of the input size that returns one layer for one direction, such as an `nn.LSTM`.
         dropout: Module that is applied to the output of each layer but the last.
-        residual: Add its input to the output of each layer after the first (Wu et al. 2016, section 3.1).
+        residual: Add the input of each layer after the first to its output (Wu et al. 2016, section 3.1).
         weight_dropout: See `run_layer`.
     """
 
@@ -222,8 +222,8 @@ class Stack(nn.Module):
         """Return the states after each step (B, T, width), and the last state of each layer and direction.
 
         Args:
-            lengths: Steps of each sequence; later steps are padding, which the backward direction reads last. Then the
-                last states include padding. None for no padding.
+            lengths: Steps of each sequence; later steps are padding, which both directions read last, so the last
+                states include padding. None for no padding.
         """
         number, after = 0, list[Parts]()
         for layer in zip(*self.directions, strict=True):

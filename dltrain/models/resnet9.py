@@ -10,7 +10,7 @@ from dltrain.models.layers import activation as make_activation
 from dltrain.models.layers import check_sizes
 
 WITH_ALPHA = ("celu", "elu")
-REDUCTION = 8  # three poolings, each of 2x2 pixels, before the largest value of each channel is taken
+REDUCTION = 8  # three pooling layers, each of 2x2 pixels, precede the maximum over each channel
 
 
 def conv_block(inputs: int, outputs: int, activation: Callable[[], nn.Module], pool: bool = False) -> nn.Sequential:
@@ -40,7 +40,7 @@ class ResNet9(nn.Module):
         channels, outputs: At least 1.
         height, width: Size of the images in pixels, at least 8.
         hidden_size: Channels of the four stages; each stage after the first halves the image.
-        logit_scale: Factor of the outputs; a small one keeps the softmax from saturating early in training.
+        logit_scale: Factor of the outputs; a small factor keeps the softmax from saturating early in training.
         alpha: Bound of the negative outputs of CELU or ELU, above 0; must be 1 for other activation functions.
 
     Shape: (B, channels, height, width) -> (B, outputs).
@@ -65,8 +65,8 @@ class ResNet9(nn.Module):
             raise ConfigError(format_error("model.hidden_size", "four numbers, one for each stage", hidden_size))
         if min(height, width) < REDUCTION:
             hint = "Use larger images, or another model."
-            expected = f"data with images of at least {REDUCTION}x{REDUCTION} pixels for a ResNet-9"
-            raise ConfigError(format_error("model", expected, f"{height}x{width}", hint))
+            expected = f"images of at least {REDUCTION}x{REDUCTION} pixels for a ResNet-9"
+            raise ConfigError(format_error("data", expected, f"{height}x{width}", hint))
         if activation not in WITH_ALPHA and alpha != 1:
             raise ConfigError(format_error("model.alpha", f"1 for model.activation={activation}", alpha))
         options: dict[str, Any] = {"alpha": alpha} if activation in WITH_ALPHA else {}

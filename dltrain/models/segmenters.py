@@ -15,11 +15,11 @@ DEEPLAB_BACKBONES = {
     "resnet101": segmentation.deeplabv3_resnet101,
     "mobilenet_v3_large": segmentation.deeplabv3_mobilenet_v3_large,
 }
-Answer = Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]
+Outputs = Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]
 
 
 class _Segmenter(nn.Module):
-    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier ones.
+    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier features.
 
     Args:
         network: Network of torchvision that provides the layers, so that its weights fit.
@@ -34,13 +34,13 @@ class _Segmenter(nn.Module):
         if channels != 3:
             _replace_first_convolution(self.backbone, channels)
 
-    def forward(self, x: Tensor) -> Answer:
+    def forward(self, x: Tensor) -> Outputs:
         """Return the outputs of each pixel; in training also those of the auxiliary classifier with their weight."""
         features = self.backbone(x)
-        answer = _resize(self.classifier(features["out"]), x)
+        outputs = _resize(self.classifier(features["out"]), x)
         if self.aux_classifier is None or not self.training:
-            return answer
-        return answer, {"aux": (self.aux_weight, _resize(self.aux_classifier(features["aux"]), x))}
+            return outputs
+        return outputs, {"aux": (self.aux_weight, _resize(self.aux_classifier(features["aux"]), x))}
 
 
 class FCN(_Segmenter):
@@ -66,10 +66,10 @@ class FCN(_Segmenter):
 
 
 class DeepLabV3(_Segmenter):
-    """DeepLab v3: dilated convolutions at several rates, and a mean over the image, on the features of a backbone.
+    """DeepLab v3: dilated convolutions at several rates, and global average pooling, on the features of a backbone.
 
     Weights have the names of torchvision's ``deeplabv3_resnet50``, ``deeplabv3_resnet101`` and
-    ``deeplabv3_mobilenet_v3_large``. In training, the batch norm of the mean needs at least two images in a batch.
+    ``deeplabv3_mobilenet_v3_large``. The batch norm after global pooling needs at least two images per training batch.
 
     Args:
         channels: Channels of the image.

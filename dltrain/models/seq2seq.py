@@ -25,11 +25,11 @@ class Seq2Seq(RecurrentEncoderDecoder):
         hidden_size, num_layers: Width of embeddings and states, and number of layers of each part; at least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
-        dropout: Dropout probability of embeddings, between layers and of the input of the output layer, in [0, 1).
+        dropout: Dropout probability after the embeddings, between layers and before the output layer, in [0, 1).
         positions: ``sinusoidal`` adds the positions of `dltrain.models.positions.Sinusoids` to both embeddings, so that
-            attention can depend on the place of a token, as well as on the token; ``none`` adds nothing.
+            attention can also depend on the position of a token; ``none`` adds nothing.
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
     Source: Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015, section 3 (decoder with
@@ -67,13 +67,15 @@ class Seq2Seq(RecurrentEncoderDecoder):
     def forward(
         self, x: Tensor, previous: Tensor | None = None, lengths: Tensor | None = None, state: State | None = None
     ) -> Any:
-        """Return the logits of each next token, the state after the source, or, given a `state`, logits and state.
+        """Return the logits of each next token.
+
+        Without `previous`, return the state after the source; with a `state`, return the logits and the next state.
 
         Args:
             x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).
             previous: For each token to predict, the token before it (B, T); None to read only the source.
             lengths: Steps of each source, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: State returned by an earlier call. Its part ``attention`` (B, T, S) has the weights of that call.
+            state: State returned by an earlier call; its ``attention`` (B, T, S) has the weights of that call.
         """
         if state is not None:
             return self._write(x, state)

@@ -9,24 +9,24 @@ from dltrain.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
 
 class Seq2SeqForecaster(RecurrentEncoderDecoder):
-    """Encoder and decoder of recurrent layers; each step of the decoder reads the value that was forecast before it.
+    """Encoder and decoder of recurrent layers; each step of the decoder reads the forecast of the step before.
 
     The first step reads the last value of the window. Each step also reads the values that are known in advance for it.
-    A forecast of several levels, such as quantiles, is read as their mean.
+    If a forecast has several levels, such as quantiles, the next step reads their mean.
 
     Args:
-        features: Numbers per step: the columns, then each known value twice: of the step, and of ``horizon`` steps
+        features: Values per step: the columns, then each known value twice: of the step, and of ``horizon`` steps
             later.
-        columns, horizon: Series to forecast, and steps to forecast; at least 1.
+        columns, horizon: Number of series and of steps to forecast, at least 1.
         outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of each part; at least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins their last states.
-        linear_skip: Number of values in the input of an example (steps times features): adds to the outputs those of
-            a linear layer on the whole input, whose initial weights are 0. None for no such layer.
-        dropout: Dropout probability between layers and of the input of the output layer, in [0, 1).
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
+        linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
+            input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
+        dropout: Dropout probability between layers and before the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     Source: Cho et al. 2014 and Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015,
@@ -50,7 +50,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         check_sizes(dropout, features=features, columns=columns, horizon=horizon)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers, linear_skip=linear_skip)
         width = columns + (features - columns) // 2
-        none, widths = nn.Identity(), (width, width)  # values are read as they are
+        none, widths = nn.Identity(), (width, width)  # numeric inputs need no embedding
         super().__init__(none, none, widths, cell, hidden_size, num_layers, attention, bidirectional, dropout)
         self.columns, self.horizon, self.width = columns, horizon, width
         self.levels = count_levels(outputs, horizon, columns)
@@ -66,8 +66,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
 
         Args:
             x: Windows (B, length, features).
-            previous: True values before each step to forecast, (B, horizon, columns), which the decoder reads instead
-                of its own forecasts. None outside training.
+            previous: True value before each step to forecast, (B, horizon, columns), which the decoder reads instead of
+                its own forecast. None outside training.
             is_true: Steps that read `previous`, bool (B, horizon); the others read the forecast. None for all steps.
         """
         state = self.read(x[..., : self.width])
@@ -93,12 +93,12 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         return torch.cat(found, dim=1).flatten(1)
 
     def _write(self, values: Tensor, known: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the levels of steps after these values, (B, steps, columns, levels), and the next state."""
+        """Return the levels of the step after each value, (B, steps, columns, levels), and the next state."""
         states, state = self.write(torch.cat([values, known], dim=-1), state)
         return self.head(self.dropout(states)).unflatten(-1, (self.columns, self.levels)), state
 
     def _add(self, x: Tensor) -> Tensor:
-        """Return what the linear layer adds to the levels, (B, horizon, columns, levels), or a zero."""
+        """Return the output of the linear layer, (B, horizon, columns, levels), or 0 without the layer."""
         if self.skip is None:
             return x.new_zeros(1, 1, 1, 1)
         return self.skip(x.flatten(1)).view(len(x), self.horizon, self.columns, self.levels)

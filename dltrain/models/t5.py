@@ -17,11 +17,11 @@ EPS = 1e-6
 
 
 class T5(ReadAndWrite):
-    """Encoder and decoder with RMSNorm before each layer, without biases, with relative positions.
+    """Encoder and decoder with RMSNorm before each layer, linear layers without biases, and relative positions.
 
-    Positions enter only the scores of self-attention, by numbers that all blocks of a stack share. Scores of attention
-    are not scaled. Weights of T5 in the layout of Hugging Face's transformers fit as initial weights; those of version
-    1.1 need ``gated=true activation=gelu_tanh tie_embeddings=false``.
+    Positions affect only the scores of self-attention, through biases that all blocks of a stack share. Attention
+    scores are not scaled. Weights of T5 in the layout of Hugging Face's transformers can be initial weights; those of
+    version 1.1 need ``gated=true activation=gelu_tanh tie_embeddings=false``.
 
     Args:
         vocabulary, outputs: Number of distinct tokens of the source and of the target.
@@ -29,7 +29,7 @@ class T5(ReadAndWrite):
         num_heads: Number of attention heads; divides ``hidden_size`` unless ``head_size`` is set.
         head_size: Features of a head; None for ``hidden_size / num_heads``.
         ffn_size: Width of the feed-forward layers; None for ``4 * hidden_size``.
-        gated: Whether a linear layer multiplies the activated one (version 1.1).
+        gated: Whether the activated layer multiplies a second, linear one (version 1.1).
         num_buckets, max_distance: See `RelativePositions`.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
         shared_vocabulary: Whether source and target have the same vocabulary; then they share the embedding.

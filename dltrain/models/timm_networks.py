@@ -1,4 +1,4 @@
-"""Networks of timm that classify images, chosen by their name."""
+"""Networks of timm that classify images, chosen by name."""
 
 from types import ModuleType
 from typing import Any
@@ -18,8 +18,8 @@ class TimmNetwork(AdoptedNetwork):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; networks made for one size, such as vision transformers, are built
-            for this one.
+        height, width: Size of the images in pixels; networks with a fixed input size, such as vision transformers, are
+            built for this size.
         name: Name in ``timm.list_models()``.
         dropout: Dropout probability before the last layer, in [0, 1).
 
@@ -65,7 +65,7 @@ def try_image(timm: ModuleType, name: str, options: dict[str, Any], shape: torch
     try:
         with torch.device("meta"), torch.no_grad():
             network: nn.Module = timm.create_model(name, pretrained=False, **options)
-            answer = network.eval()(torch.empty(shape))
+            result = network.eval()(torch.empty(shape))
     except NotImplementedError:
         return  # an operation that the meta device lacks
     except TypeError as error:
@@ -73,5 +73,5 @@ def try_image(timm: ModuleType, name: str, options: dict[str, Any], shape: torch
     except (AssertionError, RuntimeError, ValueError) as error:
         reason = f"{str(error).splitlines()[0].rstrip('.')}. Set another image size, for example with data.image_size"
         raise ConfigError(format_error("data", f"images that timm's {name} can read", size, reason)) from None
-    if not (isinstance(answer, Tensor) and answer.shape == (1, outputs)):
+    if not (isinstance(result, Tensor) and result.shape == (1, outputs)):
         raise ConfigError(format_error("model.name", "a network with one output per class", name))

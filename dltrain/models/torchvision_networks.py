@@ -50,7 +50,7 @@ def _truncated(std: float) -> Callable[[nn.Conv2d], Any]:
 
 
 def _keep_size(convolution: nn.Conv2d) -> None:
-    """Make a 3x3 convolution that keeps the size of the image; its weights are initialized afterwards."""
+    """Turn a convolution into a 3x3 one that keeps the size of the image; the caller initializes its weights."""
     convolution.kernel_size, convolution.stride, convolution.padding = (3, 3), (1, 1), (1, 1)
 
 
@@ -65,7 +65,7 @@ def _shrink_alexnet(network: models.AlexNet) -> None:
 
 
 def _shrink_vgg(network: models.VGG) -> None:
-    """Round up in pooling and let the classifier read one pixel; at 32x32 pixels it would read 49 copies of one."""
+    """Round up in pooling, and classify one pixel, which torchvision would copy 49 times for images of 32x32."""
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True
@@ -106,7 +106,7 @@ FAMILIES = {
 
 
 class TorchvisionNetwork(AdoptedNetwork):
-    """A network of torchvision, chosen by its name.
+    """A network of torchvision, chosen by name.
 
     Weights have the names of torchvision, so that its state dicts fit.
 
@@ -117,7 +117,7 @@ class TorchvisionNetwork(AdoptedNetwork):
             ``googlenet`` or ``inception_v3``.
         stem: ``imagenet`` for the published first layers, which divide the size of images by 4 (ResNet) or 8 (AlexNet,
             GoogLeNet, Inception), or ``small`` for a 3x3 convolution that keeps the size, for images below about 64
-            pixels. The small VGG differs in pooling, which rounds up, and in its classifier, which reads one pixel.
+            pixels. With ``small``, the pooling of a VGG rounds up, and its classifier reads one pixel.
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: He, Zhang, Ren and Sun 2016, "Deep residual learning for image recognition", section 3, for ResNets.
@@ -246,11 +246,11 @@ class InceptionNetwork(TorchvisionNetwork):
 
     def forward(self, x: Tensor) -> Any:
         """Return the outputs of each image, in training with those of the auxiliary heads."""
-        answer = super().forward(x)
-        if isinstance(answer, Tensor):
-            return answer
-        outputs, *heads = answer
-        names = [field.replace("_logits", "") for field in answer._fields[1:]]
+        result = super().forward(x)
+        if isinstance(result, Tensor):
+            return result
+        outputs, *heads = result
+        names = [field.replace("_logits", "") for field in result._fields[1:]]
         return outputs, {name: (self.aux_weight, head) for name, head in zip(names, heads, strict=True)}
 
 

@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
         self.widen = nn.Linear(features, hidden_size) if vocabulary is None else nn.Identity()
-        # Comparable to standardized inputs and initial embeddings; GPT-2's 0.02 would be too small.
+        # This std is of the size of standardized inputs and initial embeddings; GPT-2's 0.02 would be too small.
         self.positions = Positions(length, hidden_size, std=0.5)
         self.dropout = nn.Dropout(dropout)
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            documents: Number of the document of each step, int64 (B, T): steps attend only to their own document, and
+            documents: Index of the document of each step, int64 (B, T): steps attend only to their own document, and
                 positions restart with each. None for one document.
         """
         positions = None if documents is None else document_positions(documents)

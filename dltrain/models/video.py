@@ -16,12 +16,12 @@ class CNNLSTM(nn.Module):
         channels, height, width: Size of the frames, at least 1.
         outputs: At least 1.
         blocks: Blocks of the CNN; see `dltrain.models.convolutional.CNN`.
-        frame_features: Numbers that the CNN returns for each frame, at least 1.
+        frame_features: Number of features that the CNN returns for each frame, at least 1.
         hidden_size: Width of the LSTM, at least 1.
         num_layers: Layers of the LSTM, at least 1.
         activation: Activation function of the CNN.
         norm: ``batch``, ``layer``, ``group`` or ``none``, for the CNN.
-        dropout: Dropout probability of the last state, and between the layers of the LSTM, in [0, 1).
+        dropout: Dropout probability between LSTM layers and before the output layer, in [0, 1).
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for any number of frames.
     Source: Donahue et al. 2015, "Long-term recurrent convolutional networks for visual recognition and description".

@@ -15,7 +15,7 @@ class EMA:
 
     Args:
         model: The model, on its device.
-        decay: Weight of the old average in each update, between 0 and 1. The n-th update (from 0) uses at most
+        decay: Weight of the old average in each update, between 0 and 1. Update n, counted from 0, uses at most
             ``(1 + n) / (10 + n)``, so that the initial weights fade quickly.
 
     Source: Polyak, Juditsky 1992; the warm-up is that of tf.train.ExponentialMovingAverage.

@@ -50,7 +50,7 @@ class Optimizer:
     ) -> None:
         self.parameters = list(parameters)
         self.scaler = scaler
-        self.skip = skip and scaler is None  # a scaler skips such steps itself
+        self.skip = skip and scaler is None  # a scaler itself skips steps with gradients that are not finite
         self._inputs = self.parameters if only_own else None
         self._kernels = kernel_options(inspect.unwrap(make.func), make.keywords, self.parameters)
         self.optimizer: Any = make(_parameter_groups(make, self.parameters, regularization, rates), **self._kernels)

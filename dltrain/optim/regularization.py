@@ -29,12 +29,12 @@ class Regularization:
 
 
 class Regularizer:
-    """Penalties, clipping and weight decay of one optimizer, by a `Regularization`.
+    """Penalties, clipping and weight decay of one optimizer.
 
     Args:
-        config: The strengths.
+        config: Strengths of penalties, clipping and weight decay.
         parameters: All parameters of the optimizer.
-        groups: Its parameter groups.
+        groups: Parameter groups of the optimizer.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Picture of attention: how much each step of a target attends to each step of its source."""
+"""Plot of attention weights: how much each step of a target attends to each step of its source."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

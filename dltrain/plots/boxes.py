@@ -36,10 +36,10 @@ def draw(
     return drawn
 
 
-def draw_enlarged(picture: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int) -> Tensor:
-    """Return a picture (3, height, width) in [0, 1] with boxes, enlarged by a whole factor to at most `side` pixels."""
-    scale = max(1, side // max(picture.shape[1:]))
-    pixels = picture.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
-    drawn = draw(image, (boxes * scale).tolist(), numbers, captions)
+def draw_enlarged(image: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int) -> Tensor:
+    """Return an image (3, height, width) in [0, 1] with boxes, enlarged by an integer factor up to `side` pixels."""
+    scale = max(1, side // max(image.shape[1:]))
+    pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    enlarged = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
+    drawn = draw(enlarged, (boxes * scale).tolist(), numbers, captions)
     return torch.from_numpy(np.array(drawn)).permute(2, 0, 1).float() / 255

@@ -1,4 +1,4 @@
-"""Charts of a model's results, legible at a width of 270 pixels: uint8, (3, height, width), or frames of them."""
+"""Charts of a model's results, legible at a width of 270 pixels, as uint8 tensors ([frames,] 3, height, width)."""
 
 import math
 import textwrap
@@ -66,28 +66,28 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
 
 
 @as_image(height=2.6)
-def captioned(figure: "Figure", pictures: Tensor, captions: Sequence[str]) -> None:
+def captioned(figure: "Figure", images: Tensor, captions: Sequence[str]) -> None:
     """Draw images in rows of three, each above its caption.
 
     Args:
-        pictures: Images (N, channels, height, width), drawn in color if there are 3 channels, otherwise as the mean of
-            the channels in gray. Floats are scaled so that each image ranges from black to white; uint8 is not scaled.
+        images: (N, channels, height, width), drawn in color if there are 3 channels, otherwise as the mean of the
+            channels in gray. Floats are scaled so that each image ranges from black to white; uint8 is not scaled.
         captions: One per image.
     """
     axes = figure.subplots()
-    for place, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for place, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(place, COLUMNS)
         height, width = (0.47 * side / max(pixels.shape[1:]) for side in pixels.shape[1:])
         extent = (column - width, column + width, -PITCH * row - height, -PITCH * row + height)
         axes.imshow(_visible(pixels), "gray", vmin=0, vmax=1, extent=extent)
         text = textwrap.fill(truncate(caption, 99), 14, max_lines=3, placeholder="…")
         axes.text(column, -PITCH * row - 0.49, text, linespacing=1, ha="center", va="top")
-    axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-PITCH * math.ceil(len(pictures) / COLUMNS) + 0.5, 0.5))
+    axes.set(xlim=(-0.5, COLUMNS - 0.5), ylim=(-PITCH * math.ceil(len(images) / COLUMNS) + 0.5, 0.5))
     axes.axis("off")
 
 
 def captioned_clips(clips: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return an animation of clips above their captions, (frames, 3, H, W): the picture of `captioned` at each frame.
+    """Return an animation of clips above their captions, (frames, 3, H, W), drawn by `captioned` for each frame.
 
     Args:
         clips: Floats (N, channels, frames, height, width); each clip is scaled so that it ranges from black to white.

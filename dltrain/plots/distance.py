@@ -19,7 +19,7 @@ def distance_chart(figure: "Figure", norms: Tensor) -> None:
     The scale is logarithmic if the norms differ by more than a factor of 10.
 
     Args:
-        norms: (T,), that of the last step first.
+        norms: (T,), from the last step backward in time.
     """
     axes = figure.subplots()
     values = norms.detach().double().cpu()

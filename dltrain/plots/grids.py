@@ -8,21 +8,21 @@ from torch.nn import functional as F
 TILE, GAP = 56, 2  # pixels: the side to which small images are enlarged, and the space between images
 
 
-def images(pictures: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -> Tensor:
+def images(values: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -> Tensor:
     """Return a grid of images, black at 0 and white at 1; each pixel is enlarged to a square.
 
     Args:
-        pictures: (N, channels, height, width), in color if there are 3 channels, otherwise as their mean.
+        values: Images (N, channels, height, width), in color if there are 3 channels, otherwise as their mean.
         tile: Approximate side in pixels to which small images are enlarged.
     """
-    count, channels, height, width = pictures.shape
-    pictures = pictures.detach().float().cpu().nan_to_num().clamp(0, 1)
-    pictures = (pictures if channels == 3 else pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)).mul(255).round()
+    count, channels, height, width = values.shape
+    values = values.detach().float().cpu().nan_to_num().clamp(0, 1)
+    values = (values if channels == 3 else values.mean(1, keepdim=True).expand(-1, 3, -1, -1)).mul(255).round()
     scale = max(1, round(tile / max(height, width)))
-    pictures = pictures.byte().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    pixels = values.byte().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     columns = max(1, min(columns, count))
     rows = math.ceil(count / columns)
-    tiles = F.pad(pictures, (0, gap, 0, gap, 0, 0, 0, rows * columns - count), value=255)
+    tiles = F.pad(pixels, (0, gap, 0, gap, 0, 0, 0, rows * columns - count), value=255)
     tiles = tiles.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4)
     return F.pad(tiles.flatten(3, 4).flatten(1, 2), (gap, 0, gap, 0), value=255)
 

@@ -1,4 +1,4 @@
-"""Images with a color over the parts that support their class."""
+"""Images overlaid with heat maps."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ MIN_SIDE = 224  # smaller images are enlarged until their longer side has at lea
 
 
 def overlay(images: Tensor, heat: Tensor) -> Tensor:
-    """Return images under a color from red (little heat) to yellow (much heat), transparent where the heat is 0.
+    """Return images overlaid with colors from red (little heat) to yellow (much heat), transparent where heat is 0.
 
     Args:
         images: (B, channels, height, width) in [0, 1], in color if there are 3 channels, otherwise as their mean.
@@ -20,6 +20,6 @@ def overlay(images: Tensor, heat: Tensor) -> Tensor:
     images, heat = images.float().cpu().clamp(0, 1), heat.float().cpu()[:, None]
     images = images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     color = torch.cat([torch.ones_like(heat), heat, torch.zeros_like(heat)], 1)
-    pictures = images.lerp(color, OPACITY * heat).mul(255).round().byte()
-    scale = -(-MIN_SIDE // max(pictures.shape[2:]))
-    return pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    overlaid = images.lerp(color, OPACITY * heat).mul(255).round().byte()
+    scale = -(-MIN_SIDE // max(overlaid.shape[2:]))
+    return overlaid.repeat_interleave(scale, 2).repeat_interleave(scale, 3)

@@ -1,4 +1,4 @@
-"""Pictures of piano rolls."""
+"""Plots of piano rolls."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

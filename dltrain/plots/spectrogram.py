@@ -1,4 +1,4 @@
-"""Picture of a recording: its log-mel features, and the times of its tokens."""
+"""Plot of a recording: its log-mel features, and the times of its tokens."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -72,7 +72,7 @@ def summarize(
     make: Callable[[], nn.Module],
     batch: Mapping[str, Tensor],
     optimizer_states: int,
-    ask: Callable[[nn.Module, Mapping[str, Tensor]], Any],
+    call_model: Callable[[nn.Module, Mapping[str, Tensor]], Any],
 ) -> Summary:
     """Return the summary of a model, from one forward pass on the meta device.
 
@@ -83,8 +83,8 @@ def summarize(
     Args:
         make: Function that builds the model; called on the meta device.
         batch: The fields of a batch on the meta device.
-        optimizer_states: Numbers of optimizer state per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
-        ask: Function that calls the model with the fields of the batch that it reads.
+        optimizer_states: Values of optimizer state per trainable parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        call_model: Function that calls the model with the fields of the batch that it reads.
     """
     with torch.device("meta"):
         model = make().to("meta").train()
@@ -97,7 +97,7 @@ def summarize(
     tracer = _Tracer(model, inputs)
     hooks = torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed)
     with torch.enable_grad(), hooks, _FusedAttention(), tracer:
-        ask(model, batch)
+        call_model(model, batch)
     for tensor in inputs:
         save(tensor)
     weights = [*model.parameters(), *model.buffers()]

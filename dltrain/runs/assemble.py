@@ -42,7 +42,7 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
-CLASSES = ("classes", "class_names")  # facts that a task on classes uses
+CLASSES = ("classes", "class_names")  # facts that tasks refer to if their targets are classes
 
 
 @dataclass

@@ -81,9 +81,9 @@ def prepare_run(
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
     """Return the batches of each split on the device; validation uses a fixed sample of ``trainer.eval_examples``."""
     sample = components.config["trainer"]["eval_examples"]
-    sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabelled": splits.unlabelled}
+    sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabeled": splits.unlabeled}
     return {
-        split: source_batches(components, source, split in ("train", "unlabelled"), sample if split == "val" else None)
+        split: source_batches(components, source, split in ("train", "unlabeled"), sample if split == "val" else None)
         for split, source in sources.items()
         if source is not None
     }
@@ -204,14 +204,14 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute training losses and held-out metrics; also gradients of a full batch or if kernels may be missing."""
+    """Compute training losses and held-out metrics, and gradients if the batch is full or kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     # A full batch is tested with its gradients, which need the most memory.
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):
-            stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabelled" else batch
+            stage_batch = {"inputs": batch["inputs"]} if stage.data == "unlabeled" else batch
             set_learning(model, stage)
             for turn in stage.turns:
                 components.build_optimizer(turn, steps=1)

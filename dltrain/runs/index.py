@@ -81,7 +81,10 @@ def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], know
 
 
 def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
-    """Return how long a run without a result took: the latest session or, if longer, all up to a checkpoint."""
+    """Return the seconds that a run without a result took.
+
+    These are the seconds since the latest session started, or the total stored with a checkpoint if that is larger.
+    """
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):

@@ -162,7 +162,7 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
     if others and reject_other_data:
-        hint = "data.path= or data.root= sets where they are, or names other data to evaluate"
+        hint = "data.path= or data.root= sets their location, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "those the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "other data", f"{hint}. {other}."))

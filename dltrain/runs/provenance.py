@@ -1,6 +1,7 @@
 """Environment of a run: what its results depend on in addition to the configuration; comparison with other runs."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -17,6 +18,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.loggers.console import Console
 from dltrain.storage import run_files, safe_read
 
+PACKAGES = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
 # Entries of environment.json on which results may depend.
 COMPARED = ("python", "platform", "packages", "processor", "device", "threads", "commit", "code", "data")
 
@@ -61,28 +63,29 @@ def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def code_fingerprint(allow: Iterable[str]) -> str:
     """Return a hash of the source code of dltrain and of the imported modules in `allow` and their submodules."""
-    package = Path(__file__).parents[1]
-    files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
-    for name, module in list(sys.modules.items()):
+    digest = _digest_of_dltrain().copy()
+    for name, module in sorted(sys.modules.items()):
         if any(f"{name}.".startswith(f"{prefix}.") for prefix in allow) and getattr(module, "__file__", None):
-            files[f"/{name}"] = Path(str(module.__file__))
-    digest = hashlib.sha256()
+            digest.update(f"/{name}\0".encode() + Path(str(module.__file__)).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _digest_of_dltrain() -> "hashlib._Hash":
+    """Return the hash of dltrain's own code, computed once per process."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    files = {file.relative_to(package).as_posix(): file for file in package.rglob("*.py")}
     for name, file in sorted(files.items()):
         digest.update(f"{name}\0".encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest
 
 
 def describe_platform(device: str) -> dict[str, Any]:
     """Return versions, platform, device, commit, command and current folder for environment.json."""
-    packages = ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "dltrain")
-    versions: dict[str, str | None] = dict.fromkeys(packages)
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": versions,
+        "packages": {name: _version(name) for name in PACKAGES},
         "device": device,
         "cpus": os.cpu_count(),
         "commit": _git_commit(),
@@ -91,6 +94,14 @@ def describe_platform(device: str) -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _version(package: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    return None
+
+
+@functools.cache
 def _git_commit() -> dict[str, Any] | None:
     """Return the commit of dltrain's checkout and whether files were changed since, or None if it is unknown."""
     root = Path(__file__).parents[2]

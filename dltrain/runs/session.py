@@ -149,7 +149,7 @@ class Session:
     def _save_fitted(self) -> None:
         """Write the fitted state of the data; a resumed run keeps its file, because its data are the same."""
         if self.components.fitted is not None:
-            kept = None if self.is_new else fitted.keep(self.home.path)
+            kept = None if self.is_new else fitted.intact_sha256(self.home.path)
             self.checkpoints.fitted = kept or fitted.save(self.home.path, self.components.fitted)
 
     def _build_loop(self, components: Components, batches: dict[str, Batches]) -> Loop:

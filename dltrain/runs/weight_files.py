@@ -147,10 +147,10 @@ def _read_file(file: Path, origin: str) -> InitialWeights:
         raise ConfigError(format_error(KEY, "a file of weights", file, "It contains no named tensors."))
     if all(name.startswith(PREFIX) for name in tensors):
         tensors = {name.removeprefix(PREFIX): value for name, value in tensors.items()}
-    return InitialWeights(tensors, origin, _hash(file), tokens=_tokens_beside(file))
+    return InitialWeights(tensors, origin, _hash(file), tokens=_published_tokens(file))
 
 
-def _tokens_beside(file: Path) -> list[str] | None:
+def _published_tokens(file: Path) -> list[str] | None:
     """Return the vocabulary of the file ``tokenizer.json`` in the folder of published weights, if there is one."""
     tokenizer = file.with_name(TOKENIZER)
     if not tokenizer.is_file():

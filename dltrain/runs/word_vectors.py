@@ -34,7 +34,8 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
     A first line of two whole numbers, the size of the vocabulary and the width, is the header of word2vec.
 
     Raises:
-        ConfigError: The file does not exist, or a line has no vector or one of another width; the message names it.
+        ConfigError: The file does not exist, or a line has no vector or one of another width; the message has its
+            number.
     """
     path = Path(name).expanduser()
     if not path.is_file():
@@ -69,7 +70,7 @@ def _lines(path: Path, digest: "hashlib._Hash") -> Iterator[tuple[int, str]]:
 
 
 def _numbers(parts: list[str]) -> Tensor | None:
-    """Return finite numbers as a vector, None if one of the parts is none."""
+    """Return the parts as a vector, or None if one of them is not a finite number."""
     try:
         vector = torch.tensor([float(part) for part in parts])
     except ValueError:

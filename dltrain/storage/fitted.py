@@ -24,8 +24,8 @@ def save(folder: Path, content: dict[str, Any]) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def keep(folder: Path) -> str | None:
-    """Return the SHA-256 of the file of a run to resume, or None if it is missing or damaged."""
+def intact_sha256(folder: Path) -> str | None:
+    """Return the SHA-256 of the file of a run, or None if it is missing or damaged."""
     file = folder / FITTED
     if find_damage(file, Checkpoints(folder).fitted_sha256()):
         return None

@@ -32,7 +32,7 @@ class Adversarial(Task):
     Each step updates the critic; every ``n_critic``-th step then updates the generator on the same batch. Each update
     draws new noise. A critic with batch norm sees real and generated examples in separate passes (Radford et al. 2016).
     For images, tanh is applied to the generator's output, and the result is mapped to the range from black to white;
-    other data are not changed.
+    for other data, the output is used unchanged.
 
     Metrics, over at most 2,000 examples of a split and the same number generated from fixed noise:
 
@@ -50,7 +50,7 @@ class Adversarial(Task):
         penalty: Weight of the critic's gradient penalty. None selects 10 for ``wasserstein`` without ``clip``, and 0
             otherwise.
         n_critic: Updates of the critic per update of the generator.
-        features: Run folder of the classifier whose features `Quality` compares; None compares the samples themselves.
+        features: Run folder of the classifier whose features `Quality` compares; None for the examples themselves.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
@@ -136,9 +136,9 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before its loss is computed, so that neither autocast nor a graph uses old values.
+        """Clip the critic's weights before its loss is computed: afterwards, autocast and autograd hold copies of them.
 
-        In the generator's turn, the weights are therefore one optimizer step past the clipping.
+        In the generator's turn, the weights have therefore been updated once since they were clipped.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]

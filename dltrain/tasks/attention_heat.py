@@ -1,4 +1,4 @@
-"""What a model attends to in images, as a color over them."""
+"""Heat maps of a model's attention, drawn over images."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from dltrain.plots.heat import overlay
 
 
 def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
-    """Return how much a model attends to each pixel, (B, height, width), relative to the least and the most.
+    """Return how much a model attends to each pixel, scaled to [0, 1] for each image, (B, height, width).
 
     Args:
         model: A model with a method ``attention_map(images)``, which returns a weight for each patch,
@@ -19,8 +19,8 @@ def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
         images: (B, channels, height, width).
 
     Returns:
-        Numbers from 0 to 1: 0 at the patch with the lowest weight, 1 at the patch with the highest weight, enlarged by
-        bilinear interpolation, which may lower the maximum and raise the minimum.
+        0 for the patch with the lowest weight and 1 for the patch with the highest weight, enlarged by bilinear
+        interpolation, which may lower the maximum and raise the minimum.
     """
     weights: Tensor = model.attention_map(images).float()  # type: ignore[operator]
     low, high = weights.amin((1, 2), keepdim=True), weights.amax((1, 2), keepdim=True)

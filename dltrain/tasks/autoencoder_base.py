@@ -1,4 +1,4 @@
-"""Base class of tasks that train an encoder and a decoder, with images of codes and reconstructions."""
+"""Base class of tasks that train an encoder and a decoder, with plots of codes and reconstructions."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Autoencoding(Task):
         """Draw codes of new examples, (count, latent)."""
 
     def sample_endpoints(self, model: nn.Module, request: GenerateRequest, count: int) -> Tensor:
-        """Draw codes for the ends of paths, (count, latent)."""
+        """Draw codes for the ends of interpolation paths, (count, latent)."""
         return self.sample_codes(model, request, count)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dltrain.tasks.base import Batch
 
-MAX_EXAMPLES = 50_000  # training texts after which no further batch is read
+MAX_EXAMPLES = 50_000  # training texts to read, rounded up to whole batches
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # minimum number of training texts with a word pair
+MIN_COUNT = 2  # minimum number of training texts that contain a word pair
 ITERATIONS = 100
 
 
@@ -22,7 +22,7 @@ class Texts:
     Args:
         batches: Batches with ``inputs`` (B, T) and ``lengths`` (B,).
         target: Function that returns the targets of a batch.
-        limit: Number of texts after which no further batch is read; None for no limit.
+        limit: Number of texts to read, rounded up to whole batches; None for all.
     """
 
     def __init__(self, batches: Iterable[Batch], target: Callable[[Batch], Tensor], limit: int | None = None) -> None:
@@ -44,7 +44,7 @@ class Features:
     """TF-IDF features of words and optionally word pairs: count times inverse document frequency, scaled to norm 1.
 
     Args:
-        train: Texts that terms and frequencies are fitted on.
+        train: Texts that determine the terms and their document frequencies.
         vocabulary: Number of different tokens.
         pairs: Also use pairs of neighboring words that occur in at least two training texts.
 
@@ -108,13 +108,13 @@ class LinearModel:
     """Linear model on TF-IDF features with an L2 penalty, in float64 on the CPU.
 
     Args:
-        train: Training texts; no further batch is read after 50,000 texts.
+        train: Training texts; about the first 50,000 are read.
         val: Validation texts to choose the penalty and whether to use word pairs; None for a penalty of 1 and words
             only.
         vocabulary: Number of different tokens.
-        target: Function that returns the targets of a batch: classes (B,) for logistic regression, or numbers
+        target: Function that returns the targets of a batch: classes (B,) for logistic regression, or values
             (B, targets) for ridge regression.
-        classes: Number of classes; None for numbers.
+        classes: Number of classes; None for ridge regression.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class LinearModel:
 
 
 def mistakes(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of wrong classes, or the mean absolute error of numbers."""
+    """Return the share of wrong classes, or the mean absolute error of values."""
     if targets.dim() == 1:
         return float((outputs.argmax(1) != targets).double().mean())
     return float((outputs - targets).abs().mean())
@@ -160,12 +160,12 @@ def mistakes(outputs: Tensor, targets: Tensor) -> float:
 def fit(matrix: Sparse, targets: Tensor, penalty: float, start: Tensor) -> Tensor:
     """Return the weights that minimize the mean loss plus ``penalty / (2 * texts)`` times the sum of their squares.
 
-    The loss is the cross-entropy of classes, or half the squared error of numbers. The last row is the bias, which is
+    The loss is the cross-entropy of classes, or half the squared error of values. The last row is the bias, which is
     not penalized.
 
     Args:
         matrix: Features.
-        targets: Classes (texts,) or numbers (texts, targets).
+        targets: Classes (texts,) or values (texts, targets).
         start: Initial weights.
     """
     weights, count = start.clone().requires_grad_(), len(targets)

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.sample_quality import Quality
-from dltrain.tasks.asking import example_inputs
+from dltrain.tasks.model_call import example_inputs
 
 Batch = dict[str, Tensor]
 Line = dict[str, Any]
@@ -101,19 +101,19 @@ class Goal(NamedTuple):
 
 @dataclass
 class Stage:
-    """A part of training with fixed turns. Parameters that no turn owns are frozen.
+    """Phase of training with fixed turns. Parameters that no turn owns are frozen.
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` for the labelled examples, ``unlabelled`` for all examples
-            without their targets. If all examples are labelled, both use the same batches.
+        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples
+            without their targets. If all examples are labeled, both use the same batches.
         goal: Goal of the stage; None for that of the task.
     """
 
     name: str
     turns: list[Turn]
     epochs: int | None = None
-    data: Literal["train", "unlabelled"] = "train"
+    data: Literal["train", "unlabeled"] = "train"
     goal: Goal | None = None
 
 
@@ -147,7 +147,7 @@ class TextRequest:
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
-        beam: Width of the search for the most likely text, which draws nothing; None for no search.
+        beam: Beam width of a search for the most likely text, which replaces sampling; None to sample.
     """
 
     prompt: str | None = None
@@ -168,7 +168,7 @@ class Task(ABC):
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
     soft_targets: ClassVar[bool] = False  # whether the loss accepts class probabilities (B, classes) as targets
-    needs_targets: bool = False  # whether `fit_targets` is to be called
+    needs_targets: bool = False  # whether to call `fit_targets` before training
     quality: Quality | None = None  # scores generated samples, in tasks that generate
 
     @property
@@ -240,7 +240,7 @@ class Task(ABC):
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
         The batch has the fields of `evaluate`, but targets are missing, NaN or -1. Lines are plain Python values in the
-        units of the data, by default one line per example. A mask of class numbers is a uint8 tensor (height, width).
+        units of the data, by default one line per example. A mask of class indices is a uint8 tensor (height, width).
         A task that cannot predict raises ConfigError.
         """
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
@@ -257,8 +257,8 @@ class Task(ABC):
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For texts, return ``word`` and ``weight`` of each word, for each text. For ``dltrain predict --explain``, with
-        the model in evaluation mode. Raise ConfigError if the task or model does not support it.
+        For texts, return ``word`` and ``weight`` of each word, for each text. ``dltrain predict --explain`` calls this
+        method with the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
         reason = f"the task is {type(self).__name__}, not Classification or Regression of texts"
         raise ConfigError(f"--explain: not supported because {reason}")

@@ -1,4 +1,4 @@
-"""Beam search: the most likely target of each source by a model that writes step by step."""
+"""Beam search for the most likely target of each source, with a model that writes step by step."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ class Found(NamedTuple):
     """The best target of each source.
 
     Args:
-        tokens: int64 (B, T); the rest after the end of a target is filled with ``end``.
+        tokens: int64 (B, T), filled with ``end`` after the end of a target.
         scores: Normalized log-probabilities (B,).
     """
 
@@ -76,7 +76,7 @@ class Search:
             tokens, totals = grown.gather(1, live[:, :, None].expand(-1, -1, step + 1)), totals.gather(1, live)
             if beam > 1:  # a single path continues itself, and selecting it would copy the whole state
                 starts = torch.arange(0, rows * beam, beam, device=device)[:, None]
-                # What no step has replaced, such as the source, is still the same for all paths of a source.
+                # Tensors that no step has replaced, such as the encoded source, are the same for all paths of a source.
                 state = select(state, (origin.gather(1, live) + starts).flatten(), kept=first)
             if best.is_complete():
                 break
@@ -85,7 +85,7 @@ class Search:
     def _extend(self, logits: Tensor, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return token, path and log-probability of the ``2 * beam`` most likely extensions of each source.
 
-        At most ``beam`` of them are ends, so that at least ``beam`` are unfinished.
+        At most ``beam`` of them add the end token, so that at least ``beam`` are unfinished.
         """
         steps = logits.float().log_softmax(-1)
         steps[:, self.excluded] = -torch.inf
@@ -108,7 +108,7 @@ class _Best:
         """Keep targets that end here, and return the positions (B, beam) of the paths to continue.
 
         Args:
-            paths: Begin and ``step`` tokens of each path, (B, paths, 1 + step), the most likely first.
+            paths: The token ``begin`` and ``step`` further tokens of each path, (B, paths, 1 + step), likeliest first.
             totals: Their log-probabilities (B, paths).
         """
         ended = paths[:, :, -1] == self.search.end
@@ -127,18 +127,18 @@ class _Best:
         self.scores = torch.where(better, scores, self.scores)
 
     def is_complete(self) -> bool:
-        """Return whether each source has as many finished targets as the beam is wide; waits for the device."""
+        """Return whether each source has as many finished targets as the beam is wide; synchronizes with the device."""
         return bool((self.counts >= self.beam).all())
 
     def read(self, paths: Tensor, totals: Tensor) -> Found:
-        """Return the best targets; paths that did not end within the maximum length count as they are."""
+        """Return the best targets, including paths that reached the maximum length without an end."""
         unfinished = (self.counts < self.beam)[:, None]
         self._keep(paths, totals.masked_fill(~unfinished, -torch.inf), paths.shape[2] - 1)
         return Found(self.tokens, self.scores)
 
 
 def select(state: State, rows: Tensor, kept: State | None = None) -> State:
-    """Return the state of these rows, without copies of the parts that are the same objects in `kept`."""
+    """Return the given rows of a state; tensors that are the same objects in `kept` are not copied."""
     kept, selected = kept or {}, {}
     for name, part in state.items():
         if part is kept.get(name):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.tasks.asking import ask
+from dltrain.tasks.model_call import call_model
 
 State = dict[str, Any]  # nested dictionaries of tensors, batch axis first
 
@@ -24,10 +24,10 @@ class CarriedState:
     def __init__(self, state: State | None = None) -> None:
         self.state = state
 
-    def ask(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    def call_model(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         """Return the outputs of a model, which continues from the previous batch if ``continues`` is true."""
         if "continues" not in batch:
-            return ask(model, batch)
+            return call_model(model, batch)
         start = getattr(model, "start", None)
         if start is None:
             reason = f"a {type(model).__name__} carries no state from batch to batch"
@@ -38,7 +38,7 @@ class CarriedState:
         before = start(len(inputs))
         if self.state is not None and bool(batch["continues"][0]):
             before = _each(lambda part: part[first:last].to(inputs.device), self.state)
-        outputs, after = ask(model, batch, state=before)
+        outputs, after = call_model(model, batch, state=before)
         self._keep(_each(lambda part: part.detach().float(), after), first, last)
         return outputs
 

@@ -39,7 +39,7 @@ class Classification(TaskOverSteps, Supervised):
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
         test_time_flip: In evaluation and predictions, average the outputs for each image and for its mirror image.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
 
     Source: label smoothing, Szegedy et al. 2016, section 7; balanced weights, King and Zeng 2001, "Logistic regression
@@ -74,13 +74,13 @@ class Classification(TaskOverSteps, Supervised):
         batch = super().example(facts, batch_size)
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
-    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
+    def criterion(self, outputs: Tensor, batch: Batch) -> Loss:
         """Return the mean cross-entropy over the examples, weighted by their classes."""
         targets = batch["targets"]
         if self.weights is None:
-            return Loss(F.cross_entropy(answer, targets, label_smoothing=self.label_smoothing), targets.shape[0])
-        weights = self.weights = self.weights.to(answer.device)
-        each = F.cross_entropy(answer, targets, weights, label_smoothing=self.label_smoothing, reduction="sum")
+            return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), targets.shape[0])
+        weights = self.weights = self.weights.to(outputs.device)
+        each = F.cross_entropy(outputs, targets, weights, label_smoothing=self.label_smoothing, reduction="sum")
         whole = (targets @ weights if targets.is_floating_point() else weights[targets]).sum()
         return Loss(each / whole.clamp(min=torch.finfo(torch.float32).tiny), whole)
 
@@ -102,13 +102,13 @@ class Classification(TaskOverSteps, Supervised):
 
     def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the scores of each class before the softmax, (B, classes), in evaluation."""
-        scores: Tensor = self.answer(model, batch).float()
+        scores: Tensor = self.model_outputs(model, batch).float()
         if not self.test_time_flip:
             return scores
         if batch["inputs"].dim() not in DRAWN:
             raise ConfigError("task.test_time_flip: not supported because the inputs are not images")
         mirrored = {**batch, "inputs": batch["inputs"].flip(-1)}
-        return (scores + self.answer(model, mirrored).float()) / 2
+        return (scores + self.model_outputs(model, mirrored).float()) / 2
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
@@ -134,7 +134,7 @@ class Classification(TaskOverSteps, Supervised):
         return Evaluation(scores.read(), baselines, extra, per_class=scores.per_class(self.names))
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the most likely class of each example, by number and name, and the probabilities of all classes."""
+        """Return the most likely class of each example, by index and name, and the probabilities of all classes."""
         lines = []
         for row in self._scores(model, batch).softmax(1).tolist():
             best = max(range(len(row)), key=row.__getitem__)
@@ -145,17 +145,17 @@ class Classification(TaskOverSteps, Supervised):
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the most likely class of its image, or the weights of words.
 
-        Pixels have the attention of the model if it has an attention map, otherwise the Grad-CAM, (B, height, width).
+        For images, use the attention of the model if it has an attention map, otherwise Grad-CAM: (B, height, width).
         """
         if "lengths" in batch:
             return word_weights(model, batch, self.decode)
         images = self.model_inputs(batch)
         if hasattr(model, "attention_map"):
             return attention_heat(model, images)
-        return grad_cam(model, images, lambda images: self.answer(model, {**batch, "inputs": images}))
+        return grad_cam(model, images, lambda images: self.model_outputs(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the confusion matrix, the worst errors for images and clips, and what the model attends to."""
+        """Return the confusion matrix, the worst errors for images and clips, and the attention of the model."""
         media = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names))]
         inputs, targets, predicted, losses = evaluation.extra["worst"]
         wrong = (losses > 0).nonzero().flatten()
@@ -208,7 +208,7 @@ class Scores:
 
 
 def check_class_weights(weights: str | list[float] | None, classes: int) -> Tensor | None:
-    """Return class weights that are given as numbers as a tensor (classes,), otherwise None.
+    """Return numeric class weights as a tensor (classes,), or None for other settings.
 
     Raises:
         ConfigError: The weights are not one number of at least 0 per class, with one above 0.
@@ -222,7 +222,7 @@ def check_class_weights(weights: str | list[float] | None, classes: int) -> Tens
 
 
 def name_classes(classes: int, names: list[str] | None) -> list[str]:
-    """Return one name per class, by default its number.
+    """Return one name per class, by default its index.
 
     Raises:
         ConfigError: There is only one class.

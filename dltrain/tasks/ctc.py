@@ -1,4 +1,4 @@
-"""Connectionist temporal classification (CTC): transcripts that are not aligned with the steps of the inputs."""
+"""Connectionist temporal classification (CTC), for transcripts that are not aligned with the steps of the inputs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics import error_rates
 from dltrain.metrics.running import Mean
 from dltrain.plots.spectrogram import spectrogram
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.ctc_baseline import Unigram
 from dltrain.tasks.ctc_search import Search
+from dltrain.tasks.model_call import call_model
 
 NUM_SHOWN = 4  # transcripts in the log
 
 
 @dataclass(eq=False)
 class Ctc(Task):
-    """CTC: minus the log-probability of the transcripts, summed over all alignments with the model's outputs (B, T, V).
+    """CTC: negative log-likelihood of the transcripts, over all alignments with the model's outputs (B, T, V).
 
-    A batch has ``inputs`` (B, T, ...), ``lengths`` (B,) if they are padded, ``transcript`` (B, L) and
-    ``transcript_lengths`` (B,), the lengths on the CPU. The model returns one output per step of the inputs.
+    A batch has ``inputs`` (B, T, ...), their ``lengths`` (B,) if they are padded, ``transcript`` (B, L) and
+    ``transcript_lengths`` (B,); both lengths are on the CPU. The model returns V logits per step of the inputs.
 
     Args:
         vocabulary: Number of distinct tokens V, blank included.
@@ -53,7 +53,7 @@ class Ctc(Task):
             raise ConfigError(format_error("task.beam", "a whole number of at least 1", self.beam))
         if not error_rates.is_available():
             reason = "jiwer, which computes error rates, is not installed"
-            raise ConfigError(f"task: ctc is not supported because {reason}. Run pip install 'dltrain[speech]'.")
+            raise ConfigError(f"task=ctc: not supported because {reason}. Run pip install 'dltrain[speech]'.")
         self.search = Search(self.blank_token, self.beam)
         self.unigram: Unigram | None = None
 
@@ -79,7 +79,7 @@ class Ctc(Task):
         return Loss(total / max(1, count), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Fit the baseline, transcripts that depend only on the length of the input."""
+        """Fit the baseline: transcripts that depend only on the length of the input."""
         excluded = [self.blank_token]
         excluded += [token for token in range(self.vocabulary) if not self.text([token]).strip()]
         self.unigram = Unigram(train, self.vocabulary, excluded)
@@ -114,11 +114,10 @@ class Ctc(Task):
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return transcripts with their references, and the first recording with the tokens where they are written."""
+        """Return transcripts with their references, and a plot of the first recording with the times of its tokens."""
         texts, inputs, path = (evaluation.extra[name] for name in ("texts", "inputs", "path"))
-        lines = [
-            f"    {name:12}{text}" for pair in texts for name, text in zip(("reference", "found"), pair, strict=True)
-        ]
+        names = "reference", "predicted"
+        lines = [f"    {name:12}{text}" for pair in texts for name, text in zip(names, pair, strict=True)]
         media = [Media("transcripts", text="\n".join(lines))]
         if self.bands is None or self.step_seconds is None or inputs.dim() != 2:
             return media
@@ -134,7 +133,7 @@ class Ctc(Task):
 
 def _log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
     """Return the log-probabilities of the tokens at each step, float32 (B, T, V)."""
-    return ask(model, batch).float().log_softmax(-1)
+    return call_model(model, batch).float().log_softmax(-1)
 
 
 def _lengths(batch: Mapping[str, Tensor]) -> Tensor:

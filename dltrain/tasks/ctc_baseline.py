@@ -1,4 +1,4 @@
-"""Transcripts that do not depend on what is said, the baseline of connectionist temporal classification."""
+"""Baseline of connectionist temporal classification: transcripts that depend only on the length of the input."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,8 +9,7 @@ from torch import Tensor
 class Unigram:
     """The most frequent token of the training transcripts, repeated in proportion to the length of the input.
 
-    Of all transcripts that use nothing but the length, one that repeats a token is among the simplest. The number of
-    tokens per step is that of the training transcripts as a whole.
+    The number of tokens per step is the mean over all training transcripts.
 
     Args:
         train: Training batches with ``transcript``, ``transcript_lengths`` and ``lengths``.

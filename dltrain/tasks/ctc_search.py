@@ -16,8 +16,8 @@ class Found(NamedTuple):
     """The best transcript of each example.
 
     Args:
-        tokens: Tokens of each, without blanks.
-        scores: Log-probability of each: the sum over all of its alignments.
+        tokens: Tokens of each transcript, without blanks.
+        scores: Log-probability of each transcript, summed over its alignments.
     """
 
     tokens: list[list[int]]
@@ -83,7 +83,7 @@ def score(steps: Tensor, candidates: list[Prefix], blank: int) -> Tensor:
 def search_prefixes(steps: Tensor, blank: int, beam: int) -> list[Prefix]:
     """Return the prefixes that a beam search keeps after the last step, the most likely first.
 
-    For each prefix it knows the log-probability of the alignments that end with a blank, and of those that do not.
+    The search tracks two log-probabilities of each prefix: of its alignments that end with a blank, and of the others.
     """
     kept: dict[Prefix, tuple[float, float]] = {(): (0.0, -math.inf)}
     for row in steps.tolist():

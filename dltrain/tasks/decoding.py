@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from dltrain.tasks.beam_search import Search
 
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
-NO_END = -1  # a token that a model without an end of text never writes
+NO_END = -1  # end token for models without one; it equals no token
 REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 
@@ -36,8 +36,8 @@ class Sampling:
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
         """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU.
 
-        Random numbers belong to tokens, not to ranks: rounding errors, which swap the ranks of tokens with almost equal
-        probabilities, almost never change the token.
+        Each token has its own random number, whatever its rank. Rounding errors, which may swap the ranks of tokens
+        with almost equal probabilities, therefore rarely change the drawn token.
         """
         logits = logits.float().cpu()
         if self.excluded:
@@ -50,7 +50,7 @@ class Sampling:
         return torch.multinomial(probabilities, 1, generator=noise)[:, 0]
 
     def _restrict(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, not normalized."""
+        """Return the probabilities (B, vocabulary) with 0 for tokens that top-k and top-p exclude, unnormalized."""
         ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         ordered, tokens = ordered[:, : self.top_k], tokens[:, : self.top_k]
         if self.top_p is not None:
@@ -97,7 +97,12 @@ def sample_tokens(model: Any, prompt: Tensor, length: int, sampling: Sampling, n
 def draw_tokens(
     model: Any, logits: Tensor, state: dict[str, Any], sampling: Sampling, noise: Generator
 ) -> Iterator[Tensor]:
-    """Yield an endless sequence of tokens, (B,) each, from the logits (B, T, vocabulary) and the state before them."""
+    """Yield an endless sequence of tokens, (B,) each, after a prompt.
+
+    Args:
+        logits: Outputs of the model for the prompt, (B, T, vocabulary).
+        state: State of the model after the prompt.
+    """
     while True:
         tokens = sampling.draw(logits[:, -1], noise)
         yield tokens
@@ -130,8 +135,8 @@ def decode_stream(
     """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes.
 
     Args:
-        before: Tokens before them, whose text is not yielded again: the text of a token, such as the space before it,
-            may depend on the previous one.
+        before: Tokens that precede ``tokens``. Their text is not yielded, but the text of the next token, such as a
+            space before it, may depend on them.
     """
     context, waiting = list(before), list[int]()
     for token in tokens:

@@ -11,10 +11,10 @@ from dltrain.errors import ConfigError
 from dltrain.metrics import average_precision
 from dltrain.metrics.average_precision import AveragePrecision
 from dltrain.metrics.running import Mean
-from dltrain.plots import boxes as pictures
 from dltrain.plots import grids
-from dltrain.tasks.asking import ask, example_inputs
+from dltrain.plots.boxes import draw_enlarged
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.model_call import call_model, example_inputs
 from dltrain.tasks.pixel_range import PixelRange
 
 NUM_SHOWN = 4  # images with their boxes
@@ -33,7 +33,7 @@ class Detection(Task):
 
     Args:
         object_classes: Number of classes of objects.
-        object_class_names: Their names.
+        object_class_names: Names of these classes.
         min_score: Minimum score of the objects that are predicted and drawn; metrics count all detections.
         low, high: Model inputs for black and white, one number per channel.
 
@@ -70,16 +70,16 @@ class Detection(Task):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the sum of the model's losses."""
-        answer = ask(model, batch)
-        return Loss(sum(answer["losses"].values()), answer["weight"], answer["losses"])
+        outputs = call_model(model, batch)
+        return Loss(sum(outputs["losses"].values()), outputs["weight"], outputs["losses"])
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return the loss, its parts, and the metrics of COCO in pixels of the files; keep images for `show`."""
         mean, precision, shown = Mean(), AveragePrecision(self.names), dict[str, Any]()
         for batch in batches:
-            answer = ask(model, batch)
-            mean.add(answer["weight"], loss=sum(answer["losses"].values()), **answer["losses"])
-            found = [_to_cpu(each) for each in answer["detections"]]
+            outputs = call_model(model, batch)
+            mean.add(outputs["weight"], loss=sum(outputs["losses"].values()), **outputs["losses"])
+            found = [_to_cpu(each) for each in outputs["detections"]]
             fields = {name: value.cpu() for name, value in batch.items() if name in ("boxes", "kinds", "frame")}
             frames = fields.get("frame", [None] * len(found))
             for boxes, kinds, frame, each in zip(fields["boxes"], fields["kinds"], frames, found, strict=True):
@@ -91,8 +91,8 @@ class Detection(Task):
         return Evaluation(precision.read() | mean.read(), extra={"shown": shown})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the objects in each image or part of one: class, score and box in pixels of the file."""
-        found = [_to_cpu(each) for each in ask(model, batch)["detections"]]
+        """Return the objects in each image or tile of an image: class, score and box in pixels of the file."""
+        found = [_to_cpu(each) for each in call_model(model, batch)["detections"]]
         frames = batch["frame"].cpu() if "frame" in batch else [None] * len(found)
         return [{"objects": self._objects(each, frame)} for each, frame in zip(found, frames, strict=True)]
 
@@ -126,13 +126,13 @@ class Detection(Task):
         shown, drawn = evaluation.extra["shown"], list[Tensor]()
         unit = self.pixel_range.to_unit(shown["inputs"]).float().cpu()
         unit = unit if unit.shape[1] == 3 else unit.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-        for picture, boxes, kinds, found in zip(unit, shown["boxes"], shown["kinds"], shown["found"], strict=False):
+        for image, boxes, kinds, found in zip(unit, shown["boxes"], shown["kinds"], shown["found"], strict=False):
             true, good = kinds != 0, found["scores"] >= self.min_score
             numbers = (kinds[true].abs() - 1).tolist()
-            drawn.append(pictures.draw_enlarged(picture, boxes[true], numbers, [""] * len(numbers), SIDE))
+            drawn.append(draw_enlarged(image, boxes[true], numbers, [""] * len(numbers), SIDE))
             labels, scores = (found["labels"][good] - 1).tolist(), found["scores"][good].tolist()
             captions = [f"{self.names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
-            drawn.append(pictures.draw_enlarged(picture, found["boxes"][good], labels, captions, SIDE))
+            drawn.append(draw_enlarged(image, found["boxes"][good], labels, captions, SIDE))
         return [Media("boxes", grids.images(torch.stack(drawn), columns=2))]
 
 

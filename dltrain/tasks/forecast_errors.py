@@ -1,4 +1,4 @@
-"""Errors of forecasts, in total and by step or origin."""
+"""Errors of forecasts: overall, and by step or by origin."""
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class ForecastErrors(Mean):
             self._windows.append(error.detach().abs().mean((1, 2)))
 
     def read(self) -> dict[str, float]:
-        """Return the means, in two copies from the device."""
+        """Return the means; the errors of windows take one more copy from the device."""
         found = super().read()
         if self._windows:
             errors, first = torch.cat(self._windows).double().cpu(), 1

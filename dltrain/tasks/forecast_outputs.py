@@ -1,7 +1,7 @@
-"""What a forecast consists of: a value, quantiles, or a normal distribution of each step and column.
+"""Types of forecasts: a value, quantiles, or a normal distribution for each step and column.
 
-A model returns ``parts`` levels of the series per step and column, in normalized units, so that a model that adds the
-last value or undoes a normalization treats all of them alike.
+For each type, a model returns ``parts`` levels of the series per step and column, in normalized units. A model that
+adds the last value or undoes a normalization can therefore treat all levels in the same way.
 """
 
 from abc import ABC, abstractmethod
@@ -81,7 +81,7 @@ class Probabilistic(Output):
 
     @abstractmethod
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the levels that describe a normal distribution best, (B, horizon, columns, parts)."""
+        """Return the levels that best describe a normal distribution, (B, horizon, columns, parts)."""
 
     def point(self, levels: Tensor) -> Tensor:
         """Return the median."""
@@ -106,7 +106,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return whether each target is within the interval, under the name of the metric."""
+        """Return whether each target is within the interval, as a dict with the name of the metric as key."""
         found = self.quantiles(levels)
         inside = (found[..., 0] <= targets) & (targets <= found[..., -1])
         return {f"coverage_{100 * self.nominal:g}": inside.float()}
@@ -177,10 +177,14 @@ class Gaussian(Probabilistic):
 
 
 def check_quantiles(quantiles: Sequence[float]) -> list[float]:
-    """Return quantiles that ascend within (0, 1) and include 0.5 and at least one other."""
+    """Return the quantiles as floats.
+
+    Raises:
+        ConfigError: They do not ascend within (0, 1), or do not include 0.5 and at least one other.
+    """
     found = [float(level) for level in quantiles]
     ascending = all(0 < level < 1 for level in found) and found == sorted(set(found))
     if not ascending or MEDIAN not in found or len(found) < 2:
-        expected = "ascending numbers between 0 and 1, 0.5 and at least one other, such as [0.1,0.5,0.9]"
+        expected = "ascending numbers between 0 and 1, with 0.5 and at least one other, such as [0.1,0.5,0.9]"
         raise ConfigError(format_error("task.quantiles", expected, list(quantiles)))
     return found

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.plots import charts
-from dltrain.tasks.asking import ask, reads
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media
 from dltrain.tasks.forecast_errors import ForecastErrors
 from dltrain.tasks.forecast_outputs import Gaussian, Output, Point, Probabilistic, Quantiles
 from dltrain.tasks.gradient_distance import TaskOverSteps
+from dltrain.tasks.model_call import call_model, reads
 from dltrain.tasks.naive_forecasts import naive_forecasts
 from dltrain.tasks.recursive import roll_out
 from dltrain.tasks.regression import LOSSES, check_target_names, denormalize, denormalize_error, mse_to_rmse
@@ -44,13 +44,13 @@ class Forecasting(TaskOverSteps):
         quantiles: Quantiles of the outputs ``quantile`` and ``gaussian``, ascending; 0.5 is the point forecast, and the
             first and the last one bound the interval.
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
-            targets. The rest of a forecast goes on from the model's own forecasts. None for the whole horizon.
+            targets. Later steps are forecast recursively, from the model's own forecasts. None for the whole horizon.
         by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
         normalize: Normalization of the data; None if it does not depend on the window.
-        features: Numbers per step of the inputs; None for the columns.
+        features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
-            at the end of training, in [0, 1]. It falls linearly from 1; the other values are the model's own forecasts,
-            which it always reads outside training.
+            at the end of training, in [0, 1]. The share falls linearly from 1. Instead of the other values, and of all
+            values outside training, the model reads its own forecasts.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -107,9 +107,11 @@ class Forecasting(TaskOverSteps):
     def _check_block(self, normalize: str | None, features: int) -> None:
         """Reject a block for which the model's forecasts cannot become its inputs."""
         if not 1 <= self.block <= self.horizon:
-            raise ConfigError(format_error("task.block", f"1 to data.horizon={self.horizon}", self.block))
+            raise ConfigError(
+                format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
+            )
         problems = {
-            "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts become inputs"),
+            "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts can become inputs"),
             "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),
             "data.known and data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
         }
@@ -118,7 +120,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of outputs and, if the model predicts a shorter block, its steps as the model's horizon."""
+        """Return the number of outputs and, if the block is shorter than the horizon, its steps as ``horizon``."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}
@@ -144,10 +146,10 @@ class Forecasting(TaskOverSteps):
 
     def _block(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the levels that the model predicts at once, (B, block, columns, parts)."""
-        return ask(model, batch).view(-1, self.block, self.columns, self.output.parts)
+        return call_model(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
     def begin(self, model: nn.Module) -> None:
-        """Reject a share of true values for a model that does not read the value before each step."""
+        """Raise ConfigError if `teacher_forcing` is set and the model does not read the value before each step."""
         super().begin(model)
         if self.teacher_forcing and not reads(model, "previous"):
             reason = f"{type(model).__name__} does not read the value before each step; model=seq2seq_forecaster does"
@@ -244,7 +246,7 @@ class Forecasting(TaskOverSteps):
             mean.add(error.numel(), **{name: score.mean() for name, score in scores.items()})
 
     def _add(self, mean: ForecastErrors, error: Tensor, batch: Batch) -> None:
-        """Add the errors of a batch (B, horizon, columns) in the units of the data: of all series, and of each."""
+        """Add the errors of a batch, (B, horizon, columns) in the units of the data: overall, and of each series."""
         mean.add_errors(error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())
@@ -258,9 +260,9 @@ class Forecasting(TaskOverSteps):
                 mean.add(own.numel(), **{f"mae {name}": own.abs().sum() / max(1, own.numel())})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return a line per step of each window: its number, and the value of each column in the units of the data.
+        """Return a line per step of each window, with the value of each column in the units of the data.
 
-        For outputs that are distributions, each other quantile follows under the name of the column and its level.
+        For outputs that are distributions, the other quantiles are added under the name of the column and their level.
         """
         levels = self.levels(model, batch).float()
         values = {"": self.output.point(levels), **self.output.named_quantiles(levels)}

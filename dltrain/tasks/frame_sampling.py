@@ -26,7 +26,7 @@ class FrameWindow:
 
 
 def draw_notes(logits: Tensor, temperature: float, noise: Generator) -> Tensor:
-    """Return which notes sound, bool of the shape of `logits`, each drawn by itself on the CPU."""
+    """Return which notes sound, bool of the shape of `logits`, drawn independently on the CPU."""
     logits = logits.float().cpu()
     if temperature < GREEDY_BELOW:
         return logits > 0

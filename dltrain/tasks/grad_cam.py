@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 AXES = 4  # of feature maps (B, channels, height, width)
 
 
-def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor]) -> Tensor:
+def grad_cam(model: nn.Module, inputs: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Return how much each pixel supports the most likely class of its image.
 
     The feature maps A are the output of the last layer that returns maps of more than one pixel; layers that pool to a
@@ -22,10 +22,10 @@ def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor
 
     Args:
         inputs: Images (B, channels, height, width).
-        answer: Computes the scores (B, classes), before the softmax, from images.
+        score: Computes the scores (B, classes), before the softmax, of images.
 
     Returns:
-        Numbers (B, height, width) from 0 to 1; the maximum of each image is 1, or 0 if nothing supports the class.
+        Values (B, height, width) from 0 to 1; the maximum of each image is 1, or 0 if nothing supports the class.
 
     Source: Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization",
     equations 1 and 2; bilinear enlargement.
@@ -34,7 +34,7 @@ def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor
         raise ConfigError("--explain: not supported because the inputs of this model are not images")
     with torch.inference_mode(False), torch.enable_grad():
         images = inputs.detach().clone().requires_grad_()  # tensors of inference mode have no gradients
-        maps, scores = _last_maps(model, lambda: answer(images))
+        maps, scores = _last_maps(model, lambda: score(images))
         best = scores.max(1).values.sum()  # the gradient of a score depends on its own image only
         (gradient,) = torch.autograd.grad(best, maps)
     with torch.no_grad():
@@ -44,8 +44,8 @@ def grad_cam(model: nn.Module, inputs: Tensor, answer: Callable[[Tensor], Tensor
         return heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
 
 
-def _last_maps(model: nn.Module, answer: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the last feature maps with more than one pixel, and the scores."""
+def _last_maps(model: nn.Module, score: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the last feature maps of more than one pixel, and the scores."""
     found: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
@@ -55,7 +55,7 @@ def _last_maps(model: nn.Module, answer: Callable[[], Tensor]) -> tuple[Tensor, 
 
     hooks = [module.register_forward_hook(keep) for module in model.modules()]
     try:
-        scores = answer()
+        scores = score()
     finally:
         for hook in hooks:
             hook.remove()

@@ -17,13 +17,13 @@ KEY = "gradient_distance"
 
 
 class TaskOverSteps(Task):
-    """Base class of tasks that can show the gradient of the last step at each distance in time.
+    """Base class of tasks that can plot the gradient of the last step's loss by distance in time.
 
-    If ``gradient_distance`` is true, validation draws the norm of the gradient of the loss at the last step with
-    respect to the input of each step, the mean over up to 64 examples of the first batch.
+    If ``gradient_distance`` is true, validation plots the norm of the gradient of the loss at the last step with
+    respect to the input of each step, averaged over up to 64 examples of the first batch.
 
     Source: Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks", section 2.
-    Differs: with respect to the inputs (or embeddings) of the first layer instead of the hidden states.
+    Differs: the gradient is taken with respect to the inputs (or embeddings), not the hidden states.
     """
 
     gradient_distance: bool = False
@@ -47,7 +47,7 @@ class TaskOverSteps(Task):
             raise ConfigError(f"task.gradient_distance: not supported because {reason}")
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the sum over the examples of the loss at the last step, by default of the task's own loss."""
+        """Return the loss at the last step, summed over the examples; by default, the loss of the task."""
         total, weight, _ = self.loss(model, batch, 1.0)
         return total * weight
 
@@ -73,8 +73,8 @@ class TaskOverSteps(Task):
 def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tensor:
     """Return the mean norm of the gradient of the last step's loss at each distance in time, (T,).
 
-    The gradient is that with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
-    mean of its norms ``d`` steps before the last step of each example, over the examples that have such a step.
+    The gradient is taken with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
+    mean norm ``d`` steps before the last step, over the examples that have such a step.
     """
     found: list[Tensor] = []
 
@@ -97,12 +97,12 @@ def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tenso
 
 def _in_eager_mode() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which compiled modules run without compilation."""
-    compiled = "torch._dynamo" in sys.modules  # imported by the first compilation; it takes seconds
+    compiled = "torch._dynamo" in sys.modules  # the first compilation imports it, which takes seconds
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
 def first_examples(batch: Batch) -> Batch:
-    """Return copies of the first examples of a batch; fields that are the same for all examples stay whole."""
+    """Return copies of the first examples of a batch; fields without an axis of examples are copied whole."""
     size = len(batch["inputs"])
     return {
         name: (value[:EXAMPLES] if value.dim() and len(value) == size else value).clone()

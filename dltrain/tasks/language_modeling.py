@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, TextRequest
 from dltrain.tasks.carried import CarriedState
 from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, search_tokens
 from dltrain.tasks.gradient_distance import TaskOverSteps
+from dltrain.tasks.model_call import call_model
 
 UNKNOWN = -1  # target after the end of a text, which is ignored
-WINDOWS = 64  # windows of a text per pass
+WINDOWS = 64  # windows of a text per forward pass
 SPELLING = math.log(256)  # nats per byte of an unknown word
 
 
@@ -35,8 +35,8 @@ class LanguageModeling(TaskOverSteps):
         temperature: Sampling temperature, above 0.
         special: Tokens that are not generated, such as the unknown word.
         end: Token for the end of a text; generated text ends before it. None if there is none.
-        unit: What a token is, such as ``event``, if predictions count tokens; None if they count characters.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        unit: Name of a token, such as ``event``, if predictions count tokens; None if they count characters.
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 
@@ -91,12 +91,12 @@ class LanguageModeling(TaskOverSteps):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the tokens, in nats."""
         targets = batch["targets"].flatten()
-        logits = self.carried.ask(model, batch).flatten(0, 1)
+        logits = self.carried.call_model(model, batch).flatten(0, 1)
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy of the last token of each window, from the initial state; -1 is ignored."""
-        logits, targets = ask(model, batch)[:, -1], batch["targets"][:, -1]
+        """Return the cross-entropy of the last token of each window, read from the initial state; -1 is ignored."""
+        logits, targets = call_model(model, batch)[:, -1], batch["targets"][:, -1]
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
@@ -104,7 +104,7 @@ class LanguageModeling(TaskOverSteps):
         mean, carried, rate = Mean(), CarriedState(), CharacterRate()
         for batch in batches:
             targets = batch["targets"].flatten()
-            logits = carried.ask(model, batch).flatten(0, 1).float()
+            logits = carried.call_model(model, batch).flatten(0, 1).float()
             each, count = F.cross_entropy(logits, targets, ignore_index=UNKNOWN), (targets != UNKNOWN).sum()
             mean.add(count, loss=each)
             rate.add(each, count, batch)
@@ -116,7 +116,7 @@ class LanguageModeling(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
-        If the tokens have a ``unit``, both refer to tokens after the first.
+        With a ``unit``, both count tokens after the first instead of characters.
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
@@ -144,7 +144,7 @@ class LanguageModeling(TaskOverSteps):
         """Return the negative log-likelihood of one text (1, T) in nats, in windows of ``length`` as in evaluation.
 
         Args:
-            documents: Number of the document of each token, int64 (1, T); None for one document.
+            documents: Index of the document of each token, int64 (1, T); None for one document.
             carry: Carry the state of the model from window to window.
         """
         total, carried = torch.zeros((), dtype=torch.float64), CarriedState()
@@ -156,7 +156,7 @@ class LanguageModeling(TaskOverSteps):
             batch = {"inputs": inputs, **dict(zip(("documents",), own, strict=False))}
             if carry:
                 batch["continues"] = torch.tensor([carried.state is not None])
-            logits = carried.ask(model, batch).flatten(0, 1).float()
+            logits = carried.call_model(model, batch).flatten(0, 1).float()
             total += F.cross_entropy(logits, next_tokens.flatten(), ignore_index=UNKNOWN, reduction="sum").cpu()
         return float(total)
 
@@ -231,6 +231,6 @@ class CharacterRate:
             self.characters = self.characters + batch["characters"].sum()
 
     def read(self) -> dict[str, float]:
-        """Return the metric; nothing if the number of characters is not known."""
+        """Return the metric; empty if the number of characters is unknown."""
         characters = int(self.characters)
         return {"bits_per_character": float(self.nats) / characters / math.log(2)} if characters else {}

@@ -26,7 +26,7 @@ class Layerwise(Classification):
     Stage ``layer1`` trains the lowest layer on all training examples, stage ``layer2`` the next, and so on, with all
     other layers frozen. The metric of stage ``layer1`` is ``reconstruction_layer1``, the cross-entropy between the
     inputs of the layer and their reconstruction, in nats per example. Stage ``fine_tuning`` trains the upward weights
-    and the output layer by cross-entropy on the labelled examples.
+    and the output layer by cross-entropy on the labeled examples.
 
     Args:
         shape: Shape of an image (C, H, W).
@@ -62,7 +62,7 @@ class Layerwise(Classification):
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for a DBN: ``lowest``, the inputs of the lowest layer, one per pixel and channel.
+        """Return the facts for a DBN: ``lowest``, the number of inputs of the lowest layer, one per pixel and channel.
 
         ``outputs`` is None, so that models that require it are rejected: they have no layers to pretrain.
         """
@@ -88,12 +88,12 @@ class Layerwise(Classification):
         turn = Turn(name, list(layers[number].parameters()), loss, lr=self.pretrain_lr)
         evaluate = functools.partial(self._evaluate_layer, number)
         goal = Goal(f"reconstruction_{name}", "min", evaluate, self._show_layers)
-        return Stage(name, [turn], self.pretrain_epochs, "unlabelled", goal)
+        return Stage(name, [turn], self.pretrain_epochs, "unlabeled", goal)
 
     def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
         """Return the loss of one layer.
 
-        Source: Vincent et al. 2010, for denoising section 3.3, for masking noise section 3.4.
+        Source: Vincent et al. 2010, sections 3.3 (denoising) and 3.4 (masking noise).
         """
         inputs = self._layer_inputs(layers, number, batch)
         if self.method == "contrastive_divergence":

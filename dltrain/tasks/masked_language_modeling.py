@@ -1,4 +1,4 @@
-"""Masked language modeling: prediction of hidden tokens from the tokens on both sides."""
+"""Masked language modeling: prediction of masked tokens from the tokens on both sides."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,37 +13,37 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import uniform
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.model_call import call_model
 
 IGNORED = -1  # target of a token that is not to be predicted
-COUNTED_BATCHES = 200  # training batches after which no further token is counted for the baseline
+COUNTED_BATCHES = 200  # number of training batches whose tokens are counted for the baseline
 TOP = 5  # predicted tokens per mask
 NUM_SHOWN = 4  # texts in the log
 
 
 @dataclass(eq=False)
 class MaskedLanguageModeling(Task):
-    """Masked language modeling: cross-entropy between the outputs (B, T, vocabulary) and the hidden tokens.
+    """Masked language modeling: cross-entropy between the outputs (B, T, vocabulary) and the masked tokens.
 
-    Each token, except padding, begin and end, is chosen with probability ``mask_share``. Of the chosen tokens, 80 % are
-    replaced by the mask token and 10 % by a random token; 10 % stay as they are. The model reads the field ``masked``;
-    ``targets`` (B, T) has the chosen tokens, and -1 elsewhere.
+    Each token, except padding, begin and end, is masked with probability ``mask_share``. Of the masked tokens, 80 % are
+    replaced by the mask token and 10 % by a random token; 10 % are unchanged. The model reads the field ``masked``;
+    ``targets`` (B, T) has the original masked tokens, and -1 elsewhere.
 
     For pairs of passages, the cross-entropy of their class, ``not_next`` (B,), is added: the model then also returns
-    outputs (B, 2). The weight of a batch stays the number of its hidden tokens.
+    outputs (B, 2). The weight of a batch is still the number of its masked tokens.
 
     Args:
         vocabulary: Number of distinct tokens.
-        mask_token: Token that replaces a hidden token; None if the data have none, which is an error.
-        pad_token, begin_token, end_token: Tokens that are never hidden; None if there are none.
+        mask_token: Token that replaces masked tokens; None if the data have none, which is an error.
+        pad_token, begin_token, end_token: Tokens that are never masked; None if there are none.
         decode: Function that turns tokens into text.
         next_sentence: Whether the model also predicts if the second passage of a pair follows the first one.
-        mask_share: Probability that a token is chosen, in (0, 1].
+        mask_share: Probability that a token is masked, in (0, 1].
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
 
     Source: Devlin et al. 2019, "BERT", section 3.1, appendices A.1 and A.2.
-    Differs: each token is chosen independently, so that the number of chosen tokens varies.
+    Differs: each token is masked independently, so that the number of masked tokens varies.
     """
 
     metric: ClassVar[str] = "loss"
@@ -67,27 +67,27 @@ class MaskedLanguageModeling(Task):
         self.frequencies: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: at every step, one output per token of the vocabulary, from all steps."""
+        """Return the facts for the model: one output per vocabulary token at every step, computed from all steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return inputs with hidden tokens, the tokens to predict and, for pairs, their segments and classes."""
+        """Return inputs with masked tokens, the tokens to predict and, for pairs, their segments and classes."""
         batch = super().example(facts, batch_size)
         more = ("masked", "targets", *(["segments"] if self.next_sentence else []))
         pairs = {"not_next": batch["inputs"].new_empty(batch_size)} if self.next_sentence else {}
         return {**batch, **{name: torch.empty_like(batch["inputs"]) for name in more}, **pairs}
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Add ``masked``, the inputs with hidden tokens, and replace ``targets`` by the hidden tokens."""
+        """Add ``masked``, the inputs with masked tokens, and replace ``targets`` by the original masked tokens."""
         tokens = batch["inputs"]
-        chosen, kind, other = uniform(keys, 3 * tokens.shape[1]).chunk(3, dim=1)
-        hidden = (chosen < self.mask_share) & self._maskable(batch)
+        draw, kind, other = uniform(keys, 3 * tokens.shape[1]).chunk(3, dim=1)
+        is_masked = (draw < self.mask_share) & self._maskable(batch)
         replacement = torch.where(kind < 0.8, self.mask_token or 0, (other * self.vocabulary).long())
-        masked = torch.where(hidden & (kind < 0.9), replacement, tokens)
-        return {**batch, "masked": masked, "targets": torch.where(hidden, tokens, IGNORED)}
+        masked = torch.where(is_masked & (kind < 0.9), replacement, tokens)
+        return {**batch, "masked": masked, "targets": torch.where(is_masked, tokens, IGNORED)}
 
     def _maskable(self, batch: Batch) -> Tensor:
-        """Return which tokens may be hidden, bool (B, T)."""
+        """Return which tokens may be masked, bool (B, T)."""
         tokens = batch["inputs"]
         allowed = torch.ones_like(tokens, dtype=torch.bool)
         for special in (self.pad_token, self.begin_token, self.end_token):
@@ -96,13 +96,13 @@ class MaskedLanguageModeling(Task):
         if "lengths" in batch:
             allowed &= torch.arange(tokens.shape[1], device=tokens.device) < batch["lengths"].to(tokens.device)[:, None]
         elif batch.get("targets", tokens[:0]).shape == tokens.shape:
-            allowed[:, 1:] &= batch["targets"][:, :-1] != IGNORED  # the next token of a window: -1 after the text
+            allowed[:, 1:] &= batch["targets"][:, :-1] != IGNORED  # `targets` are next tokens, -1 after the end
         return allowed
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the hidden tokens, in nats, and for pairs also that of their classes.
+        """Return the mean cross-entropy over the masked tokens, in nats, and for pairs also that of their classes.
 
-        The weight is the number of hidden tokens.
+        The weight is the number of masked tokens.
         """
         logits, pairs = self._outputs(model, batch, batch["masked"])
         total, count, _ = self._loss(logits, batch["targets"], self.label_smoothing)
@@ -115,10 +115,10 @@ class MaskedLanguageModeling(Task):
 
     def _outputs(self, model: nn.Module, batch: Batch, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits of the tokens and, for pairs, those of their classes."""
-        found = ask(model, batch, inputs=inputs)
+        found = call_model(model, batch, inputs=inputs)
         logits, pairs = found if isinstance(found, tuple) else (found, None)
         if self.next_sentence and pairs is None:
-            expected = "a model that tells whether a passage follows another, such as bert"
+            expected = "a model that predicts whether a passage follows another, such as bert"
             raise ConfigError(format_error("model", expected, type(model).__name__))
         return logits, pairs if self.next_sentence else None
 
@@ -128,15 +128,15 @@ class MaskedLanguageModeling(Task):
         return Loss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options) / count.clamp(min=1), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Count the tokens of training examples, for the prediction of the most frequent token."""
-        counts = torch.ones(self.vocabulary, dtype=torch.float64)  # one more each, so that none has the probability 0
+        """Count the tokens of training examples, for a baseline that predicts tokens by their frequency."""
+        counts = torch.ones(self.vocabulary, dtype=torch.float64)  # 1 instead of 0, so that no probability is 0
         for batch in islice(train, COUNTED_BATCHES):
             counts += torch.bincount(batch["inputs"][self._maskable(batch)].cpu(), minlength=self.vocabulary)
         self.frequencies = (counts / counts.sum()).log().float()
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss in nats, perplexity, and accuracy on hidden tokens and on pairs."""
+        """Return loss in nats, perplexity, and accuracy on masked tokens and on pairs."""
         own, baseline, of_pairs, shown = Mean(), Mean(), Mean(), dict[str, Any]()
         for batch in batches:
             targets, (logits, pairs) = batch["targets"], self._outputs(model, batch, batch["masked"])
@@ -180,7 +180,7 @@ class MaskedLanguageModeling(Task):
         masks = torch.eq(tokens, self.mask_token or 0).nonzero().flatten()
         if not len(masks):
             mask = self._text([self.mask_token or 0])
-            raise ConfigError(format_error("text", f"at least one {mask}, which is filled in", "a text without it"))
+            raise ConfigError(format_error("text", f"at least one {mask} to fill in", "a text without it"))
         best = logits[masks].softmax(-1).topk(min(TOP, self.vocabulary))
         filled = tokens.index_copy(0, masks, best.indices[:, 0])
         candidates = [
@@ -193,7 +193,7 @@ class MaskedLanguageModeling(Task):
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with hidden tokens, and the same texts with the predicted tokens."""
+        """Return texts with masked tokens, and the same texts with the predicted tokens."""
         return [Media("masks", text="\n".join(f"    {line}" for line in self._lines(evaluation.extra["shown"])))]
 
     def _lines(self, shown: Mapping[str, Tensor]) -> Iterator[str]:
@@ -206,7 +206,7 @@ class MaskedLanguageModeling(Task):
 
 
 def _metrics(mean: Mean, pairs: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics; without any hidden token, the loss is NaN."""
+    """Return the metrics; without any masked token, the loss is NaN."""
     found = mean.read()
     loss = found["loss"]
     metrics = {"perplexity": math.exp(min(loss, 700)), "masked_accuracy": found["masked_accuracy"]}

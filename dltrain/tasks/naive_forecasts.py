@@ -7,8 +7,8 @@ from torch import Tensor
 def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Tensor]:
     """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
-    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change from
-    ``past - 1 - season`` to ``past - 1``, added once for each season ahead. With a ``season`` of 1 (no seasons), the
+    The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change over
+    the last ``season`` steps, added once for each season ahead. With a ``season`` of 1 (no seasons), the
     last season is the last value and is left out. If the history has no more than ``season`` steps, only the last value
     is returned.
 

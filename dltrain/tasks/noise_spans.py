@@ -1,4 +1,4 @@
-"""Spans of tokens that are hidden behind sentinels, drawn and replaced for a whole batch on its device."""
+"""Spans of tokens that are masked by sentinels, drawn and replaced for a whole batch on its device."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,39 +10,39 @@ from dltrain.keyed_random import uniform
 
 
 def count_spans(lengths: Tensor, share: float, span_length: float) -> tuple[Tensor, Tensor]:
-    """Return the number of hidden tokens and of spans in texts of these lengths, int64 (B,) each.
+    """Return the number of masked tokens and of spans in texts of these lengths, int64 (B,) each.
 
-    At least one token is hidden and at least one is not; texts of one token stay as they are.
+    At least one token is masked and at least one is not; texts of one token are unchanged.
 
     Args:
         lengths: Tokens of each text, int64 (B,).
-        share: Share of the tokens to hide.
+        share: Share of the tokens to mask.
         span_length: Mean length of a span.
     """
-    hidden = (lengths * share).round().long().clamp(min=1).minimum(lengths - 1).clamp(min=0)
-    spans = (hidden / span_length).round().long().clamp(min=1)
-    return hidden, spans.minimum(hidden).minimum(lengths - hidden)
+    masked = (lengths * share).round().long().clamp(min=1).minimum(lengths - 1).clamp(min=0)
+    spans = (masked / span_length).round().long().clamp(min=1)
+    return masked, spans.minimum(masked).minimum(lengths - masked)
 
 
-def draw_spans(keys: Tensor, lengths: Tensor, hidden: Tensor, spans: Tensor, width: int) -> Tensor:
-    """Return which tokens are hidden, bool (B, width); texts start with a visible part and end with a hidden one.
+def draw_spans(keys: Tensor, lengths: Tensor, masked: Tensor, spans: Tensor, width: int) -> Tensor:
+    """Return which tokens are masked, bool (B, width); texts start with a visible part and end with a masked one.
 
-    The hidden tokens are divided into spans, and the others into as many parts, with equal probability for each
+    The masked tokens are divided into spans, and the visible ones into as many parts, with equal probability for each
     division into parts of at least one token.
 
     Args:
         keys: Random key of each text, int64 (B,), on the device of the result.
-        lengths, hidden, spans: Tokens, hidden tokens and spans of each text, int64 (B,), on the CPU.
+        lengths, masked, spans: Tokens, masked tokens and spans of each text, int64 (B,), on the CPU.
         width: Width of the result, at least the length of the longest text.
 
     Source: Raffel et al. 2020, section 3.1.4, and ``random_spans_noise_mask`` of the authors' code.
     """
     most = max(1, int(spans.max()))
-    lengths, hidden, spans = (each.to(keys.device) for each in (lengths, hidden, spans))
-    # Both numbers of a position are neighbors, so that they do not depend on the padding of the batch.
+    lengths, masked, spans = (each.to(keys.device) for each in (lengths, masked, spans))
+    # The two random numbers of a position are adjacent, so that they do not depend on the padding of the batch.
     noise = uniform(keys, 2 * width).view(-1, width, 2)
-    visible = _divide(lengths - hidden, spans, noise[..., 0], most)
-    sizes = torch.stack([visible, _divide(hidden, spans, noise[..., 1], most)], dim=2).flatten(1)
+    visible = _divide(lengths - masked, spans, noise[..., 0], most)
+    sizes = torch.stack([visible, _divide(masked, spans, noise[..., 1], most)], dim=2).flatten(1)
     borders = sizes.cumsum(1).clamp(max=width)
     turns = torch.zeros(len(keys), width + 1, dtype=torch.int64, device=keys.device)
     parts = turns.scatter_add_(1, borders, torch.ones_like(borders)).cumsum(1)[:, :width]
@@ -60,8 +60,8 @@ def _divide(items: Tensor, parts: Tensor, noise: Tensor, most: int) -> Tensor:
     return sizes.scatter_add_(1, part.clamp(max=most - 1), exists.long())
 
 
-def hide_spans(
-    tokens: Tensor, is_hidden: Tensor, lengths: Tensor, sentinels: Tensor, end: int, widths: tuple[int, int], pad: int
+def mask_spans(
+    tokens: Tensor, is_masked: Tensor, lengths: Tensor, sentinels: Tensor, end: int, widths: tuple[int, int], pad: int
 ) -> tuple[Tensor, Tensor]:
     """Return texts with a sentinel for each span, and the spans, each after its sentinel.
 
@@ -69,7 +69,7 @@ def hide_spans(
 
     Args:
         tokens: The texts, int64 (B, T).
-        is_hidden: Hidden tokens, bool (B, T).
+        is_masked: Masked tokens, bool (B, T).
         lengths: Tokens of each text, int64 (B,), on the device of the texts.
         sentinels: The sentinels, int64, at least one more than the spans of each text.
         widths: Widths S and U of the two results.
@@ -78,13 +78,13 @@ def hide_spans(
     Shape: (B, T) -> (B, S) and (B, U).
     """
     exists = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    is_first = is_hidden & ~F.pad(is_hidden, (1, 0))[:, :-1]
+    is_first = is_masked & ~F.pad(is_masked, (1, 0))[:, :-1]
     number = is_first.cumsum(1)
     marks = sentinels[(number - 1).clamp(min=0)]
-    source = _gather(torch.where(is_first, marks, tokens), exists & (~is_hidden | is_first), widths[0], pad)
+    source = _gather(torch.where(is_first, marks, tokens), exists & (~is_masked | is_first), widths[0], pad)
     last = sentinels[number[:, -1:]]
     values = torch.cat([torch.stack([marks, tokens], 2).flatten(1), last, torch.full_like(last, end)], 1)
-    kept = F.pad(torch.stack([is_first, is_hidden], 2).flatten(1), (0, 2), value=True)
+    kept = F.pad(torch.stack([is_first, is_masked], 2).flatten(1), (0, 2), value=True)
     return source, _gather(values, kept, widths[1], pad)
 
 
@@ -95,7 +95,7 @@ def _gather(values: Tensor, kept: Tensor, width: int, pad: int) -> Tensor:
 
 
 def fill_spans(source: Sequence[int], target: Sequence[int], sentinels: Collection[int]) -> list[int]:
-    """Return a text in which each sentinel is replaced by the tokens after it in `target`; inverts `hide_spans`."""
+    """Return a text in which each sentinel is replaced by the tokens after it in `target`; inverts `mask_spans`."""
     marks, spans, current = set(sentinels), dict[int, list[int]](), list[int]()
     for token in target:
         if token in marks:

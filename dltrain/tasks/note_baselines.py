@@ -1,4 +1,4 @@
-"""Baselines of polyphonic music: notes with their frequencies, and notes that depend on themselves a frame before."""
+"""Baselines of polyphonic music: the frequency of each note, overall and given the same note in the previous frame."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,11 +9,10 @@ from dltrain.tasks.base import Batch
 
 
 class NoteCounts:
-    """How often each note sounds in the training pieces: overall, and after a frame with or without it.
+    """Frequency of each note in the training pieces: overall, and after a frame with or without it.
 
-    Transposed pieces are counted as they were before: their note ``n`` is note ``n + transposition[b]`` of piece ``b``
-    in the batch. Probabilities are ``(count + 1) / (frames + 2)``, so that that of a note that never sounds in training
-    is above 0.
+    Transposed pieces are counted in their original key: note ``n`` is note ``n + transposition[b]`` of piece ``b`` in
+    the batch. Probabilities are ``(count + 1) / (frames + 2)``, above 0 even for notes that never sound in training.
     """
 
     def __init__(self, train: Iterable[Batch]) -> None:
@@ -40,7 +39,7 @@ class NoteCounts:
 
 
 def is_known(targets: Tensor) -> Tensor:
-    """Return which frames are known, bool (B, T): all notes of the others are -1."""
+    """Return which frames are known, bool (B, T); all notes of unknown frames are -1."""
     return targets[..., 0] >= 0
 
 

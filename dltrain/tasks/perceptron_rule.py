@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 from dltrain.tasks.classification import name_classes
+from dltrain.tasks.model_call import call_model
 
 
 @dataclass(eq=False)
@@ -53,14 +53,14 @@ class PerceptronRule(Task):
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the perceptron criterion; its negative gradient is the update of the rule, also at a margin of 0."""
-        margins = class_margins(ask(model, batch).float(), batch["targets"])
+        margins = class_margins(call_model(model, batch).float(), batch["targets"])
         return Loss(criterion(margins), len(margins), {"accuracy": 1 - (margins <= 0).float().mean()})
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return criterion, accuracy and number of errors."""
         mean, mistakes, examples = Mean(), torch.zeros((), dtype=torch.int64), 0
         for batch in batches:
-            margins = class_margins(ask(model, batch).float(), batch["targets"])
+            margins = class_margins(call_model(model, batch).float(), batch["targets"])
             mean.add(len(margins), loss=criterion(margins))
             mistakes = mistakes.to(margins.device) + (margins <= 0).sum()
             examples += len(margins)
@@ -69,7 +69,7 @@ class PerceptronRule(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the class of each example, and the outputs; a threshold unit has no probabilities."""
-        outputs = ask(model, batch).float()
+        outputs = call_model(model, batch).float()
         classes = outputs.argmax(1) if self.classes > 2 else (outputs[:, 0] > 0).long()
         pairs = zip(classes.tolist(), outputs.tolist(), strict=True)
         return [{"class": c, "class_name": self.names[c], "outputs": values} for c, values in pairs]

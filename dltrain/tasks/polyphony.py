@@ -14,16 +14,16 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.running import Mean
 from dltrain.plots.piano_rolls import piano_rolls
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
 from dltrain.tasks.frame_sampling import sample_frames
+from dltrain.tasks.model_call import call_model
 from dltrain.tasks.note_baselines import NoteCounts, is_known
 
-NUM_SHOWN = 128  # frames in a picture
+NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames, the first included",
-    "accuracy": "hits / (hits + misses + false alarms) over all frames, notes with a probability above 0.5",
-    "expected_accuracy": "the same with the expected counts of notes drawn from the predicted probabilities",
+    "accuracy": "hits / (hits + misses + false alarms) over all frames, predicting notes with a probability above 0.5",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
 }
 
 
@@ -32,14 +32,14 @@ class Polyphony(Task):
     """Polyphonic music: the model's outputs (B, T, notes) are the logits of the notes of the next frame.
 
     A batch has ``inputs`` (B, T, notes), the previous frames, which begin with an empty one, and ``targets``
-    (B, T, notes), 0 or 1, or -1 for frames that are not known. The loss is the negative log-likelihood per frame: the
+    (B, T, notes), 0 or 1, or -1 for unknown frames. The loss is the negative log-likelihood per frame: the
     binary cross-entropy summed over the notes, averaged over all frames.
 
     Args:
         notes: Number of notes.
         length: Maximum number of frames that a model reads at once.
         encode, decode: Functions that turn a text into frames, and the notes of a frame into text.
-        lowest: MIDI pitch of the lowest note, for pictures.
+        lowest: MIDI pitch of the lowest note, for plots.
         prompt: First frames of sampled music; None for no prompt.
         temperature: Sampling temperature, above 0.
 
@@ -76,7 +76,7 @@ class Polyphony(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean negative log-likelihood per frame, in nats."""
         count = is_known(batch["targets"]).sum()
-        return Loss(nll(ask(model, batch), batch["targets"]).sum() / count.clamp(min=1), count)
+        return Loss(nll(call_model(model, batch), batch["targets"]).sum() / count.clamp(min=1), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Count the notes of the training pieces."""
@@ -89,7 +89,7 @@ class Polyphony(Task):
         predictions = self.counts.predictions() if self.counts is not None else {}
         others = {name: Scores() for name in predictions}
         for batch in batches:
-            logits = ask(model, batch)
+            logits = call_model(model, batch)
             own.add(logits, batch["targets"])
             for name, predict in predictions.items():
                 others[name].add(predict(batch["inputs"]), batch["targets"])
@@ -100,7 +100,7 @@ class Polyphony(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of frames of each piece, their mean negative log-likelihood, and the likely next notes."""
-        logits, lines = ask(model, batch), list[Line]()
+        logits, lines = call_model(model, batch), list[Line]()
         totals, counts = nll(logits, batch["targets"]).sum(1).tolist(), is_known(batch["targets"]).sum(1).tolist()
         for number, (total, count) in enumerate(zip(totals, counts, strict=True)):
             line: Line = {"frames": count, "nats_per_frame": total / count if count else None}
@@ -149,7 +149,7 @@ class Polyphony(Task):
         return self.decode(frame.nonzero()[:, 0].tolist())
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return a picture of a piece, of the predicted probabilities of its notes, and of sampled music."""
+        """Return a plot of a piece, of the predicted probabilities of its notes, and of sampled music."""
         first = evaluation.extra["first"]
         request = TextRequest(length=min(NUM_SHOWN, len(first["true"])))
         sample = torch.stack([*self._continuation(model, request, self.start)]).float()
@@ -188,7 +188,7 @@ class Scores:
 
 
 def nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each frame in nats, (B, T); 0 for frames that are not known."""
+    """Return the negative log-likelihood of each frame in nats, (B, T); 0 for unknown frames."""
     known = is_known(targets)
     each = F.binary_cross_entropy_with_logits(logits.float(), targets.clamp(min=0), reduction="none")
     return each.sum(-1) * known

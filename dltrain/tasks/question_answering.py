@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.answers import exact_match, word_f1
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
+from dltrain.tasks.model_call import call_model
 
 SEPARATOR = "\0"  # before each correct answer
 NUM_SHOWN = 4
@@ -37,13 +37,13 @@ class QuestionAnswering(Task):
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
     token of the answer, both 0 if a window does not contain it; ``text``, the code points of the part of the context in
     the window, then of the correct answers, each after a null character; ``offset`` (B,), the place of the part in the
-    context; ``spans`` (B, T, 2), the first character of each token in this part and the one after its last, 0 outside
-    of it; and ``question`` (B,), the number of the question.
+    context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this part, both 0 outside of it;
+    and ``question`` (B,), the index of the question.
 
     The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
 
     Args:
-        answer_spans: Whether the data are questions on contexts.
+        answer_spans: Whether the data have questions about contexts.
         max_answer: Maximum number of tokens of an answer, at least 1.
 
     Source: Devlin et al. 2019, "BERT", section 4.2.
@@ -59,7 +59,7 @@ class QuestionAnswering(Task):
         self.lengths: list[int] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: two outputs at every step, from all steps."""
+        """Return the facts for the model: two outputs at every step, computed from all steps."""
         return {"outputs": 2, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -77,8 +77,8 @@ class QuestionAnswering(Task):
         return (F.cross_entropy(starts, batch["start"]) + F.cross_entropy(ends, batch["end"])) / 2
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the outputs, (B, T, 2), very low ones for tokens outside of the context except the first one."""
-        logits: Tensor = ask(model, batch).float()
+        """Return the outputs, (B, T, 2); those of tokens outside of the context, except the first one, are very low."""
+        logits: Tensor = call_model(model, batch).float()
         if logits.shape != (*batch["inputs"].shape, 2):
             raise ConfigError(format_error("model", "two outputs at every step", f"outputs {tuple(logits.shape)}"))
         allowed = self._in_context(batch)
@@ -89,7 +89,7 @@ class QuestionAnswering(Task):
         return batch["spans"][:, :, 1] > batch["spans"][:, :, 0]
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Collect the lengths of training answers, for answers at random."""
+        """Collect the lengths of training answers, for the baseline of random answers."""
         for batch in train:
             held = batch["end"] > 0
             self.lengths += (batch["end"] - batch["start"] + 1)[held].tolist()
@@ -131,7 +131,7 @@ class QuestionAnswering(Task):
         )
         steps = starts.shape[1]
         near = torch.ones(steps, steps, dtype=torch.bool).triu().tril(self.max_answer - 1)
-        for row in range(len(starts)):  # one window at a time, as the sums need steps squared numbers
+        for row in range(len(starts)):  # one window at a time, because the sums have steps x steps values
             sums = (starts[row, :, None] + ends[row, None, :]).masked_fill(~near, lowest)
             best = int(sums.argmax())
             first, last = best // steps, best % steps
@@ -142,7 +142,7 @@ class QuestionAnswering(Task):
             yield Answer(int(batch["question"][row]), score, part[start:end], offset + start, offset + end, answers)
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the answer to each question, with its first character and the one after its last."""
+        """Yield the answer to each question, with its start and end in the characters of the context."""
         answers = (answer for batch in batches for answer in self._answers(self._logits(model, batch), batch))
         for _, group in groupby(answers, key=lambda answer: answer.question):
             best = max(group, key=lambda answer: answer.score)

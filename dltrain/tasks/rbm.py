@@ -31,7 +31,7 @@ def free_energy(rbm: RBM, visible: Tensor) -> Tensor:
 
 
 def sample_units(logits: Tensor, noise: Generator | None = None) -> Tensor:
-    """Draw binary units, with torch's global generator or with one on the CPU."""
+    """Draw binary units with the CPU generator `noise`, or with torch's global generator."""
     probabilities = logits.float().sigmoid()
     if noise is None:
         return torch.bernoulli(probabilities)

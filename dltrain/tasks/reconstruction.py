@@ -24,15 +24,15 @@ MAX_COMPONENTS_SIZE = 2_048  # largest size of an example for which an evaluatio
 
 @dataclass(eq=False)
 class Reconstruction(Autoencoding):
-    """Autoencoder: distance between examples and their reconstructions, summed over the numbers of an example.
+    """Autoencoder: distance between examples and their reconstructions, summed over the values of an example.
 
     Penalties are means over examples; a weight of 0 disables a penalty.
 
     Args:
-        distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of numbers in [0, 1], in nats.
+        distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of values in [0, 1], in nats.
         code: Activation function of the code: ``identity``, ``relu``, ``sigmoid`` or ``tanh``.
         corruption: Corruption of the inputs. ``gaussian`` adds noise of standard deviation ``amount``; ``masking`` sets
-            the share ``amount`` of the numbers to 0 (black), ``salt_and_pepper`` to black or white.
+            the share ``amount`` of the values to 0 (black), ``salt_and_pepper`` to black or white.
         amount: Amount of corruption; for images relative to [0, 1].
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
@@ -114,16 +114,16 @@ class Reconstruction(Autoencoding):
             noisy = unit + self.amount * normal(keys, self.size).view(unit.shape)
             return {**batch, "corrupted": self.pixel_range.from_unit(noisy)}
         noise = uniform(keys, self.size).view(unit.shape)
-        # Salt and pepper: half of the corrupted numbers are black, half white.
+        # Salt and pepper: half of the corrupted values are black, half white.
         white = self.corruption == "salt_and_pepper"
         replacement = (noise < 0.5 * self.amount).to(unit.dtype) if white else torch.zeros_like(unit)
         return {**batch, "corrupted": self.pixel_range.from_unit(torch.where(noise < self.amount, replacement, unit))}
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the distance after corruption, and the squared error per number without corruption.
+        """Return the distance after corruption, and the squared error per value without corruption.
 
         The baseline is the best linear autoencoder with a code of the same size: the principal components of the
-        evaluated examples. It is left out for examples of more than 2,048 numbers.
+        evaluated examples. It is left out for examples of more than 2,048 values.
         """
         mean, collected = Mean(), CollectedExamples()
         components = Covariance() if self.size <= MAX_COMPONENTS_SIZE else None

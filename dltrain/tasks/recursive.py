@@ -1,4 +1,4 @@
-"""Forecasts that go on from the model's own forecasts."""
+"""Recursive forecasts, in which the forecasts of a model become its inputs."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def roll_out(forecast: Callable[[Tensor], Tensor], window: Tensor, steps: int, relative: bool) -> Tensor:
     """Return a forecast of many steps from a model that predicts a few at once, (B, steps, columns).
 
-    Each forecast is appended to the window, which loses as many of its first steps.
+    Each forecast is appended to the window, and as many of the first steps of the window are dropped.
 
     Args:
         forecast: Function (B, window, columns) -> (B, block, columns), both normalized.

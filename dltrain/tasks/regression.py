@@ -30,7 +30,7 @@ class Regression(TaskOverSteps, Supervised):
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 
@@ -61,9 +61,9 @@ class Regression(TaskOverSteps, Supervised):
         batch = super().example(facts, batch_size)
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, self.targets, dtype=torch.float32)}
 
-    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
+    def criterion(self, outputs: Tensor, batch: Batch) -> Loss:
         """Return the mean distance over the examples."""
-        return Loss(self.distance(answer, target_values(batch).to(answer.dtype)), len(answer))
+        return Loss(self.distance(outputs, target_values(batch).to(outputs.dtype)), len(outputs))
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
         """Fit ridge regression on TF-IDF features if the inputs are texts."""
@@ -78,7 +78,7 @@ class Regression(TaskOverSteps, Supervised):
         texts: Batch | None = None
         for batch in batches:
             targets, texts = target_values(batch), texts or first_texts(batch, self.decode)
-            self._add(mean, self.answer(model, batch).float(), targets, batch)
+            self._add(mean, self.model_outputs(model, batch).float(), targets, batch)
             if self.linear is not None:
                 self._add(linear, self.linear(batch).to(targets), targets, batch)
         baselines = {"TF-IDF ridge regression": mse_to_rmse(linear.read())} if self.linear is not None else {}
@@ -90,7 +90,7 @@ class Regression(TaskOverSteps, Supervised):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the predicted targets of each example by name, in the units of the data."""
-        return self._named(denormalize(self.answer(model, batch), batch))
+        return self._named(denormalize(self.model_outputs(model, batch), batch))
 
     def _named(self, values: Tensor) -> list[Line]:
         names = self.target_names or [f"value_{n}" for n in range(1, self.targets + 1)]
@@ -114,7 +114,11 @@ class Regression(TaskOverSteps, Supervised):
 
 
 def check_target_names(names: Iterable[str], reserved: Iterable[str]) -> list[str]:
-    """Return the names if none of them is reserved in the output of `dltrain predict`."""
+    """Return the names as a list.
+
+    Raises:
+        ConfigError: A name is reserved in the output of `dltrain predict`.
+    """
     names, reserved = list(names), list(reserved)
     for name in filter(reserved.__contains__, names):
         hint = "The output of dltrain predict has other values under these names: rename the column."

@@ -82,5 +82,5 @@ class Moments:
 
 
 def flat_double(values: Tensor) -> Tensor:
-    """Return (B, ...) as (B, numbers) in float64 on the CPU, because some devices lack float64."""
+    """Return (B, ...) as (B, values) in float64 on the CPU, because some devices lack float64."""
     return values.cpu().double().flatten(1)

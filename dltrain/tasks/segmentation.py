@@ -25,7 +25,7 @@ TINT = 0.5  # share of a class's color in an image with a mask; class 0 is not t
 class Segmentation(Supervised):
     """Segmentation: cross-entropy of outputs (B, classes, height, width) and ``targets`` (B, height, width), or Dice.
 
-    Targets are class numbers in int64; pixels with the target -1 are ignored. All metrics are computed over the pixels
+    Targets are class indices in int64; pixels with the target -1 are ignored. All metrics are computed over the pixels
     of a whole split.
 
     Args:
@@ -55,12 +55,12 @@ class Segmentation(Supervised):
         """Return one output per class of each pixel."""
         return {"pixel_outputs": self.pixel_classes}
 
-    def criterion(self, answer: Tensor, batch: Batch) -> Loss:
+    def criterion(self, outputs: Tensor, batch: Batch) -> Loss:
         """Return the mean loss over the pixels that are not ignored.
 
-        The Dice loss of each image is weighted by its number of such pixels.
+        The Dice loss of each image is weighted by its number of pixels that are not ignored.
         """
-        outputs, targets = answer.float(), batch["targets"]
+        outputs, targets = outputs.float(), batch["targets"]
         counts = (targets != IGNORED).flatten(1).sum(1)
         rows = outputs.movedim(1, -1).flatten(0, -2)
         total = F.cross_entropy(rows, targets.flatten(), ignore_index=IGNORED, reduction="sum")
@@ -72,9 +72,9 @@ class Segmentation(Supervised):
         """Return loss, mean IoU, mean Dice, pixel accuracy and the IoU of each class; keep images for `show`."""
         mean, counts, shown = Mean(), None, list[Tensor]()
         for batch in batches:
-            answer = self.answer(model, batch)
-            predicted, targets = answer.argmax(1), batch["targets"]
-            loss = self.criterion(answer, batch)
+            outputs = self.model_outputs(model, batch)
+            predicted, targets = outputs.argmax(1), batch["targets"]
+            loss = self.criterion(outputs, batch)
             mean.add(loss.weight, loss=loss.total)
             known = targets != IGNORED
             batch_counts = confusion(targets[known], predicted[known], self.pixel_classes)
@@ -85,8 +85,8 @@ class Segmentation(Supervised):
         return Evaluation(metrics, extra={"confusion": counts.cpu(), "shown": shown})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the share of pixels of each class, and the mask of class numbers."""
-        masks = self.answer(model, batch).argmax(1)
+        """Return the share of pixels of each class, and the mask of class indices."""
+        masks = self.model_outputs(model, batch).argmax(1)
         shares = F.one_hot(masks, self.pixel_classes).float().mean((1, 2)).tolist()
         return [
             {"shares": dict(zip(self.names, row, strict=True)), "mask": mask}

@@ -1,4 +1,4 @@
-"""Span corruption, the pretraining of T5: a model reads a text with hidden spans and writes the spans."""
+"""Span corruption, the pretraining of T5: a model reads a text with masked spans and writes the spans."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Batch, Evaluation, Line, Media
-from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, hide_spans
+from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, mask_spans
 from dltrain.tasks.translation import Translation, read_source
 
 LENGTH_MULTIPLE = 8  # of the largest length of targets, as for data
@@ -17,16 +17,16 @@ NUM_SHOWN = 4  # texts in the log
 
 @dataclass(eq=False)
 class SpanCorruption(Translation):
-    """Span corruption: cross-entropy of the hidden spans of a text, each of which is replaced by a sentinel.
+    """Span corruption: cross-entropy of the masked spans of a text, each of which is replaced by a sentinel.
 
     The inputs ``Thank you for inviting me`` may become ``Thank <0> inviting <1>`` with the targets
     ``<0> you for <1> me <2>``. The targets of the data, if there are any, are not read.
 
     Args:
-        length: Maximum number of tokens of a text, before spans are hidden.
-        sentinels: Tokens that replace the spans, in their order.
-        shared_vocabulary: Whether inputs and targets of the model have the same vocabulary, which is necessary.
-        noise_share: Share of the tokens to hide, in (0, 1).
+        length: Maximum number of tokens of a text, before spans are masked.
+        sentinels: Tokens that replace the spans, in the order of the spans.
+        shared_vocabulary: Whether inputs and targets of the model have the same vocabulary; must be true.
+        noise_share: Share of the tokens to mask, in (0, 1).
         span_length: Mean number of tokens of a span, at least 1.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", sections 3.1.4 and 3.3.4.
@@ -43,12 +43,13 @@ class SpanCorruption(Translation):
             got = f"{len(self.sentinels)} and {str(bool(self.shared_vocabulary)).lower()}"
             expected = "at least 2 and data.shared_vocabulary=true with span_corruption"
             raise ConfigError(format_error("data.sentinels", expected, got, hint))
-        hidden, spans = (int(each) for each in count_spans(torch.tensor(self.length), *self._amounts))
+        masked, spans = (int(each) for each in count_spans(torch.tensor(self.length), *self._amounts))
         if len(self.sentinels) <= spans:
             expected = f"at least {spans + 1}, for texts of {self.length} tokens"
             raise ConfigError(format_error("data.sentinels", expected, len(self.sentinels)))
         self.marks = torch.tensor(self.sentinels)
-        self.length = -(-(hidden + spans + 2) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE  # from here on, of the targets
+        # `length` becomes the maximum length of the targets.
+        self.length = -(-(masked + spans + 2) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         super().__post_init__()
 
     @property
@@ -61,16 +62,16 @@ class SpanCorruption(Translation):
         return self.pad_token, self.begin_token
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Replace ``inputs`` by texts with hidden spans, and ``targets`` and ``previous`` by the spans."""
+        """Replace ``inputs`` by texts with masked spans, and ``targets`` and ``previous`` by the spans."""
         tokens, width = batch["inputs"], batch["inputs"].shape[1]
         lengths = batch.get("lengths", torch.full((len(tokens),), width))
-        hidden, spans = count_spans(lengths, *self._amounts)
+        masked, spans = count_spans(lengths, *self._amounts)
         spans = spans.clamp(max=len(self.sentinels) - 1)
-        is_hidden = draw_spans(keys, lengths, hidden, spans, width)
-        shorter = lengths - hidden + spans
-        widths = int(shorter.max()), int((hidden + spans).max()) + 2
+        is_masked = draw_spans(keys, lengths, masked, spans, width)
+        shorter = lengths - masked + spans
+        widths = int(shorter.max()), int((masked + spans).max()) + 2
         special = self.marks.to(tokens.device), self.end_token
-        inputs, targets = hide_spans(tokens, is_hidden, lengths.to(tokens.device), *special, widths, self.pad_token)
+        inputs, targets = mask_spans(tokens, is_masked, lengths.to(tokens.device), *special, widths, self.pad_token)
         previous = torch.cat([torch.full_like(targets[:, :1], self.begin_token), targets[:, :-1]], dim=1)
         found = {**batch, "inputs": inputs, "previous": previous, "targets": targets}
         return {**found, "lengths": shorter} if "lengths" in batch else found
@@ -95,7 +96,7 @@ class SpanCorruption(Translation):
         for row in batch["inputs"].tolist():
             if not set(self.sentinels).intersection(row):
                 mark = self.text([self.sentinels[0]])
-                raise ConfigError(format_error("text", f"at least one {mark}, which is filled in", "a text without it"))
+                raise ConfigError(format_error("text", f"at least one {mark} to fill in", "a text without it"))
         found = self.search(model, read_source(model, batch))
         sources = self.unpadded(batch)
         rows = zip(sources, self._cut(found.tokens), found.scores.tolist(), strict=True)
@@ -105,7 +106,7 @@ class SpanCorruption(Translation):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with hidden spans, their spans, and the spans that the model writes."""
+        """Return texts with masked spans, their spans, and the spans that the model writes."""
         batch = evaluation.extra["shown"]["batch"]
         if batch is None:
             return []
@@ -114,7 +115,7 @@ class SpanCorruption(Translation):
         return [Media("spans", text="\n".join(line for row in rows for line in self._lines(row)))]
 
     def _lines(self, row: tuple[list[int], ...]) -> list[str]:
-        names = ("text", "hidden", "written")
+        names = ("text", "masked", "written")
         return [f"    {name:10}{self.text(tokens)}".replace("\n", " ") for name, tokens in zip(names, row, strict=True)]
 
 

@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch
 from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.translation import Translation
 
-COUNTED_BATCHES = 50  # training batches after which no further summary is measured
+COUNTED_BATCHES = 50  # number of training batches whose summaries are measured for the baseline
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 
 
@@ -24,7 +24,7 @@ class Summarization(Translation):
 
     Args:
         encode: Function that turns text into tokens of the target; None for no baselines.
-        prefixes: Starts of the sources that are not a part of their text.
+        prefixes: Prefixes of the sources, which the baselines remove.
     """
 
     written: ClassVar[str] = "summary"

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Loss, Task
+from dltrain.tasks.model_call import call_model
 
 
 class Supervised(Task):
@@ -20,22 +20,22 @@ class Supervised(Task):
     """
 
     @abstractmethod
-    def criterion(self, answer: Any, batch: Batch) -> Loss:
-        """Return the mean training loss of the model's outputs and its weight: the number or weight of all items."""
+    def criterion(self, outputs: Any, batch: Batch) -> Loss:
+        """Return the mean training loss, and its weight: the number of items, or the sum of their weights."""
 
     def model_inputs(self, batch: Batch) -> Tensor:
         """Return the inputs as the model reads them."""
         return batch["inputs"]
 
-    def answer(self, model: nn.Module, batch: Batch) -> Any:
+    def model_outputs(self, model: nn.Module, batch: Batch) -> Any:
         """Return the model's outputs for a batch."""
-        return ask(model, batch, inputs=self.model_inputs(batch))
+        return call_model(model, batch, inputs=self.model_inputs(batch))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the loss of the model's outputs plus the weighted losses of its auxiliary heads."""
-        answer = self.answer(model, batch)
-        answer, heads = answer if isinstance(answer, tuple) else (answer, {})
-        total, weight, parts = self.criterion(answer, batch)
+        outputs = self.model_outputs(model, batch)
+        outputs, heads = outputs if isinstance(outputs, tuple) else (outputs, {})
+        total, weight, parts = self.criterion(outputs, batch)
         for name, (factor, auxiliary) in heads.items():
             of_head = self.criterion(auxiliary, batch).total
             total, parts = total + factor * of_head, {**parts, name: of_head}

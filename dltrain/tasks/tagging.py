@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.metrics import entities
 from dltrain.metrics.running import Mean
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
+from dltrain.tasks.model_call import call_model
 
 UNTAGGED = -1  # target of padding, and of tokens that are not the first one of a word
 
@@ -25,8 +25,8 @@ class Tagging(Task):
 
     Args:
         tags: Number of tags.
-        tag_names: Their names. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score is computed by seqeval
-            and selects the best checkpoint.
+        tag_names: Names of the tags. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score is computed by
+            seqeval and selects the best checkpoint.
         vocabulary: Number of distinct tokens, for the baseline.
         label_smoothing: Share of each target that is spread evenly over all tags, in training only.
     """
@@ -43,10 +43,10 @@ class Tagging(Task):
         self.frequent: Tensor | None = None
         self.scores_entities = entities.are_entities(self.tag_names) and entities.is_available()
         if self.scores_entities:
-            self.metric = "f1"  # type: ignore[misc]  # the accuracy is high if all words have the tag O
+            self.metric = "f1"  # type: ignore[misc]  # accuracy is high even if all words are tagged O
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per tag at every step, from all steps."""
+        """Return the facts for the model: one output per tag at every step, computed from all steps."""
         return {"outputs": self.tags, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -55,8 +55,8 @@ class Tagging(Task):
         return {**batch, "targets": torch.empty_like(batch["inputs"])}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the words, in nats; its weight is their number."""
-        return self._loss(ask(model, batch), batch["targets"], self.label_smoothing)
+        """Return the mean cross-entropy over the words, in nats; the weight is the number of words."""
+        return self._loss(call_model(model, batch), batch["targets"], self.label_smoothing)
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:
         if logits.shape[:2] != targets.shape:
@@ -82,7 +82,7 @@ class Tagging(Task):
         """Return loss and accuracy over all words and, for entities, precision, recall and F1 score."""
         mean, own, baseline = Mean(), Tags(self), Tags(self)
         for batch in batches:
-            logits, targets = ask(model, batch).float(), batch["targets"]
+            logits, targets = call_model(model, batch).float(), batch["targets"]
             total, count, _ = self._loss(logits, targets)
             mean.add(count, loss=total)
             own.add(logits.argmax(-1), targets)
@@ -95,7 +95,7 @@ class Tagging(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the most likely tag of each word that the model reads."""
-        rows = zip(ask(model, batch).argmax(-1).tolist(), batch["starts"].tolist(), strict=True)
+        rows = zip(call_model(model, batch).argmax(-1).tolist(), batch["starts"].tolist(), strict=True)
         return [
             {"tags": [self.tag_names[tag] for tag, start in zip(tags, starts, strict=True) if start]}
             for tags, starts in rows

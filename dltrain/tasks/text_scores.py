@@ -1,4 +1,4 @@
-"""Texts that a task writes, with their references, collected to be scored."""
+"""Texts that a task writes, with their references, collected for scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ class Texts:
 
     Args:
         found: The texts, without unknown tokens, so that these never count as correct.
-        references: One for each.
+        references: The reference of each text.
         exact: Whether each text equals its reference and has no unknown token.
-        kinds: Number of the kind of each pair; 0 if there is only one.
+        kinds: Index of the kind of each pair; 0 if there is only one.
     """
 
     found: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Text to text: several tasks, each named by the start of its sources, are learned as one translation."""
+"""Text to text: several tasks, each marked by a prefix of its sources, learned as one translation task."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,18 +11,18 @@ from dltrain.tasks.base import Batch
 from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.translation import Translation
 
-COUNTED_BATCHES = 200  # training batches after which no further answer is counted
+COUNTED_BATCHES = 200  # number of training batches whose answers are counted for the baseline
 
 
 @dataclass(eq=False)
 class TextToText(Translation):
-    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; the answer must equal the target.
+    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; measured by exact match.
 
-    A batch has the field ``text_task`` (B,), the number of the kind of each pair, if there are several kinds. The
-    baseline is the most frequent answer to each kind.
+    A batch has the field ``text_task`` (B,), the index of the kind of each pair, if there are several kinds. The
+    baseline is the most frequent answer of each kind.
 
     Args:
-        prefixes: Starts of the sources of each kind, which name the kinds in the metrics.
+        prefixes: Prefix of the sources of each kind; it is the name of the kind in the metrics.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.4.
     """

@@ -13,10 +13,10 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics import translation as metrics
 from dltrain.metrics.running import Mean
 from dltrain.plots.attention import attention
-from dltrain.tasks.asking import ask
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
 from dltrain.tasks.beam_search import Search
 from dltrain.tasks.decoding import Sampling, decode_stream, draw_tokens
+from dltrain.tasks.model_call import call_model
 from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.word_for_word import WordForWord
 
@@ -33,20 +33,21 @@ class Translation(Task):
     Padding is ignored.
 
     A batch has ``inputs`` (B, S), ``targets`` (B, T), which end with the token ``end``, and ``previous`` (B, T), the
-    token before each target. The model returns the outputs of a whole batch; called with ``inputs`` alone, the state
-    before the first token; called with tokens and a state, their outputs and the next state.
+    token before each target. The model returns the outputs of a whole batch; called with ``inputs`` alone, it returns
+    the state before the first token; called with tokens and a state, it returns their outputs and the next state.
 
     Args:
         vocabulary: Number of distinct tokens of the target.
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
         length: Maximum number of tokens of a translation, the end included.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
-        encode_source, unknown_source: Function that turns text into tokens of the source, and their unknown token.
-        sentinels: Tokens of the target for hidden parts of a text, which a translation never has.
+        encode_source: Function that turns text into tokens of the source.
+        unknown_source: Token of the source for unknown words.
+        sentinels: Tokens of the target for masked spans of a text, which are never written.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
-            the other previous tokens are the model's most likely ones (scheduled sampling), and training then computes
-            one step of the target after another.
+            the other previous tokens are the model's most likely ones (scheduled sampling). Below 1, training computes
+            the targets step by step.
         beam, length_penalty: See `dltrain.tasks.beam_search.Search`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
 
@@ -55,7 +56,7 @@ class Translation(Task):
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
-    written: ClassVar[str] = "translation"  # what the model writes
+    written: ClassVar[str] = "translation"  # name of a written text in predictions and logs
     shown: ClassVar[str] = "translations"  # name of the texts in the log
 
     vocabulary: int
@@ -104,7 +105,7 @@ class Translation(Task):
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the mean cross-entropy over the tokens of the targets, in nats."""
         truth = 1 - (1 - self.teacher_forcing) * progress
-        logits = ask(model, batch) if truth == 1 else self._sample_previous(model, batch, truth)
+        logits = call_model(model, batch) if truth == 1 else self._sample_previous(model, batch, truth)
         targets = batch["targets"]
         count = (targets != self.pad_token).sum()
         total = F.cross_entropy(
@@ -138,7 +139,7 @@ class Translation(Task):
         mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
-            targets, logits = batch["targets"], ask(model, batch).float()
+            targets, logits = batch["targets"], call_model(model, batch).float()
             known = targets != self.pad_token
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
             hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
@@ -175,7 +176,7 @@ class Translation(Task):
         texts.add(known, list(map(self.text, references)), exact, self.kinds(batch))
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return exact matches and, with sacrebleu, BLEU and chrF, and the signatures of both."""
+        """Return the share of exact matches and, with sacrebleu, BLEU and chrF; also return the signatures of both."""
         exact = {"exact_match": texts.exact_match}
         if not metrics.is_available():
             return exact, {}
@@ -184,7 +185,7 @@ class Translation(Task):
 
     @staticmethod
     def kinds(batch: Batch) -> list[int]:
-        """Return the number of the kind of each pair, 0 if there is only one."""
+        """Return the index of the kind of each pair, 0 if there is only one."""
         return batch["text_task"].tolist() if "text_task" in batch else [0] * len(batch["targets"])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
@@ -194,7 +195,7 @@ class Translation(Task):
         return [{self.written: text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield the translation of the prompt: token by token, unless a beam search chooses the whole."""
+        """Yield the translation of the prompt: token by token, or at once for a beam search."""
         source = torch.tensor([self._encode_source(request.prompt)], device=next(model.parameters()).device)
         state = read_source(model, {"inputs": source, "lengths": torch.tensor([source.shape[1]])})
         draws = (request.temperature, request.top_k, request.top_p) != (None, None, None)
@@ -228,13 +229,13 @@ class Translation(Task):
         return tokens
 
     def _cut(self, rows: Tensor) -> list[list[int]]:
-        """Return the tokens of each row before the first end."""
+        """Return the tokens of each row before the first end token."""
         ends = (row.index(self.end_token) if self.end_token in row else len(row) for row in rows.tolist())
         return [row[:end] for row, end in zip(rows.tolist(), ends, strict=True)]
 
     @staticmethod
     def unpadded(batch: Batch) -> list[list[int]]:
-        """Return the tokens of each source."""
+        """Return the tokens of each source, without padding."""
         rows = batch["inputs"].tolist()
         lengths = batch["lengths"].tolist() if "lengths" in batch else [len(row) for row in rows]
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
@@ -253,7 +254,7 @@ class Translation(Task):
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return translations with their references and, for models with attention, the weights of the first one."""
+        """Return translations with their references and, for models with attention, a plot of the first weights."""
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []
@@ -264,7 +265,7 @@ class Translation(Task):
         return [Media(self.shown, text="\n".join(lines)), *self._show_attention(model, batch)]
 
     def _show_attention(self, model: nn.Module, batch: Batch) -> list[Media]:
-        """Return a picture of the attention of the first target to its source, if the model has attention weights."""
+        """Return a plot of the attention of the first target to its source, if the model has attention weights."""
         first = {name: value[:1] for name, value in batch.items()}
         target = [*self._cut(first["targets"])[0], self.end_token]
         _, state = model(first["previous"][:, : len(target)], state=read_source(model, first))
@@ -285,7 +286,7 @@ def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:
     Raises:
         ConfigError: The model does not return a state for a source.
     """
-    state = ask(model, {name: value for name, value in batch.items() if name not in ("previous", "targets")})
+    state = call_model(model, {name: value for name, value in batch.items() if name not in ("previous", "targets")})
     if not isinstance(state, dict):
         raise ConfigError(
             format_error("model", "a model that reads a source and writes a target", type(model).__name__)

@@ -31,7 +31,7 @@ ACTIVE = 0.01
 SEED = 0  # seed of all noise in an evaluation
 GRID_IMAGES = 64  # samples in a grid
 NUM_SCORED = 2_000  # samples and real examples that `Quality` compares
-MAX_DECODED = 2**20  # numbers that the decoder returns at a time in an evaluation
+MAX_DECODED = 2**20  # values that the decoder returns at a time in an evaluation
 
 
 @dataclass(eq=False)
@@ -81,7 +81,7 @@ class Variational(Autoencoding):
         self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the negative bound for one code per example, with beta at its value for this progress."""
+        """Return the negative bound for one code per example, with the beta of the current progress."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
         inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-MAX_PAIRS = 20_000  # pairs after which no further batch is read
+MAX_PAIRS = 20_000  # training pairs to read, rounded up to whole batches
 BITS = 24  # bits of a token in a key
 MASK = 2**BITS - 1
 
@@ -14,11 +14,11 @@ class WordForWord:
     """Translation of each source token by the target token most associated with it, in the order of the source.
 
     The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where ``n``
-    is the number of training pairs that contain a token, or both. Tokens of no training pair are left out.
+    is the number of training pairs that contain a token, or both. Tokens that occur in no training pair are left out.
 
     Args:
-        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``. About
-            `MAX_PAIRS` examples are read at most.
+        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; about the first
+            `MAX_PAIRS` examples are read.
         excluded: Tokens of targets that are not words, such as padding.
 
     Source: Dice 1945; as a score of translations, Smadja, McKeown and Hatzivassiloglou 1996, section 6.

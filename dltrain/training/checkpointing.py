@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @dataclass
 class Checkpointer:
-    """Storage of everything that the next step depends on: saves it in checkpoints and restores it."""
+    """Saving and restoring of the state of a run: everything that the next step depends on."""
 
     task: Task
     model: nn.Module
@@ -56,7 +56,7 @@ class Checkpointer:
         """Return whether the weights are finite, so that the state may be saved.
 
         Raises:
-            Diverged: With ``trainer.on_non_finite=stop``, a weight or a loss that is not logged yet is not finite.
+            Diverged: With ``trainer.on_non_finite=stop``, a weight, or a loss since the last log, is not finite.
         """
         stop = self.runner.config.on_non_finite == "stop"
         if stop:

@@ -148,7 +148,7 @@ def configure_process(device: Device, seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     _skip_compiler_import(not device.compile)
-    if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports torch's compiler, 3 s
+    if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports the compiler, 3 s
         torch.use_deterministic_algorithms(device.deterministic)
     torch.backends.cudnn.benchmark = device.device.type == "cuda" and not device.deterministic
     torch.set_float32_matmul_precision("highest" if device.precision == "fp32" else "high")

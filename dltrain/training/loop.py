@@ -33,7 +33,7 @@ class Loop:
 
     Args:
         stages: Stages of the task; their turns contain no frozen parameters.
-        batches: Split -> its batches: ``train``, optionally ``unlabelled`` and ``val``. Without ``val``, the last
+        batches: Split -> its batches: ``train``, optionally ``unlabeled`` and ``val``. Without ``val``, the last
             weights count as the best.
         make_optimizer: Function that returns an optimizer for a turn and the number of steps of its stage.
         ema: Averaged weights, which are evaluated instead of the model's own; None for no averaging.
@@ -90,7 +90,7 @@ class Loop:
         # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
         # the default thresholds, it soon finds cycles that hold tensors.
         gc.collect()
-        frozen = gc.get_freeze_count() > 0  # by the program that called; unfreezing would undo its choice
+        frozen = gc.get_freeze_count() > 0  # by the calling program, whose choice unfreezing would undo
         if not frozen:
             gc.freeze()
         thresholds = gc.get_threshold()
@@ -132,7 +132,7 @@ class Loop:
                 raise
 
     def begin_stage(self) -> None:
-        """Set which parameters of the model learn in the current stage, and make its optimizers."""
+        """Set which parameters of the model are trained in the current stage, and make its optimizers."""
         stage, steps = self.current.stage, self.current.steps
         set_learning(self.model, stage)
         self.runner.begin_stage(stage, steps)
@@ -140,7 +140,7 @@ class Loop:
             self.console.info(f"stage {stage.name}: {steps:,} steps, from step {self.state.step:,}")
 
     def begin_next_stage(self) -> None:
-        """Go to the next stage."""
+        """Enter the next stage."""
         self.state = self.state.next_stage()
         self.begin_stage()
 
@@ -197,7 +197,7 @@ class Loop:
         """Take one optimizer step of each turn that is due, over the micro-batches of `group`."""
         state = self.state
         self.mid_step = True
-        batches = [batch for batch in group if batch]  # a batch without a readable example is empty
+        batches = [batch for batch in group if batch]  # a batch is empty if none of its examples is readable
         info = StepInfo(state.step, state.step - state.stage_start, state.step / self.stages.steps)
         if batches:
             self.runner.run(self.current.stage, batches, info, measure_norm)
@@ -206,7 +206,7 @@ class Loop:
         state.step += 1
         state.batch += len(group)
         for batch in batches:
-            self.timer.examples += batch["inputs"].shape[0]  # faster than the length
+            self.timer.examples += batch["inputs"].shape[0]  # faster than `len`
 
     def log(self) -> None:
         """Read the buffered losses from the device and log them.

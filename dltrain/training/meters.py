@@ -30,8 +30,8 @@ class Timer:
         self.paused = 0.0
         self.pauses = 0
         self.examples = 0
-        self.for_data = 0.0  # seconds in which this process waited for batches, this session
-        self.for_device = 0.0  # seconds in which it waited for the device to finish its steps, this session
+        self.for_data = 0.0  # seconds in this session in which this process waited for batches
+        self.for_device = 0.0  # seconds in this session in which it waited for the device to finish its steps
         self.first_step: float | None = None
         self.earlier: dict[str, float] = {}
 
@@ -70,10 +70,10 @@ class Timer:
 
     @property
     def idle_seconds(self) -> float:
-        """Estimate of the seconds for which the device waited for data, this session.
+        """Estimate of the seconds in this session in which the device waited for data.
 
-        This process runs ahead of the device, so waiting for a batch delays training only for longer than it would
-        otherwise wait for the device at the next reading.
+        This process runs ahead of the device. While it waits for a batch, the device still computes earlier steps, for
+        which this process would otherwise wait at the next reading; only the rest of the wait delays training.
         """
         return max(0.0, self.for_data - self.for_device)
 

@@ -57,7 +57,7 @@ def _repeat_step(loop: Loop, group: list[Batch], last_loss: float | None) -> tup
         totals = [float(loss.total.detach()) for loss in losses if float(loss.weight)]
         what = None if all(map(math.isfinite, totals)) else "loss"
         weights = dict(loop.model.named_parameters())
-        if what is None and optimizer.scaler is None:  # a scaler skips steps with such gradients
+        if what is None and optimizer.scaler is None:  # a scaler skips steps with non-finite gradients
             what = _first_not_finite("gradient of", {name: weight.grad for name, weight in weights.items()})
         if what is not None:
             torch.set_rng_state(random_state)

@@ -48,10 +48,7 @@ def is_supported(layer: nn.Module, device: Device) -> bool:
 
 
 def _is_computed(layer: nn.Module, device: Device, precision: contextlib.AbstractContextManager[None]) -> bool:
-    """Return whether `layer` and its gradients can be computed.
-
-    They are tried on copies of its tensors, without changing the random state.
-    """
+    """Return whether `layer` and its gradients can be computed; its tensors and the random state do not change."""
     with contextlib.suppress(Exception), precision:  # a subclass may expect other inputs
         tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
         tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}

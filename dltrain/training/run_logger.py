@@ -19,7 +19,7 @@ from dltrain.training.state import Stages, TrainState
 
 LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and its minimum share of the training time, for a hint
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
-MEMORY_SECONDS = 1.0  # minimum time between two readings of the peak memory, each as slow as the other work of a log
+MEMORY_SECONDS = 1.0  # minimum time between two readings of the peak memory; one takes as long as the rest of a log
 
 
 @dataclass

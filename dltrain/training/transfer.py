@@ -23,7 +23,7 @@ class Transfer:
         weights: Source of the initial weights; None for random weights.
         embeddings: File of word vectors for the embedding of the tokens; None for random vectors.
         freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
-        unfreeze_at: Epoch from which frozen modules learn: one for all, or one per entry of ``freeze``; None to never
+        unfreeze_at: Epoch from which frozen modules are trained, or one epoch per entry of ``freeze``; None to never
             unfreeze them.
         lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
     """
@@ -83,7 +83,7 @@ class _Part(NamedTuple):
     """Parameters that are frozen together."""
 
     parameters: list[nn.Parameter]
-    until: float  # epoch from which they learn: 0 if they are never frozen
+    until: float  # epoch from which they are trained: 0 if they are never frozen
     rate: float
 
 

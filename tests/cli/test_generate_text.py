@@ -86,8 +86,8 @@ def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, 
     assert result.code == 2 and f"--prompt: {expected}\ndltrain: --top-k: {expected}" in result.err
 
 
-@pytest.mark.parametrize("tokens", ["words", "bpe"])
-def test_words_and_byte_pairs_continue_a_prompt_with_the_training_text_moved_away(
+@pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
+def test_words_and_subwords_continue_a_prompt_with_the_training_text_moved_away(
     tokens: str,
     train: Train,
     generate,  # type: ignore[no-untyped-def]
@@ -101,8 +101,9 @@ def test_words_and_byte_pairs_continue_a_prompt_with_the_training_text_moved_awa
     text.unlink()
     assert generate(folder, "--prompt", "the whale", "--length", 5).out.strip().startswith("the whale")
     unknown = generate(folder, "--prompt", "the shark", "--length", 5)
-    if tokens == "words":
+    if tokens != "bpe":
         assert unknown.code == 2 and len(unknown.err.splitlines()) == 1
-        assert "--prompt: expected words of the training text, got 'shark'" in unknown.err
+        name = {"words": "words", "wordpiece": "word pieces"}[tokens]
+        assert f"--prompt: expected {name} of the training text, got 'shark'" in unknown.err
     else:
         assert unknown.out.startswith("the shark")

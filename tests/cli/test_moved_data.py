@@ -44,9 +44,15 @@ CASES = {
     "characters": Case("book", [*LSTM, *BOOK, "data.streams=true"], BOOK_INPUT, PROMPT),
     "words": Case("book", [*LSTM, *BOOK, "data.tokens=words"], BOOK_INPUT, PROMPT),
     "bpe": Case("book", [*LSTM, *BOOK, "data.tokens=bpe", "data.max_words=270"], BOOK_INPUT, PROMPT),
+    "wordpiece": Case("book", [*LSTM, *BOOK, "data.tokens=wordpiece", "data.max_words=40"], BOOK_INPUT, PROMPT),
     "tokenizer": Case("book", [*LSTM, *BOOK, "data.tokenizer=data/tokenizer.json"], BOOK_INPUT, PROMPT),
     "masked": Case(
         "book", [*BERT, *BOOK, "data.special_tokens=true", "task=masked_language_modeling"], ["--text", "the <mask>ha"]
+    ),
+    "masked_wordpiece": Case(
+        "text_table",
+        [*BERT, "data.tokens=wordpiece", "data.special_tokens=true", "task=masked_language_modeling"],
+        ["--text", "a <mask> film"],
     ),
     "reviews": Case("text_table", [*LSTM, "model.readout=attention"], ["--text", "a good film"]),
     "translation": Case("parallel", ["model=seq2seq", *SMALL], ["--text", "the dog"], ["--prompt", "the dog"]),

@@ -63,7 +63,7 @@ def test_music_is_written_as_text_or_to_a_midi_file(
     ],
 )
 @pytest.mark.parametrize("kind", ["pianoroll", "midi_events"])
-def test_requests_that_do_not_fit_are_one_line(
+def test_requests_that_do_not_fit_are_rejected_in_one_line(
     kind: str, flags: list[str], message: str, runs: dict[str, Path], generate: Callable[..., Result]
 ) -> None:
     result = generate(runs[kind], *flags)
@@ -113,7 +113,7 @@ def test_predictions_of_pieces_agree_with_the_evaluation(
         ("new.json", b"\xff\xfe", "INPUT 1: expected JSON as "),
     ],
 )
-def test_music_that_cannot_be_read_is_one_line(
+def test_music_that_cannot_be_read_is_rejected_in_one_line(
     name: str, content: bytes, message: str, runs: dict[str, Path], predict: Predict, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)

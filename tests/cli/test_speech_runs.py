@@ -75,7 +75,7 @@ def test_other_recordings_are_evaluated_with_the_scale_and_vocabulary_of_the_run
         (None, "a file without samples"),
     ],
 )
-def test_a_file_that_is_not_audio_is_one_line(
+def test_a_file_that_is_not_audio_is_rejected_in_one_line(
     content: bytes | None, message: str, run: Path, predict: Predict, tmp_path: Path
 ) -> None:
     file = tmp_path / "new.wav"

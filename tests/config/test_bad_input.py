@@ -94,7 +94,9 @@ TABLE: dict[str, list[list[str]]] = {
     "'trainer.eval_every=${data}'": [["trainer.eval_every", '"1 epoch"', "a group of keys"]],
     "'trainer.epochs=${trainer}'": [["trainer.epochs", "a value", "${trainer}"]],
     "'model.hidden_size=${spec.hidden}'": [["model=lstm", "hidden"]],
-    "'model.activation=a${spec.size}'": [["model.activation", "a fact as the whole value", "a${spec.size}"]],
+    "'model.activation=a${spec.size}'": [
+        ["model.activation", "${spec.NAME} alone, without other text", "a${spec.size}"]
+    ],
     "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
     # Numbers too large for a tensor, a timer or an integer.
     "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],
@@ -117,7 +119,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
     "model=gpt data=digits": [
-        ["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt:", "text"]
+        ["model=gpt", "data=digits", "does not provide target_tokens", "Data that fit model=gpt:", "text"]
     ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=gpt data=text model.length=32": [["model.length", "at least 64, the steps of the input, got 32"]],

@@ -97,7 +97,7 @@ def test_old_facts_of_the_vocabulary_become_attributes_of_tokens() -> None:
 
 def test_the_old_name_of_a_fact_is_rejected_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=lstm", "data=text", "model.vocabulary=${spec.vocabulary}"]) == 2
-    expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. The fact was renamed."
+    expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. It was renamed."
     assert expected in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from dltrain.cli import main
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.selection import Selection
 from dltrain.data.spec import Source, Splits
+from dltrain.datasets.digits import Digits
 from dltrain.datasets.image_folder import ImageFolder
 
 
@@ -94,6 +95,10 @@ def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]
     assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
 
 
+def test_unlabeled_examples_have_the_name_that_earlier_runs_stored() -> None:
+    assert list(fingerprint(Digits(num_labels=20).load())) == ["train", "val", "test", "unlabelled"]
+
+
 def test_a_transposed_tensor_has_a_fingerprint_different_from_the_original() -> None:
     assert digest(x=numbers().T) == digest(x=numbers().T)
     assert len({digest(x=numbers().T), digest(x=change_last_value(numbers()).T), digest(x=numbers())}) == 3
@@ -154,12 +159,15 @@ def test_a_run_saves_the_fingerprints_of_its_data(plain_run: Path) -> None:
     )
 
 
+QUICK = ["device=cpu", "trainer.epochs=1", "trainer.log_media=false"]
+
+
 def train_one_epoch(own_files: dict[str, Path], folder: Path) -> tuple[Path, Path]:
     """Train one epoch on a CSV file; return the run folder and the file."""
     table = folder / "table.csv"
     shutil.copy(own_files["csv"], table)
     overrides = ["model=mlp", "data=csv", f"data.path={table}", "data.column=kind", "data.stratify=false"]
-    assert main.main([*overrides, "device=cpu", "trainer.epochs=1", f"hydra.run.dir={folder / 'run'}"]) == 0
+    assert main.main([*overrides, *QUICK, f"hydra.run.dir={folder / 'run'}"]) == 0
     return folder / "run", table
 
 
@@ -202,8 +210,7 @@ def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_reje
         "data=image_folder",
         f"data.path={root}",
         "data.image_size=8",
-        "device=cpu",
-        "trainer.epochs=1",
+        *QUICK,
     ]
     assert main.main([*overrides, f"hydra.run.dir={run}"]) == 0
     image = sorted(root.rglob("*.png"))[0]

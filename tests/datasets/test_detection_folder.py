@@ -134,7 +134,7 @@ def test_json_files_or_their_folders_named_after_splits_are_used(files: dict[str
     assert {rows.pictures[part.picture].image.parent.name[:5] for part in rows.parts} == {"train"}
 
 
-def test_lists_of_names_divide_voc_files(tmp_path: Path) -> None:
+def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
     voc(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)
@@ -264,9 +264,9 @@ def test_boxes_of_a_picture_rotated_by_exif_refer_to_the_upright_picture(tmp_pat
         ({"image_id": 9}, "image_id as the id of one of the images in annotation 0 of"),
         ({"bbox": [1, 2, 3]}, "bbox as four numbers: left, top, width and height in annotation 0 of"),
         ({"bbox": [1, 2, 3, None]}, "bbox as four numbers"),
-        ({"bbox": [20, 2, 3, 3]}, "boxes of some area inside the 12 x 8 pixels of 00.png, got 20 2 23 5 in"),
-        ({"bbox": [2, 2, 0, 3]}, "boxes of some area inside the 12 x 8 pixels of 00.png, got 2 2 2 5 in"),
-        ({"bbox": [2, 2, -1, 3]}, "boxes of some area inside"),
+        ({"bbox": [20, 2, 3, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 20 2 23 5 in"),
+        ({"bbox": [2, 2, 0, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 2 2 2 5 in"),
+        ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
     ],
 )
 def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tmp_path: Path) -> None:
@@ -302,7 +302,7 @@ def test_a_picture_that_cannot_be_used_stops_the_run_before_training_or_is_left_
         file.write_text("not a picture")
     else:
         Image.new("RGB", (13, 8)).save(file)
-    expected = f"12 x 8 pixels in {file}" if damage == "size" else f"a readable picture at {file}"
+    expected = f"12 x 8 pixels in {file}" if damage == "size" else f"a readable image at {file}"
     assert error(root).startswith(f"data.path: expected {expected}")
     data = DetectionFolder(str(root), on_bad_sample="skip")
     assert sum(len(rows) for rows in _rows(data.load())) == 19
@@ -314,13 +314,13 @@ def test_a_truncated_cmyk_jpeg_is_found_before_training(tmp_path: Path) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)).convert("CMYK")
     picture.save(root / "03.jpg")
     (root / "03.jpg").write_bytes((root / "03.jpg").read_bytes()[:-40])
-    assert "a readable picture at" in error(root)
+    assert "a readable image at" in error(root)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("boxes.json", '{"images": [', "annotations of COCO: an object with images, annotations and categories in"),
+        ("boxes.json", '{"images": [', "COCO annotations: an object with images, annotations and categories in"),
         ("boxes.json", '{"images": [], "annotations": []}', "an entry without 'categories'"),
         ("boxes.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry without 'file_name'"),
     ],
@@ -334,7 +334,7 @@ def test_broken_json_is_rejected_in_one_line(name: str, text: str, message: str,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation><object>", "annotations of Pascal VOC in"),
+        ("<annotation><object>", "Pascal VOC annotations in"),
         ("<html></html>", "<html> instead of <annotation>"),
         ("<annotation><object><name>cat</name></object></annotation>", "<bndbox/xmin> with None instead of a number"),
         ("<annotation><size><width>x</width></size></annotation>", "<size/width> with 'x' instead of a number"),

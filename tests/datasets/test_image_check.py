@@ -112,7 +112,8 @@ def test_a_truncated_image_of_any_split_is_found_before_training(split: str, tmp
         expected = f"data.path: expected readable images, got {tmp_path / split / 'a' / '3.jpg'}: "
         assert str(caught.value).startswith(expected)
         assert re.search(
-            r"\(2 such images among \d+\). Replace or delete it. data.on_bad_sample=skip", str(caught.value)
+            r"\(2 of \d+ checked images are unreadable\). Replace or delete it. data.on_bad_sample=skip",
+            str(caught.value),
         )
 
 

@@ -151,7 +151,7 @@ def test_links_to_folders_are_followed_except_in_cycles(tmp_path):
     data = ImageFolder(str(tmp_path / "set"))
     found = files_of(data)
     assert data.classes == ["cat", "dog", "owl"] and len(found) == 23 and "cat/more/50.png" in found
-    assert "classes without images, which the model will not have: loop" in data.describe()
+    assert "folders without images, which are not classes: loop" in data.describe()
 
 
 def test_a_link_to_a_sibling_folder_adds_no_files(tmp_path):
@@ -170,7 +170,7 @@ def test_a_class_without_images_gets_no_output_and_is_reported(tmp_path):
     (tmp_path / "train" / "emu" / "deep" / "a.txt").write_text("")
     data = ImageFolder(str(tmp_path))
     assert data.spec.classes == 2 and sum(split_sizes(data)) == 40
-    assert "classes without images, which the model will not have: emu, owl" in data.describe()
+    assert "folders without images, which are not classes: emu, owl" in data.describe()
 
 
 def test_a_class_missing_from_a_split_is_reported(tmp_path):

@@ -34,7 +34,7 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_each_step_has_the_known_values_of_that_step_and_of_the_horizon_later(sales: Path, split: str) -> None:
+def test_each_step_has_the_known_values_of_its_time_and_of_one_horizon_later(sales: Path, split: str) -> None:
     data = TimeSeries(path=str(sales), known=["holiday"], calendar=["weekday"], **SIZES)
     assert (data.spec.columns, data.spec.features, data.spec.lags) == (1, 7, 70)
     assert data.names == ["sales"]
@@ -89,6 +89,7 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
         "trainer.epochs=20",
         "trainer.eval_every=20 epochs",
         "optimizer.lr=0.04",
+        "trainer.log_media=false",
         "device=cpu",
         "hydra.run.dir=run",
     ]
@@ -132,13 +133,13 @@ def test_parts_of_the_date_continue_after_the_last_row(sales: Path) -> None:
     ],
     ids=str,
 )
-def test_wrong_known_values_are_one_line(sales: Path, keys: dict, message: str) -> None:
+def test_wrong_known_values_are_rejected_in_one_line(sales: Path, keys: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(**{"path": str(sales), **SIZES, **keys}).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_a_missing_known_value_is_named_with_its_line(sales: Path, tmp_path: Path) -> None:
+def test_a_missing_known_value_is_rejected_with_its_line(sales: Path, tmp_path: Path) -> None:
     table = pd.read_csv(sales).astype({"holiday": "object"})
     table.loc[20, "holiday"] = ""
     table.to_csv(tmp_path / "hole.csv", index=False)

@@ -1,11 +1,9 @@
 """Training with labels for only some of the examples."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
+from dltrain.cli.main import main
 from dltrain.data.loader import Batches
 from dltrain.datasets.digits import Digits
 from dltrain.datasets.mnist import MNIST, FashionMNIST
@@ -16,30 +14,30 @@ def pixels(source):
     return sorted(map(tuple, source.rows["pixels"].flatten(1).tolist()))
 
 
-def test_all_examples_are_labelled_by_default():
+def test_all_examples_are_labeled_by_default():
     splits = Digits().load()
-    assert len(splits.train) == 1299 and splits.unlabelled is None
+    assert len(splits.train) == 1299 and splits.unlabeled is None
 
 
 @pytest.mark.parametrize("count", [1, 10, 107, 1299])
-def test_num_labels_limits_only_the_labelled_examples(count):
+def test_num_labels_limits_only_the_labeled_examples(count):
     whole, some = Digits().load(), Digits(num_labels=count).load()
-    assert len(some.train) == count and len(some.unlabelled) == 1299
-    assert set(some.unlabelled.rows) == {"pixels"}
-    assert pixels(some.unlabelled) == pixels(whole.train)
+    assert len(some.train) == count and len(some.unlabeled) == 1299
+    assert set(some.unlabeled.rows) == {"pixels"}
+    assert pixels(some.unlabeled) == pixels(whole.train)
     known = {(tuple(p.flatten().tolist()), int(label)) for p, label in zip(*whole.train.rows.values(), strict=True)}
     assert {(tuple(p.flatten().tolist()), int(n)) for p, n in zip(*some.train.rows.values(), strict=True)} <= known
     for part in ("val", "test"):
         assert torch.equal(getattr(some, part).rows["labels"], getattr(whole, part).rows["labels"])
 
 
-def test_an_unlabelled_batch_has_only_inputs_and_the_same_augmentation():
+def test_an_unlabeled_batch_has_only_inputs_and_the_same_augmentation():
     splits = Digits(num_labels=20, augment=["crop"]).load()
-    assert {frozenset(batch) for batch in Batches(splits.unlabelled, 64, training=True)} == {frozenset({"inputs"})}
-    assert splits.unlabelled.augment is splits.train.augment is not None
+    assert {frozenset(batch) for batch in Batches(splits.unlabeled, 64, training=True)} == {frozenset({"inputs"})}
+    assert splits.unlabeled.augment is splits.train.augment is not None
 
 
-def test_labelled_examples_are_stratified_and_always_the_same():
+def test_labeled_examples_are_stratified_and_always_the_same():
     one, other = (Digits(num_labels=100).load().train.rows for _ in range(2))
     assert torch.equal(one["pixels"], other["pixels"])
     shares = torch.bincount(Digits().load().train.rows["labels"].long(), minlength=10) * 100 / 1299
@@ -50,7 +48,7 @@ def test_labelled_examples_are_stratified_and_always_the_same():
 @pytest.mark.parametrize(("validation", "training_examples"), [(0.0, 60), (0.1, 54)])
 def test_mnist_and_fashion_mnist_support_num_labels(data, validation, training_examples, data_root):
     splits = data(root=str(data_root), num_labels=20, validation=validation).load()
-    assert len(splits.train) == 20 and len(splits.unlabelled) == training_examples
+    assert len(splits.train) == 20 and len(splits.unlabeled) == training_examples
     assert torch.bincount(splits.train.rows["labels"].long()).tolist() == pytest.approx([2] * 10, abs=1)
 
 
@@ -60,8 +58,7 @@ def test_more_labels_than_training_examples_are_rejected(data_root):
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "many", "2.5"])
-def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, tmp_path):
-    call = [sys.executable, "-m", "dltrain", "model=mlp", "data=digits", f"data.num_labels={value}"]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [f"dltrain: data.num_labels: expected a whole number of at least 1, got {value}"]
+def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, capsys):
+    assert main(["model=mlp", "data=digits", f"data.num_labels={value}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"dltrain: data.num_labels: expected a whole number of at least 1, got {value}"]

@@ -1,4 +1,4 @@
-"""MIDI files as piano rolls and as events, against a second reading of their bytes and their own content."""
+"""MIDI files as piano rolls and as events, compared with the notes in files written by mido, and round trips."""
 
 import io
 import random
@@ -96,7 +96,7 @@ def test_percussion_and_notes_outside_of_the_piano_are_left_out_and_the_latter_a
     write_songs(tmp_path, 4)
     (tmp_path / "low.mid").write_bytes(content_of(*messages))
     for data in (Midi(str(tmp_path)), MidiEvents(str(tmp_path), context_length=8)):
-        assert "2 notes outside of the piano (MIDI pitches 21 to 108) left out" in data.describe()
+        assert "2 notes outside the piano range (MIDI pitches 21 to 108) left out" in data.describe()
 
 
 BAD = {
@@ -115,7 +115,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_cannot_be_read_is_one_line(kind: str) -> None:
+def test_a_file_that_cannot_be_read_is_rejected_in_one_line(kind: str) -> None:
     content, message = BAD[kind]
     with pytest.raises(ConfigError, match=message) as caught:
         read_song(content, PATH, 4)
@@ -123,7 +123,7 @@ def test_a_file_that_cannot_be_read_is_one_line(kind: str) -> None:
     assert line.startswith("data.path: expected a MIDI file") and "\n" not in line
 
 
-def test_damaged_bytes_give_notes_or_one_line() -> None:
+def test_damaged_bytes_are_read_as_notes_or_rejected_in_one_line() -> None:
     draw, whole = random.Random(0), content_of(*(on(60 + n % 9, 24) for n in range(30)), off(60, 96))
     rejected = 0
     for _ in range(400):
@@ -164,7 +164,9 @@ def test_a_folder_without_midi_files_is_rejected(tmp_path: Path) -> None:
         MidiEvents(str(tmp_path / "nowhere"))
 
 
-def test_mido_is_asked_for_if_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_midi_files_are_rejected_with_an_install_hint_if_mido_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(midi_files, "find_spec", lambda name: None)
     for kind in (Midi, MidiEvents):
         with pytest.raises(ConfigError, match=r"^data: not supported because mido, .*pip install 'dltrain\[music\]'"):

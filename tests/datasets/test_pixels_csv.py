@@ -29,7 +29,7 @@ def write(path: Path, rows: list[str] | None = None, header: str = "emotion,pixe
     return str(path)
 
 
-def test_usage_names_the_splits_and_pixels_are_read_row_by_row(tmp_path: Path) -> None:
+def test_the_column_usage_selects_the_split_and_pixels_are_read_row_by_row(tmp_path: Path) -> None:
     data = PixelsCsv(write(tmp_path / "a.csv"), mean=0, std=1)
     assert data.spec.shape == (1, 3, 3) and data.spec.class_names == ("0", "1")
     splits = data.load()
@@ -39,7 +39,7 @@ def test_usage_names_the_splits_and_pixels_are_read_row_by_row(tmp_path: Path) -
     np.testing.assert_allclose(batch["inputs"], expected, atol=1e-6)
     assert batch["targets"].tolist() == [0, 1, 0]
     assert data.describe() == [
-        f"11 pictures of 3 x 3 pixels in {tmp_path / 'a.csv'}: train 6, val 2, test 3",
+        f"11 images of 3 x 3 pixels in {tmp_path / 'a.csv'}: train 6, val 2, test 3",
         "classes: 0 (6), 1 (5)",
     ]
 
@@ -88,7 +88,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_a_row_that_cannot_be_read_is_named_with_its_line_or_skipped(kind: str, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: str, tmp_path: Path) -> None:
     row, message = BAD_ROWS[kind]
     rows = [f"{number % 2},{picture(number)},{usage}" for number, usage in enumerate(USAGES)]
     path = write(tmp_path / "a.csv", [*rows[:2], row, *rows[2:]])
@@ -102,8 +102,8 @@ def test_a_row_that_cannot_be_read_is_named_with_its_line_or_skipped(kind: str, 
 @pytest.mark.parametrize(
     ("rows", "arguments", "message"),
     [
-        (["0,1 2 3,Training"], {}, "data.path: expected the pixels of a square picture in line 2 of {}, got 3"),
-        ([f"0,{picture(0)},PublicTest"], {}, "data.path: expected rows of Training in {}, got none"),
+        (["0,1 2 3,Training"], {}, "data.path: expected the pixels of a square image in line 2 of {}, got 3"),
+        ([f"0,{picture(0)},PublicTest"], {}, "data.path: expected Training rows in {}, got none"),
         ([], {"pixels": "gray"}, "data.pixels: expected one of the columns of {}: emotion, pixels, Usage, got gray"),
         ([], {"usage": "Split"}, "data.usage: expected one of the columns of {}: emotion, pixels, Usage, got Split"),
         (
@@ -132,7 +132,7 @@ def test_an_empty_file_and_one_without_rows_are_rejected(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"data.path: expected a header with .* in .*a.csv, got an empty file"):
         PixelsCsv(str(tmp_path / "a.csv"))
     (tmp_path / "a.csv").write_text("emotion,pixels,Usage\n")
-    with pytest.raises(ConfigError, match=r"data.path: expected rows of pictures in .*a.csv, got none"):
+    with pytest.raises(ConfigError, match=r"data.path: expected rows of images in .*a.csv, got none"):
         PixelsCsv(str(tmp_path / "a.csv"))
 
 

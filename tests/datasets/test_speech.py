@@ -338,7 +338,7 @@ def test_a_character_that_only_held_out_transcripts_have_is_rejected(tmp_path: P
 @pytest.mark.parametrize(
     ("package", "purpose"), [("soundfile", "decodes audio files"), ("scipy", "converts 16,000 Hz")]
 )
-def test_a_missing_package_is_named(
+def test_a_missing_package_is_rejected_with_an_install_hint(
     package: str, purpose: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_recording(tmp_path / "16000.wav", "abcabc", 16000)

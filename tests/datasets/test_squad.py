@@ -38,8 +38,11 @@ def text(row: torch.Tensor) -> str:
     return "".join(map(chr, row.tolist())).rstrip("\0")
 
 
-def test_the_tokens_of_an_answer_lie_at_its_characters_in_the_window_that_holds_it(tmp_path: Path) -> None:
-    data = Squad(write(tmp_path), **SMALL)
+@pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
+def test_the_tokens_of_an_answer_lie_at_its_characters_in_the_window_that_holds_it(tokens: str, tmp_path: Path) -> None:
+    if tokens != "words":
+        pytest.importorskip("tokenizers")
+    data = Squad(write(tmp_path), tokens=tokens, **SMALL)
     splits, held = data.load(), set[str]()
     windows = 0
     for source, questions in zip((splits.train, splits.val, splits.test), data.parts, strict=True):

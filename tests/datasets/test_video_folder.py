@@ -117,7 +117,9 @@ def truncated(root: Path) -> None:
     ("damage", "message"),
     [(other_size, "frames of different sizes: 9 x 9 and 12 x 8 pixels"), (truncated, "6.png: ")],
 )
-def test_a_clip_that_cannot_be_read_is_named(damage: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_clip_that_cannot_be_read_is_rejected_with_its_path(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
     write(tmp_path / "train")
     write(tmp_path / "test", 2)
     splits = VideoFolder(str(tmp_path), frames=8, frame_stride=1).load()
@@ -190,7 +192,7 @@ def test_a_video_file_is_read_like_a_folder_of_its_frames(tmp_path: Path) -> Non
     assert read.rows["pixels"].shape == (3, 3, 4, 16, 16) and read.names[0] == {"input": str(tmp_path / "a" / "0.mp4")}
 
 
-def test_a_damaged_video_file_is_named(tmp_path: Path) -> None:
+def test_a_damaged_video_file_is_rejected_with_its_path(tmp_path: Path) -> None:
     write(tmp_path)
     write_video(tmp_path / "walk" / "one.mp4", 20)
     content = (tmp_path / "walk" / "one.mp4").read_bytes()

@@ -82,12 +82,24 @@ def prepare() -> None:
     for name in OF_LIBRARIES:
         importlib.import_module(name)
     compose = importlib.import_module("dltrain.config.compose")
-    compose.compose(["model=mlp", "data=digits"])  # Hydra searches for plugins once
+    recipes = importlib.import_module("recipes")
+    for kind in recipes.CORE:  # the groups of a configuration are composed once
+        compose.compose(recipes.recipe(kind, Path("data")))
+    draw_first_picture()
     gc.collect()
     gc.freeze()
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
         assert len(list(tasks.iterdir())) == 1, "the server runs a thread, which forked children would lack"
+
+
+def draw_first_picture() -> None:
+    """Draw a chart, for which matplotlib is imported and reads its fonts."""
+    import torch
+
+    from dltrain.plots import charts
+
+    charts.confusion(torch.eye(2), ["a", "b"])
 
 
 def reap(children: set[int]) -> list[tuple[int, int]]:

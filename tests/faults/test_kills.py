@@ -93,6 +93,7 @@ def test_a_kill_before_the_result_is_written_duplicates_no_metrics_or_images(
 BIG = [
     *["model=mlp", "model.hidden_size=700", "model.num_layers=2", "data=digits", "data.batch_size=256", "device=cpu"],
     *["trainer.epochs=null", "trainer.log_every=10", "trainer.checkpoint_every=1", "trainer.eval_every=200"],
+    "trainer.log_media=false",
 ]
 
 

@@ -248,7 +248,7 @@ def test_relative_position_buckets_follow_the_rule_of_t5(bidirectional: bool, nu
     assert torch.equal(scores[0, :, 0, 4], positions.weight[bucket])
 
 
-def test_blocks_that_know_positions_get_none_added() -> None:
+def test_no_positions_are_added_for_blocks_with_rotary_positions() -> None:
     assert isinstance(embed_positions("rotary", 8, WIDTH), NoPositions)
     assert torch.equal(NoPositions()(steps(), 3), steps())
 

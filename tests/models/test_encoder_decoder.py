@@ -1,4 +1,4 @@
-"""The Transformer for translation equals torch.nn.Transformer, leaks nothing, and writes with a cache."""
+"""The Transformer for translation equals torch.nn.Transformer, does not read later tokens, and decodes with a cache."""
 
 import math
 from typing import Any

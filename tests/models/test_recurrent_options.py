@@ -254,7 +254,7 @@ def test_every_parameter_of_a_model_with_every_option_gets_a_gradient(cell: str)
     assert all(p.grad is not None and p.grad.abs().max() > 1e-6 for p in model.parameters())
 
 
-def test_only_layer_norm_loses_the_fused_kernels_and_says_so() -> None:
+def test_only_layer_norm_loses_the_fused_kernels_and_a_note_reports_it() -> None:
     assert "layer_norm" in Recurrent("gru", 3, 5, layer_norm=True).speed_note
     others = {"locked_dropout": True, "weight_dropout": 0.3, "residual": True, "learn_initial_state": True}
     model = Recurrent("gru", 3, 5, **others)

@@ -48,7 +48,7 @@ def test_a_resnet9_has_the_expected_number_of_parameters() -> None:
     [
         ({"hidden_size": [4, 8, 8]}, r"model\.hidden_size: expected four numbers, one for each stage, got \[4, 8, 8\]"),
         ({"activation": "relu", "alpha": 0.1}, r"model\.alpha: expected 1 for model\.activation=relu, got 0\.1"),
-        ({"height": 7}, r"model: expected data with images of at least 8x8 pixels for a ResNet-9, got 7x16"),
+        ({"height": 7}, r"data: expected images of at least 8x8 pixels for a ResNet-9, got 7x16"),
     ],
 )
 def test_the_error_for_a_wrong_argument_of_a_resnet9_names_its_key(wrong: dict[str, Any], message: str) -> None:

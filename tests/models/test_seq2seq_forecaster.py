@@ -136,7 +136,7 @@ def test_the_window_may_be_shorter_than_the_horizon_without_known_values() -> No
     ],
     ids=str,
 )
-def test_wrong_arguments_are_one_line(options: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_rejected_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Seq2SeqForecaster(**{"features": 2, "columns": 2, "horizon": 4, "outputs": 8, **options})
     assert str(caught.value).startswith(message)

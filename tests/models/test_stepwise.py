@@ -155,5 +155,5 @@ def test_the_state_of_a_recurrent_network_equals_that_of_torch(cell: str) -> Non
 
 @pytest.mark.parametrize(("name", "value"), [("bidirectional", True), ("linear_skip", 12), ("readout", "mean")])
 def test_models_that_need_the_whole_sequence_cannot_read_step_by_step(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"^model.{name}: not supported because this model is computed step by step"):
+    with pytest.raises(ConfigError, match=f"^model.{name}: not supported because the model gets one step at a time"):
         Recurrent("gru", 3, 2, **{name: value}).start(4)

@@ -211,7 +211,7 @@ def test_wrong_arguments_are_rejected(construct: Callable[[], nn.Module], messag
         construct()
 
 
-def test_images_that_are_too_small_end_in_one_line(
+def test_images_that_are_too_small_are_rejected_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

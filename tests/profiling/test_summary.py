@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dltrain.cli import main
 from dltrain.profiling.summary import Row, Summary, summarize
-from dltrain.tasks.asking import ask
+from dltrain.tasks.model_call import call_model
 
 
 def summary_of(make: Callable[[], nn.Module], *shape: int, batch_size: int = 4, states: int = 2) -> Summary:
-    return summarize(make, {"inputs": torch.empty(batch_size, *shape, device="meta")}, states, ask)
+    return summarize(make, {"inputs": torch.empty(batch_size, *shape, device="meta")}, states, call_model)
 
 
 def only(summary: Summary) -> Row:
@@ -232,7 +232,7 @@ class Scaled(nn.Linear):
 
 def test_a_model_with_two_inputs_can_be_summarized() -> None:
     batch = {"inputs": torch.empty(4, 10, device="meta"), "factor": torch.empty(4, 3, device="meta")}
-    summary = summarize(lambda: Scaled(10, 3), batch, 2, ask)
+    summary = summarize(lambda: Scaled(10, 3), batch, 2, call_model)
     assert only(summary).shape == (4, 3)
     assert summary.memory.activations == 4 * (4 * 10 + 4 * 3)  # autograd saves both inputs
 
@@ -253,7 +253,7 @@ class LargestTensor(TorchDispatchMode):
 def test_summarizing_a_billion_parameters_computes_no_large_tensor() -> None:
     with LargestTensor() as computed:
         tokens = torch.empty(8, 1024, dtype=torch.int64, device="meta")
-        summary = summarize(lambda: Gpt(2048, 20), {"inputs": tokens}, 2, ask)
+        summary = summarize(lambda: Gpt(2048, 20), {"inputs": tokens}, 2, call_model)
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters
@@ -266,3 +266,19 @@ def test_a_model_with_facts_from_its_task_can_be_summarized_from_input_and_outpu
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
     assert "652,824 parameters" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "line"),
+    [
+        ("resnet18", "10", "it needs channels and height and width, which this shape does not have. Use another shape"),
+        ("unet", "3x32x32", "its task needs facts of data. Use another shape, or data: image_masks shapes."),
+    ],
+)
+def test_a_shape_that_does_not_fit_the_model_is_rejected_with_the_name_of_the_model(
+    model: str, shape: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["summary", f"model={model}", "--input", shape, "--outputs", "10"]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"dltrain: --input {shape}: not supported for model={model} because {line}"
+    )

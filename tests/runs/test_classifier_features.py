@@ -19,7 +19,14 @@ from dltrain.tasks.pixel_range import PixelRange
 
 CLASSIFIER = ("model=mlp", "model.hidden_size=[48,12]", "data=digits", "trainer.epochs=8", "optimizer.lr=5e-3")
 AVERAGED = "regularization.ema_decay=0.9"
-GAN = ("model=gan", "model.hidden_size=8", "data=digits", "trainer.max_steps=2", "device=cpu")
+GAN = (
+    "model=gan",
+    "model.hidden_size=8",
+    "data=digits",
+    "trainer.max_steps=2",
+    "device=cpu",
+    "trainer.log_media=false",
+)
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_predict_works_with_a_table_model_of_version_0_1(runs: Path, capsys: pyt
 
 
 def test_rerun_of_a_version_0_1_run_uses_the_new_names(runs: Path) -> None:
-    assert main(["rerun", "outputs/gan", "trainer.max_steps=2", "hydra.run.dir=again"]) == 0
+    assert main(["rerun", "outputs/gan", "trainer.max_steps=2", "trainer.log_media=false", "hydra.run.dir=again"]) == 0
     job = Path("again/job.yaml").read_text()
     assert "n_critic: 2" in job and "critic_turns" not in job
     assert "_target_: dltrain.models.gan.GAN" in job and "model.hidden_size=16" in job

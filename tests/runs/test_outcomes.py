@@ -197,6 +197,7 @@ def test_eval_examples_limits_the_validation_split_but_not_the_test_split(
         *small_data("digits"),
         "device=cpu",
         "trainer.eval_examples=30",
+        "trainer.log_media=false",
         f"hydra.run.dir={tmp_path}/run",
     ]
     job, output = compose.compose([*overrides, "trainer.epochs=2"]), io.StringIO()

@@ -1,4 +1,4 @@
-"""Runs on texts that are interrupted, resumed with the data of the fitted vocabulary, and compared bit by bit."""
+"""Runs on texts that are stopped within an epoch and resumed have the same weights as uninterrupted runs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ STEPS = ["trainer.checkpoint_every=2 steps", "trainer.eval_every=100 steps", "re
 RUNS = {
     "words": [*LSTM, *TEXT, "data.tokens=words"],
     "bpe": [*LSTM, *TEXT, "data.tokens=bpe", "data.max_words=270"],
+    "wordpiece": [*LSTM, *TEXT, "data.tokens=wordpiece", "data.max_words=40"],
     "attention": [*LSTM, "model.readout=attention", "data=text_table"],
     "bag_of_words": ["model=bag_of_words", "data=text_table"],
 }
@@ -27,7 +28,7 @@ RUNS = {
 def test_a_resumed_run_equals_an_uninterrupted_one(
     kind: str, train: Callable[..., Outcome], own_files: dict[str, Path], tmp_path: Path
 ) -> None:
-    if kind == "bpe":
+    if kind in ("bpe", "wordpiece"):
         pytest.importorskip("tokenizers")
     text = tmp_path / "book.txt"
     text.write_text("It was the white whale, and the ship was lost.\n" * 40)

@@ -67,7 +67,7 @@ def test_words_of_the_file_get_their_vectors_and_the_others_the_same_deviation(h
         (LINES, ["transfer.weights=x"], "not supported with transfer.weights"),
     ],
 )
-def test_vectors_that_do_not_fit_are_one_line(lines: list[str], more: list[str], message: str, prepared) -> None:  # type: ignore[no-untyped-def]
+def test_vectors_that_do_not_fit_are_rejected(lines: list[str], more: list[str], message: str, prepared) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=f"^transfer.embeddings: {message}"):
         prepared(lines, *more)
 

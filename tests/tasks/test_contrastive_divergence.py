@@ -192,6 +192,7 @@ def bar_overrides(tmp_path: Path) -> Callable[..., list[str]]:
     np.savez(tmp_path / "bars.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     data = ["data=npz", f"data.path={tmp_path / 'bars.npz'}", "data.batch_size=12"]
     common = ["model=rbm", "model.hidden_size=6", *data, "optimizer=sgd", "optimizer.lr=0.1", "device=cpu"]
+    common += ["trainer.log_media=false"]
     return lambda *more: [*common, f"hydra.run.dir={tmp_path / 'run'}", *more]
 
 

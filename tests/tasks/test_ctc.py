@@ -1,4 +1,4 @@
-"""CTC: the loss of torch one by one, sums over all paths, exhaustive search, error rates by hand."""
+"""CTC, compared with torch on single examples, sums over all paths, exhaustive search, and error rates by hand."""
 
 import itertools
 from collections.abc import Iterator

@@ -93,7 +93,7 @@ def test_crps_and_coverage_of_a_normal_distribution_are_in_the_units_of_the_data
 
 
 @pytest.mark.parametrize("output", ["quantile", "gaussian"])
-def test_ridge_regression_has_normal_errors_of_the_size_on_validation(data: TimeSeries, output: str) -> None:
+def test_ridge_regression_has_normal_errors_with_their_deviation_on_validation(data: TimeSeries, output: str) -> None:
     task = Forecasting(HORIZON, COLUMNS, output=output)
     found, _, _ = evaluate(data, task, [0.0] * (3 if output == "quantile" else 2))
     assert task.ridge is not None
@@ -108,7 +108,7 @@ def test_ridge_regression_has_normal_errors_of_the_size_on_validation(data: Time
 
 
 @pytest.mark.parametrize("kind", [Quantiles, Gaussian])
-def test_the_levels_of_a_normal_distribution_describe_it(kind: type[Quantiles | Gaussian]) -> None:
+def test_a_normal_distribution_is_converted_to_outputs_with_its_quantiles(kind: type[Quantiles | Gaussian]) -> None:
     output = kind([0.1, 0.5, 0.9])
     mean, deviation = torch.tensor([[[1.0, -3.0]]]), torch.tensor([[[0.05, 40.0]]])
     found = output.quantiles(output.of_normal(mean, deviation))
@@ -171,5 +171,5 @@ def test_every_model_of_series_has_outputs_for_distributions(model: str, output:
 
 @pytest.mark.parametrize("quantiles", [[0.9, 0.5, 0.1], [0.5], [0.1, 0.9], [0.0, 0.5, 0.9], [0.5, 0.5, 0.9]])
 def test_quantiles_must_ascend_and_include_the_median(quantiles: list[float]) -> None:
-    with pytest.raises(ConfigError, match=r"^task\.quantiles: expected ascending numbers between 0 and 1, 0\.5"):
+    with pytest.raises(ConfigError, match=r"^task\.quantiles: expected ascending numbers between 0 and 1, with 0\.5"):
         Forecasting(HORIZON, COLUMNS, output="quantile", quantiles=quantiles)

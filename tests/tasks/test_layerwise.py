@@ -21,8 +21,8 @@ from dltrain.tasks.classification import Classification
 from dltrain.tasks.layerwise import Layerwise
 
 SMALL = ["model=dbn", "data=digits", "data.num_labels=40", "model.hidden_size=[12,10,8]", "task.pretrain_epochs=2"]
-SMALL += ["trainer.epochs=2", "device=cpu"]
-EPOCH = -(-1299 // 64)  # steps per epoch of pretraining: all 1,299 training digits, labelled or not, in batches of 64
+SMALL += ["trainer.epochs=2", "trainer.log_media=false", "device=cpu"]
+EPOCH = -(-1299 // 64)  # steps per epoch of pretraining: all 1,299 training digits, labeled or not, in batches of 64
 State = dict[str, torch.Tensor]
 
 
@@ -80,15 +80,15 @@ def test_every_pretraining_stage_trains_only_one_layer(
         before = after
 
 
-def test_pretraining_reads_unlabelled_examples_and_fine_tuning_labelled_examples(
+def test_pretraining_reads_unlabeled_examples_and_fine_tuning_labeled_examples(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, components = plain
     stages = components.task.stages(components.model)
-    assert [stage.data for stage in stages] == ["unlabelled"] * 3 + ["train"]
+    assert [stage.data for stage in stages] == ["unlabeled"] * 3 + ["train"]
     batches = dry_run.build_batches(components, components.data.load())
-    assert batches["train"].examples == 40 and batches["unlabelled"].examples == 1299
-    assert {frozenset(batch) for batch in batches["unlabelled"].epoch(0)} == {frozenset({"inputs"})}
+    assert batches["train"].examples == 40 and batches["unlabeled"].examples == 1299
+    assert {frozenset(batch) for batch in batches["unlabeled"].epoch(0)} == {frozenset({"inputs"})}
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
 
 

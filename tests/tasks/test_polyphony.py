@@ -28,7 +28,7 @@ PIECES = [
 
 
 class Echo(nn.Module):
-    """Returns logits that depend on the previous frame by a fixed matrix."""
+    """Model whose logits depend on the previous frame by a fixed matrix."""
 
     def __init__(self) -> None:
         super().__init__()

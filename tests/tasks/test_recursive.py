@@ -23,7 +23,7 @@ WEIGHTS = np.array([[0.1, -0.2], [0.3, 0.05], [0.0, 0.2], [0.1, 0.1], [-0.3, 0.4
 
 
 class Autoregression(nn.Module):
-    """One-step forecast of each column: a weighted sum of its window, of which the weights sum to 1 or not."""
+    """One-step forecast of each column: a weighted sum of its window, whose weights need not sum to 1."""
 
     def __init__(self, weights: np.ndarray) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ def test_models_are_built_for_a_block(model: str) -> None:
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],
 )
-def test_a_block_that_cannot_go_on_is_one_line(arguments: dict[str, Any], message: str) -> None:
+def test_a_block_that_cannot_go_on_is_rejected_in_one_line(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         Forecasting(HORIZON, COLUMNS, **arguments)
 
@@ -132,6 +132,7 @@ def test_evaluate_reports_errors_by_step_for_a_finished_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = [f"data.window={WINDOW}", f"data.horizon={HORIZON}", "task.block=1", "trainer.max_steps=2"]
+    sizes += ["trainer.log_media=false"]
     assert main(["model=nlinear", f"data.path={path}", *sizes, "hydra.run.dir=run"]) == 0
     assert main(["evaluate", "run"]) == 0
     assert "mae step" not in capsys.readouterr().out

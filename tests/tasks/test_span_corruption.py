@@ -1,4 +1,4 @@
-"""Span corruption: sentinels that rebuild the text, the share of hidden tokens, predictions, and bad settings."""
+"""Span corruption: sentinels that rebuild the text, the share of masked tokens, predictions, and bad settings."""
 
 from collections import Counter
 
@@ -54,17 +54,17 @@ def test_the_spans_of_the_target_put_in_place_of_the_sentinels_rebuild_every_tex
         assert marks == list(SENTINELS[: len(marks)]) and target[end - 1] == SENTINELS[len(marks)]
         assert fill_spans(source, target[:end], SENTINELS) == row
         changed += source != row
-    assert changed == sum(len(row) > 1 for row in rows), "every text of two tokens or more has a hidden span"
+    assert changed == sum(len(row) > 1 for row in rows), "every text of two tokens or more has a masked span"
 
 
-def test_the_share_of_hidden_tokens_and_the_length_of_spans_are_as_published() -> None:
+def test_the_share_of_masked_tokens_and_the_length_of_spans_are_as_published() -> None:
     lengths = torch.full((200,), 512)
-    hidden, spans = count_spans(lengths, 0.15, 3.0)
-    mask = draw_spans(keys(200), lengths, hidden, spans, 512)
+    masked, spans = count_spans(lengths, 0.15, 3.0)
+    mask = draw_spans(keys(200), lengths, masked, spans, 512)
     starts = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
     assert mask.sum() / mask.numel() == pytest.approx(0.15, rel=0.01), "102,400 tokens"
     assert mask.sum() / starts.sum() == pytest.approx(3.0, rel=0.02)
-    assert not mask[:, 0].any() and mask[:, -1].all(), "texts start with a visible part and end with a hidden one"
+    assert not mask[:, 0].any() and mask[:, -1].all(), "texts start with a visible part and end with a masked one"
     short, batch = texts(4000)
     found = task().corrupt(batch, keys(4000))
     tokens = sum(map(len, short))
@@ -76,7 +76,7 @@ def test_all_divisions_into_spans_are_equally_likely() -> None:
     lengths = torch.full((6000,), 7)
     mask = draw_spans(keys(6000), lengths, torch.full_like(lengths, 3), torch.full_like(lengths, 2), 7)
     counts = Counter(map(tuple, mask.int().tolist()))
-    # Four visible tokens in two parts have 3 divisions, three hidden ones 2.
+    # Four visible tokens in two parts have 3 divisions, three masked ones 2.
     assert len(counts) == 6 and all(900 < count < 1100 for count in counts.values())
 
 
@@ -96,7 +96,7 @@ def test_windows_without_padding_have_equal_widths_and_no_lengths() -> None:
     rows = torch.randint(4, 90, (5, 60), generator=torch.Generator().manual_seed(0))
     found = task().corrupt({"inputs": rows}, keys(5))
     assert set(found) == {"inputs", "previous", "targets"}
-    # 60 tokens have 9 hidden ones in 3 spans; the targets also have 4 sentinels and the end.
+    # 60 tokens have 9 masked ones in 3 spans; the targets also have 4 sentinels and the end.
     assert found["inputs"].shape == (5, 54) and found["targets"].shape == (5, 14)
     pairs = zip(found["inputs"].tolist(), found["targets"][:, :-1].tolist(), strict=True)
     assert [fill_spans(*pair, SENTINELS) for pair in pairs] == rows.tolist()
@@ -110,7 +110,7 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_any_is_re
     (line,) = found.predict(model, {"inputs": rows, "lengths": torch.tensor([3])})
     spans = list(map(int, line["spans"].split()))
     assert line["text"] == " ".join(map(str, fill_spans([5, SENTINELS[0], 6], spans, SENTINELS)))
-    with pytest.raises(ConfigError, match="text: expected at least one 90, which is filled in, got a text without"):
+    with pytest.raises(ConfigError, match="text: expected at least one 90 to fill in, got a text without"):
         found.predict(model, {"inputs": rows[:, 2:], "lengths": torch.tensor([1])})
 
 

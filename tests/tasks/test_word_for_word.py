@@ -15,7 +15,7 @@ PAD, END = 0, 3
 def batch(pairs: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
     width = max(len(source) for source, _ in pairs) + 1
     steps = max(len(target) for _, target in pairs) + 2
-    inputs = torch.tensor([source + [9] * (width - len(source)) for source, _ in pairs])  # 9 is no padding token
+    inputs = torch.tensor([source + [9] * (width - len(source)) for source, _ in pairs])  # 9 is not the padding token
     targets = torch.tensor([[*target, END, *[PAD] * (steps - len(target) - 1)] for _, target in pairs])
     return {"inputs": inputs, "lengths": torch.tensor([len(source) for source, _ in pairs]), "targets": targets}
 

@@ -59,7 +59,7 @@ def make_loop(
     batch_size: int = BATCH,
     val: bool = True,
     train: Source | None = None,
-    unlabelled: Source | None = None,
+    unlabeled: Source | None = None,
     console: Console | None = None,
     **plan: Any,
 ) -> Loop:
@@ -87,8 +87,8 @@ def make_loop(
     splits = {"train": Batches(train or source(), batch_size, seed=3, training=True)}
     if val:
         splits["val"] = Batches(source(1, 20), 16)
-    if unlabelled is not None:
-        splits["unlabelled"] = Batches(unlabelled, batch_size, seed=3, training=True)
+    if unlabeled is not None:
+        splits["unlabeled"] = Batches(unlabeled, batch_size, seed=3, training=True)
     given: dict[str, Any] = {"epochs": 2, "max_steps": None, "accumulate": 1, "log_every": (1.0, "step")}
     given |= {"eval_every": (1.0, "epoch"), "checkpoint_every": NEVER, "log_media": False, **plan}
     task = task or Classification(CLASSES)

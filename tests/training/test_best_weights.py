@@ -154,6 +154,7 @@ def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -
     assert gc.get_freeze_count() == 0
 
 
+@pytest.mark.usefixtures("frozen_objects_are_counted")
 def test_training_does_not_unfreeze_what_the_caller_has_frozen(tmp_path: Path) -> None:
     gc.freeze()
     before = gc.get_freeze_count()

@@ -175,7 +175,7 @@ import contextlib, io, json, sys
 from dltrain.cli import main
 for number, overrides in enumerate(json.load(sys.stdin)):
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(output):
-        code = main.main([*overrides, "trainer.max_steps=1", f"hydra.run.dir=run{number}"])
+        code = main.main([*overrides, "trainer.max_steps=1", "trainer.log_media=false", f"hydra.run.dir=run{number}"])
     print(json.dumps([code, output.getvalue().splitlines()]))
 """
 
@@ -288,7 +288,7 @@ def test_an_unsupported_operation_of_a_user_module_is_rejected_by_name(
         "data=digits",
         "device=cpu",
     ]
-    code = main.main([*arguments, f"device.precision={kind}", "trainer.max_steps=1"])
+    code = main.main([*arguments, f"device.precision={kind}", "trainer.max_steps=1", "trainer.log_media=false"])
     stderr = capsys.readouterr().err
     with on_cpu(kind).autocast(), contextlib.suppress(RuntimeError):
         torch.det(nn.Linear(2, 2)(torch.ones(2, 2)))

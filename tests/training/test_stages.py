@@ -147,7 +147,7 @@ def test_each_turn_logs_its_own_loss(tmp_path: Path) -> None:
 
 
 class TwoStages(Classification):
-    """Task of two stages; the first trains on unlabelled examples and has its own metric."""
+    """Task of two stages; the first trains on unlabeled examples and has its own metric."""
 
     def __init__(self, distances: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)
@@ -162,36 +162,36 @@ class TwoStages(Classification):
             self.read.append(("alone", len(batch["inputs"])))
             return Loss(model(batch["inputs"]).square().mean(), len(batch["inputs"]))
 
-        def labelled(batch: Batch, progress: float) -> Loss:
-            self.read.append(("labelled", len(batch["inputs"])))
+        def labeled(batch: Batch, progress: float) -> Loss:
+            self.read.append(("labeled", len(batch["inputs"])))
             return self.loss(model, batch, progress)
 
         def far(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
             return Evaluation({"distance": next(self.values)}, notes=["the distance was measured"])
 
-        first = Stage("alone", [Turn("alone", owned, alone)], 2, "unlabelled", Goal("distance", "min", far))
-        return [first, Stage("labelled", [Turn("train", owned, labelled)], 1)]
+        first = Stage("alone", [Turn("alone", owned, alone)], 2, "unlabeled", Goal("distance", "min", far))
+        return [first, Stage("labeled", [Turn("train", owned, labeled)], 1)]
 
 
-def unlabelled_source(examples: int) -> Source:
+def unlabeled_source(examples: int) -> Source:
     return Source({"inputs": torch.randn(examples, SIZE)}, nn.Identity())
 
 
-def test_a_stage_can_read_the_unlabelled_examples(tmp_path: Path) -> None:
+def test_a_stage_can_read_the_unlabeled_examples(tmp_path: Path) -> None:
     task = TwoStages()
-    loop = make_loop(tmp_path, task, unlabelled=unlabelled_source(2 * ROWS))
+    loop = make_loop(tmp_path, task, unlabeled=unlabeled_source(2 * ROWS))
     loop.run()
     alone = sum(size for name, size in task.read if name == "alone")
-    labelled = sum(size for name, size in task.read if name == "labelled")
-    assert (alone, labelled) == (2 * 2 * ROWS, ROWS)
+    labeled = sum(size for name, size in task.read if name == "labeled")
+    assert (alone, labeled) == (2 * 2 * ROWS, ROWS)
     assert loop.state.step == loop.stages.steps
     assert lines(tmp_path, "train")[-1]["epoch"] == 3
 
 
 def test_every_stage_monitors_its_own_metric_and_keeps_its_own_best_value(tmp_path: Path) -> None:
     stream = io.StringIO()
-    task, unlabelled = TwoStages([3.0, math.nan]), unlabelled_source(ROWS)
-    loop = make_loop(tmp_path, task, unlabelled=unlabelled, console=Console(stream))
+    task, unlabeled = TwoStages([3.0, math.nan]), unlabeled_source(ROWS)
+    loop = make_loop(tmp_path, task, unlabeled=unlabeled, console=Console(stream))
     loop.run()
     watched = [sorted({"distance", "accuracy"} & line.keys()) for line in lines(tmp_path, "val")]
     assert watched == [["distance"], ["distance"], ["accuracy"]]
@@ -202,10 +202,10 @@ def test_every_stage_monitors_its_own_metric_and_keeps_its_own_best_value(tmp_pa
 def test_early_stopping_ends_only_the_current_stage(tmp_path: Path) -> None:
     task = TwoStages([1.0, 2.0, 3.0])
     make_loop(
-        tmp_path, task, unlabelled=unlabelled_source(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")
+        tmp_path, task, unlabeled=unlabeled_source(ROWS), early_stopping_patience=1, eval_every=(1.0, "step")
     ).run()
     names = [name for name, _ in task.read]
-    assert names[:2] == ["alone"] * 2 and names[2] == "labelled"
+    assert names[:2] == ["alone"] * 2 and names[2] == "labeled"
 
 
 def test_epochs_are_numbered_across_stages(tmp_path: Path) -> None:

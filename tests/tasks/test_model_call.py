@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
-from dltrain.tasks.asking import ask
+from dltrain.tasks.model_call import call_model
 
 
 class Masked(nn.Module):
@@ -25,13 +25,15 @@ BATCH = {
 
 
 def test_forward_receives_the_inputs_and_the_fields_it_names() -> None:
-    assert ask(Masked(), BATCH).tolist() == [1, 56]
-    assert ask(Masked(), {**BATCH, "factor": torch.tensor(2)}).tolist() == [2, 112]
-    assert torch.equal(ask(nn.Identity(), {"targets": BATCH["targets"], "inputs": BATCH["inputs"]}), BATCH["inputs"])
+    assert call_model(Masked(), BATCH).tolist() == [1, 56]
+    assert call_model(Masked(), {**BATCH, "factor": torch.tensor(2)}).tolist() == [2, 112]
+    assert torch.equal(
+        call_model(nn.Identity(), {"targets": BATCH["targets"], "inputs": BATCH["inputs"]}), BATCH["inputs"]
+    )
 
 
 def test_fields_passed_by_the_caller_replace_those_of_the_batch() -> None:
-    changed = ask(Masked(), BATCH, inputs=torch.ones(2, 3), factor=torch.tensor(3))
+    changed = call_model(Masked(), BATCH, inputs=torch.ones(2, 3), factor=torch.tensor(3))
     assert changed.tolist() == [3, 9]
     assert set(BATCH) == {"targets", "lengths", "inputs"}
 
@@ -40,10 +42,10 @@ def test_a_model_without_an_argument_lengths_is_rejected_for_padded_data() -> No
     with pytest.raises(
         ConfigError, match=r"^model: not supported for these data because Linear.forward has no arg.* l"
     ):
-        ask(nn.Linear(3, 1), BATCH)
+        call_model(nn.Linear(3, 1), BATCH)
 
 
 def test_forward_hooks_of_the_model_are_called() -> None:
     model, outputs = Masked(), []
     model.register_forward_hook(lambda module, args, output: outputs.append(output))
-    assert torch.equal(ask(model, BATCH), outputs[0])
+    assert torch.equal(call_model(model, BATCH), outputs[0])

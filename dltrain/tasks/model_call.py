@@ -1,4 +1,4 @@
-"""Calls of a model with the fields of a batch that its `forward` has arguments for."""
+"""Call of a model with the fields of a batch that its `forward` accepts."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Fields that a model must not ignore -> what a model without this argument would do.
+# Fields that a model must not ignore -> what it would do without them.
 INDISPENSABLE = {
     "lengths": "read the padding of short sequences as data",
     "state": "forget what it read before",
@@ -20,11 +20,11 @@ INDISPENSABLE = {
 }
 
 
-def ask(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
+def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
     """Return the model's outputs for a batch.
 
-    The first argument of `forward` is the field ``inputs``, under any name. Each further argument is the field of the
-    same name, if the batch has it.
+    The first argument of `forward`, whatever its name, receives the field ``inputs``. Each further argument receives
+    the field of the same name, if the batch has it.
 
     Args:
         more: Fields that replace those of the batch, or are added to them.
