@@ -18,7 +18,7 @@ from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_pair, choose_target, fit_target, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_pair, choose_target, fit_target, split_rows
 from dltrain.datasets.text_encoder import PairEncoder
 from dltrain.datasets.text_file import JSON, iterate_json
 from dltrain.errors import ConfigError, format_error
@@ -99,7 +99,7 @@ class TextPairs:
             self.words = vocabulary.fit(texts)
         else:
             self.words = vocabulary.restore(fitted)
-            self.names, self.target = tuple(fitted["names"]), Target(*fitted["target"])
+            self.names, self.target = tuple(fitted["names"]), TextTarget(*fitted["target"])
             marks = Marks(*fitted["marks"]) if fitted["marks"] else None
             self.notation = replace(self.notation, trained_on=marks)
         self.encoder = PairEncoder(self.words.tokens, max_length)

@@ -20,7 +20,7 @@ from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, limit_rows, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_target, choose_text, fit_target, limit_rows, split_rows
 from dltrain.datasets.text_encoder import PrepareTexts, TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
@@ -165,7 +165,7 @@ class TextTable:
 
     def _adopt(self, fitted: Fitted) -> None:
         self.words = self.vocabulary.restore(fitted)
-        self.text_name, self.target = fitted["text"], Target(*fitted["target"])
+        self.text_name, self.target = fitted["text"], TextTarget(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)
 
