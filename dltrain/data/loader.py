@@ -91,7 +91,7 @@ class Batches:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Examples of each batch of epoch 0, unreadable ones included; other epochs may permute the sizes."""
+        """Examples of each batch of epoch 0, including unreadable ones; other epochs may permute the sizes."""
         return [len(part) for part in self.plan(0)]
 
     def __len__(self) -> int:

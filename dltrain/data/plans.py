@@ -46,11 +46,12 @@ class ByLength:
     """Batches of examples of similar length, in random order, to reduce padding.
 
     Examples are sorted by padded width, with ties in random order, and cut into batches. A batch has
-    ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example forms its own batch.
+    ``batch_size`` examples, or as many as fit into `max_tokens`; an example longer than that is a
+    batch of its own.
 
     Args:
         lengths: Steps of each example of the split, int64 on the CPU.
-        max_tokens: Maximum steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
+        max_tokens: Maximum steps per batch, including padding, at least 1; None for batches of ``batch_size`` examples.
         multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
             yields fewer different shapes and more varied batches of a small data set.
         fields: Lengths of several fields, int64 (N, fields), to sort by the first one and then by the others, unless

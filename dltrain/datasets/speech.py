@@ -73,7 +73,7 @@ class Speech:
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
             `dltrain.datasets.spec_augment.Masks`.
         max_tokens: Maximum number of steps per training batch including padding; None to use ``batch_size``.
-        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        pad_multiple: Training batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Recordings per step, at least 1.
@@ -204,7 +204,7 @@ class Speech:
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:
-        """Return all recordings of the table or folder, long ones included."""
+        """Return all recordings of the table or folder, including long ones."""
         utterances = self.reader.read()
         return self._source(utterances, self._decode(utterances, range(len(utterances.texts)), True, False), False)
 

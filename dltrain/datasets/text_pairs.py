@@ -55,10 +55,10 @@ class TextPairs:
         header: Whether the first line of a CSV file names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a pair, special ones included, at least 8.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        max_length: Maximum number of tokens of a pair, including special ones, at least 8.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.

@@ -47,11 +47,11 @@ class TextTable:
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         tokens: ``words``, or subwords, which then count as words: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
             the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
         batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
@@ -59,7 +59,7 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        pad_multiple: With ``batching=length``, batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.

@@ -28,7 +28,7 @@ class Ctc(Task):
     ``transcript_lengths`` (B,); both lengths are on the CPU. The model returns V logits per step of the inputs.
 
     Args:
-        vocabulary: Number of distinct tokens V, blank included.
+        vocabulary: Number of distinct tokens V, including blank.
         blank_token: Token of a step that writes nothing.
         decode: Function that turns tokens into text.
         beam: See `dltrain.tasks.ctc_search.PrefixSearch`.

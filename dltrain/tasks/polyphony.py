@@ -23,7 +23,7 @@ NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames, the first included",
     "accuracy": "hits / (hits + misses + false alarms) over all frames, predicting notes with a probability above 0.5",
-    "expected_accuracy": "the same with the expected counts of notes drawn from the predicted probabilities",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
 }
 
 

@@ -39,7 +39,7 @@ class Translation(Task):
     Args:
         vocabulary: Number of distinct tokens of the target.
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
-        length: Maximum number of tokens of a translation, the end included.
+        length: Maximum number of tokens of a translation, including the end.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
