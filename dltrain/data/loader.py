@@ -95,7 +95,7 @@ class Batches:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Examples of each batch of epoch 0, unreadable ones included; other epochs may have other sizes."""
+        """Examples of each batch of epoch 0, including unreadable ones; other epochs may have other sizes."""
         return [len(part) for part in self.plan(0)]
 
     def __len__(self) -> int:

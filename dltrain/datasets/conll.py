@@ -50,11 +50,11 @@ class Conll:
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
             The first subword of a word gets its tag.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a sentence, begin and end included; the rest is cut off. At least 1, or
+        max_length: Maximum number of tokens of a sentence, including begin and end; the rest is cut off. At least 1, or
             3 with a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
         test: Fraction of the sentences to hold out for testing, in (0, 1).

@@ -42,20 +42,21 @@ class Parallel:
         prefix: Name of the task, such as ``summarize``, or a list with one for each table; each source then starts with
             ``summarize: ``. None for no prefix.
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.
-        num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all. None keeps all.
+        num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all training
+            pairs. None keeps all.
         tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
             encoding, or ``wordpiece``, as in BERT.
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
             for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
-            text are left out.
+            text are left out, see ``cut_sources``.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
-        cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
+        cut_sources: Whether sources above ``max_length`` are cut off instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
@@ -186,7 +187,7 @@ class Parallel:
         return {"vocabularies": [vocabulary.content for vocabulary in self.vocabularies], **self.reader.state()}
 
     def evaluation(self) -> Source:
-        """Return all pairs of the file or files, long ones included."""
+        """Return all pairs of the file or files, including long ones."""
         read = self.reader.read()
         self.files = [(pairs.name, len(pairs.sources)) for pairs in read]
         return self._source(self._encode(join(read)), _mix(sum(size for _, size in self.files), len(read)))

@@ -169,7 +169,7 @@ class PianoRollData(ABC):
 
 
 class PianoRoll(PianoRollData):
-    """Pieces in a JSON file ``{train, valid, test: [piece: [step: [MIDI pitches]]]}``, the layout of the JSB chorales.
+    """Pieces in a JSON file in the layout of the JSB chorales: split -> pieces -> steps -> MIDI pitches.
 
     Args:
         path: The file.

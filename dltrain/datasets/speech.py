@@ -203,7 +203,7 @@ class Speech:
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:
-        """Return all recordings of the table or folder, long ones included."""
+        """Return all recordings of the table or folder, including long ones."""
         utterances = self.reader.read()
         return self._source(utterances, self._decode(utterances, range(len(utterances.texts)), True, False), False)
 

@@ -51,12 +51,12 @@ class Squad:
     Args:
         path: JSON file in the format of SQuAD 1.1.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a question and a window, special ones included; above ``max_question`` +
-            ``overlap`` + 3.
+        max_length: Maximum number of tokens of a question and a window, including special ones; above
+            ``max_question`` + ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
         overlap: Number of tokens that consecutive windows of a context share, at least 0.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.

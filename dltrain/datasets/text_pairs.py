@@ -18,7 +18,7 @@ from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_pair, choose_target, fit_target, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_pair, choose_target, fit_target, split_rows
 from dltrain.datasets.text_encoder import PairEncoder
 from dltrain.datasets.text_file import JSON, iterate_json
 from dltrain.errors import ConfigError, format_error
@@ -55,10 +55,10 @@ class TextPairs:
         header: Whether the first line of a CSV file names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a pair, special ones included, at least 8.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        max_length: Maximum number of tokens of a pair, including special ones, at least 8.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
@@ -101,7 +101,7 @@ class TextPairs:
             self.words = vocabulary.fit(texts)
         else:
             self.words = vocabulary.restore(fitted)
-            self.names, self.target = tuple(fitted["names"]), Target(*fitted["target"])
+            self.names, self.target = tuple(fitted["names"]), TextTarget(*fitted["target"])
             marks = Marks(*fitted["marks"]) if fitted["marks"] else None
             self.notation = replace(self.notation, trained_on=marks)
         self.encoder = PairEncoder(self.words.tokens, max_length)

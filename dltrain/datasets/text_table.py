@@ -20,7 +20,7 @@ from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, limit_rows, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_target, choose_text, fit_target, limit_rows, split_rows
 from dltrain.datasets.text_encoder import PrepareTexts, TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
@@ -47,11 +47,11 @@ class TextTable:
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         tokens: ``words``, or subwords, which then count as words: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
             the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
         batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
@@ -59,7 +59,7 @@ class TextTable:
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        pad_multiple: With ``batching=length``, batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -165,7 +165,7 @@ class TextTable:
 
     def _adopt(self, fitted: Fitted) -> None:
         self.words = self.vocabulary.restore(fitted)
-        self.text_name, self.target = fitted["text"], Target(*fitted["target"])
+        self.text_name, self.target = fitted["text"], TextTarget(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)
 

@@ -198,7 +198,7 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or interpolation paths of at most eight examples each, both ends included.
+        """Return examples from noise, or interpolation paths of at most eight examples each, including both ends.
 
         A conditional model keeps one class per path.
         """

@@ -112,7 +112,7 @@ class Classification(TaskOverSteps, Supervised):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
-        scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
+        scores, linear, worst = ClassScores(self.classes), ClassScores(self.classes), list[Tensor]()
         texts: Batch | None = None
         images: Batch | None = None
         for batch in batches:
@@ -178,7 +178,7 @@ class Classification(TaskOverSteps, Supervised):
         ]
 
 
-class Scores:
+class ClassScores:
     """Running loss, accuracy, macro F1 and scores per class; with more than five classes also top-5 accuracy."""
 
     def __init__(self, classes: int) -> None:

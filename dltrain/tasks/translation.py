@@ -14,7 +14,7 @@ from dltrain.metrics import translation as metrics
 from dltrain.metrics.running import Mean
 from dltrain.plots.attention import attention
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 from dltrain.tasks.decoding import Sampling, decode_stream, draw_tokens
 from dltrain.tasks.model_call import call_model
 from dltrain.tasks.text_scores import Texts
@@ -39,7 +39,7 @@ class Translation(Task):
     Args:
         vocabulary: Number of distinct tokens of the target.
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
-        length: Maximum number of tokens of a translation, the end included.
+        length: Maximum number of tokens of a translation, including the end.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
@@ -48,7 +48,7 @@ class Translation(Task):
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
             the other previous tokens are the model's most likely ones (scheduled sampling). Below 1, training computes
             the targets step by step.
-        beam, length_penalty: See `dltrain.tasks.beam_search.Search`.
+        beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
 
     Source: scheduled sampling, Bengio et al. 2015.
@@ -89,8 +89,8 @@ class Translation(Task):
         """Tokens that are never written."""
         return self.pad_token, self.begin_token, *self.sentinels
 
-    def _search(self, length: int, beam: int) -> Search:
-        return Search(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
+    def _search(self, length: int, beam: int) -> BeamSearch:
+        return BeamSearch(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for the model: one output per token of the target vocabulary."""
