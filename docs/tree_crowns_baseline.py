@@ -1,7 +1,7 @@
 """Print a baseline without learning for `experiment=tree_crowns`: the mAP of a grid of boxes of the median size.
 
-Run `python docs/tree_crowns_baseline.py`. Like the recipe, it reads your own annotated pictures from
-`$DLTRAIN_DATA/trees` (default `~/.cache/dltrain/trees`): pictures of trees seen from above, with a Pascal VOC file of
+Run `python docs/tree_crowns_baseline.py`. Like the recipe, it reads your own annotated images from
+`$DLTRAIN_DATA/trees` (default `~/.cache/dltrain/trees`): images of trees seen from above, with a Pascal VOC file of
 boxes for each. The distance between neighboring boxes is selected on the validation split.
 """
 

@@ -20,7 +20,7 @@ from dltrain.config.compose import Job
 from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.loggers.console import Console
-from dltrain.runs import assemble, dry_run, launch, model_summary, report
+from dltrain.runs import assemble, compatibility, dry_run, launch, model_summary, report
 from dltrain.storage.checkpoints import Checkpoints
 
 CONF = groups.conf_dir()
@@ -242,6 +242,13 @@ def test_every_option_is_covered_by_these_tests() -> None:
     assert set(OPTIONS["model"]) == set(FITS)
     assert set(OPTIONS["data"]) == set(TASKS)
     assert set(OPTIONS["task"]) == set.union({"perceptron_rule"}, *TASKS.values(), *map(set, MADE_FOR.values()))
+
+
+@pytest.mark.parametrize("model", ["gpt", "t5", "lstm", "unet", "vae", "dbn", "timm"])
+def test_the_data_that_a_message_lists_for_a_model_are_those_with_which_it_is_trained(model: str) -> None:
+    job = compose.compose([f"model={model}"])
+    needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
+    assert set(compatibility.matching_data(job, "model", needed).split()) == FITS[model]
 
 
 def test_every_setting_is_covered_by_these_tests() -> None:

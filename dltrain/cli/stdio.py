@@ -1,4 +1,4 @@
-"""Handle standard streams that are closed, full, or have an encoding that lacks characters."""
+"""Handle standard streams that are closed or full, or whose encoding lacks some characters."""
 
 import contextlib
 import io

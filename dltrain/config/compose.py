@@ -89,7 +89,7 @@ def defaults() -> Job:
 
 
 def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
-    """Separate dltrain's configuration from Hydra's."""
+    """Return the job of a composed configuration."""
     choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
     run_dir, sweep_dir = (_folder_of(whole, key) for key in SETTABLE_IN_HYDRA.values())
     typed = tuple(str(o.input_line) for o in parsed if first_name(o) not in LOCATIONS)

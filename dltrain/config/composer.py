@@ -19,8 +19,8 @@ from dltrain.config import interpolation, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error, shorten
 
-# Sweep or not -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra can run arbitrary
-# code.
+# Whether the command is a sweep -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra
+# can run arbitrary code.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 # Parts of Hydra's configuration that differ from run to run and have no effect here.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")

@@ -59,6 +59,11 @@ def choice(*names: str) -> FieldSpec:
     return FieldSpec(f"one of {' '.join(names)}", lambda value: value in names, names)
 
 
+def text(many: bool = False, null: bool = False) -> FieldSpec:
+    """Return the spec of a text; elements of a list may be null, too, if `null`."""
+    return FieldSpec("text", lambda value: isinstance(value, str) or (null and value is None), (), many, null)
+
+
 def parse_interval(value: Any) -> tuple[float, str] | None:
     """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is not an interval."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
@@ -156,6 +161,7 @@ TABLE = {
     "tokens": choice("words", "bpe", "wordpiece"),
     "Text.tokens": choice("characters", "bytes", "words", "bpe", "wordpiece"),
     "Parallel.tokens": choice("words", "characters", "bpe", "wordpiece"),
+    "data.source data.target": text(many=True, null=True),
     "Speech.tokens": choice("characters", "words"),
     "mels stack": integer(1),
     "map_above": real("[0, inf)", null=True),

@@ -128,7 +128,7 @@ def check_inputs(names: Iterable[str]) -> None:
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]
     if names.count(STANDARD_INPUT) > 1:
-        problems.append(format_error("INPUT", f"{STANDARD_INPUT} once", f"{names.count(STANDARD_INPUT)} times"))
+        problems.append(format_error("INPUT", f"at most one {STANDARD_INPUT}", names.count(STANDARD_INPUT)))
     if problems:
         raise ConfigError(*problems)
 
@@ -136,7 +136,7 @@ def check_inputs(names: Iterable[str]) -> None:
 def _problem_of(number: int, name: str) -> str | None:
     key = f"INPUT {number}"
     if name == STANDARD_INPUT:
-        return None if sys.stdin else format_error(key, "standard input", "a closed one")
+        return None if sys.stdin else format_error(key, "open standard input", "closed standard input")
     if not os.path.exists(name):  # Path.exists raises for a name that is too long
         return format_error(key, "an existing file or folder", name, similar_file(name))
     if not os.access(name, os.R_OK):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dltrain.data.bad_samples import BadSamples
 from dltrain.data.plans import FixedSize
-from dltrain.data.ragged import WIDTH_MULTIPLE, Padding, Ragged, padded_width, padding_share
+from dltrain.data.ragged import Padding, Ragged, padded_width, padding_share
 from dltrain.data.selection import Selection
 from dltrain.data.spec import Field, Source
 from dltrain.data.splits import permutation
@@ -37,6 +37,9 @@ DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; the k
 
 class Batches:
     """The batches of one split.
+
+    If the plan does not keep the order of examples outside training, a batch has the field ``position``, int64 (B,), on
+    the CPU: the position of each example among those that are evaluated.
 
     Args:
         source: The split.
@@ -70,7 +73,8 @@ class Batches:
         self.device = torch.device(device)
         self.bad = bad or BadSamples()
         self._divide = source.plan or FixedSize()
-        self._multiple = getattr(self._divide, "multiple", WIDTH_MULTIPLE)
+        self._reorders = not training and getattr(self._divide, "reorders", False)
+        self._multiple = getattr(self._divide, "multiple", 1)
         count = len(source)
         scattered = sample is not None and not self._divide.contiguous
         self._indices = permutation(count)[:sample].sort().values if scattered else torch.arange(count)[:sample]
@@ -91,7 +95,7 @@ class Batches:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Examples of each batch of epoch 0, unreadable ones included; other epochs may permute the sizes."""
+        """Examples of each batch of epoch 0, including unreadable ones; other epochs may have other sizes."""
         return [len(part) for part in self.plan(0)]
 
     def __len__(self) -> int:
@@ -126,6 +130,8 @@ class Batches:
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
+            if self._reorders:
+                batch["position"] = torch.searchsorted(self._indices, indices.cpu())
             parts = [value.split(sizes) for value in batch.values()]
             skip = max(0, start - first)
             divided = [dict(zip(batch, values, strict=True)) for values in zip(*parts, strict=True)][skip:]
@@ -205,9 +211,7 @@ class TensorLoader:
     and a resumed run must see the same bytes.
     """
 
-    def __init__(
-        self, rows: Mapping[str, Field], batch_size: int, device: torch.device, multiple: int = WIDTH_MULTIPLE
-    ) -> None:
+    def __init__(self, rows: Mapping[str, Field], batch_size: int, device: torch.device, multiple: int = 1) -> None:
         self.rows = {name: _to_device(value, device) for name, value in rows.items() if not isinstance(value, Ragged)}
         ragged = {name: value for name, value in rows.items() if isinstance(value, Ragged)}
         self.ragged = {name: Padding(value, device, multiple) for name, value in ragged.items()}

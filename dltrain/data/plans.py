@@ -1,12 +1,17 @@
 """Plans divide the examples of a split into batches. All epochs of a plan have the same number of batches."""
 
+import heapq
+import itertools
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from dltrain.data.ragged import WIDTH_MULTIPLE
+# Share of padding above which batches are divided: with the jitter of training, it stays at most 5 %.
+MAX_PADDING = 0.04
+JITTER = 0.03  # of the widths in training, where few examples have the same width
 
 
 class Plan(Protocol):
@@ -14,8 +19,10 @@ class Plan(Protocol):
 
     Args:
         contiguous: Whether each row of a batch continues the same row of the previous batch.
+        reorders: Whether batches of evaluation are not in the order of the examples; they then have the field
+            ``position``, see `dltrain.data.loader.Batches`. Optional, by default false.
         multiple: `Ragged` rows of a batch are padded to a multiple of this number of steps. Optional, by default
-            `dltrain.data.ragged.WIDTH_MULTIPLE`.
+            1.
     """
 
     contiguous: ClassVar[bool]
@@ -30,10 +37,17 @@ class Plan(Protocol):
         """
 
 
+@dataclass(frozen=True)
 class FixedSize:
-    """Batches of ``batch_size`` examples, in random order in training; the last one of an epoch may be smaller."""
+    """Batches of ``batch_size`` examples, in random order in training; the last one of an epoch may be smaller.
+
+    Args:
+        multiple: Batches of rows of different lengths are padded to a multiple of this number of steps, at least 1.
+    """
 
     contiguous: ClassVar[bool] = False
+
+    multiple: int = 1
 
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
         """Return the examples of each batch of an epoch."""
@@ -45,57 +59,123 @@ class FixedSize:
 class ByLength:
     """Batches of examples of similar length, in random order, to reduce padding.
 
-    Examples are sorted by padded width, with ties in random order, and cut into batches. A batch has
-    ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example forms its own batch.
+    Examples are sorted by padded width, the widest first, with ties in random order, and cut into batches. Those with
+    two lengths are sorted by the first one, and then by the second one within strips of several batches, so that both
+    are similar in a batch. A batch has ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example
+    forms its own batch. Batches with the most padding are divided until its share is at most `MAX_PADDING`.
+
+    In training, which examples of similar width form a batch, and the order of batches, are random.
 
     Args:
-        lengths: Steps of each example of the split, int64 on the CPU.
-        max_tokens: Maximum steps per batch, padding included, at least 1; None for batches of ``batch_size`` examples.
+        lengths: Steps of each example of the split, int64 (N,), or of two of its fields, (N, 2), on the CPU.
+        max_tokens: Maximum steps of a field per batch, padding included, at least 1; None for batches of ``batch_size``
+            examples.
         multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
             yields fewer different shapes and more varied batches of a small data set.
-        fields: Lengths of several fields, int64 (N, fields), to sort by the first one and then by the others, unless
-            there is a `max_tokens`; None to sort by `lengths`.
+        jitter: In training, widths are multiplied by random factors from 1 - `jitter` to 1 + `jitter` before they are
+            sorted, which leaves more different batches. Unused with `max_tokens`.
     """
 
     contiguous: ClassVar[bool] = False
+    reorders: ClassVar[bool] = True
 
     lengths: Tensor
     max_tokens: int | None = None
-    multiple: int = WIDTH_MULTIPLE
-    fields: Tensor | None = None
+    multiple: int = 1
+    jitter: float = 0.0
 
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
-        """Return the examples of each batch of an epoch; without `shuffle` the longest examples come first."""
+        """Return the examples of each batch of an epoch.
+
+        Without `shuffle`, the examples of a batch are in their order, and batches in the order of their first examples.
+        """
+        if shuffle is None:
+            parts = self._divide(self._sort(examples, batch_size, None), batch_size)
+            return sorted((part.sort().values for part in parts), key=lambda part: int(part[0]))
+        other = torch.Generator().manual_seed(0)  # another order, which determines the number of batches of all epochs
+        count = len(self._divide(self._sort(examples, batch_size, other), batch_size))
+        batches = self._divide(self._sort(examples, batch_size, shuffle), batch_size, count)
+        return [batches[number] for number in torch.randperm(count, generator=shuffle).tolist()]
+
+    def _widths(self, examples: Tensor) -> Tensor:
+        """Return the padded width of each field of each example as a multiple of `multiple`, int64 (N, fields)."""
+        lengths = self.lengths[examples].view(len(examples), -1).clamp(min=1)
+        return (lengths + self.multiple - 1) // self.multiple
+
+    def _sort(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> Tensor:
+        """Return the examples in the order in which they are cut; those of the same width keep theirs or are mixed."""
         if shuffle is not None:
             examples = examples[torch.randperm(len(examples), generator=shuffle)]
-        if self.max_tokens is None and self.fields is not None:
-            for field in reversed(self.fields.unbind(1)):
-                examples = self._sort(examples, field)
-        else:
-            examples = self._sort(examples, self.lengths)
-        sizes = (
-            batch_size if self.max_tokens is None else self._cut(self._widths(examples, self.lengths), self.max_tokens)
-        )
-        batches = list(examples.split(sizes))
-        if shuffle is None:
-            return batches
-        return [batches[number] for number in torch.randperm(len(batches), generator=shuffle).tolist()]
+        widths = self._widths(examples)
+        if self.max_tokens is not None:
+            return examples[_order(widths.amax(1), True)]
+        if shuffle is not None and self.jitter:
+            factors = 2 * torch.rand(widths.shape, generator=shuffle, dtype=torch.float64) - 1
+            widths = widths * (1 + self.jitter * factors)
+        order = _order(widths[:, 0], True)
+        if widths.shape[1] > 1 and len(examples):
+            # As many strips as batches in a strip. The order alternates, as the batch between two strips has both ends.
+            size = batch_size * max(1, round((len(examples) / batch_size) ** 0.5))
+            strips = enumerate(order.split(size))
+            order = torch.cat([strip[_order(widths[strip, 1], number % 2 == 0)] for number, strip in strips])
+        return examples[order]
 
-    def _widths(self, examples: Tensor, lengths: Tensor) -> Tensor:
-        return (lengths[examples].clamp(min=1) + self.multiple - 1) // self.multiple
-
-    def _sort(self, examples: Tensor, lengths: Tensor) -> Tensor:
-        """Return the examples, the widest first; those of the same width keep their order."""
-        return examples[self._widths(examples, lengths).sort(stable=True, descending=True).indices]
-
-    def _cut(self, widths: Tensor, max_tokens: int) -> list[int]:
-        """Return the size of each batch, whose first example is the widest and determines the padding."""
-        fitting = (max_tokens // (widths * self.multiple)).clamp(min=1).tolist()
-        sizes, start = [], 0
-        while start < len(fitting):
-            sizes.append(min(fitting[start], len(fitting) - start))
+    def _divide(self, order: Tensor, batch_size: int, count: int | None = None) -> list[Tensor]:
+        """Return the batches of sorted examples, `count` batches if it is known."""
+        widths = self._widths(order)
+        sizes, fitting = list[int](), None
+        if self.max_tokens is not None:  # the first example of a batch is the widest
+            fitting = (self.max_tokens // (widths.amax(1) * self.multiple)).clamp(min=1).tolist()
+        start, end = 0, len(order)
+        while start < end:
+            sizes.append(min(batch_size if fitting is None else fitting[start], end - start))
             start += sizes[-1]
+        return list(order.split(divide_batches(widths, sizes, count)))
+
+
+def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -> list[int]:
+    """Return the sizes of batches after those with the most padding are divided until its share is `MAX_PADDING`.
+
+    Args:
+        widths: Width of each field of each example, (N, fields).
+        sizes: Examples of each batch, which are N in total.
+        count: Number of batches, from ``len(sizes)`` to N, instead of that share.
+    """
+    if not sizes or count == len(sizes):
         return sizes
+    largest = torch.segment_reduce(widths.double(), "max", lengths=torch.tensor(sizes), axis=0).sum(1)
+    padded, limit = float(largest @ torch.tensor(sizes).double()), int(widths.sum()) / (1 - MAX_PADDING)
+    if count is None and padded <= limit:
+        return sizes
+    ends = list(itertools.accumulate(sizes))
+    batches = [_best_division(widths, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    heapq.heapify(batches)
+    while (padded > limit and batches[0][0] < 0) if count is None else len(batches) < count:
+        change, start, middle, end = heapq.heappop(batches)
+        padded += change
+        for part in ((start, middle), (middle, end)):
+            heapq.heappush(batches, _best_division(widths, *part))
+    return [end - start for _, start, _, end in sorted(batches, key=lambda batch: batch[1])]
+
+
+def _order(values: Tensor, descending: bool) -> Tensor:
+    """Return the indices that sort `values`; equal ones keep their order."""
+    return values.sort(stable=True, descending=descending).indices
+
+
+def _best_division(widths: Tensor, start: int, end: int) -> tuple[float, int, int, int]:
+    """Return (change of the padded steps, start, middle, end) of the best division of a batch into two.
+
+    The change is infinite if the batch has only one example.
+    """
+    if end - start < 2:
+        return math.inf, start, start, end
+    part, counts = widths[start:end].double(), torch.arange(1, end - start)
+    first = part.cummax(0).values.sum(1)
+    second = part.flip(0).cummax(0).values.flip(0).sum(1)
+    changes = counts * first[:-1] + counts.flip(0) * second[1:] - len(part) * first[-1]
+    best = int(changes.argmin())
+    return float(changes[best]), start, start + best + 1, end
 
 
 @dataclass(frozen=True)

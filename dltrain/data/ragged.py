@@ -9,9 +9,10 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-# Batches are padded to a multiple of this width, so that torch.compile and kernel selection see few different shapes.
-WIDTH_MULTIPLE = 8
-PAD_MULTIPLES = (1, 2, 4, 8)  # divisors of WIDTH_MULTIPLE, so that no batch is wider than `Spec.length`
+WIDTH_MULTIPLE = 8  # of the largest width that a model expects, `dltrain.data.spec.Spec.length`
+# Batches are padded to a multiple of one of these numbers, which divide the largest width. More than 1 leaves fewer
+# different shapes for torch.compile and the choice of kernels.
+PAD_MULTIPLES = (1, 2, 4, 8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Ragged:
 class Padding:
     """Rows of a `Ragged` on a device, gathered and padded a batch at a time without waiting for the device."""
 
-    def __init__(self, rows: Ragged, device: torch.device, multiple: int = WIDTH_MULTIPLE) -> None:
+    def __init__(self, rows: Ragged, device: torch.device, multiple: int = 1) -> None:
         self.lengths, self.multiple = rows.lengths, multiple
         count, steps = len(rows), torch.arange(len(rows.values))
         # Each row is followed by one padding value, which serves all steps after its end.
@@ -79,10 +80,15 @@ def check_multiple(multiple: int) -> int:
     return multiple
 
 
-def padded_width(lengths: Tensor, multiple: int = WIDTH_MULTIPLE) -> int:
+def padded_width(lengths: Tensor, multiple: int = 1) -> int:
     """Return the width to which rows of these lengths are padded, a multiple of ``multiple``."""
     longest = int(lengths.max()) if len(lengths) else 0
     return -(-max(1, longest) // multiple) * multiple
+
+
+def largest_width(length: int) -> int:
+    """Return the largest width of batches of rows of at most this length, for any of `PAD_MULTIPLES`."""
+    return padded_width(torch.tensor([length]), WIDTH_MULTIPLE)
 
 
 def padding_share(fields: Iterable[Padding], batches: list[Tensor]) -> float:

@@ -75,7 +75,7 @@ class Spec:
         sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first one.
         targets: Number of values to predict per example (regression).
         target_names: One name per predicted number or column.
-        series_names: Names of several series of a file, each split by time separately.
+        series_names: Names of the series, if a file has several; each is split by time separately.
         columns: Number of columns that are forecast together.
         horizon: Steps to predict.
         lags: Number of values in a window of a series, steps times features, for models with a linear path.
@@ -86,7 +86,7 @@ class Spec:
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
-        target_length: Steps of the longest target, end token included, if inputs and targets differ in length.
+        target_length: Steps of the longest target, including the end token, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
         prefixes: Texts at the start of inputs that name their task, such as ``summarize: ``; one for each table.
@@ -199,7 +199,7 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if all examples are used for training.
         test: Test examples.
-        unlabeled: All training examples without labels, if only some of them are labeled; otherwise None.
+        unlabeled: All training examples, with their labels removed, if only some keep their labels; otherwise None.
     """
 
     train: Source
@@ -248,7 +248,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples in batches of about ``files.batch_size``; an error follows earlier batches."""
+        """Yield user-provided examples in batches of about ``files.batch_size``; those before an error come first."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -11,7 +11,7 @@ class Tokens:
     YAML refers to a part of it (``vocabulary: ${spec.tokens.size}``) or to the whole.
 
     Args:
-        size: Number of different tokens, special ones included.
+        size: Number of different tokens, including special ones.
         pad: Token that pads short sequences.
         begin: Token that starts a text.
         end: Token that ends a text.
@@ -19,8 +19,9 @@ class Tokens:
         unknown: Token of words that are not in the vocabulary.
         blank: Token of a step without output, in connectionist temporal classification (CTC).
         sentinels: Tokens that replace masked spans of a text, in the order in which they are used; () for none.
-        special: All tokens that do not stand for text, such as those above; they are not generated.
-        unit: Name of a token in the keys of predictions; None if tokens are text, which is measured in characters.
+        special: Tokens that language models do not generate, such as padding, the mask and unknown words.
+        unit: Name of a token in the keys of predictions, such as ``event`` in ``nats_per_event``; None for text, whose
+            likelihood is given per character.
         encode: Converts text to a list of tokens, without special tokens.
         decode: Converts a list of tokens to text.
     """

@@ -86,7 +86,7 @@ class WorkerLoader:
             yield number, torch.tensor(indices), moved, [len(indices)]
 
     def close(self) -> None:
-        """End the workers, hanging ones included, and leave no zombie."""
+        """End the workers, including hanging ones, and leave no zombie."""
         end_workers(self.loader, kill=self.failed or bool(self._dead()))
         self.processes, self.failed = [], False
 

@@ -89,7 +89,7 @@ class ImageIndex:
 def probe(path: Path) -> tuple[int, int]:
     """Return the width and height of an image, upright according to its EXIF data, and check that it is complete.
 
-    JPEG files with an end marker and PNG files with valid checksums are complete; other files are decoded.
+    For JPEG files, this checks the end marker, and for most PNG files the checksums; other images are decoded.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
@@ -118,7 +118,8 @@ def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Anno
         skip: Leave out invalid images and boxes instead of raising an error.
 
     Raises:
-        ConfigError: An image cannot be read or has another size than its annotation states, or a box is outside.
+        ConfigError: An image cannot be read or has another size than its annotation states, or a box has no area inside
+            its image.
     """
     kept, left_out, problems = list[Annotated](), list[str](), list[str]()
     for picture in pictures:

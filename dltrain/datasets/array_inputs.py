@@ -36,7 +36,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Yield stacks of at most ``size`` examples; those before an error are yielded first."""
+    """Yield stacks of at most ``size`` examples; those before an error come first."""
     pending: list[Example] = []
     error = None
     try:
@@ -69,11 +69,11 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
         ConfigError: The file has no example, or examples of another shape.
     """
     array = _load(file, content)
-    arranged = _arrange(array, shape)
+    arranged, got = _arrange(array, shape), f"an array of shape {array.shape}"
     if arranged is None:
-        raise ConfigError(format_error("INPUT", f"examples of shape {shape} in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"examples of shape {shape} in {file.path}", got))
     if not len(arranged):
-        raise ConfigError(format_error("INPUT", f"at least one example in {file.path}", f"an array {array.shape}"))
+        raise ConfigError(format_error("INPUT", f"at least one example in {file.path}", got))
     for index, example in enumerate(arranged):
         yield {"input": f"{file.name}[{index}]"}, example
 

@@ -11,7 +11,7 @@ from dltrain.data.checks import at_least, check_held_out, existing_file
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.data.tokens import Tokens
@@ -50,11 +50,12 @@ class Conll:
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
             The first subword of a word gets its tag.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a sentence, begin and end included; the rest is cut off. At least 1, or
+        max_length: Maximum number of tokens of a sentence, including begin and end; the rest is cut off. At least 1, or
             3 with a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
         test: Fraction of the sentences to hold out for testing, in (0, 1).
         batch_size: Sentences per step, at least 1.
@@ -73,6 +74,7 @@ class Conll:
         max_words: int = 20_000,
         max_length: int = 128,
         tokenizer: str | None = None,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 32,
@@ -84,7 +86,7 @@ class Conll:
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
         self.max_length = at_least("data.max_length", max_length, 3 if tokenizer else 1)
-        self.prepare = PrepareTags()
+        self.prepare, self.pad_multiple = PrepareTags(), check_multiple(pad_multiple)
         vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words, SPECIAL)
         if fitted is None:
             self.sentences = self._read()
@@ -98,7 +100,7 @@ class Conll:
         else:
             self.tags, self.words = list(fitted["tags"]), vocabulary.restore(fitted)
         self.tokens: Tokens = self.words.tokens
-        length = padded_width(torch.tensor([max_length]))
+        length = largest_width(max_length)
         self.spec = Spec(
             shape=(length,),
             length=length,
@@ -186,7 +188,7 @@ class Conll:
 
     def _source(self, sentences: list[Sentence]) -> Source:
         rows = self._rows(sentences)
-        return Source(dict(rows), self.prepare, plan=ByLength(rows["tokens"].lengths))
+        return Source(dict(rows), self.prepare, plan=ByLength(rows["tokens"].lengths, multiple=self.pad_multiple))
 
     def _rows(self, sentences: list[Sentence]) -> dict[str, Ragged]:
         begin, end = ([] if token is None else [token] for token in (self.tokens.begin, self.tokens.end))

@@ -40,7 +40,7 @@ class DetectionFolder:
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
         class_names: Names of the classes; None takes those that occur in training, in alphabetical order.
-        single_class: Whether all objects are of one class, called ``object``.
+        single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the

@@ -17,7 +17,7 @@ from dltrain.storage import safe_read
 T = TypeVar("T")
 Steps = list[list[int]]  # the MIDI pitches of each step of a piece
 
-LAYOUT = "JSON as {train, valid, test: [piece: [step: [MIDI pitches]]]}"
+LAYOUT = "JSON of splits -> lists of pieces -> lists of steps -> lists of MIDI pitches"
 SILENT = -1  # pitch of a voice that does not sound, in some files of this layout
 
 

@@ -28,7 +28,7 @@ class Passages:
         sentences: Tokens of all sentences, int32.
         counts: Number of sentences of each document, int64, at least 1 each.
         tokens: Vocabulary, with tokens for begin and end.
-        length: Tokens of a pair, padding included.
+        length: Tokens of a pair, including padding.
     """
 
     sentences: Ragged

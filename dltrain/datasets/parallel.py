@@ -9,8 +9,8 @@ from torch import Tensor
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
 from dltrain.data.inputs import InputFiles, errors_as
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
+from dltrain.data.plans import JITTER, ByLength
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.datasets.pair_files import PairFiles, join
@@ -42,21 +42,22 @@ class Parallel:
         prefix: Name of the task, such as ``summarize``, or a list with one for each table; each source then starts with
             ``summarize: ``. None for no prefix.
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.
-        num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all. None keeps all.
+        num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all training
+            pairs. None keeps all.
         tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
             encoding, or ``wordpiece``, as in BERT.
         tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
             for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
-            text are left out.
+            text are left out, see ``cut_sources``.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
-        cut_sources: Whether longer sources are cut off, instead of leaving out their pairs.
-        max_tokens: Maximum number of tokens per training batch including padding, for sources and for targets
+        cut_sources: Whether sources above ``max_length`` are cut off instead of leaving out their pairs.
+        max_tokens: Maximum number of tokens per batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
@@ -88,7 +89,7 @@ class Parallel:
         max_target_length: int | None = None,
         cut_sources: bool = False,
         max_tokens: int | None = None,
-        pad_multiple: int = WIDTH_MULTIPLE,
+        pad_multiple: int = 1,
         validation: float = 0.05,
         test: float = 0.05,
         batch_size: int = 64,
@@ -103,7 +104,7 @@ class Parallel:
         self.max_length = at_least("data.max_length", max_length, 1)
         self.max_target_length = max_length if max_target_length is None else max_target_length
         at_least("data.max_target_length", self.max_target_length, 1)
-        self.length, self.target_length = _width(max_length), _width(self.max_target_length + 1)
+        self.length, self.target_length = largest_width(max_length), largest_width(self.max_target_length + 1)
         self.max_tokens, self.num_labels, self.cut_sources = max_tokens, num_labels, cut_sources
         self.pad_multiple = check_multiple(pad_multiple)
         if max_tokens is not None:
@@ -186,7 +187,7 @@ class Parallel:
         return {"vocabularies": [vocabulary.content for vocabulary in self.vocabularies], **self.reader.state()}
 
     def evaluation(self) -> Source:
-        """Return all pairs of the file or files, long ones included."""
+        """Return all pairs of the file or files, including long ones."""
         read = self.reader.read()
         self.files = [(pairs.name, len(pairs.sources)) for pairs in read]
         return self._source(self._encode(join(read)), _mix(sum(size for _, size in self.files), len(read)))
@@ -197,7 +198,7 @@ class Parallel:
         weights = torch.tensor(self.weights)[self._file_of(train)]
         held_out = (self._source(self.encoded, part[_mix(len(part), len(self.files))]) for part in (val, test))
         val_source, test_source = held_out
-        repeated = self._source(self.encoded, train.repeat_interleave(weights), by_length=True)
+        repeated = self._source(self.encoded, train.repeat_interleave(weights))
         return Splits(repeated, val_source if len(val) else None, test_source)
 
     def describe(self) -> list[str]:
@@ -231,8 +232,8 @@ class Parallel:
             sources = [tokens[: self.max_length] for tokens in sources]
         return sources, [target.encode(text) for text in pairs.targets]
 
-    def _source(self, encoded: EncodedPairs, part: Tensor, by_length: bool = False) -> Source:
-        """Return the pairs `part` as a split, in their order or, with `by_length`, in batches of similar length.
+    def _source(self, encoded: EncodedPairs, part: Tensor) -> Source:
+        """Return the pairs `part` as a split, in batches of similar length.
 
         The targets are the first field, because their outputs need the most memory.
         """
@@ -242,13 +243,7 @@ class Parallel:
         if len(self.files) > 1:
             rows["text_task"] = self._file_of(part)
         lengths = torch.stack([each.lengths for each in ragged.values()], dim=1)
-        fields = None if self.pad_multiple == WIDTH_MULTIPLE else lengths  # as in earlier versions
-        plan = ByLength(lengths.amax(1), self.max_tokens, self.pad_multiple, fields)
-        return Source(rows, self.prepare, plan=plan if by_length else None)
-
-
-def _width(length: int) -> int:
-    return padded_width(torch.tensor([length]))
+        return Source(rows, self.prepare, plan=ByLength(lengths, self.max_tokens, self.pad_multiple, JITTER))
 
 
 def _mix(count: int, files: int) -> Tensor:

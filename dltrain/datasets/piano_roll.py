@@ -10,8 +10,8 @@ import torch
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, user_path
 from dltrain.data.inputs import InputFile, InputFiles
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.plans import JITTER, ByLength
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
@@ -64,6 +64,7 @@ class PianoRollData(ABC):
         frame_stride: int,
         max_length: int,
         transpose: int,
+        pad_multiple: int,
         held_out: tuple[float, float],
         batch_size: int,
         workers: int,
@@ -78,9 +79,9 @@ class PianoRollData(ABC):
         self.transpose = at_least("data.transpose", transpose, 0)
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)
-        self.prepare = PrepareFrames()
+        self.prepare, self.pad_multiple = PrepareFrames(), check_multiple(pad_multiple)
         self.length = int(fitted["length"]) if fitted is not None else self._read_splits()
-        width = padded_width(torch.tensor([self.length + 1]))  # a prediction also reads the last frame
+        width = largest_width(self.length + 1)  # a prediction also reads the last frame
         self.spec = Spec(shape=(width, NOTES), features=NOTES, length=width, notes=piano_notes())
         self.file_formats: Mapping[str, Callable[[str], bytes]] = {".mid": self._write_midi}
 
@@ -106,24 +107,21 @@ class PianoRollData(ABC):
     def load(self) -> Splits:
         """Return the splits."""
         train, val, test = ([piece.content for piece in self.pieces.get(split, ())] for split in SPLITS)
-        rows = self._rows(train)
         augment = Transpose(self.transpose) if self.transpose else None
-        plan = ByLength(rows["frames"].lengths)
-        return Splits(
-            Source(rows, self.prepare, augment=augment, plan=plan),
-            Source(self._rows(val), self.prepare) if val else None,
-            Source(self._rows(test), self.prepare),
-        )
+        return Splits(self._source(train, augment), self._source(val) if val else None, self._source(test))
 
     def evaluation(self) -> Source:
         """Return all pieces of the file or folder."""
         pieces = [piece for split in self.read().values() for piece in split]
-        return Source(self._rows([self._frames(piece.content) for piece in pieces]), self.prepare)
+        return self._source([self._frames(piece.content) for piece in pieces])
 
-    def _rows(self, pieces: list[torch.Tensor]) -> dict[str, Ragged]:
-        """Return pieces as rows, cut into parts of at most `length` frames."""
+    def _source(self, pieces: list[torch.Tensor], augment: Transpose | None = None) -> Source:
+        """Return pieces as a split, cut into parts of at most `length` frames."""
         parts = [part for piece in pieces for part in piece.split(self.length)]
-        return {"frames": Ragged(torch.cat(parts), torch.tensor([len(part) for part in parts]), UNKNOWN)}
+        lengths = torch.tensor([len(part) for part in parts])
+        rows = {"frames": Ragged(torch.cat(parts), lengths, UNKNOWN)}
+        plan = ByLength(lengths, multiple=self.pad_multiple, jitter=JITTER)
+        return Source(rows, self.prepare, augment=augment, plan=plan)
 
     def describe(self) -> list[str]:
         """Return lines about the pieces, their notes and the splits."""
@@ -171,7 +169,7 @@ class PianoRollData(ABC):
 
 
 class PianoRoll(PianoRollData):
-    """Pieces in a JSON file ``{train, valid, test: [piece: [step: [MIDI pitches]]]}``, the layout of the JSB chorales.
+    """Pieces in a JSON file in the layout of the JSB chorales: split -> pieces -> steps -> MIDI pitches.
 
     Args:
         path: The file.
@@ -179,6 +177,7 @@ class PianoRoll(PianoRollData):
         frame_stride: Distance in steps between the frames that are read, at least 1.
         max_length: Maximum number of frames of a piece, at least 1; longer ones are cut into parts.
         transpose: Maximum transposition of pieces in training, in semitones, at least 0.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has
             the split.
         batch_size: Pieces per step, at least 1.
@@ -197,6 +196,7 @@ class PianoRoll(PianoRollData):
         frame_stride: int = 1,
         max_length: int = 512,
         transpose: int = 0,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 16,
@@ -206,7 +206,7 @@ class PianoRoll(PianoRollData):
         fitted: Fitted | None = None,
     ) -> None:
         held_out, bad = (validation, test), BadSamples(on_bad_sample, max_bad_samples)
-        of_frames = (steps_per_beat, frame_stride, max_length, transpose)
+        of_frames = (steps_per_beat, frame_stride, max_length, transpose, pad_multiple)
         super().__init__(path, *of_frames, held_out, batch_size, workers, bad, fitted)
 
     def read(self) -> Pieces[Steps]:
@@ -226,6 +226,7 @@ class Midi(PianoRollData):
         steps_per_beat: int = 4,
         max_length: int = 512,
         transpose: int = 0,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 16,
@@ -237,7 +238,8 @@ class Midi(PianoRollData):
         check_installed("data")
         self.outside = 0
         held_out, bad = (validation, test), BadSamples(on_bad_sample, max_bad_samples)
-        super().__init__(path, steps_per_beat, 1, max_length, transpose, held_out, batch_size, workers, bad, fitted)
+        of_frames = (steps_per_beat, 1, max_length, transpose, pad_multiple)
+        super().__init__(path, *of_frames, held_out, batch_size, workers, bad, fitted)
 
     def read(self) -> Pieces[Steps]:
         """Return the pieces of each split of the folder."""

@@ -29,11 +29,11 @@ class SentencePairs:
             chapter 46, whose documents are its paragraphs.
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
         tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in training of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Tokens of a pair, special ones and padding included, at least 8.
+        max_length: Number of tokens of a pair, including special ones and padding, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.

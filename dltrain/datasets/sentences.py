@@ -25,6 +25,6 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text, white space around them included."""
+    """Return the sentences of a text, including the white space around them."""
     ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     return [text[start:end] for start, end in pairwise(ends)]

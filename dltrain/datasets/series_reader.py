@@ -17,7 +17,7 @@ from dltrain.datasets.known_values import KnownValues
 from dltrain.datasets.series_table import Series, check_order, select_rows
 from dltrain.datasets.windows import SplitRange
 
-Found = Mapping[str, Sequence[np.ndarray]]  # "values" and "known" of each series, (rows, columns)
+SeriesValues = Mapping[str, Sequence[np.ndarray]]  # "values" and "known" of each series, (rows, columns)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class SeriesReader:
         series: Sequence[Series],
         names: list[str],
         parts: Sequence[Mapping[str, SplitRange]],
-    ) -> Found:
+    ) -> SeriesValues:
         """Return the values of each series, with missing ones filled, and its known values if there are any.
 
         Args:

@@ -12,8 +12,8 @@ from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, one_of
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
+from dltrain.data.plans import JITTER, ByLength
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out, hold_out_stratified
 from dltrain.datasets.audio_files import SUFFIXES, UnreadableAudio, check_installed
@@ -72,7 +72,7 @@ class Speech:
         max_seconds: Maximum duration; longer recordings are left out.
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
             `dltrain.datasets.spec_augment.Masks`.
-        max_tokens: Maximum number of steps per training batch including padding; None to use ``batch_size``.
+        max_tokens: Maximum number of steps per batch including padding; None to use ``batch_size``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
@@ -107,7 +107,7 @@ class Speech:
         time_mask_size: int = 20,
         time_mask_share: float = 0.2,
         max_tokens: int | None = None,
-        pad_multiple: int = WIDTH_MULTIPLE,
+        pad_multiple: int = 1,
         validation: float = 0.1,
         test: float = 0.1,
         batch_size: int = 16,
@@ -125,8 +125,6 @@ class Speech:
         normalized = partial(normalize, lowercase=lowercase, punctuation=punctuation)
         self.reader = UtteranceReader(path, audio, transcript, header, audio_folder, normalized, self.bad)
         self.features = Features(mels, window_ms, hop_ms, stack, sample_rate)
-        width = padded_width(torch.tensor([self.features.max_steps(max_seconds)]))
-        self.max_tokens = None if max_tokens is None else at_least("data.max_tokens", max_tokens, width)
         self.masks = Masks(frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share)
         self.prepare, self.pad_multiple = PrepareSpeech(), check_multiple(pad_multiple)
         self.frames: dict[str, list[tuple[int, Frames]]] = {}  # by split, each with its row
@@ -135,7 +133,8 @@ class Speech:
             self._fit(validation, test, min_count, max_words)
         else:
             self._adopt(fitted)
-        numbers = mels * stack
+        width, numbers = largest_width(self.features.max_steps(max_seconds)), mels * stack
+        self.max_tokens = None if max_tokens is None else at_least("data.max_tokens", max_tokens, width)
         self.spec = Spec(
             shape=(width, numbers),
             length=width,
@@ -147,7 +146,7 @@ class Speech:
         )
 
     def _fit(self, validation: float, test: float, min_count: int, max_words: int) -> None:
-        """Read and split the transcripts, and fit the vocabulary to those of the training split."""
+        """Read and split the transcripts, and fit the vocabulary and the rate to the training split."""
         self.utterances = self.reader.read()
         texts = self.utterances.texts
         if len(texts) < MIN_RECORDINGS:
@@ -158,6 +157,7 @@ class Speech:
         self.parts = self._split(validation, test)
         train = (texts[row] for row in self.parts[TRAIN])
         self.vocabulary = fit_vocabulary(self.kind, train, min_count, max_words)
+        self.features.fit_rate([self.utterances.files[row] for row in self.parts[TRAIN]])
 
     def _split(self, validation: float, test: float) -> dict[str, list[int]]:
         """Return the rows of each split: from its folder, or held out of the training rows."""
@@ -187,7 +187,6 @@ class Speech:
 
     def load(self) -> Splits:
         """Decode all recordings, and fit the scale of the features to those of the training split."""
-        self.features.fit_rate([self.utterances.files[row] for row in self.parts[TRAIN]])
         self.long = 0
         frames = {
             split: self._decode(self.utterances, self.parts[split], split != TRAIN) for split in (TRAIN, VAL, TEST)
@@ -204,7 +203,7 @@ class Speech:
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:
-        """Return all recordings of the table or folder, long ones included."""
+        """Return all recordings of the table or folder, including long ones."""
         utterances = self.reader.read()
         return self._source(utterances, self._decode(utterances, range(len(utterances.texts)), True, False), False)
 
@@ -248,7 +247,7 @@ class Speech:
         return format_error("data.path", f"at least {needed} steps for the transcript in {place}", got, hint)
 
     def _source(self, utterances: Utterances, kept: dict[int, Frames], training: bool) -> Source:
-        """Return rows as a split, in training in batches of similar length."""
+        """Return rows as a split, in batches of similar length."""
         texts = [utterances.texts[row] for row in kept]
         features, tokens = self.features.steps(list(kept.values())), [self.vocabulary.encode(text) for text in texts]
         rows: dict[str, Tensor | Ragged] = {"features": features, "transcript": as_ragged(tokens)}
@@ -258,7 +257,7 @@ class Speech:
         hashed = (f"{frames.digest} {text}" for frames, text in zip(kept.values(), texts, strict=True))
         settings = "\n".join([str(self.features), " ".join(self.vocabulary.content), *hashed])
         augment = SpecAugment(self.features.bands, self.masks) if training and not self.masks.is_empty else None
-        plan = ByLength(features.lengths, self.max_tokens, self.pad_multiple) if training else None
+        plan = ByLength(features.lengths, self.max_tokens, self.pad_multiple, JITTER)
         return Source(rows, self.prepare, augment, fingerprinted=settings, plan=plan)
 
     def describe(self) -> list[str]:

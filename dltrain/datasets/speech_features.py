@@ -1,6 +1,7 @@
 """Features of recordings at one sample rate: standardized log-mel frames, joined into steps."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,8 +63,10 @@ class Features:
         return Audio(self.bands, self.stack, self.hop_ms * self.stack / 1000)
 
     def max_steps(self, seconds: float) -> int:
-        """Return the number of steps of a recording of this duration, if ``hop_ms`` is a whole number of samples."""
-        return -(-(int(seconds * 1000 / self.hop_ms) + 1) // self.stack)
+        """Return the maximum number of steps of a recording of this duration; the rate must be set."""
+        assert self.rate is not None and self.log_mel is not None, "the rate must be fitted first"
+        samples = math.ceil(seconds * self.rate)  # resampling rounds up
+        return -(-(1 + samples // self.log_mel.hop) // self.stack)
 
     def fit_rate(self, files: Sequence[Path]) -> None:
         """Use the most frequent sample rate of these files, unless the rate is set.

@@ -11,8 +11,8 @@ from torch import nn
 from dltrain.data.checks import at_least, check_held_out, existing_file
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import padded_width
+from dltrain.data.plans import JITTER, ByLength
+from dltrain.data.ragged import check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import held_out_size, permutation
 from dltrain.datasets.describe import count, splits_line
@@ -28,8 +28,8 @@ SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
 class PrepareQuestions(nn.Module):
     """Module that converts rows of windows to the fields of a batch.
 
-    Shape: tokens and segments (B, T), spans (B, T, 2), context and answers (B, characters), as code points, question,
-    start and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
+    Shape: tokens and segments (B, T), spans (B, T, 2), text (B, characters), as code points, question, offset, start
+    and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
     """
 
     def forward(self, rows: Batch) -> Batch:
@@ -39,7 +39,8 @@ class PrepareQuestions(nn.Module):
             "lengths": rows["tokens_lengths"],
             "segments": rows["segments"].long(),
         }
-        return batch | {name: rows[name] for name in ("spans", "context", "answers", "question", "start", "end")}
+        others = "spans", "text", "question", "offset", "start", "end"
+        return batch | {name: rows[name] for name in others}
 
 
 class Squad:
@@ -50,14 +51,15 @@ class Squad:
     Args:
         path: JSON file in the format of SQuAD 1.1.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a question and a window, special ones included; above ``max_question`` +
-            ``overlap`` + 3.
+        max_length: Maximum number of tokens of a question and a window, including special ones; above
+            ``max_question`` + ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
         overlap: Number of tokens that consecutive windows of a context share, at least 0.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the articles to hold out for validation, in [0, 1).
         test: Fraction of the articles to hold out for testing, in (0, 1).
         batch_size: Windows per step, at least 1.
@@ -76,6 +78,7 @@ class Squad:
         max_length: int = 256,
         max_question: int = 40,
         overlap: int = 64,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 16,
@@ -91,7 +94,7 @@ class Squad:
         if max_length <= (needed := max_question + overlap + SPECIAL_TOKENS):
             expected = f"more than {needed}: data.max_question + data.overlap + {SPECIAL_TOKENS}"
             raise ConfigError(format_error("data.max_length", expected, max_length))
-        self.prepare = PrepareQuestions()
+        self.prepare, self.pad_multiple = PrepareQuestions(), check_multiple(pad_multiple)
         vocabulary = VocabularySettings(tokens, tokenizer, lowercase, min_count, max_words)
         if fitted is None:
             self.questions = read_questions(existing_file(path, "an existing JSON file"))
@@ -101,7 +104,7 @@ class Squad:
         else:
             self.words = vocabulary.restore(fitted)
         self.windows = Windows(self.words, max_length, max_question, overlap)
-        known, length = self.words.tokens, padded_width(torch.tensor([max_length]))
+        known, length = self.words.tokens, largest_width(max_length)
         self.spec = Spec(shape=(length,), length=length, features=known.size, tokens=known, answer_spans=True)
 
     def fit(self) -> Fitted:
@@ -115,7 +118,7 @@ class Squad:
     def load(self) -> Splits:
         """Return the splits."""
         train, val, test = self.parts
-        return Splits(self._source(train, by_length=True), self._source(val) if val else None, self._source(test))
+        return Splits(self._source(train), self._source(val) if val else None, self._source(test))
 
     def describe(self) -> list[str]:
         """Return lines about the questions and the splits."""
@@ -158,9 +161,10 @@ class Squad:
         chosen = [{articles[number] for number in part.tolist()} for part in parts]
         return [[question for question in self.questions if question.article in part] for part in chosen]
 
-    def _source(self, questions: list[Question], by_length: bool = False) -> Source:
+    def _source(self, questions: list[Question]) -> Source:
         rows = self.windows.rows(questions)
-        return Source(rows, self.prepare, plan=ByLength(rows["tokens"].lengths) if by_length else None)
+        lengths = torch.stack([rows["tokens"].lengths, rows["text"].lengths], dim=1)
+        return Source(rows, self.prepare, plan=ByLength(lengths, multiple=self.pad_multiple, jitter=JITTER))
 
 
 def _parse(line: str, number: int, file: InputFile) -> Question:

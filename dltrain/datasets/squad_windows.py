@@ -10,7 +10,7 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 from dltrain.datasets.squad_file import Question
 
-SEPARATOR = 0  # character between two answers
+SEPARATOR = "\0"  # before each answer
 
 
 class Splitter(Protocol):
@@ -42,32 +42,31 @@ class Windows:
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
         """Return the windows of all questions; field ``question`` is the index of the question.
 
-        ``spans`` (T, 2) are the start and the end (exclusive) of each token in characters of the context, 0 for tokens
-        outside of it. ``start`` and ``end`` are the positions of the first and the last token of the first answer, 0 if
-        the window does not hold all of it.
+        ``text`` has the characters of the window and of all different answers, each after a `SEPARATOR`; ``offset`` is
+        the place in the context of its first character. ``spans`` (T, 2) are the start and the end (exclusive) of each
+        token in characters of the window, 0 for tokens outside of it. ``start`` and ``end`` are the positions of the
+        first and the last token of the first answer, 0 if the window does not hold all of it.
         """
-        ragged: dict[str, list[list[Any]]] = {
-            name: [] for name in ("tokens", "segments", "spans", "context", "answers")
-        }
-        numbers: dict[str, list[int]] = {"question": [], "start": [], "end": []}
+        ragged: dict[str, list[list[Any]]] = {name: [] for name in ("tokens", "segments", "spans", "text")}
+        numbers: dict[str, list[int]] = {"question": [], "offset": [], "start": [], "end": []}
         contexts: dict[str, tuple[list[int], list[tuple[int, int]]]] = {}
         for number, question in enumerate(questions):
             if question.context not in contexts:
                 contexts[question.context] = self.splitter.encode_spans(question.context)
-            answers = list(map(ord, chr(SEPARATOR).join(question.answers)))
-            characters = list(map(ord, question.context))
-            for row in self._windows(question, *contexts[question.context]):
-                tokens, segments, spans, start, end = row
-                ragged["tokens"].append(tokens)
-                ragged["segments"].append(segments)
-                ragged["spans"].append(spans)
-                ragged["context"].append(characters)
-                ragged["answers"].append(answers)
-                for name, value in zip(numbers, (number, start, end), strict=True):
+            answers = "".join(f"{SEPARATOR}{answer}" for answer in dict.fromkeys(question.answers))
+            for tokens, segments, places, start, end in self._windows(question, *contexts[question.context]):
+                inside = [place for place in places if place[1]]
+                offset, stop = (inside[0][0], inside[-1][1]) if inside else (0, 0)
+                spans = [(first - offset, last - offset) if last else (0, 0) for first, last in places]
+                text = list(map(ord, question.context[offset:stop] + answers))
+                rows: tuple[list[Any], ...] = (tokens, segments, spans, text)
+                for name, values in zip(ragged, rows, strict=True):
+                    ragged[name].append(values)
+                for name, value in zip(numbers, (number, offset, start, end), strict=True):
                     numbers[name].append(value)
         pads = {"tokens": self.splitter.tokens.pad or 0}
-        rows: dict[str, Any] = {name: _ragged(values, pads.get(name, 0)) for name, values in ragged.items()}
-        return rows | {name: torch.tensor(values, dtype=torch.int64) for name, values in numbers.items()}
+        fields: dict[str, Any] = {name: _ragged(values, pads.get(name, 0)) for name, values in ragged.items()}
+        return fields | {name: torch.tensor(values, dtype=torch.int64) for name, values in numbers.items()}
 
     def _windows(
         self, question: Question, tokens: list[int], spans: list[tuple[int, int]]

@@ -27,8 +27,8 @@ def fit_subwords(
     Args:
         kind: ``bpe`` or ``wordpiece``.
         special: Special tokens, from token 0 on; the second one is the unknown token of ``wordpiece``.
-        limits: Minimum number of occurrences of a pair of tokens to join, and maximum number of tokens, special tokens
-            and bytes or characters included.
+        limits: Minimum number of occurrences of a pair of tokens to join, and maximum number of tokens, including
+            special tokens and bytes or characters.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:

@@ -25,7 +25,7 @@ from dltrain.datasets.table_columns import (
     fit_column,
     reason_to_ignore,
 )
-from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, Target, are_classes, fit_target
+from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, TableTarget, are_classes, fit_target
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
@@ -155,7 +155,7 @@ class CsvTable:
     def _adopt(self, fitted: Fitted) -> None:
         self.notation = replace(self.notation, trained_on=Marks(*fitted["marks"]))
         self.columns = [KINDS[kind](*state) for kind, *state in fitted["columns"]]
-        self.target = Target(*fitted["target"])
+        self.target = TableTarget(*fitted["target"])
 
     def evaluation(self) -> Source:
         """Return all rows of the file, which needs only the columns that the model reads and the target column."""

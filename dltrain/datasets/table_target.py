@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column may also be classes
 
 
-class Target(NamedTuple):
+class TableTarget(NamedTuple):
     """The column to predict, fitted on the training rows.
 
     Args:
@@ -85,19 +85,19 @@ class Target(NamedTuple):
         return classes
 
 
-def fit_target(table: Table, column: int, train: np.ndarray) -> Target:
+def fit_target(table: Table, column: int, train: np.ndarray) -> TableTarget:
     """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table."""
     name = table.header[column]
     if not table.is_numeric(column):
         cells = table.columns[column]
         words = sorted({cells.words[code] for code in np.unique(cells.codes)})
         _check_classes(words)
-        return Target(name, words)
+        return TableTarget(name, words)
     values = parse_column(table, column)
     numbers = np.unique(values).tolist() if are_classes(table, column) else None
     if numbers is not None:
         _check_classes([f"{number:.0f}" for number in numbers])
-    return Target(name, None, numbers, float(values[train].mean()), float(nonzero_std(values[train])))
+    return TableTarget(name, None, numbers, float(values[train].mean()), float(nonzero_std(values[train])))
 
 
 def are_classes(table: Table, column: int) -> bool:

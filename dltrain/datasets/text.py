@@ -47,7 +47,7 @@ class Text:
             white space), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
             splits a word as BERT does, but keeps the space before it, other white space and case.
         tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
-        min_count: Minimum occurrences in the training split of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
         max_words: Maximum number of words, or of subwords including bytes or characters, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.

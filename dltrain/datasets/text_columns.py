@@ -76,7 +76,7 @@ def _is_text(table: Table, column: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Target:
+class TextTarget:
     """The column to predict: classes, numbers, or both.
 
     Args:
@@ -130,7 +130,7 @@ class Target:
         return torch.from_numpy(labels)
 
 
-def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> Target:
+def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> TextTarget:
     """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table.
 
     Raises:
@@ -141,7 +141,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
         if threshold is not None:
             expected = f"null, as column {name} has words"
             raise ConfigError(format_error("data.threshold", expected, threshold))
-        return _checked(Target(name, tuple(sorted(table.columns[column].words))))
+        return _checked(TextTarget(name, tuple(sorted(table.columns[column].words))))
     values = parse_column(table, column)
     numbers = {"mean": float(values[train].mean()), "scale": float(nonzero_std(values[train]))}
     if threshold is not None:
@@ -150,14 +150,14 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
         if above in (0.0, 1.0):
             expected = f"a number between {values.min():g} and {values.max():g}, the values of {name}"
             raise ConfigError(format_error("data.threshold", expected, threshold))
-        return Target(name, names, threshold, **numbers)
+        return TextTarget(name, names, threshold, **numbers)
     different = table.different_numbers(column)
     if len(different) <= MAX_NUMERIC_CLASSES and not (different % 1).any():
-        return _checked(Target(name, tuple(f"{number:.0f}" for number in different), None, **numbers))
-    return Target(name, None, None, **numbers)
+        return _checked(TextTarget(name, tuple(f"{number:.0f}" for number in different), None, **numbers))
+    return TextTarget(name, None, None, **numbers)
 
 
-def _checked(target: Target) -> Target:
+def _checked(target: TextTarget) -> TextTarget:
     if len(target.classes or ()) < 2:
         got = ", ".join(target.classes or ())
         raise ConfigError(format_error("data.column", "a column of at least two different values", got))

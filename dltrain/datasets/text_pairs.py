@@ -12,13 +12,13 @@ from dltrain.data.checks import at_least, check_held_out, existing_file
 from dltrain.data.inputs import InputFile, InputFiles
 from dltrain.data.loader import Batch
 from dltrain.data.plans import ByLength
-from dltrain.data.ragged import Ragged, padded_width
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
 from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.describe import count, splits_line
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_pair, choose_target, fit_target, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_pair, choose_target, fit_target, split_rows
 from dltrain.datasets.text_encoder import PairEncoder
 from dltrain.datasets.text_file import JSON, iterate_json
 from dltrain.errors import ConfigError, format_error
@@ -55,10 +55,11 @@ class TextPairs:
         header: Whether the first line of a CSV file names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
-        max_length: Maximum number of tokens of a pair, special ones included, at least 8.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        max_length: Maximum number of tokens of a pair, including special ones, at least 8.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
@@ -79,6 +80,7 @@ class TextPairs:
         max_words: int = 20_000,
         max_length: int = 128,
         tokenizer: str | None = None,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 32,
@@ -87,7 +89,7 @@ class TextPairs:
     ) -> None:
         check_held_out(validation, test)
         self.path, self.notation, self.prepare = path, Notation(header), PrepareTextPairs()
-        self.batch_size = at_least("data.batch_size", batch_size, 1)
+        self.batch_size, self.pad_multiple = at_least("data.batch_size", batch_size, 1), check_multiple(pad_multiple)
         self.workers = at_least("data.workers", workers, 0)
         if max_length < MIN_LENGTH:
             expected = f"at least {MIN_LENGTH}, for two texts and their special tokens"
@@ -99,11 +101,11 @@ class TextPairs:
             self.words = vocabulary.fit(texts)
         else:
             self.words = vocabulary.restore(fitted)
-            self.names, self.target = tuple(fitted["names"]), Target(*fitted["target"])
+            self.names, self.target = tuple(fitted["names"]), TextTarget(*fitted["target"])
             marks = Marks(*fitted["marks"]) if fitted["marks"] else None
             self.notation = replace(self.notation, trained_on=marks)
         self.encoder = PairEncoder(self.words.tokens, max_length)
-        length = padded_width(torch.tensor([max_length]))
+        length = largest_width(max_length)
         known = self.words.tokens
         self.spec = Spec(shape=(length,), length=length, features=known.size, tokens=known, **self.target.facts)
 
@@ -199,4 +201,4 @@ class TextPairs:
         rows = self.encoder.rows(self._texts(table, part.tolist()))
         targets = {name: value[part] for name, value in self.target.encode(table, column).items()}
         fields: dict[str, Tensor | Ragged] = {**rows, **targets}
-        return Source(fields, self.prepare, plan=ByLength(rows["tokens"].lengths))
+        return Source(fields, self.prepare, plan=ByLength(rows["tokens"].lengths, multiple=self.pad_multiple))

@@ -10,7 +10,7 @@ from torch import Tensor
 from dltrain.datasets.csv_report import describe_csv
 from dltrain.datasets.csv_table import Table
 from dltrain.datasets.describe import classes_line, count, splits_line
-from dltrain.datasets.text_columns import Target
+from dltrain.datasets.text_columns import TextTarget
 from dltrain.datasets.text_encoder import TextEncoder
 from dltrain.datasets.text_file import JSON
 
@@ -18,7 +18,7 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def describe_texts(
-    table: Table, text: int, target: Target, column: int, encoder: TextEncoder, parts: Mapping[str, Tensor]
+    table: Table, text: int, target: TextTarget, column: int, encoder: TextEncoder, parts: Mapping[str, Tensor]
 ) -> list[str]:
     """Return lines about the texts, the vocabulary, the column to predict and the splits."""
     cells = table.columns[text]
@@ -57,7 +57,7 @@ def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np
     return f"{missing / max(1, sum(map(len, held_out))):.1%} of the words of validation and test are unknown"
 
 
-def _target_lines(table: Table, target: Target, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:
+def _target_lines(table: Table, target: TextTarget, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:
     found = target.encode(table, column)
     if target.classes is None:
         values = table.numbers(column)

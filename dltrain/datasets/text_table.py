@@ -11,8 +11,8 @@ from torch import Tensor
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
 from dltrain.data.checks import at_least, check_held_out, existing_file, one_of
 from dltrain.data.inputs import InputFile, InputFiles
-from dltrain.data.plans import ByLength
-from dltrain.data.ragged import WIDTH_MULTIPLE, Ragged, check_multiple, padded_width
+from dltrain.data.plans import ByLength, FixedSize
+from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.datasets.cells import Cells
 from dltrain.datasets.csv_file import Notation, csv_errors, iterate_tables, read_csv
@@ -20,7 +20,7 @@ from dltrain.datasets.csv_table import Marks, Table, reject_missing
 from dltrain.datasets.document_frequency import inverse_document_frequency
 from dltrain.datasets.image_layout import TEST, TRAIN, VAL
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.text_columns import Target, choose_target, choose_text, fit_target, limit_rows, split_rows
+from dltrain.datasets.text_columns import TextTarget, choose_target, choose_text, fit_target, limit_rows, split_rows
 from dltrain.datasets.text_encoder import PrepareTexts, TextEncoder
 from dltrain.datasets.text_file import JSON, TEXT, iterate_json, read_folders, read_text
 from dltrain.datasets.text_report import describe_file, describe_texts
@@ -47,19 +47,19 @@ class TextTable:
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         tokens: ``words``, or subwords, which then count as words: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case.
-        min_count: Minimum occurrences in the training texts of a word, or of a pair of subwords to join, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words or subwords in the vocabulary, at least 1.
         max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
-        tokenizer: File ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``; None to use ``tokens``.
+        tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
             the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own.
-        batching: ``length`` batches texts of similar length, ``random`` batches texts at random.
+        batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
         max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        pad_multiple: With ``batching=length``, batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -88,7 +88,7 @@ class TextTable:
         batching: str = "length",
         max_tokens: int | None = None,
         num_labels: int | None = None,
-        pad_multiple: int = WIDTH_MULTIPLE,
+        pad_multiple: int = 1,
         validation: float = 0.15,
         test: float = 0.15,
         batch_size: int = 64,
@@ -116,7 +116,7 @@ class TextTable:
         else:
             self._adopt(fitted)
         self.encoder = TextEncoder(self.words.tokens, max_length, self.vocabulary.name)
-        length = padded_width(torch.tensor([max_length]))
+        length = largest_width(max_length)
         self.spec = Spec(
             shape=(length,),
             length=length,
@@ -165,7 +165,7 @@ class TextTable:
 
     def _adopt(self, fitted: Fitted) -> None:
         self.words = self.vocabulary.restore(fitted)
-        self.text_name, self.target = fitted["text"], Target(*fitted["target"])
+        self.text_name, self.target = fitted["text"], TextTarget(*fitted["target"])
         marks = Marks(*fitted["marks"]) if fitted["marks"] else None
         self.notation = replace(self.notation, trained_on=marks)
 
@@ -176,14 +176,16 @@ class TextTable:
         reject_missing(table, [column], "Remove such rows from the file")
         rows: dict[str, Tensor | Ragged] = {"tokens": self._encode(table.columns[text])}
         rows |= self.target.encode(table, column)
-        return self._source(rows, torch.arange(len(table)))
+        return self._source(rows, torch.arange(len(table)), by_length=True)
 
     def load(self) -> Splits:
         """Encode and split the texts."""
         rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
         self.parts = {**self.parts, TRAIN: self._labeled(rows["targets"])}
-        train, val, test = (self._source(rows, self.parts[split]) for split in (TRAIN, VAL, TEST))
+        train, val, test = (
+            self._source(rows, self.parts[split], self.by_length or split != TRAIN) for split in (TRAIN, VAL, TEST)
+        )
         return Splits(train, val if len(val) else None, test)
 
     def describe(self) -> list[str]:
@@ -268,14 +270,14 @@ class TextTable:
             return
         if not self.by_length:
             raise ConfigError(format_error("data.max_tokens", "null with data.batching=random", self.max_tokens))
-        at_least("data.max_tokens", self.max_tokens, padded_width(torch.tensor([self.max_length])))
+        at_least("data.max_tokens", self.max_tokens, largest_width(self.max_length))
 
-    def _source(self, rows: dict[str, Tensor | Ragged], part: Tensor) -> Source:
+    def _source(self, rows: dict[str, Tensor | Ragged], part: Tensor, by_length: bool) -> Source:
         own = {name: value[part] for name, value in rows.items()}
         tokens = own["tokens"]
         assert isinstance(tokens, Ragged)
         plan = ByLength(tokens.lengths, self.max_tokens, self.pad_multiple)
-        return Source(own, self.prepare, plan=plan if self.by_length else None)
+        return Source(own, self.prepare, plan=plan if by_length else FixedSize(self.pad_multiple))
 
     def _encode(self, cells: Cells) -> Ragged:
         encoded = [self.encoder.encode(word) for word in cells.words]

@@ -22,7 +22,7 @@ from dltrain.datasets.describe import count, listed, missing_line, splits_line
 from dltrain.datasets.fill_missing import fill_missing
 from dltrain.datasets.known_values import KnownValues
 from dltrain.datasets.numerics import columns_first, split_float64
-from dltrain.datasets.series_reader import Found, SeriesReader
+from dltrain.datasets.series_reader import SeriesReader, SeriesValues
 from dltrain.datasets.series_splits import SeriesSplit
 from dltrain.datasets.series_table import Series
 from dltrain.datasets.steps import infer_season
@@ -209,7 +209,9 @@ class TimeSeries:
             sources[name] = Source(rows, self._normalize(history=name != "train"))
         return Splits(sources["train"], sources.get("val"), sources["test"])
 
-    def _windows(self, found: Found, ranges: Sequence[SplitRange], numbers: Sequence[int]) -> Mapping[str, Field]:
+    def _windows(
+        self, found: SeriesValues, ranges: Sequence[SplitRange], numbers: Sequence[int]
+    ) -> Mapping[str, Field]:
         """Return the windows of all series by name and, with ``group``, the index of the series of each."""
         rows: dict[str, Field] = {
             name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()

@@ -66,7 +66,7 @@ class TokenizerFile:
         return found.ids, found.offsets
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, special ones included."""
+        """Return the text of tokens, including special ones."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
         return text
 

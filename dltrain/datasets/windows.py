@@ -33,7 +33,7 @@ class SplitRange(NamedTuple):
         return self.end - horizon - self.first + 1
 
     def rows(self, series: Tensor) -> Tensor:
-        """Return the rows of a series (columns, rows) that its windows read."""
+        """Return the rows of a series (columns, rows) that the windows of the split read."""
         return series[:, self.first - self.lead : self.end]
 
 
@@ -49,7 +49,7 @@ def cut_windows(
         series: Values of each series, (rows, columns).
         ranges: The rows of the split in each series.
         horizon: Steps to predict.
-        convert: Function to a tensor (columns, rows).
+        convert: Function that converts these values to a tensor (columns, rows).
     """
     lead, parts = ranges[0].lead, [part.rows(convert(values)) for values, part in zip(series, ranges, strict=True)]
     steps = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -80,7 +80,7 @@ def fit_scales(
     Args:
         train: The training rows (rows, columns) of each series in float64.
         season: Steps per season, for the error of the naive forecast.
-        published: Also return ``deviation``, the standard deviation by which published errors are divided.
+        published: Also return ``deviation``, the standard deviation by which errors are divided in published results.
     """
     change = np.stack([_typical_change(rows, horizon) for rows in train])
     scale = np.stack([nonzero_std(rows) for rows in train]) if normalize == "train" else change

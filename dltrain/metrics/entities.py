@@ -25,7 +25,7 @@ def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float],
     """Return precision, recall and F1 score of exact entities, over all entities and for each kind.
 
     Args:
-        found, true: Tags of the same words.
+        found, true: Predicted and true tags of the same words.
 
     Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.4.
     """

@@ -107,7 +107,7 @@ class Block(nn.Module):
         Args:
             mask: Mask of self-attention; see `Heads.attend`. Causal attention needs none for padding at the end,
                 to which no earlier step attends.
-            source: Keys and values of the source, by ``cross.read``.
+            source: Keys and values of the source, computed by ``cross.read``.
             source_mask: Mask of the attention to the source.
         """
         return self._run(x, None, mask, source, source_mask)[0]

@@ -32,7 +32,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
     Args:
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
-        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
+        backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid, a multiple of 32.
         hidden_size: Width of each of the two layers that classify a region.

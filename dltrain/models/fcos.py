@@ -29,7 +29,7 @@ class FCOS(OneStage, fcos.FCOS):
     Args:
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
-        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
+        backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         num_convs: Convolutions of each head before its output.
@@ -38,7 +38,7 @@ class FCOS(OneStage, fcos.FCOS):
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the weaker of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
-        levels: Number of feature maps to use, from the finest on; the last one is matched to all larger boxes.
+        levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
         box_weight: Factor of the loss of the boxes.
         vote_iou: Minimum IoU of a box with a kept box of its class to be averaged with it; 1 for no averaging.
 

@@ -28,7 +28,7 @@ class PatchTST(Forecaster):
         hidden_size, num_layers: At least 1.
         num_heads: Number of attention heads; divides ``hidden_size``.
         ffn_ratio: Width of the feed-forward layers, as a multiple of ``hidden_size``, at least 1.
-        dropout: Dropout probability of patches, attention weights, residual branches and of the last layer's inputs.
+        dropout: Dropout probability of patches, attention weights, residual branches and the last layer's inputs.
         norm: ``batch``, batch norm after each residual sum, as published; or ``layer``, layer norm before attention and
             feed-forward network, and at the end.
 

@@ -29,7 +29,7 @@ def run_ragged(
 
     Args:
         x: Steps (B, T, width).
-        lengths: Steps of each sequence, int64 (B,) on the CPU; an empty sequence keeps its first step.
+        lengths: Steps of each sequence, int64 (B,) on the CPU; an empty sequence is treated as one step.
         before: State before the first step; None for zeros.
         weight_dropout: See `run_layer`.
     """

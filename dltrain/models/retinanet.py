@@ -23,7 +23,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
     Args:
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
-        backbone: ``resnet18`` to ``resnet152``, or for small images ``narrow`` or ``narrow8``.
+        backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         min_score: Minimum score of a detection.

@@ -27,7 +27,7 @@ class Seq2Seq(RecurrentEncoderDecoder):
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
-        dropout: Dropout probability of embeddings, between layers and of the input of the output layer, in [0, 1).
+        dropout: Dropout probability after the embeddings, between layers and before the output layer, in [0, 1).
         positions: ``sinusoidal`` adds the positions of `dltrain.models.positions.Sinusoids` to both embeddings, so that
             attention can also depend on the position of a token; ``none`` adds nothing.
 

@@ -26,7 +26,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
             input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
-        dropout: Dropout probability between layers and of the input of the output layer, in [0, 1).
+        dropout: Dropout probability between layers and before the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
     Source: Cho et al. 2014 and Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015,

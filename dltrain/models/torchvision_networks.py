@@ -65,7 +65,7 @@ def _shrink_alexnet(network: models.AlexNet) -> None:
 
 
 def _shrink_vgg(network: models.VGG) -> None:
-    """Round up in pooling, and let the classifier read one pixel instead of its 49 copies (for images of 32x32)."""
+    """Round up in pooling, and classify one pixel, which torchvision would copy 49 times for images of 32x32."""
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True

@@ -21,7 +21,7 @@ class CNNLSTM(nn.Module):
         num_layers: Layers of the LSTM, at least 1.
         activation: Activation function of the CNN.
         norm: ``batch``, ``layer``, ``group`` or ``none``, for the CNN.
-        dropout: Dropout probability of the last state, and between the layers of the LSTM, in [0, 1).
+        dropout: Dropout probability between LSTM layers and before the output layer, in [0, 1).
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for any number of frames.
     Source: Donahue et al. 2015, "Long-term recurrent convolutional networks for visual recognition and description".

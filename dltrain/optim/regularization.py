@@ -52,7 +52,7 @@ class Regularizer:
     def apply(self, gradients: list[Tensor], measure: bool) -> Tensor | None:
         """Add penalties to the gradients and clip them, in place.
 
-        If `measure` is true, return the norm of all gradients together, penalties included, before clipping.
+        If `measure` is true, return the norm of all gradients together, including penalties, before clipping.
         """
         l1, l2 = self.config.l1, self.config.l2
         weights = [p for p in self.penalized if p.grad is not None] if l1 or l2 else []

@@ -21,19 +21,18 @@ OTHER_TARGETS = (
 def task_facts(job: Job) -> set[str]:
     """Return the facts that at least one task provides, according to the YAML files of the tasks."""
     options = [job.config["task"], *compose.options("task", job.config_dirs).values()]
-    return {fact for option in options for fact in option.get("_provides_", [])}
+    return {fact for option in options for fact in _provides(option)}
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
     """Reject the task or model chosen for `group` if it needs a fact that is missing or None in `facts`."""
-    needed = instantiate.required_facts(job.resolved[group], group, job.allow)
-    missing = list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
+    needed, missing = find_missing(job, group, facts)
     if not missing:
         return
     chosen = f"{group}={job.choices[group]}"
     source = "task" if set(missing) & task_facts(job) else "data"
     other = f"{source}={job.choices[source]}"
-    hint = f"Data that fit {chosen}: {_matching_data(job, needed)}"
+    hint = f"Data that fit {chosen}: {matching_data(job, group, needed)}"
     if source == "task":
         models = f"Models that fit {other}: {names}. " if group == "model" and (names := _matching_models(job)) else ""
         hint = f"{models}Use {_matching_task(job, group, set(missing))}"
@@ -42,6 +41,12 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
     reason = f"{other} does not provide {' and '.join(missing)}"
     raise ConfigError(f"{chosen} {other}: not supported because {reason}. {hint}.")
+
+
+def find_missing(job: Job, group: str, facts: Facts) -> tuple[list[str], list[str]]:
+    """Return the facts that the task or model chosen for `group` needs, and those of them that `facts` lack."""
+    needed = list(instantiate.required_facts(job.resolved[group], group, job.allow))
+    return needed, list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
 
 
 def _lacking(fact: str, facts: Facts) -> str:
@@ -53,30 +58,56 @@ def _whole(fact: str) -> str:
     return fact.partition(".")[0]
 
 
-def _matching_data(job: Job, needed: Iterable[str]) -> str:
-    """Return the names of the data options that declare all needed facts, except those that tasks provide."""
-    wanted = set(map(_whole, needed)) - task_facts(job)
-    options = compose.options("data", job.config_dirs).items()
-    return " ".join(name for name, option in options if wanted <= set(option.get("_provides_", []))) or "none"
+def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
+    """Return the names of the data options that fit the task or model chosen for `group`, which needs some facts.
+
+    The data and the task provide the facts of a model: the task that its YAML file selects, or else that of the data.
+    """
+    wanted, of_tasks = set(map(_whole, needed)), task_facts(job)
+    tasks = compose.options("task", job.config_dirs)
+    chosen = _selected_tasks(compose.options(group, job.config_dirs).get(job.choices[group], {}))
+    fitting = []
+    for name, option in compose.options("data", job.config_dirs).items():
+        provided = _provides(option)
+        trained = [tasks[task] for task in chosen or _selected_tasks(option) if task in tasks]
+        if group == "model" and trained:
+            fits = any(_needs(task, job) <= provided and wanted <= provided | _provides(task) for task in trained)
+        else:
+            fits = wanted - of_tasks <= provided
+        fitting += [name] if fits else []
+    return " ".join(fitting) or "none"
+
+
+def _provides(option: dict[str, Any]) -> set[str]:
+    return set(option.get("_provides_", []))
+
+
+def _needs(option: dict[str, Any], job: Job) -> set[str]:
+    return set(map(_whole, instantiate.facts_of_yaml(option, job.allow)))
+
+
+def _selected_tasks(option: dict[str, Any]) -> list[str]:
+    """Return the tasks that an option selects in its YAML file: one or none."""
+    defaults = [entry for entry in option.get("defaults", []) if isinstance(entry, dict)]
+    return [name for entry in defaults for key, name in entry.items() if "/task" in key]
 
 
 def _matching_models(job: Job) -> str:
     """Return the names of the models that need a fact of this task and whose facts all come from the task and data."""
-    task, data = (set(job.config[group].get("_provides_", [])) for group in ("task", "data"))
+    task, data = (_provides(job.config[group]) for group in ("task", "data"))
     options = compose.options("model", job.config_dirs).items()
-    needed = {name: set(map(_whole, instantiate.facts_of_yaml(option, job.allow))) for name, option in options}
+    needed = {name: _needs(option, job) for name, option in options}
     return " ".join(name for name, facts in needed.items() if facts & task and facts <= task | data)
 
 
 def _matching_task(job: Job, group: str, missing: set[str]) -> str:
     """Return the task that the chosen option selects in its YAML file, or else those that provide the missing facts."""
-    written = compose.options(group, job.config_dirs).get(job.choices[group], {}).get("defaults", [])
-    tasks = [name for entry in written if isinstance(entry, dict) for key, name in entry.items() if "/task" in key]
+    tasks = _selected_tasks(compose.options(group, job.config_dirs).get(job.choices[group], {}))
     if tasks:
         return f"task={tasks[0]}"
     options = compose.options("task", job.config_dirs).items()
     needed = missing & task_facts(job)
-    return "a task such as " + " ".join(name for name, task in options if needed <= set(task.get("_provides_", [])))
+    return "a task such as " + " ".join(name for name, task in options if needed <= _provides(task))
 
 
 def unused_settings(job: Job) -> Iterator[str]:

@@ -19,6 +19,7 @@ from dltrain.config.compose import Job
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batch, Batches
+from dltrain.data.plans import FixedSize
 from dltrain.data.spec import Data, Inputs, Source, Splits
 from dltrain.errors import CheckpointError, ConfigError, format_error
 from dltrain.loggers.console import Console
@@ -61,7 +62,8 @@ class Trained:
         assert prepare is not None
         device, end = self.components.device, dict[str, Any]()
         for piece in user_inputs(self.components, files):
-            source = Source(piece.rows, prepare, plan=plan if plan and plan.contiguous else None)
+            in_order = plan if plan and plan.contiguous else FixedSize(getattr(self.components.data, "pad_multiple", 1))
+            source = Source(piece.rows, prepare, plan=in_order)
             batches = Batches(source, files.batch_size, device.device, channels_last=device.channels_last)
             predictions = self.components.task.predictions(self.components.model, batches)
             lines = _without_gradients(explained(self.components, batches) if explain else predictions, device)
@@ -213,9 +215,9 @@ def _check_class_names(components: Components, path: Path) -> None:
 
 
 def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
-    """Return the batches of a split for evaluation: in order, complete, without augmentation."""
-    source = Source(getattr(splits, split).rows, splits.test.prepare)
-    return source_batches(components, source)
+    """Return the batches of a split for evaluation: all examples, without augmentation."""
+    source = getattr(splits, split)
+    return source_batches(components, Source(source.rows, splits.test.prepare, plan=source.plan))
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:

@@ -104,7 +104,8 @@ def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: F
     """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
-    more_tokens = {"tokens": replace(tokens, size=tokens.size + 1)} if isinstance(tokens, Tokens) else {}
+    known = {name: facts.get(name) for name in ("tokens", "target_tokens")}
+    more_tokens = {name: replace(each, size=each.size + 1) for name, each in known.items() if isinstance(each, Tokens)}
     if tokens is not None and outputs == tokens.size and facts.get("each_step"):  # the outputs are tokens
         return set(), _changed(model, rebuild, {**facts, **more_outputs, **more_tokens})
     heads = _changed(model, rebuild, {**facts, **more_outputs}) if more_outputs else set()

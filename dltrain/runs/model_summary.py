@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Clip, Data, Spec
 from dltrain.data.tokens import Tokens
+from dltrain.errors import ConfigError
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
-from dltrain.runs.compatibility import task_facts
+from dltrain.runs.compatibility import find_missing, matching_data, task_facts
 from dltrain.tasks.model_call import call_model, example_inputs
 
 
@@ -39,7 +41,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
 def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, Any]:
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
-    is_text = "tokens.size" in needed
+    is_text = not {"tokens.size", "target_tokens.size"}.isdisjoint(needed)
     if is_text:
         tokens = Tokens(outputs)
         spec = Spec(shape=shape, length=shape[0], tokens=tokens, target_tokens=tokens, features=outputs)
@@ -55,8 +57,18 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
         spec = Spec(shape=shape, size=math.prod(shape), **axes)
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & task_facts(job) - facts.keys():  # facts that only the model's own task provides
+        if find_missing(job, "task", vars(spec))[1]:
+            raise _unsuitable(job, shape, "its task needs facts of data", needed)
         facts = {**build_task(job, spec)[1], **facts}
+    if missing := find_missing(job, "model", facts)[1]:
+        raise _unsuitable(job, shape, f"it needs {' and '.join(missing)}, which this shape does not have", needed)
     return facts
+
+
+def _unsuitable(job: Job, shape: tuple[int, ...], reason: str, needed: Iterable[str]) -> ConfigError:
+    """Return the error for a shape from which the facts that a model needs do not follow."""
+    model, hint = f"model={job.choices['model']}", f"Use another shape, or data: {matching_data(job, 'model', needed)}"
+    return ConfigError(f"--input {'x'.join(map(str, shape))}: not supported for {model} because {reason}. {hint}.")
 
 
 def _optimizer_states(job: Job) -> int:

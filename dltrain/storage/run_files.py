@@ -32,6 +32,6 @@ SWEEP_FILES = (SWEEP, SUMMARY_JSON, SUMMARY_CSV)
 
 
 def list_run_files(folder: Path) -> list[Path]:
-    """Return the files and folders of a run that exist in `folder`, broken links included."""
+    """Return the files and folders of a run that exist in `folder`, including broken links."""
     paths = [folder / name for name in RUN_FILES if os.path.lexists(folder / name)]
     return paths + sorted(folder.glob(f"{EVENTS}.*"))

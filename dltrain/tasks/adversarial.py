@@ -50,7 +50,7 @@ class Adversarial(Task):
         penalty: Weight of the critic's gradient penalty. None selects 10 for ``wasserstein`` without ``clip``, and 0
             otherwise.
         n_critic: Updates of the critic per update of the generator.
-        features: Run folder of the classifier whose features `Quality` compares; None compares the samples themselves.
+        features: Run folder of the classifier whose features `Quality` compares; None for the examples themselves.
 
     Source: Goodfellow et al. 2014, algorithm 1; losses: see `gan_losses`; clipping: Arjovsky et al. 2017, algorithm 1;
     penalty: Gulrajani et al. 2017; two learning rates: Heusel et al. 2017.
@@ -198,7 +198,7 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or interpolation paths of at most eight examples each, both ends included.
+        """Return examples from noise, or interpolation paths of at most eight examples each, including both ends.
 
         A conditional model keeps one class per path.
         """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.tasks.base import Batch
 
-MAX_EXAMPLES = 50_000  # training texts after which no further batch is read
+MAX_EXAMPLES = 50_000  # training texts to read, rounded up to whole batches
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
 MIN_COUNT = 2  # minimum number of training texts that contain a word pair
@@ -22,7 +22,7 @@ class Texts:
     Args:
         batches: Batches with ``inputs`` (B, T) and ``lengths`` (B,).
         target: Function that returns the targets of a batch.
-        limit: Number of texts after which no further batch is read; None for no limit.
+        limit: Number of texts to read, rounded up to whole batches; None for all.
     """
 
     def __init__(self, batches: Iterable[Batch], target: Callable[[Batch], Tensor], limit: int | None = None) -> None:
@@ -108,7 +108,7 @@ class LinearModel:
     """Linear model on TF-IDF features with an L2 penalty, in float64 on the CPU.
 
     Args:
-        train: Training texts; no further batch is read after 50,000 texts.
+        train: Training texts; about the first 50,000 are read.
         val: Validation texts to choose the penalty and whether to use word pairs; None for a penalty of 1 and words
             only.
         vocabulary: Number of different tokens.

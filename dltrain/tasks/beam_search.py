@@ -8,7 +8,7 @@ from torch import Tensor
 State = dict[str, Any]  # nested dictionaries of tensors, batch axis first
 
 
-class Found(NamedTuple):
+class Hypotheses(NamedTuple):
     """The best target of each source.
 
     Args:
@@ -20,13 +20,13 @@ class Found(NamedTuple):
     scores: Tensor
 
 
-class Search:
+class BeamSearch:
     """Search for the target with the highest score, log P / (number of tokens ** length_penalty).
 
     Args:
         begin, end: Tokens before the first and after the last token of a target.
         excluded: Tokens that are never written.
-        length: Maximum number of tokens of a target, the end included; longer ones are cut off.
+        length: Maximum number of tokens of a target, including the end; longer ones are cut off.
         beam: Unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
         length_penalty: 0 compares log-probabilities, which favors short targets; 1 compares their means per token.
 
@@ -40,7 +40,7 @@ class Search:
         self.begin, self.end, self.excluded = begin, end, list(excluded)
         self.length, self.beam, self.length_penalty = length, beam, length_penalty
 
-    def __call__(self, model: Any, state: State) -> Found:
+    def __call__(self, model: Any, state: State) -> Hypotheses:
         """Return the best target of each source.
 
         A beam may drop the greedy target, so it is searched separately: no score is below that of the greedy target.
@@ -55,9 +55,9 @@ class Search:
         wide = self._search(model, state, self.beam)
         better = wide.scores > greedy.scores
         tokens = torch.where(better[:, None], wide.tokens, greedy.tokens)
-        return Found(tokens, torch.where(better, wide.scores, greedy.scores))
+        return Hypotheses(tokens, torch.where(better, wide.scores, greedy.scores))
 
-    def _search(self, model: Any, state: State, beam: int) -> Found:
+    def _search(self, model: Any, state: State, beam: int) -> Hypotheses:
         """Return the best target of each source among those that a beam of this width finds."""
         rows, device = _rows(state), _device(state)
         if beam > 1:
@@ -98,7 +98,7 @@ class Search:
 class _Best:
     """The best finished target of each source, and the number of finished targets."""
 
-    def __init__(self, rows: int, beam: int, search: Search, device: torch.device) -> None:
+    def __init__(self, rows: int, beam: int, search: BeamSearch, device: torch.device) -> None:
         self.beam, self.search = beam, search
         self.tokens = torch.full((rows, search.length), search.end, device=device)
         self.scores = torch.full((rows,), -torch.inf, device=device)
@@ -130,11 +130,11 @@ class _Best:
         """Return whether each source has as many finished targets as the beam is wide; synchronizes with the device."""
         return bool((self.counts >= self.beam).all())
 
-    def read(self, paths: Tensor, totals: Tensor) -> Found:
+    def read(self, paths: Tensor, totals: Tensor) -> Hypotheses:
         """Return the best targets, including paths that reached the maximum length without an end."""
         unfinished = (self.counts < self.beam)[:, None]
         self._keep(paths, totals.masked_fill(~unfinished, -torch.inf), paths.shape[2] - 1)
-        return Found(self.tokens, self.scores)
+        return Hypotheses(self.tokens, self.scores)
 
 
 def select(state: State, rows: Tensor, kept: State | None = None) -> State:

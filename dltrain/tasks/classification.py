@@ -39,7 +39,7 @@ class Classification(TaskOverSteps, Supervised):
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
         test_time_flip: In evaluation and predictions, average the outputs for each image and for its mirror image.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
 
     Source: label smoothing, Szegedy et al. 2016, section 7; balanced weights, King and Zeng 2001, "Logistic regression
@@ -112,7 +112,7 @@ class Classification(TaskOverSteps, Supervised):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
-        scores, linear, worst = Scores(self.classes), Scores(self.classes), list[Tensor]()
+        scores, linear, worst = ClassScores(self.classes), ClassScores(self.classes), list[Tensor]()
         texts: Batch | None = None
         images: Batch | None = None
         for batch in batches:
@@ -178,7 +178,7 @@ class Classification(TaskOverSteps, Supervised):
         ]
 
 
-class Scores:
+class ClassScores:
     """Running loss, accuracy, macro F1 and scores per class; with more than five classes also top-5 accuracy."""
 
     def __init__(self, classes: int) -> None:

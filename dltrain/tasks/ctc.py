@@ -14,7 +14,7 @@ from dltrain.metrics.running import Mean
 from dltrain.plots.spectrogram import spectrogram
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.ctc_baseline import Unigram
-from dltrain.tasks.ctc_search import Search
+from dltrain.tasks.ctc_search import PrefixSearch
 from dltrain.tasks.model_call import call_model
 
 NUM_SHOWN = 4  # transcripts in the log
@@ -28,10 +28,10 @@ class Ctc(Task):
     ``transcript_lengths`` (B,); both lengths are on the CPU. The model returns V logits per step of the inputs.
 
     Args:
-        vocabulary: Number of distinct tokens V, blank included.
+        vocabulary: Number of distinct tokens V, including blank.
         blank_token: Token of a step that writes nothing.
         decode: Function that turns tokens into text.
-        beam: See `dltrain.tasks.ctc_search.Search`.
+        beam: See `dltrain.tasks.ctc_search.PrefixSearch`.
         bands: Mel bands of a frame, to draw recordings; None for other inputs.
         step_seconds: Seconds per step, to draw recordings; None for other inputs.
 
@@ -54,7 +54,7 @@ class Ctc(Task):
         if not error_rates.is_available():
             reason = "jiwer, which computes error rates, is not installed"
             raise ConfigError(f"task=ctc: not supported because {reason}. Run pip install 'dltrain[speech]'.")
-        self.search = Search(self.blank_token, self.beam)
+        self.search = PrefixSearch(self.blank_token, self.beam)
         self.unigram: Unigram | None = None
 
     def facts(self) -> dict[str, Any]:

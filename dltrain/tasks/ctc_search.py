@@ -12,7 +12,7 @@ UNLIKELY = math.log(1e-5)  # tokens of lower probability at a step do not extend
 Prefix = tuple[int, ...]
 
 
-class Found(NamedTuple):
+class Transcriptions(NamedTuple):
     """The best transcript of each example.
 
     Args:
@@ -24,7 +24,7 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-class Search:
+class PrefixSearch:
     """Search for the most likely transcripts.
 
     With a beam of 1, the transcript is the best path: the most likely token of each step, without repetitions and
@@ -42,7 +42,7 @@ class Search:
     def __init__(self, blank: int, beam: int = 1) -> None:
         self.blank, self.beam = blank, beam
 
-    def __call__(self, steps: Tensor, lengths: Tensor) -> Found:
+    def __call__(self, steps: Tensor, lengths: Tensor) -> Transcriptions:
         """Return the best transcripts.
 
         Args:
@@ -50,7 +50,7 @@ class Search:
             lengths: Steps of each example, int64 (B,) on the CPU.
         """
         paths = best_paths(steps, lengths, self.blank)
-        steps, found = steps.detach().double().cpu(), Found([], [])
+        steps, found = steps.detach().double().cpu(), Transcriptions([], [])
         for row, length, path in zip(steps, lengths.tolist(), paths, strict=True):
             candidates = {tuple(path): None}
             if self.beam > 1:

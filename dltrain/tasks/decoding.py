@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
 NO_END = -1  # end token for models without one; it equals no token
@@ -126,7 +126,7 @@ def search_tokens(
     if prompt.shape[1] > 1:
         for piece in prompt[:, :-1].split(length, dim=1):
             _, state = stepwise.forward(piece, state=state)
-    return Search(int(prompt[0, -1]), NO_END if end is None else end, excluded, count, beam)(stepwise, state).tokens
+    return BeamSearch(int(prompt[0, -1]), NO_END if end is None else end, excluded, count, beam)(stepwise, state).tokens
 
 
 def decode_stream(

@@ -20,7 +20,7 @@ from dltrain.tasks.pixel_range import PixelRange
 NUM_SHOWN = 4  # images with their boxes
 SIDE = 256  # pixels of a shown image
 
-Found = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in an image
+Detections = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in an image
 
 
 @dataclass(eq=False)
@@ -111,7 +111,7 @@ class Detection(Task):
                     yield {"objects": sorted(objects, key=lambda found: -found["score"])}
                     objects = []
 
-    def _objects(self, found: Found, frame: Tensor | None) -> list[dict[str, Any]]:
+    def _objects(self, found: Detections, frame: Tensor | None) -> list[dict[str, Any]]:
         rows = zip(
             to_file(found["boxes"], frame).tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True
         )
@@ -141,5 +141,5 @@ def to_file(boxes: Tensor, frame: Tensor | None) -> Tensor:
     return boxes if frame is None else boxes * frame[[2, 3, 2, 3]] + frame[[0, 1, 0, 1]]
 
 
-def _to_cpu(found: Found) -> Found:
+def _to_cpu(found: Detections) -> Detections:
     return {name: value.float().cpu() if value.is_floating_point() else value.cpu() for name, value in found.items()}

@@ -116,7 +116,7 @@ class Probabilistic(Output):
 
 
 class Quantiles(Probabilistic):
-    """Quantiles, trained by the pinball loss; crossing quantiles are sorted.
+    """Quantiles, trained with the pinball loss; crossing quantiles are sorted.
 
     Source: Chernozhukov, Fernández-Val and Galichon 2010, "Quantile and probability curves without crossing".
     """
@@ -141,7 +141,7 @@ class Quantiles(Probabilistic):
 
 
 class Gaussian(Probabilistic):
-    """Normal distribution, trained by its likelihood.
+    """Normal distribution, trained by maximum likelihood.
 
     The mean is the mean of the two levels. The standard deviation is ``softplus(second - first) + MIN_DEVIATION``.
     """

@@ -39,8 +39,8 @@ class Forecasting(TaskOverSteps):
     Args:
         series_names: Names of the series of a file; None if it has only one.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values; for the output ``point`` only.
-        output: ``point``, one value per step and column; ``quantile``, one value per quantile, trained by the pinball
-            loss; or ``gaussian``, a normal distribution, trained by its likelihood.
+        output: ``point``, one value per step and column; ``quantile``, one value per quantile, trained with the pinball
+            loss; or ``gaussian``, a normal distribution, trained by maximum likelihood.
         quantiles: Quantiles of the outputs ``quantile`` and ``gaussian``, ascending; 0.5 is the point forecast, and the
             first and the last one bound the interval.
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the

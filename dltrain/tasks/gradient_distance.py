@@ -17,9 +17,9 @@ KEY = "gradient_distance"
 
 
 class TaskOverSteps(Task):
-    """Base class of tasks that can show the gradient of the last step at each distance in time.
+    """Base class of tasks that can plot the gradient of the last step's loss by distance in time.
 
-    If ``gradient_distance`` is true, validation draws the norm of the gradient of the loss at the last step with
+    If ``gradient_distance`` is true, validation plots the norm of the gradient of the loss at the last step with
     respect to the input of each step, averaged over up to 64 examples of the first batch.
 
     Source: Pascanu, Mikolov and Bengio 2013, "On the difficulty of training recurrent neural networks", section 2.

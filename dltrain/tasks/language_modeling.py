@@ -36,7 +36,7 @@ class LanguageModeling(TaskOverSteps):
         special: Tokens that are not generated, such as the unknown word.
         end: Token for the end of a text; generated text ends before it. None if there is none.
         unit: Name of a token, such as ``event``, if predictions count tokens; None if they count characters.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 

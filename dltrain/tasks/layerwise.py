@@ -93,7 +93,7 @@ class Layerwise(Classification):
     def _layer_loss(self, layers: list[rbm.RBM], number: int, batch: Batch, progress: float) -> Loss:
         """Return the loss of one layer.
 
-        Source: Vincent et al. 2010, for denoising section 3.3, for masking noise section 3.4.
+        Source: Vincent et al. 2010, sections 3.3 (denoising) and 3.4 (masking noise).
         """
         inputs = self._layer_inputs(layers, number, batch)
         if self.method == "contrastive_divergence":

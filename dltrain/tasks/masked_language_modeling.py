@@ -17,7 +17,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.model_call import call_model
 
 IGNORED = -1  # target of a token that is not to be predicted
-COUNTED_BATCHES = 200  # training batches after which no further token is counted for the baseline
+COUNTED_BATCHES = 200  # number of training batches whose tokens are counted for the baseline
 TOP = 5  # predicted tokens per mask
 NUM_SHOWN = 4  # texts in the log
 
@@ -180,7 +180,7 @@ class MaskedLanguageModeling(Task):
         masks = torch.eq(tokens, self.mask_token or 0).nonzero().flatten()
         if not len(masks):
             mask = self._text([self.mask_token or 0])
-            raise ConfigError(format_error("text", f"at least one {mask}, which is filled in", "a text without it"))
+            raise ConfigError(format_error("text", f"at least one {mask} to fill in", "a text without it"))
         best = logits[masks].softmax(-1).topk(min(TOP, self.vocabulary))
         filled = tokens.index_copy(0, masks, best.indices[:, 0])
         candidates = [

@@ -23,7 +23,7 @@ NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames, the first included",
     "accuracy": "hits / (hits + misses + false alarms) over all frames, predicting notes with a probability above 0.5",
-    "expected_accuracy": "the same with the expected counts of notes drawn from the predicted probabilities",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
 }
 
 
@@ -85,9 +85,9 @@ class Polyphony(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return the loss and both accuracies of the model and of the baselines; keep the first piece for `show`."""
-        own, first = Scores(), dict[str, Tensor]()
+        own, first = FrameScores(), dict[str, Tensor]()
         predictions = self.counts.predictions() if self.counts is not None else {}
-        others = {name: Scores() for name in predictions}
+        others = {name: FrameScores() for name in predictions}
         for batch in batches:
             logits = call_model(model, batch)
             own.add(logits, batch["targets"])
@@ -158,7 +158,7 @@ class Polyphony(Task):
         return [Media("piano roll", piano_rolls(shown, self.lowest))]
 
 
-class Scores:
+class FrameScores:
     """Negative log-likelihood per frame, and accuracies of the notes; see `DEFINITIONS`."""
 
     def __init__(self) -> None:

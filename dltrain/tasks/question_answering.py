@@ -15,7 +15,7 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.model_call import call_model
 
-SEPARATOR = "\0"  # between the correct answers of a question
+SEPARATOR = "\0"  # before each correct answer
 NUM_SHOWN = 4
 
 
@@ -35,8 +35,9 @@ class QuestionAnswering(Task):
     """Question answering: cross-entropy of the first and of the last token of the answer among all tokens of a window.
 
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
-    token of the answer, both 0 if a window does not contain it; ``spans`` (B, T, 2), where each token starts and ends
-    in the characters of the context, both 0 outside of the context; ``context`` and ``answers``, texts as code points;
+    token of the answer, both 0 if a window does not contain it; ``text``, the code points of the part of the context in
+    the window, then of the correct answers, each after a null character; ``offset`` (B,), the place of the part in the
+    context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this part, both 0 outside of it;
     and ``question`` (B,), the index of the question.
 
     The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
@@ -136,9 +137,9 @@ class QuestionAnswering(Task):
             first, last = best // steps, best % steps
             spans = batch["spans"][row]
             start, end = int(spans[first, 0]), int(spans[last, 1])
-            text = _text(batch["context"][row])[start:end]
-            answers = _text(batch["answers"][row]).rstrip(SEPARATOR).split(SEPARATOR)
-            yield Answer(int(batch["question"][row]), float(sums.flatten()[best]), text, start, end, answers)
+            part, *answers = _text(batch["text"][row]).split(SEPARATOR)
+            offset, score = int(batch["offset"][row]), float(sums.flatten()[best])
+            yield Answer(int(batch["question"][row]), score, part[start:end], offset + start, offset + end, answers)
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
         """Yield the answer to each question, with its start and end in the characters of the context."""
@@ -169,5 +170,5 @@ def _scores(answers: Iterable[Answer]) -> dict[str, float]:
 
 
 def _text(characters: Tensor) -> str:
-    """Return the text of code points; padding follows the text as null characters."""
-    return "".join(map(chr, characters.tolist()))
+    """Return the text of code points, without the null characters after it, which are padding."""
+    return "".join(map(chr, characters.tolist())).rstrip(SEPARATOR)

@@ -30,7 +30,7 @@ class Regression(TaskOverSteps, Supervised):
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
-        gradient_distance: Show the gradient of the last step at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 

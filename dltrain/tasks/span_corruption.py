@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Media
 from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, mask_spans
 from dltrain.tasks.translation import Translation, read_source
 
-WIDTH_MULTIPLE = 8  # the width of padded texts is a multiple of this
+LENGTH_MULTIPLE = 8  # of the largest length of targets, as for data
 NUM_SHOWN = 4  # texts in the log
 
 
@@ -48,7 +48,8 @@ class SpanCorruption(Translation):
             expected = f"at least {spans + 1}, for texts of {self.length} tokens"
             raise ConfigError(format_error("data.sentinels", expected, len(self.sentinels)))
         self.marks = torch.tensor(self.sentinels)
-        self.length = _round_up(masked + spans + 2)  # `length` becomes the maximum length of the targets
+        # `length` becomes the maximum length of the targets.
+        self.length = -(-(masked + spans + 2) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
         super().__post_init__()
 
     @property
@@ -69,8 +70,6 @@ class SpanCorruption(Translation):
         is_masked = draw_spans(keys, lengths, masked, spans, width)
         shorter = lengths - masked + spans
         widths = int(shorter.max()), int((masked + spans).max()) + 2
-        if "lengths" in batch:
-            widths = _round_up(widths[0]), _round_up(widths[1])
         special = self.marks.to(tokens.device), self.end_token
         inputs, targets = mask_spans(tokens, is_masked, lengths.to(tokens.device), *special, widths, self.pad_token)
         previous = torch.cat([torch.full_like(targets[:, :1], self.begin_token), targets[:, :-1]], dim=1)
@@ -97,7 +96,7 @@ class SpanCorruption(Translation):
         for row in batch["inputs"].tolist():
             if not set(self.sentinels).intersection(row):
                 mark = self.text([self.sentinels[0]])
-                raise ConfigError(format_error("text", f"at least one {mark}, which is filled in", "a text without it"))
+                raise ConfigError(format_error("text", f"at least one {mark} to fill in", "a text without it"))
         found = self.search(model, read_source(model, batch))
         sources = self.unpadded(batch)
         rows = zip(sources, self._cut(found.tokens), found.scores.tolist(), strict=True)
@@ -126,7 +125,3 @@ def _keep_first(batches: Iterable[Batch], kept: list[Batch]) -> Iterable[Batch]:
         if not kept:
             kept.append({name: value[:NUM_SHOWN] for name, value in batch.items()})
         yield batch
-
-
-def _round_up(width: int) -> int:
-    return -(-width // WIDTH_MULTIPLE) * WIDTH_MULTIPLE

@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch
 from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.translation import Translation
 
-COUNTED_BATCHES = 50  # training batches after which no further summary is measured
+COUNTED_BATCHES = 50  # number of training batches whose summaries are measured for the baseline
 SENTENCE = re.compile(r"(?<=[.!?])\s")
 
 

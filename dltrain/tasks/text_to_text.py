@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch
 from dltrain.tasks.text_scores import Texts
 from dltrain.tasks.translation import Translation
 
-COUNTED_BATCHES = 200  # training batches after which no further answer is counted
+COUNTED_BATCHES = 200  # number of training batches whose answers are counted for the baseline
 
 
 @dataclass(eq=False)

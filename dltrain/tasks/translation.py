@@ -14,7 +14,7 @@ from dltrain.metrics import translation as metrics
 from dltrain.metrics.running import Mean
 from dltrain.plots.attention import attention
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task, TextRequest
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 from dltrain.tasks.decoding import Sampling, decode_stream, draw_tokens
 from dltrain.tasks.model_call import call_model
 from dltrain.tasks.text_scores import Texts
@@ -39,7 +39,7 @@ class Translation(Task):
     Args:
         vocabulary: Number of distinct tokens of the target.
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
-        length: Maximum number of tokens of a translation, the end included.
+        length: Maximum number of tokens of a translation, including the end.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
@@ -48,7 +48,7 @@ class Translation(Task):
         teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
             the other previous tokens are the model's most likely ones (scheduled sampling). Below 1, training computes
             the targets step by step.
-        beam, length_penalty: See `dltrain.tasks.beam_search.Search`.
+        beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
 
     Source: scheduled sampling, Bengio et al. 2015.
@@ -89,8 +89,8 @@ class Translation(Task):
         """Tokens that are never written."""
         return self.pad_token, self.begin_token, *self.sentinels
 
-    def _search(self, length: int, beam: int) -> Search:
-        return Search(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
+    def _search(self, length: int, beam: int) -> BeamSearch:
+        return BeamSearch(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts for the model: one output per token of the target vocabulary."""
@@ -136,7 +136,7 @@ class Translation(Task):
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
-        mean, shown = Mean(), dict[str, Any]()
+        mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
             targets, logits = batch["targets"], call_model(model, batch).float()
@@ -144,8 +144,9 @@ class Translation(Task):
             loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=self.pad_token)
             hits = ((logits.argmax(-1) == targets) & known).sum() / known.sum()
             mean.add(known.sum(), loss=loss, token_accuracy=hits)
-            if (left := self.decode_examples - len(own)) > 0:
-                some = {name: value[:left] for name, value in batch.items()}
+            some = self._first(batch, seen)
+            seen += len(targets)
+            if len(some["targets"]):
                 found = self._cut(self.search(model, read_source(model, some)).tokens)
                 self._add(own, found, some)
                 for name, rival in rivals.items():
@@ -154,6 +155,18 @@ class Translation(Task):
         scores, definitions = self.score(own) if len(own) else ({}, {})
         baselines = {name: self.score(rival)[0] for name, rival in rivals.items() if len(rival)}
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
+
+    def _first(self, batch: Batch, seen: int) -> Batch:
+        """Return those examples of a batch that are among the first ones, which are translated.
+
+        Args:
+            seen: Examples in the batches before this one.
+        """
+        positions = batch.get("position", torch.arange(seen, seen + len(batch["targets"])))
+        rows = (positions < self.decode_examples).nonzero()[:, 0]
+        if len(rows) == len(positions):
+            return batch
+        return {name: value[rows.to(value.device)] for name, value in batch.items()}
 
     def _add(self, texts: Texts, found: list[list[int]], batch: Batch) -> None:
         """Add written tokens and the targets of a batch."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-MAX_PAIRS = 20_000  # pairs after which no further batch is read
+MAX_PAIRS = 20_000  # training pairs to read, rounded up to whole batches
 BITS = 24  # bits of a token in a key
 MASK = 2**BITS - 1
 
@@ -17,8 +17,8 @@ class WordForWord:
     is the number of training pairs that contain a token, or both. Tokens that occur in no training pair are left out.
 
     Args:
-        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; no further batch is
-            read after `MAX_PAIRS` examples.
+        train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; about the first
+            `MAX_PAIRS` examples are read.
         excluded: Tokens of targets that are not words, such as padding.
 
     Source: Dice 1945; as a score of translations, Smadja, McKeown and Hatzivassiloglou 1996, section 6.

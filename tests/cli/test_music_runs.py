@@ -110,7 +110,7 @@ def test_predictions_of_pieces_agree_with_the_evaluation(
         ("new.mid", b"", "INPUT 1: expected a MIDI file at "),
         ("new.json", b"[[[]]]", "INPUT 1: expected notes in piece 1 of the list in "),
         ("new.json", b'{"train": [[[9]]]}', "INPUT 1: expected MIDI pitches from 21 to 108 in step 1 of piece 1"),
-        ("new.json", b"\xff\xfe", "INPUT 1: expected JSON as "),
+        ("new.json", b"\xff\xfe", "INPUT 1: expected JSON of "),
     ],
 )
 def test_music_that_cannot_be_read_is_rejected_in_one_line(

@@ -97,7 +97,7 @@ HIDDEN = ["model=t5", "model.hidden_size=16", "model.num_layers=1", "model.num_h
 HIDDEN += ["data.shared_vocabulary=true", "data.sentinels=8", "data.min_count=1", "data.max_length=12"]
 
 
-def test_span_corruption_fills_hidden_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
+def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
     train: Train,
     small_data: SmallData,
     predict: Predict,
@@ -112,7 +112,7 @@ def test_span_corruption_fills_hidden_spans_and_its_weights_start_a_translation_
     assert line["text"].startswith("the dog") and "<extra_id_" not in line["text"].split("sleeps")[0]
     assert generate(run, "--prompt", text).out == line["spans"] + "\n"
     result = predict(run, "--text", "the dog sleeps")
-    assert result.code == 2 and "text: expected at least one <extra_id_0>, which is filled in" in result.err
+    assert result.code == 2 and "text: expected at least one <extra_id_0> to fill in" in result.err
     fine = [word for word in options if word != "task=span_corruption"]
     tuned = train(*fine, "trainer.max_steps=1", "transfer=finetune", f"transfer.weights={run}")
     record = json.loads((tuned / "transfer.json").read_text())

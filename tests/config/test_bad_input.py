@@ -119,7 +119,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data=cifar10 data.root=.": [["data.root", "cifar10", "Add data.download=true"]],
     "model=lstm data=csv data.path=table.csv": [["model=lstm", "data=csv", "Data that fit model=lstm", "timeseries"]],
     "model=gpt data=digits": [
-        ["model=gpt", "data=digits", "does not provide tokens", "Data that fit model=gpt:", "text"]
+        ["model=gpt", "data=digits", "does not provide target_tokens", "Data that fit model=gpt:", "text"]
     ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
     "model=gpt data=text model.length=32": [["model.length", "at least 64, the steps of the input, got 32"]],

@@ -85,6 +85,8 @@ def test_a_value_is_checked_against_the_spec_of_its_key_at_any_depth(key: str, v
         ("model.bidirectional", "yes", False, False),
         ("optimizer.threshold", 1, 1e-4, True),
         ("data.series", 3, "co2", False),
+        ("data.source", ["text", "body"], "text", True),
+        ("data.source", {"a": "text"}, "text", False),
         ("data.path", 3, None, True),
         ("data.path", "x.csv", "???", True),
         ("device.channels_last", True, "auto", True),
@@ -104,6 +106,12 @@ def test_an_override_must_have_the_type_of_the_default(key: str, value: Any, def
     found = schema.check_type(key, value, default)
     assert (found is None) is valid
     assert valid or str(found).startswith(f"{key}: expected ")
+
+
+def test_columns_are_texts_or_null_and_lists_of_them_are_read_by_the_command_line() -> None:
+    assert schema.may_be_list("data.target", "summary") and not schema.may_be_list("data.column", "kind")
+    assert schema.check_range("data.target", ["summary", None]) is None
+    assert schema.check_range("data.target", ["summary", 3]) == "data.target: expected text, got 3"
 
 
 def test_every_value_is_checked_and_reported_with_its_full_key() -> None:

@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 
 from dltrain.data.fingerprint import fingerprint
 from dltrain.data.loader import Batches
-from dltrain.data.plans import ByLength, FixedSize, Plan, Streams
+from dltrain.data.plans import JITTER, ByLength, FixedSize, Plan, Streams
 from dltrain.data.ragged import WIDTH_MULTIPLE, Padding, Ragged
 from dltrain.data.spec import Source, Splits
 
@@ -15,16 +15,13 @@ LENGTHS = torch.randint(0, 90, (COUNT,), generator=Generator().manual_seed(1))
 ALL = torch.arange(COUNT)
 PLANS: dict[str, Plan] = {
     "fixed": FixedSize(),
-    "by length": ByLength(LENGTHS),
-    "token budget": ByLength(LENGTHS, max_tokens=300),
-    "exact length": ByLength(LENGTHS, multiple=1),
-    "two lengths": ByLength(LENGTHS, multiple=1, fields=torch.stack([LENGTHS // 9, LENGTHS.flip(0)], dim=1)),
+    "by length": ByLength(LENGTHS, multiple=WIDTH_MULTIPLE),
+    "token budget": ByLength(LENGTHS, max_tokens=300, multiple=WIDTH_MULTIPLE),
+    "exact length": ByLength(LENGTHS),
+    "jitter": ByLength(LENGTHS, jitter=JITTER),
+    "two lengths": ByLength(torch.stack([LENGTHS // 9, LENGTHS.flip(0)], dim=1), jitter=JITTER),
     "streams": Streams(),
 }
-
-
-def pairs(lengths: Tensor) -> Plan:
-    return ByLength(lengths.amax(1), multiple=1, fields=lengths)
 
 
 class Inputs(nn.Module):
@@ -44,21 +41,26 @@ def width(lengths: Tensor) -> int:
     return WIDTH_MULTIPLE * max(1, -(-int(lengths.max()) // WIDTH_MULTIPLE))
 
 
+def area(batch: dict[str, Tensor]) -> int:
+    """Return the numbers of the attention weights of a batch."""
+    return batch["inputs"].shape[0] * batch["inputs"].shape[1] ** 2
+
+
 def rows(values: Ragged) -> list[list[int]]:
     return [part.tolist() for part in values.values.split(values.lengths.tolist())]
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_every_epoch_has_each_example_once_and_the_same_batch_sizes(name: str) -> None:
+def test_every_epoch_has_each_example_once_and_the_same_number_of_batches(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     epochs = [batches.plan(epoch) for epoch in range(4)]
     assert all(torch.equal(torch.cat(plan).sort().values, ALL) for plan in epochs)
-    assert {tuple(sorted(len(part) for part in plan)) for plan in epochs} == {tuple(sorted(batches.sizes))}
+    assert {len(plan) for plan in epochs} == {len(batches)} == {len(batches.sizes)}
     assert len({tuple(torch.cat(plan).tolist()) for plan in epochs}) == (1 if name == "streams" else 4)
 
 
 def test_bucketed_batches_have_examples_of_similar_length() -> None:
-    plan = ByLength(LENGTHS)(ALL, 10, Generator().manual_seed(0))
+    plan = PLANS["by length"](ALL, 10, Generator().manual_seed(0))
     spans = sorted((width(LENGTHS[part].min().view(1)), width(LENGTHS[part])) for part in plan)
     assert all(one[1] <= other[0] for one, other in itertools.pairwise(spans))
     assert [width(LENGTHS[part]) for part in plan] != sorted(width(LENGTHS[part]) for part in plan)
@@ -73,7 +75,7 @@ def test_batches_are_padded_to_a_multiple_and_their_padding_is_counted(multiple:
     for batch, part in zip(found, batches.plan(0), strict=True):
         assert batch["inputs"].shape[1] == multiple * max(1, -(-int(LENGTHS[part].max()) // multiple))
     assert batches.padding == pytest.approx(1 - int(LENGTHS.sum()) / sum(batch["inputs"].numel() for batch in found))
-    assert batches.widest()["inputs"].shape[1] == max(batch["inputs"].shape[1] for batch in found)
+    assert area(batches.widest()) == max(map(area, found))
 
 
 def test_exact_lengths_and_a_second_field_reduce_padding() -> None:
@@ -81,18 +83,22 @@ def test_exact_lengths_and_a_second_field_reduce_padding() -> None:
     lengths = torch.stack([first, first + more % 6], dim=1)
     fields = {name: Ragged(torch.zeros(int(each.sum())), each) for name, each in zip("ab", lengths.T, strict=True)}
     shares = []
-    for plan in (None, ByLength(lengths.amax(1)), ByLength(lengths.amax(1), multiple=1), pairs(lengths)):
+    longest = lengths.amax(1)
+    for plan in (None, ByLength(longest, multiple=8), ByLength(longest, multiple=2), ByLength(lengths)):
         shares.append(Batches(Source(fields, nn.Identity(), plan=plan), 32, training=True).padding)
     assert shares == sorted(shares, reverse=True) and shares[-1] < 0.05 < 0.2 < shares[1]
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
-    plan = ByLength(LENGTHS, max_tokens=300)(ALL, 10, None)
+    lengths = LENGTHS.repeat(20)  # so many that batches have little padding and are not divided
+    plan = ByLength(lengths, max_tokens=300, multiple=WIDTH_MULTIPLE)(torch.arange(len(lengths)), 10, None)
+    plan = sorted(plan, key=lambda part: -int(lengths[part].max()))
     for part, following in itertools.pairwise(plan):
-        assert len(part) * width(LENGTHS[part]) <= 300 < (len(part) + 1) * width(LENGTHS[part])
-        assert LENGTHS[part].max() >= LENGTHS[following].max() - WIDTH_MULTIPLE
-    alone = ByLength(torch.tensor([500, 3, 4]), max_tokens=300)(torch.arange(3), 10, None)
-    assert [part.tolist() for part in alone] == [[0], [1, 2]]
+        assert len(part) * width(lengths[part]) <= 300 < (len(part) + 1) * width(lengths[part])
+        assert lengths[part].max() >= lengths[following].max() - WIDTH_MULTIPLE
+    assert all(len(part) * width(LENGTHS[part]) <= 300 for part in PLANS["token budget"](ALL, 10, Generator()))
+    alone = ByLength(torch.tensor([3, 500, 3]), max_tokens=300)(torch.arange(3), 10, None)
+    assert [part.tolist() for part in alone] == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 4), (14, 4), (3, 8), (9, 1)])
@@ -116,7 +122,7 @@ def test_batches_of_streams_mark_the_start_of_an_epoch_and_resume_within_it() ->
 @pytest.mark.parametrize("shape", [(), (2, 3)])
 def test_padded_rows_equal_torch_pad_sequence(shape: tuple[int, ...]) -> None:
     values = torch.randn(int(LENGTHS.sum()), *shape)
-    padding = Padding(Ragged(values, LENGTHS, pad=7.0), torch.device("cpu"))
+    padding = Padding(Ragged(values, LENGTHS, pad=7.0), torch.device("cpu"), WIDTH_MULTIPLE)
     picked = torch.tensor([5, 0, 99, 5, int(LENGTHS.argmin())])
     found, lengths = padding.gather(picked, picked)
     parts = values.split(LENGTHS.tolist())
@@ -126,7 +132,7 @@ def test_padded_rows_equal_torch_pad_sequence(shape: tuple[int, ...]) -> None:
 
 
 def test_rows_of_length_0_are_all_padding() -> None:
-    padding = Padding(ragged(torch.tensor([0, 0, 2])), torch.device("cpu"))
+    padding = Padding(ragged(torch.tensor([0, 0, 2])), torch.device("cpu"), WIDTH_MULTIPLE)
     found, lengths = padding.gather(torch.tensor([1, 0]), torch.tensor([1, 0]))
     assert found.tolist() == [[-1] * WIDTH_MULTIPLE] * 2 and lengths.tolist() == [0, 0]
 
@@ -152,10 +158,10 @@ def test_ragged_batches_have_the_planned_examples_and_resume_to_identical_batche
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_the_widest_batch_is_from_the_first_epoch_and_has_the_longest_example(name: str) -> None:
+def test_the_widest_batch_is_the_one_of_the_first_epoch_with_the_largest_attention(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     widest = batches.widest()
-    assert widest["lengths"].max() == LENGTHS.max()
+    assert area(widest) == max(map(area, batches.epoch(0)))
     assert widest["targets"].tolist() in [part.tolist() for part in batches.plan(0)]
 
 

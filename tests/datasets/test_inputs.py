@@ -151,7 +151,11 @@ def test_pixels_of_an_array_must_be_on_the_scale_of_the_data_set(tmp_path):
         (np.full((2, 8, 8), 17, np.uint8), 16.0, "bytes from 0 to 16 .* got 0 to 17"),
         (np.full((2, 8, 8), 1.5), 1.0, "floats from 0 to 1 .* got 0 to 1.5"),
         (np.full((2, 8, 8), np.nan), 1.0, "floats from 0 to 1"),
-        (np.zeros((2, 8, 9), np.uint8), 255.0, r"examples of shape \(1, 8, 8\) in .* got an array \(2, 8, 9\)"),
+        (
+            np.zeros((2, 8, 9), np.uint8),
+            255.0,
+            r"examples of shape \(1, 8, 8\) in .* got an array of shape \(2, 8, 9\)",
+        ),
     ):
         np.save(tmp_path / "x.npy", values)
         with pytest.raises(ConfigError, match=f"^INPUT 1: expected {message}"):
@@ -347,5 +351,7 @@ def test_arrays_larger_than_the_memory_are_rejected_before_reading(tmp_path):
 
 def test_an_array_without_examples_is_rejected(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((0, 2)))
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array \(0, 2\)"):
+    with pytest.raises(
+        ConfigError, match=r"INPUT 1: expected at least one example in .*x.npy, got an array of shape \(0, 2\)"
+    ):
         next(read_arrays(inputs_of(tmp_path / "x.npy"), (2,)))

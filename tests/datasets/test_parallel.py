@@ -94,9 +94,9 @@ def test_vocabularies_are_fitted_to_the_training_texts(tmp_path: Path) -> None:
 
 def test_batches_have_little_padding_and_at_most_max_tokens(tmp_path: Path) -> None:
     data = Parallel(write_table(tmp_path, phrases(400)), max_length=15, max_tokens=64, min_count=1)
-    batches = list(Batches(data.load().train, 99, training=True))
+    batches = Batches(data.load().train, 99, training=True)
     assert all(batch[name].numel() <= 64 for batch in batches for name in ("inputs", "targets"))
-    assert {batch["inputs"].shape[1] for batch in batches} == {8, 16}
+    assert batches.padding is not None and batches.padding <= 0.05
 
 
 def test_pairs_with_a_long_text_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -304,10 +304,11 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     data = Parallel(path, **options, weight=[1, 3], min_count=1, num_labels=10)
     assert data.spec.prefixes == ("translate: ", "classify: ")
     splits = data.load()
-    (batch,) = Batches(splits.train, 99)
-    texts = [data.spec.tokens.decode(row.tolist()) for row in batch["inputs"]]
-    assert [text.startswith("classify : text") for text in texts] == (batch["text_task"] == 1).tolist()
-    assert batch["text_task"].bincount().tolist() == [10, 30], "ten pairs of each, the second ones three times"
+    batches = list(Batches(splits.train, 99))
+    texts = [data.spec.tokens.decode(row.tolist()) for batch in batches for row in batch["inputs"]]
+    tasks = torch.cat([batch["text_task"] for batch in batches])
+    assert [text.startswith("classify : text") for text in texts] == (tasks == 1).tolist()
+    assert tasks.bincount().tolist() == [10, 30], "ten pairs of each, the second ones three times"
     assert len(splits.val) == len(splits.test) == 4
     restored = Parallel(["gone.tsv", "gone.jsonl"], **options, fitted=data.fit())
     assert restored.spec.tokens.encode("classify: text 3") == data.spec.tokens.encode("classify: text 3")

@@ -20,6 +20,7 @@ from dltrain.datasets.audio_files import decode_audio
 from dltrain.datasets.log_mel import GUARD, LogMel, mel_filters
 from dltrain.datasets.spec_augment import Masks, SpecAugment
 from dltrain.datasets.speech import Speech
+from dltrain.datasets.speech_features import Features
 from dltrain.datasets.transcripts import min_steps, normalize
 from dltrain.errors import ConfigError
 
@@ -206,6 +207,17 @@ def test_long_recordings_are_left_out_and_counted(table: str) -> None:
     assert data.spec.length == 48  # 46 frames, to a multiple of 8
     again = Speech(table, max_seconds=0.45, fitted=data.fit(), **SMALL)
     assert len(again.evaluation()) == 40
+
+
+@pytest.mark.parametrize(("rate", "hop_ms", "seconds"), [(22_050, 10.0, 90.0), (11_025, 10.0, 85.3), (8000, 7.3, 60.0)])
+def test_no_recording_of_the_maximum_duration_has_more_steps_than_the_model_expects(
+    rate: int, hop_ms: float, seconds: float
+) -> None:
+    features = Features(20, 25.0, hop_ms, 1, rate)  # the hop, rounded to whole samples, is shorter than hop_ms
+    assert features.log_mel is not None
+    frames = features.log_mel(torch.zeros(int(rate * seconds)))
+    nominal = -(-(int(seconds * 1000 / hop_ms) + 1) // 8) * 8
+    assert nominal < len(frames) <= features.max_steps(seconds) <= len(frames) + 1
 
 
 def test_batches_have_at_most_max_tokens(table: str) -> None:

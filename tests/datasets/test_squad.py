@@ -43,20 +43,22 @@ def test_the_tokens_of_an_answer_lie_at_its_characters_in_the_window_that_holds_
     if tokens != "words":
         pytest.importorskip("tokenizers")
     data = Squad(write(tmp_path), tokens=tokens, **SMALL)
-    splits, held = data.load(), set[tuple[str, str]]()
+    splits, held = data.load(), set[str]()
     windows = 0
-    for source in (splits.train, splits.val, splits.test):
+    for source, questions in zip((splits.train, splits.val, splits.test), data.parts, strict=True):
         assert source is not None
         for batch in Batches(source, 4):
             for row in range(len(batch["inputs"])):
                 windows += 1
                 start, end, spans = batch["start"][row], batch["end"][row], batch["spans"][row]
-                context, answers = text(batch["context"][row]), text(batch["answers"][row]).split("\0")
+                context, *answers = text(batch["text"][row]).split("\0")
+                question = questions[int(batch["question"][row])]
                 assert batch["lengths"][row] <= 24 and batch["inputs"][row, 0] == 2
+                assert question.context[int(batch["offset"][row]) :].startswith(context)
                 if end > 0:
                     found = context[int(spans[start, 0]) : int(spans[end, 1])]
                     assert found == answers[0] and batch["segments"][row, start] == 1
-                    held.add((context, found))
+                    held.add(f"{question.article} {question.text}")
                 else:
                     assert start == 0
     assert len(held) == 12 and windows > 12  # every answer is in a window; long contexts have several
@@ -72,7 +74,12 @@ def test_every_token_of_a_context_is_in_a_window(tmp_path: Path) -> None:
     data = Squad(write(tmp_path), **SMALL)
     for question in data.questions:
         rows = data.windows.rows([question])
-        spans = {tuple(span) for span in rows["spans"].values.tolist() if span[1]}
+        parts = rows["spans"].values.split(rows["spans"].lengths.tolist())
+        spans = {
+            tuple(span)
+            for part, offset in zip(parts, rows["offset"], strict=True)
+            for span in (part[part[:, 1] > 0] + offset).tolist()
+        }
         assert spans == set(data.words.encode_spans(question.context)[1])
 
 
@@ -84,7 +91,7 @@ def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) 
     (given,) = again.inputs(InputFiles((str(tmp_path / "q.jsonl"),)))
     assert given.names == [{"input": str(tmp_path / "q.jsonl"), "line": 1, "question": "Where does it rise?"}]
     batch = again.prepare(next(iter(first_rows(given.rows))))
-    assert text(batch["context"][0]) == entry["context"]
+    assert text(batch["text"][0]) == entry["context"]
     (tmp_path / "q.jsonl").write_text('{"question": "?"}\n{')
     with pytest.raises(ConfigError, match=r'"question" and "context" in line 1 .*, got an object without \'context\''):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))

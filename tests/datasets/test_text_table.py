@@ -234,10 +234,12 @@ def test_inputs_and_other_files_are_encoded_from_the_fitted_state_alone(tmp_path
     assert torch.equal(one.rows["tokens"].values, other.rows["tokens"].values)
     (tmp_path / "other.csv").write_text("text,rating\na good film,2.5\nunheard,-1\n")
     source = TextTable(str(tmp_path / "other.csv"), fitted=data.fit()).evaluation()
-    batch = next(iter(Batches(source, 10)))
-    assert batch["targets"].tolist() == [1, 0] and batch["inputs"][1, 0] == UNKNOWN
-    numbers = batch["values"].double() * batch["scale"] + batch["shift"] + batch["shift_rest"]
-    np.testing.assert_allclose(numbers[:, 0].numpy(), [2.5, -1], atol=1e-6)
+    batches = list(Batches(source, 10))
+    assert [batch["targets"].tolist() for batch in batches] == [[1], [0]] and batches[1]["inputs"].tolist() == [
+        [UNKNOWN]
+    ]
+    numbers = [each["values"].double() * each["scale"] + each["shift"] + each["shift_rest"] for each in batches]
+    np.testing.assert_allclose(torch.cat(numbers)[:, 0].numpy(), [2.5, -1], atol=1e-6)
 
 
 def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) -> None:

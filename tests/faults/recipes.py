@@ -7,10 +7,10 @@ from pathlib import Path
 # For each kind of run, the steps per epoch and the steps of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
-    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (7, 21)},
-    "translation": (4, 8),
+    **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (8, 24)},
+    "translation": (6, 12),
     "music": (4, 8),
-    "speech": (5, 15),
+    "speech": (6, 18),
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }

@@ -134,7 +134,7 @@ def test_without_segments_all_tokens_are_in_the_first_one() -> None:
     assert not torch.allclose(network(x), network(x, segments=torch.ones_like(x)))
 
 
-def test_the_weights_of_the_embedding_are_those_of_the_output_layer_for_hidden_tokens() -> None:
+def test_the_weights_of_the_embedding_are_those_of_the_output_layer_for_masked_tokens() -> None:
     network = bert(each_step=True)
     assert sum(p.shape[0] == SIZE and p.dim() == 2 for p in network.parameters()) == 1
     assert network(tokens()).shape == (3, LENGTH, SIZE)
@@ -145,7 +145,7 @@ def test_a_task_that_must_not_read_later_tokens_is_rejected() -> None:
         bert(causal=True)
 
 
-def test_an_output_for_pairs_needs_outputs_for_hidden_tokens() -> None:
+def test_an_output_for_pairs_needs_outputs_for_masked_tokens() -> None:
     logits, pairs = bert(each_step=True, next_sentence=True)(tokens())
     assert logits.shape == (3, LENGTH, SIZE) and pairs.shape == (3, 2)
     with pytest.raises(ConfigError, match=r"^model.next_sentence: expected null for a task without masked tokens"):

@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.blocks import Block
 from dltrain.models.encoder_decoder import EncoderDecoder
 from dltrain.models.positions import Sinusoids
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 
 LENGTHS = torch.tensor([5, 1, 7, 3])
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 4, "ffn_ratio": 2, "length": 16, "target_length": 16}
@@ -121,7 +121,7 @@ def test_cached_decoding_writes_the_tokens_of_decoding_without_a_cache(options: 
         logits = model(sources(), written, LENGTHS)[:, -1]
         logits[:, [0, 2, 3]] = -math.inf  # never the end, so that all targets have the same length
         written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
-    found = Search(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
+    found = BeamSearch(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
     assert torch.equal(found.tokens, written[:, 1:])
 
 

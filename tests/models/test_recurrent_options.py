@@ -20,7 +20,7 @@ EVERY |= {"learn_initial_state": True, "recurrent_init": "orthogonal"}
 
 
 def build(cell: str, **options: Any) -> Recurrent:
-    """Return a model in float64 whose parameters, norms and initial state included, are random numbers."""
+    """Return a model in float64 whose parameters, including norms and initial state, are random numbers."""
     torch.manual_seed(0)
     model = Recurrent(cell, **{"features": 3, "outputs": 5, "hidden_size": 7, "each_step": True, **options}).double()
     for name, p in model.named_parameters():

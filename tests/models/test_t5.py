@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError
 from dltrain.models.t5 import T5
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 
 LENGTHS = torch.tensor([5, 1, 40, 3])
 VERSIONS: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def test_cached_decoding_writes_the_tokens_of_decoding_without_a_cache() -> None
         logits = model(sources(), written, LENGTHS)[:, -1]
         logits[:, [0, 2, 3]] = -torch.inf  # never the end, so that all targets have the same length
         written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
-    found = Search(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
+    found = BeamSearch(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
     assert torch.equal(found.tokens, written[:, 1:])
 
 

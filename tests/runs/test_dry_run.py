@@ -29,7 +29,8 @@ def test_the_dry_run_computes_the_widest_batch_of_texts_with_its_gradients(
     plan: list[str], small_data: Callable[[str], list[str]]
 ) -> None:
     shapes, widest, gradients = dry_run_shapes("model=lstm", *small_data("text_table"), *plan)
-    assert shapes == [widest["train"]["inputs"].shape, widest["test"]["inputs"].shape]
+    # Some plans have a batch of one example, which is computed first.
+    assert shapes[-2:] == [widest["train"]["inputs"].shape, widest["test"]["inputs"].shape]
     assert len(widest["train"]["inputs"]) > 2 and gradients
 
 
@@ -37,7 +38,7 @@ def test_the_dry_run_computes_two_examples_if_on_oom_shrink_splits_batches(
     small_data: Callable[[str], list[str]],
 ) -> None:
     shapes, widest, _ = dry_run_shapes("model=lstm", *small_data("text_table"), "trainer.on_oom=shrink")
-    assert shapes[0] == (2, widest["train"]["inputs"].shape[1])
+    assert shapes[-2] == (2, widest["train"]["inputs"].shape[1])
 
 
 def test_the_dry_run_computes_two_examples_if_all_batches_have_the_same_shape() -> None:

@@ -1,4 +1,4 @@
-"""A small twin of experiment=transformer_memorise: random pairs are memorized in 100 steps of the whole batch."""
+"""A small version of experiment=transformer_memorise: random pairs are memorized in 100 steps of the whole batch."""
 
 import json
 from pathlib import Path

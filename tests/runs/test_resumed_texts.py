@@ -1,4 +1,4 @@
-"""Runs on texts that are interrupted, resumed with the data of the fitted vocabulary, and compared bit by bit."""
+"""Runs on texts that are stopped within an epoch and resumed have the same weights as uninterrupted runs."""
 
 from collections.abc import Callable
 from pathlib import Path

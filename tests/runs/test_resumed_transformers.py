@@ -1,4 +1,4 @@
-"""Runs of each kind of transformer that are interrupted within an epoch, resumed, and compared bit by bit."""
+"""Runs of each kind of transformer that are stopped within an epoch and resumed equal uninterrupted runs bit by bit."""
 
 from collections.abc import Callable
 

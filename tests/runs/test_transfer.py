@@ -207,7 +207,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
-def test_bert_is_fine_tuned_from_a_run_on_hidden_tokens(
+def test_bert_is_fine_tuned_from_a_run_on_masked_tokens(
     train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
 ) -> None:
     sizes = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]

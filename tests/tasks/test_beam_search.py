@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.models.seq2seq import Seq2Seq
-from dltrain.tasks.beam_search import Search
+from dltrain.tasks.beam_search import BeamSearch
 
 PAD, BEGIN, END = 0, 2, 3
 VOCABULARY = 7
@@ -51,7 +51,7 @@ def test_a_beam_of_1_equals_greedy_decoding() -> None:
     seen = set()
     for seed in range(6):
         model, state = model_and_state(seed)
-        found = Search(BEGIN, END, (PAD, BEGIN), 12, beam=1)(model, state)
+        found = BeamSearch(BEGIN, END, (PAD, BEGIN), 12, beam=1)(model, state)
         expected = [greedy(model, state, row, 12) for row in range(len(LENGTHS))]
         assert [cut(row) for row in found.tokens] == expected
         seen |= set(map(tuple, expected))
@@ -64,7 +64,7 @@ def test_beam_search_never_scores_below_greedy_decoding(beam: int, penalty: floa
     better = 0
     for seed in range(6):
         model, state = model_and_state(seed)
-        searches = [Search(BEGIN, END, (PAD, BEGIN), 8, width, penalty)(model, state) for width in (1, beam)]
+        searches = [BeamSearch(BEGIN, END, (PAD, BEGIN), 8, width, penalty)(model, state) for width in (1, beam)]
         assert bool((searches[1].scores >= searches[0].scores).all())
         better += int((searches[1].scores > searches[0].scores + 1e-6).sum())
     assert better > 0
@@ -80,14 +80,14 @@ def test_a_search_copies_the_source_once_instead_of_at_every_step() -> None:
             hidden.add(state["hidden"].data_ptr())
             return model.forward(tokens, state=state)
 
-    Search(BEGIN, END, (PAD, BEGIN), 12, beam=3)(Recorded(), state)
+    BeamSearch(BEGIN, END, (PAD, BEGIN), 12, beam=3)(Recorded(), state)
     assert len(places) == 2 < len(hidden), "the source itself, and its copy for each path of the beam"
 
 
 @pytest.mark.parametrize(("beam", "penalty"), [(1, 1.0), (3, 0.0), (3, 1.0), (4, 0.6)])
 def test_scores_are_normalized_log_probabilities_of_the_model(beam: int, penalty: float) -> None:
     model, state = model_and_state(1)
-    found = Search(BEGIN, END, (PAD, BEGIN), 8, beam, penalty)(model, state)
+    found = BeamSearch(BEGIN, END, (PAD, BEGIN), 8, beam, penalty)(model, state)
     for row, tokens in enumerate(map(cut, found.tokens)):
         expected = log_probability(model, state, row, tokens) / len(tokens) ** penalty
         assert float(found.scores[row]) == pytest.approx(expected, abs=1e-4)
@@ -99,7 +99,7 @@ def test_a_wide_beam_finds_the_best_of_all_targets(penalty: float) -> None:
     length, pieces = 3, [token for token in range(VOCABULARY) if token not in (PAD, BEGIN, END)]
     every = [[*start, END] for count in range(length) for start in itertools.product(pieces, repeat=count)]
     every += [list(start) for start in itertools.product(pieces, repeat=length)]
-    found = Search(BEGIN, END, (PAD, BEGIN), length, 200, penalty)(model, state)
+    found = BeamSearch(BEGIN, END, (PAD, BEGIN), length, 200, penalty)(model, state)
     for row in range(len(LENGTHS)):
         scores = [log_probability(model, state, row, tokens) / len(tokens) ** penalty for tokens in every]
         assert cut(found.tokens[row]) == every[scores.index(max(scores))]
@@ -108,7 +108,7 @@ def test_a_wide_beam_finds_the_best_of_all_targets(penalty: float) -> None:
 
 def test_the_result_does_not_depend_on_the_other_sources() -> None:
     model, state = model_and_state(3)
-    search = Search(BEGIN, END, (PAD, BEGIN), 8, beam=3)
+    search = BeamSearch(BEGIN, END, (PAD, BEGIN), 8, beam=3)
     together = search(model, state)
     for row in range(len(LENGTHS)):
         alone = search(model, {name: part[row : row + 1] for name, part in state.items()})

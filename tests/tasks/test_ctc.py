@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.recurrent import Recurrent
 from dltrain.tasks.ctc import Ctc
 from dltrain.tasks.ctc_baseline import Unigram
-from dltrain.tasks.ctc_search import Search, best_paths, score, search_prefixes
+from dltrain.tasks.ctc_search import PrefixSearch, best_paths, score, search_prefixes
 
 LETTERS = "_ab c"  # token 0 is the blank
 LENGTHS, WIDTHS = torch.tensor([9, 4, 7]), torch.tensor([3, 1, 4])
@@ -93,7 +93,7 @@ def test_a_wide_beam_finds_the_most_likely_transcript_of_an_exhaustive_search(se
     steps = steps_of(seed, 6)
     expected = sums_over_paths(steps)
     best = max(expected, key=expected.__getitem__)
-    found = Search(0, beam=200)(steps[None], torch.tensor([6]))
+    found = PrefixSearch(0, beam=200)(steps[None], torch.tensor([6]))
     assert tuple(found.tokens[0]) == best
     assert found.scores[0] == pytest.approx(torch.tensor(expected[best]).log().item())
     order = sorted(expected, key=expected.__getitem__, reverse=True)
@@ -105,7 +105,7 @@ def test_a_wide_beam_finds_the_most_likely_transcript_of_an_exhaustive_search(se
 def test_a_beam_of_one_takes_the_best_path() -> None:
     steps = torch.stack([steps_of(seed, 12, 5) for seed in range(20)])
     lengths = torch.arange(20) % 12 + 1
-    found = Search(0, beam=1)(steps, lengths)
+    found = PrefixSearch(0, beam=1)(steps, lengths)
     for row, length, tokens in zip(steps, lengths.tolist(), found.tokens, strict=True):
         path = row[:length].argmax(-1).tolist()
         assert tokens == [token for token, _ in itertools.groupby(path) if token]
@@ -116,7 +116,7 @@ def test_a_beam_of_one_takes_the_best_path() -> None:
 def test_a_beam_never_scores_below_the_best_path(beam: int) -> None:
     steps = torch.stack([steps_of(seed, 14, 6) for seed in range(30)])
     lengths = torch.full((30,), 14)
-    greedy, wide = (Search(0, width)(steps, lengths) for width in (1, beam))
+    greedy, wide = (PrefixSearch(0, width)(steps, lengths) for width in (1, beam))
     pairs = list(zip(wide.scores, greedy.scores, strict=True))
     assert all(ours >= base for ours, base in pairs) and any(ours > base + 1e-6 for ours, base in pairs)
 

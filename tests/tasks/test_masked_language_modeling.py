@@ -90,7 +90,7 @@ def test_the_choice_depends_on_the_key_of_the_example_alone() -> None:
     assert not torch.equal(whole["targets"], other["targets"])
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_the_hidden_tokens_and_its_weight_is_their_number() -> None:
+def test_the_loss_is_the_mean_cross_entropy_of_the_masked_tokens_and_its_weight_is_their_number() -> None:
     batch, model = corrupted(torch.randint(5, SIZE, (4, 40))), Table()
     hidden = batch["targets"] != IGNORED
     loss = task().loss(model, batch, 0.0)
@@ -102,14 +102,14 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_hidden_tokens_and_its_weight_
     torch.testing.assert_close(smoothed, expected)
 
 
-def test_without_hidden_tokens_the_loss_and_its_gradients_are_0_with_weight_0() -> None:
+def test_without_masked_tokens_the_loss_and_its_gradients_are_0_with_weight_0() -> None:
     batch, model = corrupted(torch.full((2, 8), BEGIN)), Table()
     loss = task().loss(model, batch, 0.0)
     loss.total.backward()
     assert loss.total.item() == 0 and int(loss.weight) == 0 and not model.table.weight.grad.any()
 
 
-def test_metrics_are_means_over_the_hidden_tokens_of_all_batches() -> None:
+def test_metrics_are_means_over_the_masked_tokens_of_all_batches() -> None:
     batch, model = corrupted(torch.randint(5, SIZE, (9, 30))), Table()
     hidden = batch["targets"] != IGNORED
     parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(7), slice(7, 9))]
@@ -193,7 +193,7 @@ def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_ov
         found.loss(Table(), batch, 0.0)
 
 
-def test_pairs_without_hidden_tokens_have_no_gradient() -> None:
+def test_pairs_without_masked_tokens_have_no_gradient() -> None:
     batch, model = corrupted(torch.full((2, 8), BEGIN)) | {"not_next": torch.tensor([0, 1])}, Pairs()
     loss = task(next_sentence=True).loss(model, batch, 0.0)
     loss.total.backward()

@@ -27,8 +27,7 @@ def batch(answer: str = "London") -> dict[str, Tensor]:
     """Return two windows of one context: tokens 1 to 4 have its words 0 to 3, and its words 3 to 6."""
     spans = torch.zeros(2, 6, 2, dtype=torch.int32)
     spans[0, 1:5], spans[1, 1:5] = torch.tensor(SPANS[:4]), torch.tensor(SPANS[3:])
-    characters = {"context": CONTEXT + "\0\0", "answers": f"{answer}\0the city\0\0"}
-    codes = {name: torch.tensor([list(map(ord, text))] * 2) for name, text in characters.items()}
+    characters = f"{CONTEXT}\0{answer}\0the city\0\0"
     return {
         "inputs": torch.ones(2, 6, dtype=torch.int64),
         "lengths": torch.tensor([6, 6]),
@@ -36,7 +35,8 @@ def batch(answer: str = "London") -> dict[str, Tensor]:
         "question": torch.tensor([7, 7]),
         "start": torch.tensor([0, 2]),
         "end": torch.tensor([0, 2]),
-        **codes,
+        "offset": torch.zeros(2, dtype=torch.int64),
+        "text": torch.tensor([list(map(ord, characters))] * 2),
     }
 
 

@@ -165,6 +165,20 @@ def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.Monk
     assert set(evaluation.metrics) == {"loss", "token_accuracy"} and found.show(Echo(), evaluation) == []
 
 
+def test_the_first_examples_are_translated_in_whatever_order_they_are_read() -> None:
+    whole = copies()
+    wrong = [8 in row for row in whole["targets"].tolist()]
+    assert len(set(wrong)) == 2, "some copies are right"
+    for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
+        parts = [
+            {**{name: value[row : row + 1] for name, value in whole.items()}, "position": torch.tensor([row])}
+            for row in order
+        ]
+        for count in (1, 2, 3):
+            found = task(length=9, decode_examples=count).evaluate(Echo(wrong=4), parts)
+            assert found.metrics["exact_match"] == pytest.approx(1 - sum(wrong[:count]) / count)
+
+
 def test_a_note_says_how_to_install_sacrebleu_if_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "is_available", lambda: False)
     note = task().fit_baselines([copies()], None)
