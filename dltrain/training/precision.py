@@ -95,9 +95,11 @@ def advise(model: nn.Module, device: Device) -> str | None:
         return f"torch has no fast {lower} kernels for this CPU: device.precision={lower} is much slower than fp32"
     features = torch.cpu.get_capabilities()
     in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
-    gains = convolves or any(isinstance(layer, nn.LSTM) for layer in model.modules())
+    # A convolution without overlap, such as the patches of a ViT, is a matrix product, which is slower in autocast.
+    overlaps = any(layer.kernel_size > layer.stride for layer in model.modules() if isinstance(layer, _ConvNd))
+    gains = overlaps or any(isinstance(layer, nn.LSTM) for layer in model.modules())
     if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):
-        return "This CPU multiplies bf16 in hardware: device.precision=bf16 would be faster."
+        return "This CPU multiplies bf16 in hardware: device.precision=bf16 is usually faster."
     return None
 
 

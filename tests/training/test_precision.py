@@ -142,7 +142,8 @@ def test_bf16_is_advised_only_if_the_cpu_supports_it_and_the_model_gets_faster()
     in_hardware = bool(features.get("amx_bf16", False) or features.get("avx512_bf16", False))
     gains = in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert (precision.advise(nn.LSTM(2, 2), on_cpu("fp32")) is not None) == gains
-    assert (precision.advise(nn.Conv2d(2, 2, 1), on_cpu("fp32")) is not None) == gains
+    assert (precision.advise(nn.Conv2d(2, 2, 3), on_cpu("fp32")) is not None) == gains
+    assert precision.advise(nn.Conv2d(2, 2, 2, stride=2), on_cpu("fp32")) is None  # patches of a ViT
     assert precision.advise(nn.Linear(2, 2), on_cpu("fp32")) is None
 
 
