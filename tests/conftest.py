@@ -224,7 +224,7 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "midi_events": [f"data.path={own_files['midi_events']}", "data.batch_size=8", "data.context_length=16"],
         "moving_shapes": ["data.clips=64", "data.image_size=12", "data.frames=4", "data.batch_size=16"],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
-        "text": ["data.context_length=16", "data.batch_size=8"],
+        "text": ["data.context_length=16", "data.batch_size=8", "data.validation=0.01", "data.test=0.01"],
         "digits": [],
         "gates": [],
         "ring": [],

@@ -10,14 +10,14 @@ from dltrain.cli.main import main
 from dltrain.runs.launch import Outcome
 
 SMALL = ["model.num_layers=1", "model.num_heads=2", "model.hidden_size=16"]
-TEXT = ["data=text", "data.context_length=16", "data.stride=512", "data.batch_size=8"]
+TEXT = ["data=text", "data.context_length=16", "data.stride=512", "data.batch_size=8", "data.test=0.01"]
 STEPS = ["trainer.checkpoint_every=2 steps", "trainer.eval_every=100 steps", "trainer.eval_examples=8"]
 RUNS = {
     "transformer": ["model=transformer", "data=digits"],
     "transformer_seq2seq": ["model=transformer_seq2seq", "data=reversal", "data.sequences=300", "data.batch_size=16"],
     "t5": ["model=t5", "data=reversal", "data.sequences=300", "data.batch_size=16"],
     "bert": ["model=bert", *TEXT, "data.special_tokens=true", "task=masked_language_modeling"],
-    "bert on pairs": ["model=bert", "data=sentence_pairs", "data.max_length=32", "data.batch_size=8"],
+    "bert on pairs": ["model=bert", "data=sentence_pairs", "data.max_length=32", "data.batch_size=8", "data.test=0.02"],
     "gpt": ["model=gpt", *TEXT],
     "vit": ["model=vit", "data=digits"],
 }
