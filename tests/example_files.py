@@ -29,7 +29,7 @@ def write_masks(root: Path, count: int, size: tuple[int, int], mode: str) -> Non
 
 
 def write_boxes(root: Path, count: int, size: tuple[int, int]) -> None:
-    """Write noisy pictures with up to two rectangles of two classes, and their boxes in one JSON file of COCO."""
+    """Write noisy images with up to two rectangles of two classes, and their boxes in one JSON file in COCO format."""
     random, images, objects = np.random.default_rng(3), list[dict[str, Any]](), list[dict[str, Any]]()
     (root / "images").mkdir(parents=True)
     for number in range(count):

@@ -136,7 +136,7 @@ def check_inputs(names: Iterable[str]) -> None:
 def _problem_of(number: int, name: str) -> str | None:
     key = f"INPUT {number}"
     if name == STANDARD_INPUT:
-        return None if sys.stdin else format_error(key, "open standard input", "closed standard input")
+        return None if sys.stdin else f"{key}: standard input is closed"
     if not os.path.exists(name):  # Path.exists raises for a name that is too long
         return format_error(key, "an existing file or folder", name, similar_file(name))
     if not os.access(name, os.R_OK):

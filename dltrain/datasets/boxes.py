@@ -58,7 +58,7 @@ def box_spec(transform: ImageTransform, size: tuple[int, int, int], names: Seque
 
 
 def box_splits(transform: ImageTransform, train: Files, val: Files | None, test: Files) -> Splits:
-    """Return the splits of files with boxes; only training images are augmented, and cropped during decoding.
+    """Return the splits of files with boxes. Only training images are augmented; decoding applies their random crop.
 
     Raises:
         ConfigError: Mixup or cutmix is set.

@@ -106,9 +106,8 @@ def decode_clip(
 ) -> np.ndarray:
     """Decode a clip to bytes (frames, size, size, channels).
 
-    Each frame is scaled without distortion until it covers the square, and cropped at the center. If `key` is given,
-    the first frame to read is random, and so is the crop if `augmentation` has one. The crop is the same for all
-    frames.
+    All frames are cropped to the same square at their center and resized. If `key` is given, the first frame to read
+    is random, and the random crop of `augmentation`, if it has one, replaces the crop at the center.
 
     Raises:
         OSError, ValueError: The clip cannot be read.

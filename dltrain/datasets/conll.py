@@ -60,7 +60,8 @@ class Conll:
         test: Fraction of the sentences to hold out for testing, in (0, 1).
         batch_size: Sentences per step, at least 1.
         workers: Unused: the sentences stay in memory.
-        fitted: Result of `fit` in an earlier run; None fits to the training sentences.
+        fitted: Result of `fit` in an earlier run; None fits the vocabulary to the training sentences and reads the tags
+            of all sentences.
     """
 
     def __init__(

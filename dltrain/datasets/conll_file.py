@@ -64,7 +64,7 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
         elif cells[0] != DOCUMENT:
             first = first or len(cells)
             if len(cells) != first:
-                expected = f"{first} columns in line {number} of {name}, as in its first line"
+                expected = f"{first} columns in line {number} of {name}, as in its first line with a word"
                 raise ConfigError(format_error(key, expected, len(cells)))
             groups[-1].append((number, cells))
     return [group for group in groups if group]

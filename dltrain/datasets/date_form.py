@@ -62,7 +62,7 @@ DATES = (
     (r"\d{4}(\D{0,3})%b", (r"%Y\1%b",)),
     (r"%b(\s?[-/'’]\s?|\s['’]?)\d\d", (r"%b\1%y",)),
 )
-NUMBERS = (  # may also be counts, so they are dates only if the column is named like a time (`named_time`)
+NUMBERS = (  # may also be counts, so they are dates only if the column has a name such as date (`named_time`)
     (r"\d{14}", ("%Y%m%d%H%M%S",)),
     (r"\d{12}", ("%Y%m%d%H%M",)),
     (r"\d{10}", ("%Y%m%d%H", "%s")),
@@ -87,7 +87,7 @@ class DateForm:
         noon: Words that mark the hours before and after noon.
         offset: Offset from UTC of the last date.
         digits: Number of digits of the fraction of a second, or of the Unix time.
-        readings: The first date with two equally plausible readings, followed by both of them in ISO 8601.
+        readings: The first date with two plausible readings, followed by both of them in ISO 8601.
     """
 
     pattern: str = ""
@@ -100,7 +100,7 @@ class DateForm:
 
     @property
     def ambiguous(self) -> bool:
-        """Whether another reading of the dates is equally plausible."""
+        """Whether the dates have another plausible reading."""
         return bool(self.readings)
 
     @property
@@ -120,8 +120,8 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
 
     Args:
         text: A text; months are numbers or English abbreviations.
-        named_time: Whether the column is named like a time. If so, numbers such as 2021, 202105 and Unix times are
-            dates; otherwise they may be counts.
+        named_time: Whether the column has a name such as date or year. If so, numbers such as 2021, 202105 and Unix
+            times are dates; otherwise they may be counts.
     """
     if "%" in text:
         return []

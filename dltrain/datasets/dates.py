@@ -43,8 +43,8 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
     Args:
         cells: Stripped text, NaN for missing cells.
         day_first: Whether the day precedes the month; None infers it from the column.
-        named_time: Whether the column is named like a time. If so, numbers such as 2021, 202105 and Unix times are
-            dates, too.
+        named_time: Whether the column has a name such as date or year. If so, numbers such as 2021, 202105 and Unix
+            times are dates, too.
 
     Returns:
         The dates. None if fewer than nine in ten distinct cells are dates or, for dates that are also numbers such as

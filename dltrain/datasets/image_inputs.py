@@ -20,7 +20,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 # Pillow detects the format from the content, and would pass PostScript on to Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per pixel, such as I;16
+DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per channel, such as I;16
 WHITE_16_BIT = 65535
 Window = tuple[float, float, float, float]  # left, top, right and bottom in pixels
 Crop = Callable[[int, int], Window]  # the window to keep, for width and height of an image
@@ -129,7 +129,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale gray levels from 0 to 65,535 to bytes; Pillow itself clips them at 255."""
     levels = np.asarray(image)
     if image.mode == "F" or levels.min() < 0 or levels.max() > WHITE_16_BIT:
-        kind = "fractions" if image.mode == "F" else "whole numbers"
+        kind = "floats" if image.mode == "F" else "whole numbers"
         raise ValueError(
             f"{kind} from {levels.min():g} to {levels.max():g}, but only gray levels of 8 or 16 bits are supported"
         )

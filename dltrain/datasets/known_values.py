@@ -80,7 +80,7 @@ class KnownValues:
         """Return the known values of the steps after a series, (steps, width).
 
         Raises:
-            ConfigError: The file has too few later rows for the known columns.
+            ConfigError: The known columns have too few later rows or a missing value, or the dates have no fixed step.
         """
         if self.columns:
             if len(series.later) < steps:

@@ -43,12 +43,12 @@ class Passages:
 
     @cached_property
     def starts(self) -> Tensor:
-        """First token of each sentence."""
+        """Index of the first token of each sentence."""
         return self.sentences.starts
 
     @cached_property
     def first_sentences(self) -> Tensor:
-        """For each sentence, the first sentence of its document."""
+        """For each sentence, the index of the first sentence of its document."""
         return (self.counts.cumsum(0) - self.counts).repeat_interleave(self.counts)
 
     @cached_property
@@ -58,12 +58,12 @@ class Passages:
 
     @cached_property
     def ends(self) -> Tensor:
-        """For each sentence, the token after the end of its document."""
+        """For each sentence, the index after the last token of its document."""
         last = self.first_sentences + self.own_counts - 1
         return self.starts[last] + self.sentences.lengths[last]
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Return the first token of the first passage and the first sentence of the second one of each pair, (N,)."""
+        """Return the index of the first token of each first passage and first sentence of each second one, (N,)."""
         lengths, counts, half = self.sentences.lengths.tolist(), self.counts.tolist(), self.room // 2
         starts, firsts, seconds, begin = self.starts.tolist(), list[int](), list[int](), 0
         for count in counts:
@@ -82,7 +82,8 @@ class Passages:
         """Return all pairs as rows: first, first_length, second and not_next (N,), int64, and tokens (N, T), int32.
 
         Args:
-            drawn: Replace half of the second passages by random ones, which depend on the index of the pair alone.
+            drawn: Replace each second passage with probability 1/2 by a random one that depends only on the index of
+                the pair.
         """
         firsts, seconds = self.pairs()
         rows = {"first": firsts, "first_length": self.starts[seconds] - firsts, "second": seconds}
@@ -138,7 +139,7 @@ class Join(nn.Module):
 
 
 class RandomSecond(nn.Module):
-    """Module that replaces the second passage of half of the pairs by a random one from another document."""
+    """Module that replaces each second passage with probability 1/2 by a random one from another document."""
 
     first_sentences: Tensor
     own_counts: Tensor
@@ -151,7 +152,7 @@ class RandomSecond(nn.Module):
         self.register_buffer("own_counts", passages.own_counts, persistent=False)
 
     def draw(self, rows: Batch, keys: Tensor) -> Batch:
-        """Return the first sentence of the second passages, ``second``, and their class, ``not_next``, both (B,)."""
+        """Return the index of the first sentence of each second passage (``second``) and its class (``not_next``)."""
         replaced, place = uniform(keys, 2).unbind(1)
         second, own = rows["second"], self.own_counts[rows["second"]]
         # Draw among the sentences of all other documents: indices from the pair's document on are shifted past it.
@@ -168,7 +169,7 @@ class RandomSecond(nn.Module):
 
 def encode_documents(documents: Sequence[Sequence[str]], tokens: Tokens, length: int) -> Passages:
     """Return the sentences of documents as tokens, without empty sentences and documents."""
-    assert tokens.encode is not None, "vocabularies of texts encode"
+    assert tokens.encode is not None, "vocabularies of texts have a function `encode`"
     encoded = [[ids for ids in map(tokens.encode, document) if ids] for document in documents]
     encoded = [document for document in encoded if document]
     flat = [ids for document in encoded for ids in document]

@@ -35,7 +35,7 @@ class TextEncoder:
 
     def encode(self, text: str) -> list[int]:
         """Return all tokens of a text, without begin and end."""
-        assert self.tokens.encode is not None, "vocabularies of texts encode"
+        assert self.tokens.encode is not None, "vocabularies of texts have a function `encode`"
         return self.tokens.encode(text)
 
     def rows(self, encoded: Iterable[list[int]]) -> Ragged:

@@ -1,4 +1,4 @@
-"""Scores of forecasts that are distributions: pinball loss, and likelihood and CRPS of a normal distribution."""
+"""Scores of probabilistic forecasts: pinball loss of quantiles; likelihood and CRPS of a normal distribution."""
 
 import math
 from collections.abc import Sequence

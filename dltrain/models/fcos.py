@@ -15,7 +15,7 @@ from dltrain.models.detectors import UNMATCHED, OneStage, Outputs, one_hot, take
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
-READ = 3  # stages of the backbone that the pyramid reads; further maps are computed from the last one
+READ = 3  # stages of the backbone that the pyramid reads unless `fine`; further maps are computed from the last one
 MAX_VOTES = 1000  # maximum number of detections of an image before they are averaged
 GROUP = 8  # channels that are normalized together in the heads
 # A location is matched to boxes whose farthest edge is between this and twice this number of strides away; the first
@@ -44,7 +44,7 @@ class FCOS(OneStage, fcos.FCOS):
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
-    means over parts of a batch are exact and images without boxes count.
+    a batch computed in parts has the same loss and images without boxes contribute.
     """
 
     center_sampling_radius: float

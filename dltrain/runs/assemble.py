@@ -93,7 +93,7 @@ class Components:
 
 @memory_errors()
 def build_components(job: Job, fitted: Fitted | None = None, data: Data | None = None) -> Components:
-    """Build data, task and model, and move the model to the device; report the errors of all groups together."""
+    """Build data, task and model, and move the model to the device; report errors of several groups together."""
     config, errors = job.resolved, list[str]()
     with _collect_errors(errors):
         devices.resolve_device(config["device"]["name"])

@@ -74,7 +74,7 @@ def writes_text(task: Task) -> bool:
 
 
 def file_formats(components: Components) -> Mapping[str, Callable[[str], bytes]]:
-    """Return the files to which a generated text can be written: suffix -> function that returns their content."""
+    """Return the file formats of generated text: suffix -> function that converts a text to the bytes of a file."""
     formats: Mapping[str, Callable[[str], bytes]] = getattr(components.data, "file_formats", {})
     return formats
 
@@ -91,7 +91,7 @@ def write(components: Components, request: TextRequest, emit: Callable[[str], No
 
 @contextlib.contextmanager
 def _explain_out_of_memory(count: int | None) -> Iterator[None]:
-    """Explain that all examples are generated at once; `count` is None for reconstructions."""
+    """Convert an out-of-memory error to `OutOfMemory` with a hint; `count` is None for reconstructions."""
     try:
         yield
     except Exception as error:
@@ -124,6 +124,6 @@ def class_number(name: str, spec: Spec) -> int:
     if name.isdecimal() and int(name) < spec.classes:
         return int(name)
     listed = f"{', '.join(names[:MAX_NAMES])}{' ...' if len(names) > MAX_NAMES else ''}"
-    hint = suggest(name, names) or f"It is one of {listed}."
-    expected = f"a class by name, or a number from 0 to {spec.classes - 1}"
+    hint = suggest(name, names) or f"The classes are {listed}."
+    expected = f"a class name, or a number from 0 to {spec.classes - 1}"
     raise ConfigError(format_error("--class", expected, name, hint))

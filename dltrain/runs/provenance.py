@@ -54,7 +54,7 @@ def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name in COMPARED:
         value = environment.get(name)
         if name == "commit" and isinstance(value, dict):
-            yield name, f"{value.get('id')}{' and changes' if value.get('dirty') else ''}"
+            yield name, f"{value.get('id')}{' with uncommitted changes' if value.get('dirty') else ''}"
         elif isinstance(value, dict):
             yield from ((f"{key} data" if name == "data" else key, item) for key, item in value.items())
         else:
@@ -117,7 +117,7 @@ def _git_commit() -> dict[str, Any] | None:
 
 
 def processor_name() -> str:
-    """Return the name of the processor, because its vector instructions determine how sums are rounded."""
+    """Return the name of the processor, whose vector instructions determine how sums are rounded."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -135,13 +135,13 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
             hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
         known = "the fingerprint at the start of the run"
         lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
-        raise ConfigError(*lines, f"data: not supported because a run resumes with its original data only. {hint}.")
+        raise ConfigError(*lines, f"data: a run can only resume with its original data. {hint}.")
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
     """Return the splits that differ from those at the start of a run; none if its environment is unknown.
 
-    With `skipping`, unreadable examples are left out, so the sizes of files may differ.
+    With `skipping`, sizes of files are not compared: those damaged since the start are skipped as bad samples.
     """
     then = load_environment(path).get("data")
     if not isinstance(then, dict):

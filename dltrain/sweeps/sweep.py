@@ -129,7 +129,7 @@ class Sweep:
         return [self.rows[number] for number in sorted(self.rows)]
 
     def _finish(self) -> int:
-        """Record how the sweep ended, print the command that resumes it, and return the exit code."""
+        """Record how the sweep ended, print a command to continue it if jobs are left, and return the exit code."""
         states = {row.state for row in self.rows.values()}
         interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
         state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)

@@ -43,7 +43,7 @@ class TaskOverSteps(Task):
             ConfigError: The model has no module ``steps``.
         """
         if self.gradient_distance and not isinstance(getattr(model, "steps", None), nn.Module):
-            reason = f"a {type(model).__name__} does not read its input step by step; rnn, lstm and gru do"
+            reason = f"{type(model).__name__} has no module `steps`; rnn, lstm and gru have one"
             raise ConfigError(f"task.gradient_distance: not supported because {reason}")
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -111,7 +111,7 @@ def first_examples(batch: Batch) -> Batch:
 
 
 def mean_by_distance(norms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the mean of norms (B, T) at each distance from the last step of each example, (T,)."""
+    """Return the mean of norms (B, T) at each distance from the last step, (L,) for at most L steps of an example."""
     if lengths is None:
         return norms.mean(0).flip(0)
     last = lengths[: len(norms)].clamp(min=1).to(norms.device)[:, None] - 1

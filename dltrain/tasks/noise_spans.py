@@ -73,7 +73,7 @@ def mask_spans(
         lengths: Tokens of each text, int64 (B,), on the device of the texts.
         sentinels: The sentinels, int64, at least one more than the spans of each text.
         widths: Widths S and U of the two results.
-        pad: Token after the end of a row.
+        pad: Token that fills the rest of a row.
 
     Shape: (B, T) -> (B, S) and (B, U).
     """

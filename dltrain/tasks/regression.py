@@ -23,8 +23,8 @@ RESERVED = ("input", "line")  # names that the output of `dltrain predict` alrea
 class Regression(TaskOverSteps, Supervised):
     """Regression: distance between the model's outputs (B, targets) and ``targets`` (B, targets).
 
-    Normalized targets come with ``scale``, ``shift`` and ``shift_rest``, see `denormalize`; metrics are in the units of
-    the data.
+    Normalized targets come with ``scale``, ``shift`` and ``shift_rest``, see `denormalize`; ``mae`` and ``rmse`` are
+    in the units of the data.
 
     Args:
         loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).

@@ -16,7 +16,7 @@ from dltrain.runs import launch
 
 @pytest.fixture(scope="session")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Return a function that takes overrides and returns a short run, trained once for the same overrides."""
+    """Return a function that trains a short run and returns its folder; equal overrides reuse the run."""
     known: dict[tuple[str, ...], Path] = {}
 
     def once(*overrides: str) -> Path:

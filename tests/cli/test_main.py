@@ -100,7 +100,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_platform_without_posix_signals_trains(tmp_path: Path, own_files: dict[str, Path]) -> None:
+def test_training_works_without_posix_signals(tmp_path: Path, own_files: dict[str, Path]) -> None:
     words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "trainer.log_media=false"]
     words += ["device=cpu", "hydra.run.dir=run"]
     words += ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
@@ -126,7 +126,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_help_lists_every_option_of_every_group_the_common_keys_and_every_verb(
+def test_help_lists_all_verbs_common_keys_and_options_of_groups(
     empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main.main(["--help"]) == 0

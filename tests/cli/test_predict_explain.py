@@ -108,7 +108,7 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     accumulator.Reload()
     tag, *_ = [tag for tag in accumulator.Tags()["tensors"] if "attention" in tag]
     text = accumulator.Tensors(tag)[-1].tensor_proto.string_val[0].decode()
-    assert re.search(CAPTIONS[task, column], text) and "film" in text and markdown_to_safe_html(text).count("<p>") > 2
+    assert re.search(CAPTIONS[task, column], text) and markdown_to_safe_html(text).count("<p>") > 2
     if task == "regression":
         return
     other = train(*lstm, *small_data("text_table"), "trainer.max_steps=2")

@@ -81,14 +81,14 @@ def test_differences_from_the_original_run_are_listed_before_training(
     file.write_text(json.dumps(then))
     result = rerun(run, "optimizer.lr=0.01")
     assert result.code == 0
-    commit = now["commit"] and now["commit"]["id"] + " and changes" * now["commit"]["dirty"]
+    commit = now["commit"] and now["commit"]["id"] + " with uncommitted changes" * now["commit"]["dirty"]
     assert differences(result) == {
         "optimizer.lr": "0.001 -> 0.01",
         "python": f"3.9.1 -> {now['python']}",
         "torch": f"1.0 -> {now['packages']['torch']}",
         "device": f"an abacus -> {now['device']}",
         "threads": f"64 -> {now['threads']}",
-        "commit": f"abc and changes -> {commit or 'none'}",
+        "commit": f"abc with uncommitted changes -> {commit or 'none'}",
         "code": f"1111 -> {now['code']}",
         "test data": f"0000 -> {now['data']['test']}",
     }

@@ -91,7 +91,10 @@ def test_a_tokenizer_may_leave_out_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a B-X\nb O\n\nc\n", r"^data.path: expected 2 columns in line 4 of .*, as in its first line, got 1"),
+        (
+            "a B-X\nb O\n\nc\n",
+            r"^data.path: expected 2 columns in line 4 of .*, as in its first line with a word, got 1",
+        ),
         ("a O\n\nb B-X\n", r"^data.path: expected at least 3 sentences in .*, separated by empty lines, got 2"),
         ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column of at least two different tags"),
     ],

@@ -223,7 +223,7 @@ def test_batches_match_the_provided_facts(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_at_most_5_percent_of_batches_are_padding_and_pad_multiple_holds_in_all_splits(name, tmp_path):
+def test_at_most_5_percent_of_the_steps_are_padding_and_widths_are_multiples_of_pad_multiple(name, tmp_path):
     _, target, arguments = read_yaml(name)
     arguments["path"] = write_user_data(name, tmp_path)
     splits = target(**arguments).load()

@@ -70,7 +70,7 @@ def test_gray_images_of_16_bits_are_scaled_to_8_bits(tmp_path):
 @pytest.mark.parametrize(
     ("levels", "message"),
     [
-        (np.linspace(0, 1, 30, dtype=np.float32), "fractions from 0 to 1"),
+        (np.linspace(0, 1, 30, dtype=np.float32), "floats from 0 to 1"),
         (np.arange(30, dtype=np.int32) * 10**6, "whole numbers from 0 to 2.9e"),
         (np.arange(30, dtype=np.int32) - 1, "whole numbers from -1 to 28"),
     ],

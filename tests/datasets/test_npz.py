@@ -92,7 +92,7 @@ def test_validation_examples_are_taken_from_the_training_arrays(tmp_path):
         ({"x_train": np.ones((20, 2, 2, 2, 2))}, "(20, 2, 2, 2, 2)"),
     ],
 )
-def test_inconsistent_arrays_are_rejected(changed, part, tmp_path):
+def test_invalid_or_inconsistent_arrays_are_rejected(changed, part, tmp_path):
     path = save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES, **changed)
     with pytest.raises(ConfigError) as caught:
         Npz(path).load()

@@ -52,7 +52,7 @@ def test_names_of_classes_and_columns_can_be_set_and_columns_may_have_another_or
     assert data.load().test.rows["labels"].tolist() == [0, 1, 0]
 
 
-def test_words_and_numbers_with_gaps_are_classes(tmp_path: Path) -> None:
+def test_class_labels_may_be_words_or_nonconsecutive_numbers(tmp_path: Path) -> None:
     for values, names in ((["happy", "angry"], ("angry", "happy")), (["10", "2"], ("2", "10"))):
         rows = [f"{values[number % 2]},{picture(number)},Training" for number in range(40)]
         assert PixelsCsv(write(tmp_path / "a.csv", rows)).spec.class_names == names
@@ -141,7 +141,7 @@ def test_pictures_may_be_larger_than_the_usual_limit_of_a_cell(tmp_path: Path) -
     assert PixelsCsv(write(tmp_path / "a.csv", rows)).spec.shape == (1, 224, 224)
 
 
-def test_tables_and_images_can_be_predicted(tmp_path: Path) -> None:
+def test_csv_files_and_image_files_are_accepted_for_prediction(tmp_path: Path) -> None:
     data = PixelsCsv(write(tmp_path / "a.csv"))
     new = write(tmp_path / "new.csv", [picture(5), "", picture(6)], "pixels")
     Image.new("L", (30, 30), 100).save(tmp_path / "face.png")

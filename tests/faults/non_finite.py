@@ -1,4 +1,4 @@
-"""A user's task and model whose numbers become non-finite at a chosen step."""
+"""A user's task with a chosen fault, and a user's model that divides by zero."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from dltrain.tasks.classification import Classification
 class Faulty(Classification):
     """Classification with a fault.
 
-    The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in the steps from
-    ``begin`` to ``end`` of ``steps``, counted from 1. The faults ``memory`` (batches of more than ``most`` examples run
-    out of memory) and ``metric`` (a NaN metric) occur in every step and evaluation. The file ``witness`` receives the
+    The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in steps ``begin``
+    to ``end`` of a run of ``steps`` steps, counted from 1. The fault ``memory`` runs out of memory in each training
+    batch of more than ``most`` examples, and ``metric`` makes a metric NaN in each evaluation. ``witness`` receives the
     inputs of the first faulty batch after step 1.
     """
 

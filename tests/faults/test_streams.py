@@ -47,7 +47,7 @@ def test_a_closed_stream_is_reported_in_one_line_if_the_command_needs_it(plain_r
     completed = shell(f"predict {plain_run} - <&-")
     assert (completed.returncode, completed.stderr) == (
         2,
-        "dltrain: INPUT 1: expected open standard input, got closed standard input\n",
+        "dltrain: INPUT 1: standard input is closed\n",
     )
     for closed in ("2>&-", "<&-"):
         completed = shell(f"evaluate {plain_run} {closed}")

@@ -85,7 +85,7 @@ def test_average_precision_of_fixed_boxes_equals_that_of_pycocotools(crowds: boo
     assert [found[f"ap {name}"] for name in NAMES] == pytest.approx(each, abs=1e-6)
 
 
-def test_a_box_with_an_iou_of_8_tenths_counts_at_seven_of_ten_thresholds() -> None:
+def test_a_box_with_an_iou_of_0_8_counts_at_7_of_10_thresholds() -> None:
     true, found = torch.tensor([[0.0, 0.0, 50.0, 40.0]]), torch.tensor([[0.0, 0.0, 50.0, 32.001]])
     metrics = measure(
         [(true, torch.tensor([1]), {"boxes": found, "scores": torch.ones(1), "labels": torch.tensor([1])})]

@@ -169,7 +169,7 @@ def test_a_later_step_changes_no_earlier_output_of_causal_attention(options: dic
 
 @pytest.mark.parametrize("sizes", [[1] * 7, [3, 1, 3]], ids=str)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_steps_with_a_cache_equal_all_steps_at_once(options: dict[str, Any], sizes: list[int]) -> None:
+def test_outputs_computed_with_a_cache_equal_those_of_one_pass(options: dict[str, Any], sizes: list[int]) -> None:
     block, x, outputs = build(causal=True, cross=True, **options), steps(), []
     assert block.cross is not None
     source, cache = block.cross.read(steps(3) + 1), block.empty_cache(4)
@@ -187,7 +187,7 @@ def test_documents_in_one_sequence_do_not_see_one_another(causal: bool) -> None:
     torch.testing.assert_close(found, alone)
 
 
-def test_numbers_added_to_the_scores_may_be_masked_by_causal_attention() -> None:
+def test_causal_attention_can_be_combined_with_an_attention_bias() -> None:
     block, x = build(causal=True), steps()
     bias = torch.randn(1, HEADS, 7, 7, generator=torch.Generator().manual_seed(2)).double()
     later = torch.ones(7, 7).triu(1).bool()
@@ -259,7 +259,7 @@ def test_attention_in_training_mode_uses_dropout(options: dict[str, Any]) -> Non
     assert torch.equal(block(x), block(x))
     block.train()
     block.drop.p = 0.0
-    assert not torch.equal(block(x), block(x)), "the attention weights are dropped"
+    assert not torch.equal(block(x), block(x)), "dropout also applies to the attention weights"
 
 
 @pytest.mark.parametrize(

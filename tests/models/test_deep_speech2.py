@@ -1,4 +1,4 @@
-"""Deep Speech 2, compared with torch's recurrent layers on packed sequences; padded recordings and recordings alone."""
+"""Deep Speech 2: its layers equal those of torch on packed sequences, and padding does not change the outputs."""
 
 import pytest
 import torch
@@ -63,6 +63,6 @@ def test_gradients_of_padded_recordings_equal_those_of_each_recording_alone() ->
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
-def test_there_is_an_output_for_each_step_of_any_number_of_frames(frames: int) -> None:
+def test_each_step_has_an_output_for_any_number_of_frames_per_step(frames: int) -> None:
     model = DeepSpeech2(5, frames, 4, channels=2, hidden_size=3, each_step=True)
     assert [model(torch.randn(2, steps, 5 * frames)).shape for steps in (1, 2, 7)] == [(2, 1, 4), (2, 2, 4), (2, 7, 4)]

@@ -1,4 +1,4 @@
-"""Moving average of weights, compared with its closed form and torch."""
+"""Moving average of weights, compared with its recursive formula and torch."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dltrain.optim.ema import EMA
 
 
-def test_ema_with_warm_up_equals_the_closed_form() -> None:
+def test_ema_with_warm_up_equals_its_recursive_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     with torch.no_grad():
         model.weight.fill_(1.0)

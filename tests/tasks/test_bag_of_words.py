@@ -16,7 +16,7 @@ WORDS, CLASSES = 30, 3
 
 
 def texts(count: int, seed: int, classes: int = CLASSES) -> list[Batch]:
-    """Return batches of random texts whose class and number depend on their words. One text is empty."""
+    """Return batches of random texts whose words and number depend on their class. One text is empty."""
     random = Generator().manual_seed(seed)
     lengths = torch.randint(1, 13, (count,), generator=random)
     lengths[0] = 0

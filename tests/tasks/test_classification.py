@@ -156,13 +156,13 @@ def test_the_task_provides_one_output_per_class() -> None:
     assert Classification(7).facts() == {"outputs": 7, "each_step": False, "causal": False}
 
 
-def test_flips_in_evaluation_average_the_outputs_for_an_image_and_its_mirror_image_but_not_in_training() -> None:
+def test_test_time_flip_averages_the_outputs_of_image_and_mirror_image_only_in_evaluation() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
     images, targets = torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 0, 1])
     batch, task = {"inputs": images, "targets": targets}, Classification(3, test_time_flip=True)
     weight, bias = model[1].weight.detach(), model[1].bias.detach()
-    # The mean over both images is a linear layer with the mean of the weights and of the mirrored weights.
+    # The mean of both outputs is that of a linear layer with the mean of the original and the mirrored weights.
     mirrored = (weight + weight.view(3, 1, 3, 4).flip(3).flatten(1)) / 2
     scores = F.linear(images.flatten(1), mirrored, bias)
     found = torch.tensor([list(line["probabilities"].values()) for line in task.predict(model, batch)])

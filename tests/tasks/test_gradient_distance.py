@@ -103,8 +103,8 @@ def test_evaluation_has_the_same_metrics_and_draws_the_gradients_without_changin
     assert not model.steps._forward_hooks
 
 
-def test_a_model_that_does_not_read_step_by_step_is_rejected_in_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^task\.gradient_distance: not supported because a MLP does not read"):
+def test_a_model_without_a_module_steps_is_rejected_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^task\.gradient_distance: not supported because MLP has no module `steps`"):
         Classification(3, gradient_distance=True).begin(MLP(12, 3))
     Classification(3).begin(MLP(12, 3))
 

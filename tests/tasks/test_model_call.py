@@ -38,7 +38,7 @@ def test_fields_passed_by_the_caller_replace_those_of_the_batch() -> None:
     assert set(BATCH) == {"targets", "lengths", "inputs"}
 
 
-def test_a_model_without_an_argument_lengths_is_rejected_for_padded_data() -> None:
+def test_a_model_without_a_lengths_argument_is_rejected_for_padded_data() -> None:
     with pytest.raises(
         ConfigError, match=r"^model: not supported for these data because Linear.forward has no arg.* l"
     ):

@@ -98,8 +98,8 @@ def test_models_are_built_for_a_block(model: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"block": 0}, r"task\.block: expected 1 to data\.horizon=7, got 0"),
-        ({"block": 8}, r"task\.block: expected 1 to data\.horizon=7, got 8"),
+        ({"block": 0}, r"task\.block: expected a whole number from 1 to data\.horizon=7, got 0"),
+        ({"block": 8}, r"task\.block: expected a whole number from 1 to data\.horizon=7, got 8"),
         ({"block": 1, "output": "quantile"}, r"task\.block=1: not supported with task\.output=quantile"),
         ({"block": 1, "normalize": "window"}, r"task\.block=1: not supported with data\.normalize=window because"),
         ({"block": 1, "features": 4}, r"task\.block=1: not supported with data\.known and data\.calendar because"),

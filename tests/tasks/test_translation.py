@@ -81,7 +81,7 @@ def test_without_any_token_the_loss_is_0_with_weight_0_and_gradients_of_0() -> N
     assert all(float(p.grad.abs().max()) == 0 for p in model.parameters() if p.grad is not None)
 
 
-def test_teacher_forcing_falls_linearly_and_then_the_model_reads_its_own_tokens() -> None:
+def test_training_reads_true_tokens_at_the_start_and_those_of_the_model_at_the_end() -> None:
     model, whole = network(), batch()
     forced = task().loss(model, whole, 1.0).total
     torch.testing.assert_close(task(teacher_forcing=0.0).loss(model, whole, 0.0).total, forced)
@@ -129,7 +129,7 @@ def copies() -> dict[str, Tensor]:
 
 
 @NEEDS_SACREBLEU
-def test_a_perfect_model_has_full_scores_and_signatures() -> None:
+def test_a_perfect_model_has_perfect_scores_with_signatures_of_sacrebleu() -> None:
     found = task(length=9).evaluate(Echo(), [copies()])
     assert found.metrics["token_accuracy"] == found.metrics["exact_match"] == 1
     assert found.metrics["bleu"] == pytest.approx(100) and found.metrics["chrf"] == pytest.approx(100)
@@ -165,7 +165,7 @@ def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.Monk
     assert set(evaluation.metrics) == {"loss", "token_accuracy"} and found.show(Echo(), evaluation) == []
 
 
-def test_the_first_examples_are_translated_in_whatever_order_they_are_read() -> None:
+def test_which_examples_are_translated_does_not_depend_on_the_order_of_the_batches() -> None:
     whole = copies()
     wrong = [8 in row for row in whole["targets"].tolist()]
     assert len(set(wrong)) == 2, "some copies are right"

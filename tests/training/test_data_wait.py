@@ -54,7 +54,7 @@ class Slow:
 
 
 def trained(folder: Path, clock: Clock, decoding: float, step: float, console: Console, **more: Any) -> Loop:
-    """Train two epochs whose batches take `BATCH` times `decoding` seconds to decode and `step` seconds to compute."""
+    """Train on batches that take `BATCH` times `decoding` seconds to decode and `step` seconds to compute."""
     model = network()
 
     def compute(*_: object) -> None:
