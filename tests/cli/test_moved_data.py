@@ -68,7 +68,7 @@ CASES = {
 
 
 # Other tests move the data of the other kinds before they predict or generate.
-ALWAYS = ("series", "tokenizer", "masked", "tagging", "questions", "keywords", "clips")
+ALWAYS = ("series", "tokenizer", "questions", "keywords")
 KINDS = [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) for kind in CASES]
 
 

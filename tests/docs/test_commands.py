@@ -208,9 +208,9 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     return ["forecast"] if "predict" in line else ["plain"]
 
 
-# The default tests run the quick commands of the README, and every sixth quick command.
+# The default tests run the quick commands of the README, and every twelfth quick command.
 DEFAULT = [
-    line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 6 == 0
+    line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 12 == 0
 ]
 
 
@@ -231,7 +231,10 @@ def test_documented_commands_run(
     assert main(words) == 0
 
 
-@pytest.mark.parametrize("line", LONG)
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[] if number % 3 == 0 else [pytest.mark.slow]) for number, line in enumerate(LONG)],
+)
 def test_long_running_documented_commands_compose(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
     found = args.parse(shlex.split(line.replace("seed=S", "seed=0"))[1:])

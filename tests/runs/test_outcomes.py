@@ -244,10 +244,10 @@ def test_configured_regularization_and_schedule_are_used_in_training(
     "overrides",
     [
         ["model=gan", "model.hidden_size=8", "data=ring", "data.batch_size=512"],
-        [
-            *["model=lstm", "model.hidden_size=8", "data=text", "data.context_length=64", "data.test=0.01"],
-            "trainer.eval_examples=32",
-        ],
+        pytest.param(
+            ["model=lstm", "model.hidden_size=8", "data=text", "data.context_length=64", "data.test=0.01"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_log_media_changes_only_images_texts_and_films(overrides: list[str], train: Callable[..., Outcome]) -> None:

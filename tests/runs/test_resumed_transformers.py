@@ -23,7 +23,10 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
+OFTEN = ("transformer_seq2seq", "bert on pairs", "gpt", "vit")  # the others have the same blocks and batches
+
+
+@pytest.mark.parametrize("kind", [k if k in OFTEN else pytest.param(k, marks=pytest.mark.slow) for k in RUNS])
 def test_a_resumed_transformer_equals_an_uninterrupted_one(kind: str, train: Callable[..., Outcome]) -> None:
     decoding = ["task.decode_examples=1"] if "data=reversal" in RUNS[kind] else []
     overrides = [*RUNS[kind], *SMALL, *STEPS, *decoding, "regularization.dropout=0.2", "trainer.log_media=false"]

@@ -93,7 +93,13 @@ def test_a_payload_in_a_yaml_file_of_the_user_is_rejected(
 @pytest.mark.parametrize("target", ["torch.load"])
 @pytest.mark.parametrize(
     "key",
-    ["callbacks.x", "launcher", "sweeper", "job_logging.handlers.x", "hydra_logging.formatters.simple", "verbose.x"],
+    [
+        *["callbacks.x", "job_logging.handlers.x", "verbose.x"],
+        *(
+            pytest.param(key, marks=pytest.mark.slow)
+            for key in ("launcher", "sweeper", "hydra_logging.formatters.simple")
+        ),
+    ],
 )
 def test_a_payload_in_a_hydra_key_is_rejected(
     payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str, target: str

@@ -207,7 +207,7 @@ def exact_nll(state: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.parametrize(
     "more",
-    [[], pytest.param(["task.cd_steps=5"], marks=pytest.mark.slow), ["task.persistent=true"]],
+    [[], *(pytest.param([key], marks=pytest.mark.slow) for key in ("task.cd_steps=5", "task.persistent=true"))],
     ids=["CD-1", "CD-5", "PCD"],
 )
 def test_the_likelihood_improves_and_the_logged_value_is_exact(

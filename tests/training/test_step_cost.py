@@ -144,7 +144,7 @@ class Counting(Scripted):
 @pytest.mark.parametrize(
     ("collector", "given"),
     [
-        (False, {}),
+        pytest.param(False, {}, marks=pytest.mark.slow),
         (False, {"precision": "fp16", "average": 0.9, "accumulate": 2}),
         (True, {"checkpoint_every": (25.0, "step")}),  # torch.save creates reference cycles
     ],
