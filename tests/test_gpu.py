@@ -130,7 +130,7 @@ def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
         ["model=gpt", "data=text", "data.context_length=16", "trainer.accumulate=2"],
         ["model=mlp", "data=digits", "device.precision=fp16"],
         ["model=mlp", "data=digits", "optimizer=muon"],
-        ["model=vae", "data=digits", "model.conditional=true", "task.binarise=true", "task.warmup=0.5"],
+        ["model=vae", "data=digits", "model.conditional=true", "task.binarize=true", "task.warmup=0.5"],
         ["model=conv_autoencoder", "data=digits", "task.corruption=salt_and_pepper", "task.contraction=0.1"],
         ["model=unet", "data=shapes"],
         [*CNN, "data=digits", "augment=mixup"],

@@ -208,7 +208,7 @@ SMALLER = {
     "transformer_seq2seq": ["model.hidden_size=32", "model.num_heads=2", "model.num_layers=1"],
     "reverse_sequences": ["data.sequences=200"],
     "summaries": ["model.hidden_size=16", "model.num_layers=1", "data.max_words=300"],
-    "transformer_memorise": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
+    "transformer_memorize": ["model.hidden_size=32", "model.num_layers=1", "data.pairs=4"],
     "verses": ["model.hidden_size=16"],
     "verses_transformer": ["model.hidden_size=16"],
     "adding_problem": ["data.sequences=200"],

@@ -19,6 +19,7 @@ KEYS = {
         "code_l1": "latent_l1",
         "activity": "sparsity_target",
         "normalise": "normalize",
+        "binarise": "binarize",
     },
     "regularization": {"average": "ema_decay", "biases": "decay_biases", "early_stopping": "early_stopping_patience"},
     "optimizer.schedule": {
@@ -29,6 +30,8 @@ KEYS = {
         "factor": "gamma",
     },
 }
+# Group -> old name of an option -> new name.
+OPTIONS = {"experiment": {"transformer_memorise": "transformer_memorize"}}
 # Arguments that have the name of an old key but were not renamed: (class, argument).
 KEPT = {("dltrain.optim.schedules.Plateau", "factor")}
 # Old module -> new module, for the classes that a `_target_` could name.
@@ -74,10 +77,13 @@ def upgrade(content: dict[str, Any]) -> dict[str, Any]:
         data["_provides_"] = list(dict.fromkeys(names))
     overrides = []
     for override in content["overrides"]:
-        key = override.partition("=")[0].lstrip("+~")
-        new = keys.get(key.replace("/", "."))
-        overrides.append(override.replace(key, new, 1) if new else override)
-    return {**content, "config": config, "overrides": overrides}
+        key, _, value = override.partition("=")
+        name = key.lstrip("+~")
+        new = keys.get(name.replace("/", "."))
+        option = OPTIONS.get(name, {}).get(value)
+        overrides.append(f"{key}={option}" if option else override.replace(name, new, 1) if new else override)
+    choices = {group: OPTIONS.get(group, {}).get(option, option) for group, option in content["choices"].items()}
+    return {**content, "config": config, "overrides": overrides, "choices": choices}
 
 
 def _keep_reading_as_before(data: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         _check_types(content["config"], choices, [*content["overrides"], *dirs])
         content = renamed.upgrade(content)
         typed = content["overrides"]
-        config, choices = older.fill(content["config"], choices)
+        config, choices = older.fill(content["config"], content["choices"])
         interpolation.reject_computed_names(config, file)
         config["allow_targets"] = list(allow)
         return Job(config, choices, tuple(typed), None, None, tuple(dirs), tuple(allow))

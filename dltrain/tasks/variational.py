@@ -48,7 +48,7 @@ class Variational(Autoencoding):
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
         beta: Weight of the KL divergence in training.
         warmup: Share of the run over which beta rises linearly from 0.
-        binarise: Binarize pixels at random each time they are read; a pixel's value is its probability of being 1.
+        binarize: Binarize pixels at random each time they are read; a pixel's value is its probability of being 1.
         importance_samples: Codes per example in evaluation, for the importance-weighted bound.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
@@ -65,7 +65,7 @@ class Variational(Autoencoding):
     std: float = 0.1
     beta: float = 1.0
     warmup: float = 0.0
-    binarise: bool = False
+    binarize: bool = False
     importance_samples: int = 10
     features: str | None = None
 
@@ -75,16 +75,16 @@ class Variational(Autoencoding):
         if choose("task.likelihood", self.likelihood, LIKELIHOODS) == "bernoulli" and not bounded:
             raise ConfigError(format_error("task.likelihood", "gaussian for data other than images", self.likelihood))
         self.bernoulli = bounded if self.likelihood == "auto" else self.likelihood == "bernoulli"
-        if self.binarise and not self.bernoulli:
-            raise ConfigError(format_error("task.binarise", "false for a Gaussian likelihood", self.binarise))
+        if self.binarize and not self.bernoulli:
+            raise ConfigError(format_error("task.binarize", "false for a Gaussian likelihood", self.binarize))
         self.log_scale = math.log(self.std) + 0.5 * math.log(2 * math.pi)  # minus the log density at the mean
         self.quality = None if self.features is None else Quality()
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         """Return the negative bound for one code per example, with the beta of the current progress."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
-        targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarise else unit
-        inputs = self.pixel_range.from_unit(targets) if self.binarise else batch["inputs"]
+        targets = torch.bernoulli(unit.clamp(0, 1)) if self.binarize else unit
+        inputs = self.pixel_range.from_unit(targets) if self.binarize else batch["inputs"]
         mean, log_variance = self.posterior(model, inputs, labels)
         code = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         reconstruction = self.nll(decode(model, code, labels), targets).mean()
@@ -116,7 +116,7 @@ class Variational(Autoencoding):
         for batch in batches:
             inputs, labels = batch["inputs"], class_labels(batch)
             targets = unit = self.pixel_range.to_unit(inputs)
-            if self.binarise:
+            if self.binarize:
                 targets = (torch.rand(unit.shape, generator=noise).to(unit.device) < unit).to(unit.dtype)
                 inputs = self.pixel_range.from_unit(targets)
             center, log_variance = self.posterior(model, inputs, labels)

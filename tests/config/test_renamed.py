@@ -15,6 +15,7 @@ OPTIONS = {
     "task.normalize": ["data=timeseries"],
     "task.n_critic": ["model=gan", "data=ring"],
     "task.latent_l1": ["model=autoencoder", "data=digits"],
+    "task.binarize": ["model=vae", "data=digits"],
     "task.sparsity_target": ["model=autoencoder", "data=digits"],
     "optimizer.schedule.pct_start": ["optimizer/schedule=one_cycle"],
     "optimizer.schedule.start_factor": ["optimizer/schedule=one_cycle"],
@@ -46,6 +47,7 @@ def test_keys_of_user_classes_are_not_renamed() -> None:
     stored = {
         "config": {"model": node, "task": {"_target_": "theirs.Task", "activity": 1}},
         "overrides": ["model.hidden=3"],
+        "choices": {},
     }
     assert renamed.upgrade(stored) == {
         "config": {
@@ -53,6 +55,7 @@ def test_keys_of_user_classes_are_not_renamed() -> None:
             "task": {"_target_": "theirs.Task", "activity": 1},
         },
         "overrides": ["model.hidden=3"],
+        "choices": {},
     }
 
 
@@ -65,6 +68,7 @@ def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
             "regularization": {"biases": True},
         },
         "overrides": ["++optimizer.schedule.every=0.5", "regularization.biases=true", "seed=1"],
+        "choices": {},
     }
     upgraded = renamed.upgrade(stored)
     assert upgraded["config"] == {
@@ -80,10 +84,30 @@ def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
+def test_the_renamed_experiment_is_replaced_in_the_overrides_and_the_choices() -> None:
+    stored = {
+        "config": {},
+        "overrides": ["experiment=transformer_memorise", "seed=1"],
+        "choices": {"experiment": "transformer_memorise", "model": "transformer_seq2seq"},
+    }
+    upgraded = renamed.upgrade(stored)
+    assert upgraded == {
+        "config": {},
+        "overrides": ["experiment=transformer_memorize", "seed=1"],
+        "choices": {"experiment": "transformer_memorize", "model": "transformer_seq2seq"},
+    }
+    assert renamed.upgrade(upgraded) == upgraded
+
+
+def test_the_old_name_of_an_experiment_is_rejected_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=transformer_memorise"]) == 2
+    assert "got transformer_memorise. Did you mean transformer_memorize?" in capsys.readouterr().err
+
+
 def test_old_facts_of_the_vocabulary_become_attributes_of_tokens() -> None:
     node = {"vocabulary": "${spec.vocabulary}", "encode": "${spec.encode}", "outputs": "${spec.outputs}"}
     data = {"_provides_": ["shape", "vocabulary", "decode", "encode"]}
-    upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": []})
+    upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": [], "choices": {}})
     assert upgraded["config"] == {
         "model": {
             "vocabulary": "${spec.tokens.size}",
@@ -103,5 +127,8 @@ def test_the_old_name_of_a_fact_is_rejected_with_the_new_name(capsys: pytest.Cap
 
 def test_the_factor_of_the_plateau_schedule_is_not_renamed() -> None:
     node = {"_target_": "dltrain.schedule.Plateau", "factor": 0.1}
-    config = renamed.upgrade({"config": {"optimizer": {"schedule": node}}, "overrides": []})["config"]
-    assert config["optimizer"]["schedule"] == {"_target_": "dltrain.optim.schedules.Plateau", "factor": 0.1}
+    stored = {"config": {"optimizer": {"schedule": node}}, "overrides": [], "choices": {}}
+    assert renamed.upgrade(stored)["config"]["optimizer"]["schedule"] == {
+        "_target_": "dltrain.optim.schedules.Plateau",
+        "factor": 0.1,
+    }

@@ -91,7 +91,7 @@ SPEECH = [
 # A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
 VAE = [
     *["model=vae", "model.hidden_size=16", "model.latent=3", "data=digits", "data.batch_size=256", "task.warmup=0.5"],
-    *["task._target_=gated.Variational", "task.binarise=true", "trainer.epochs=2", "trainer.eval_every=4"],
+    *["task._target_=gated.Variational", "task.binarize=true", "trainer.epochs=2", "trainer.eval_every=4"],
     *["trainer.checkpoint_every=3"],
 ]
 # Images and masks with the same random affine transform, and running statistics of batch norm.

@@ -81,3 +81,27 @@ def test_a_run_older_than_the_augment_group_keeps_its_augmentation(
         made = build_components(open_run(str(folder), [])[1])
         batches.append(next(iter(build_batches(made, made.data.load())["train"].epoch(3)))["inputs"])
     assert torch.equal(*batches)
+
+
+def test_a_run_with_the_old_spelling_of_binarize_evaluates_generates_and_resumes(
+    finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vae = ["model=vae", "data=digits", "model.hidden_size=8", "model.latent=2"]
+    new = finished_run(*vae, "task.binarize=true", "trainer.max_steps=4")
+    old = Path(shutil.copytree(new, tmp_path / "run", symlinks=True))
+    for file in ("job.yaml", "config.yaml", "command.txt"):
+        assert "binarize" in (old / file).read_text()
+        (old / file).write_text((old / file).read_text().replace("binarize", "binarise"))
+    metrics, samples = [], []
+    for run in (new, old):
+        capsys.readouterr()
+        assert main(["evaluate", str(run), "--json"]) == 0
+        metrics.append(json.loads(capsys.readouterr().out)["metrics"])
+        file = tmp_path / f"{len(metrics)}.npy"
+        assert main(["generate", str(run), "--count", "2", "--out", str(file)]) == 0
+        samples.append(file.read_bytes())
+    assert metrics[0] == metrics[1] and samples[0] == samples[1]
+    assert main(["resume", str(old), "trainer.max_steps=6"]) == 0
+    assert json.loads((old / "result.json").read_text())["steps"] == 6
+    job = (old / "job.yaml").read_text()
+    assert "task.binarize=true" in job and "binarise" not in job

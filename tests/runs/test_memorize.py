@@ -1,4 +1,4 @@
-"""A small version of experiment=transformer_memorise: random pairs are memorized in 100 steps of the whole batch."""
+"""A small version of experiment=transformer_memorize: random pairs are memorized in 100 steps of the whole batch."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_a_small_transformer_memorizes_random_pairs_in_100_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["experiment=transformer_memorise", *SMALL, "device=cpu", "hydra.run.dir=run"]) == 0
+    assert main(["experiment=transformer_memorize", *SMALL, "device=cpu", "hydra.run.dir=run"]) == 0
     result = json.loads(Path("run/result.json").read_text())
     assert result["steps"] == 100
     assert result["test"]["token_accuracy"] >= 0.992

@@ -119,7 +119,7 @@ def test_binarized_pixels_are_black_or_white_and_have_the_original_mean() -> Non
             super().__init__([1, 6, 6], 2, hidden_size=8, latent=LATENT)
             self.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
 
-    task = Variational(**{**IMAGE, "low": [-1.0], "high": [3.0]}, binarise=True)
+    task = Variational(**{**IMAGE, "low": [-1.0], "high": [3.0]}, binarize=True)
     model, x = Watching(), images(4, low=-1.0, high=3.0)
     for _ in range(400):
         task.loss(model, {"inputs": x}, 0.0)
@@ -200,7 +200,7 @@ def test_importance_samples_are_decoded_in_chunks(monkeypatch: pytest.MonkeyPatc
 
 
 def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_global_generator_unchanged() -> None:
-    task, model, x = Variational(**IMAGE, binarise=True), network(), images(40)
+    task, model, x = Variational(**IMAGE, binarize=True), network(), images(40)
     torch.manual_seed(3)
     before = torch.get_rng_state()
     evaluations = [evaluate(task, model, x) for _ in range(2)]
@@ -346,7 +346,7 @@ def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
     [
         ({"likelihood": "gausian"}, r"task\.likelihood: .*Did you mean gaussian"),
         ({"likelihood": "bernoulli"}, r"task\.likelihood: expected gaussian for data other than images"),
-        ({"binarise": True}, r"task\.binarise: expected false"),
+        ({"binarize": True}, r"task\.binarize: expected false"),
     ],
 )
 def test_unknown_names_and_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
