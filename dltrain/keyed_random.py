@@ -22,7 +22,7 @@ def key(*parts: int) -> int:
 def mix(value: Integers) -> Integers:
     """Hash int64 values with the finalizer of SplitMix64; different values have different hashes.
 
-    The hash of a Python integer may have more than 64 bits; its lowest 64 bits equal the hash of a tensor.
+    The hash of a Python integer may have more than 64 bits; its lowest 64 bits equal the hash of the value as a tensor.
 
     Source: Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators".
     """

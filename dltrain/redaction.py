@@ -1,7 +1,8 @@
 """Redaction of secrets: by key name in structures, by pattern in URLs, by value in free text.
 
-In a configuration, JSON or an override, each value under a key such as ``token``, ``password`` or ``api_key`` becomes
-``***``. Keys and all other values stay, so the result is still valid YAML or JSON.
+In a configuration or JSON, each value under a key such as ``token``, ``password`` or ``api_key`` becomes ``***``. Keys
+and all other values stay, so the result is still valid YAML or JSON. An override that contains a secret becomes
+``key=***``.
 
 In free text (messages, tracebacks), the values registered by `register_secrets` are replaced. Values that ordinary text
 may contain by chance are not registered: values with fewer than 8 characters, and lowercase words or numbers with fewer
@@ -72,7 +73,7 @@ def mask(value: Any, key: str = "") -> Any:
 
 
 def mask_override(text: str) -> str:
-    """Return ``key=***`` for an override that contains a secret, also a nested one as in ``model.db={password:x}``."""
+    """Redact an override: if it contains a secret, also a nested one as in ``a={password:x}``, return ``key=***``."""
     key, _, value = text.partition("=")
     if is_secret(key):
         secret = _is_literal(key, 0 if value.isdecimal() else value)  # YAML reads digits as a number

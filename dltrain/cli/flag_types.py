@@ -13,7 +13,7 @@ MAX_DIGITS = 40  # more than any valid number has; int() rejects thousands of di
 
 
 def one_of(*names: str) -> Callable[[str], str]:
-    """Return the type of a flag that takes one of some names."""
+    """Return a function that accepts only the given names."""
 
     def parse(text: str) -> str:
         if text not in names:

@@ -1,4 +1,4 @@
-"""``dltrain generate RUN``: write samples, reconstructions or interpolations to a file, or print generated text."""
+"""``dltrain generate RUN``: write samples, reconstructions, interpolations or music to a file, or print text."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ EXAMPLE_FLAGS = {
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Rebuild the model of a run, write generated examples to a file and print its name, or print generated text."""
+    """Rebuild the model of a run, write generated examples or music to a file and print its name, or print text."""
     given = [word for word in arguments.given if not is_override(word)]
     overrides = [*arguments.overrides, *filter(is_override, arguments.given)]
     if given and arguments.count:
@@ -72,10 +72,10 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _check_flags(
     arguments: argparse.Namespace, components: "Components", is_text: bool, formats: Mapping[str, TextEncoder]
 ) -> None:
-    """Raise ConfigError for text flags if the task generates examples, and for example flags if it generates text.
+    """Raise ConfigError for flags that do not apply to what the task generates, and for flags that exclude each other.
 
     Args:
-        formats: Suffixes of the files to which the text can be written.
+        formats: Suffix -> encoder, for each file format in which the text can be written.
     """
     output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
     flags = dict(EXAMPLE_FLAGS) if is_text else _flags(TEXT_FLAGS)

@@ -23,11 +23,11 @@ class StandardOutput:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write like any text stream."""
+        """Write `text` and return its number of characters."""
         return self._explain(self._stream.write, text)
 
     def flush(self) -> None:
-        """Flush like any text stream."""
+        """Flush the stream."""
         self._explain(self._stream.flush)
 
     def _explain(self, call: Callable[..., Any], *arguments: str) -> Any:

@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _format_bytes(count: float) -> str:
-    """Return a number of bytes with three digits and a unit: ``1.5 MB``."""
+    """Return a number of bytes with up to three significant digits and a unit: ``1.5 MB``."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -11,7 +11,7 @@ LOCATION = ("KEY=VALUE", "location of the data, and device: data.path=FILE data.
 SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
     "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints, requeueing and "
-    "running out of memory, keys of data for its location, workers and unreadable examples, keys of device except "
+    "running out of memory, keys of data for location, workers and unreadable examples, keys of device except "
     "precision"
 )
 
@@ -75,7 +75,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
         help="a new or empty folder for predicted masks, images with boxes, or the pictures of --explain",
     )
     explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
-    explain += "texts, print the weight of each word with model.readout=attention"
+    explain += "texts with model.readout=attention, print the weight of each word"
     add("--explain", action="store_true", help=explain)
     add("--text", help="a text to score, instead of INPUT")
 
@@ -204,7 +204,7 @@ must be of the same kind as the training data:
             -> as for images in classification
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
-            -> as for images, or the number under its column's name, in its own unit
+            -> as for images, or the predicted number, in the unit and under the name of its column
   series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
             series of the run
             -> one line per step ahead: its time, its number, each series in its own unit

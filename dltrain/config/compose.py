@@ -1,4 +1,4 @@
-"""Compose a command line into one configuration per run, or report all of its errors at once. Never imports torch."""
+"""Compose a command line into one configuration per run, or report all of its errors. Never imports torch."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ LOCATIONS = ("hydra", "sweep")  # the location of a run is not part of its confi
 
 @dataclass(frozen=True)
 class Job:
-    """One composed run."""
+    """Composed configuration and folders of one run."""
 
     config: dict[str, Any]  # without ``hydra`` and ``sweep``, interpolations unresolved
     choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}

@@ -136,7 +136,7 @@ def call_hydra(*overrides: str) -> DictConfig:
     return hydra.compose("config", list(overrides), return_hydra_config=True)
 
 
-packaged = functools.cache(call_hydra)  # only without the user's own YAML, which may change while the process runs
+packaged = functools.cache(call_hydra)  # not for the user's own YAML, which may change while the process runs
 
 
 def is_interpolated(override: Override) -> bool:

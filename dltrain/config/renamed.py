@@ -98,7 +98,7 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
-    """Rename classes and their keys, except for keys of classes outside dltrain; add old and new keys to ``keys``."""
+    """Rename facts, classes and keys, except for keys of classes outside dltrain; add old and new keys to ``keys``."""
     if isinstance(node, list):
         return [_with_new_names(item, group, keys) for item in node]
     if not isinstance(node, dict):

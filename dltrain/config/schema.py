@@ -60,7 +60,7 @@ def choice(*names: str) -> FieldSpec:
 
 
 def text(many: bool = False, null: bool = False) -> FieldSpec:
-    """Return the spec of a text; elements of a list may be null, too, if `null`."""
+    """Return the spec of strings; with `null`, elements of a list may also be null."""
     return FieldSpec("text", lambda value: isinstance(value, str) or (null and value is None), (), many, null)
 
 
@@ -79,7 +79,7 @@ INTERVAL = FieldSpec(
 )
 
 CALENDAR = ("minute", "hour", "weekday", "day", "month", "yearday")
-MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # rows, or months of rows
+MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # a number of rows, or of months: 12mo
 
 
 # Accepted values by the name of a key. For other keys, the type annotation in the constructor applies.

@@ -68,7 +68,7 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
 
 
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
-    """Return the first error in the value of an existing key, a scalar or a mapping, else None."""
+    """Return the first error in a scalar, list or mapping for an existing key, else None."""
     node = lookup(key, content)
     if value is None and key in PLAIN:
         return format_error(key, "a group of keys", None)
@@ -116,7 +116,7 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
 
 
 def misshapen_groups(content: Node, own: Node) -> Iterator[str]:
-    """Yield an error where a group replaces a value, a value replaces a group, or a required one is missing."""
+    """Yield an error where a group replaces a value, a value replaces a group, or a required key is missing."""
     optimizer = content.get("optimizer")
     schedule = optimizer.get("schedule") if isinstance(optimizer, Mapping) else None
     nodes = {**content, "optimizer.schedule": schedule}

@@ -1,4 +1,4 @@
-"""User-provided inputs for prediction: files, folders, standard input, or a text on the command line."""
+"""User-provided inputs for prediction: files, folders, standard input, or text on the command line."""
 
 import io
 import os
@@ -23,7 +23,7 @@ class InputFiles:
 
     Args:
         names: Paths of files and folders, or ``-`` for standard input.
-        text: A text from the command line, for text data; None if there is none.
+        text: Text from the command line, for text data; None if there is none.
         batch_size: Maximum number of examples to read at a time.
     """
 
@@ -39,7 +39,8 @@ class InputFiles:
             suffixes: Suffixes of the files to read in folders, in lower case; empty to reject folders.
 
         Raises:
-            ConfigError: No input is given, a text is given, or a folder has no file with these suffixes.
+            ConfigError: No input is given, text is given, or a folder cannot be read, has no file with these suffixes,
+                or contains a pipe or device with one of them.
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
@@ -83,7 +84,7 @@ class InputFile:
         return self.path.suffix.casefold()
 
     def read_bytes(self) -> bytes:
-        """Read the whole content."""
+        """Return the whole content."""
         return sys.stdin.buffer.read() if self.name == STANDARD_INPUT else self.path.read_bytes()
 
     @contextmanager
@@ -112,7 +113,7 @@ class InputFile:
 
 @contextmanager
 def errors_as(key: str) -> Iterator[None]:
-    """Replace the key in the message of a ConfigError."""
+    """Replace the key in the message of a ConfigError by `key`."""
     try:
         yield
     except ConfigError as error:

@@ -95,7 +95,7 @@ class Batches:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """Examples of each batch of epoch 0, including unreadable ones; other epochs may have other sizes."""
+        """Number of examples in each batch of epoch 0, including unreadable ones; other epochs may have other sizes."""
         return [len(part) for part in self.plan(0)]
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # With one example, threads may share the sum over the whole tensor, and their number changes the rounding.
+            # With one example, threads may share a sum over the whole tensor, and their number changes the rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)

@@ -9,15 +9,15 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-# Share of padding above which batches are divided: with the jitter of training, it stays at most 5 %.
+# Share of padding above which batches are divided: with the jitter of training, it stays at most 5%.
 MAX_PADDING = 0.04
-JITTER = 0.03  # of the widths in training, where few examples have the same width
+JITTER = 0.03  # relative change of the widths in training, for data in which few examples have the same width
 
 
 class Plan(Protocol):
     """Division of the examples of a split into batches.
 
-    Args:
+    Attributes:
         contiguous: Whether each row of a batch continues the same row of the previous batch.
         reorders: Whether batches of evaluation are not in the order of the examples; they then have the field
             ``position``, see `dltrain.data.loader.Batches`. Optional, by default false.
@@ -57,14 +57,14 @@ class FixedSize:
 
 @dataclass(frozen=True, eq=False)
 class ByLength:
-    """Batches of examples of similar length, in random order, to reduce padding.
+    """Batches of examples of similar length, to reduce padding.
 
-    Examples are sorted by padded width, the widest first, with ties in random order, and cut into batches. Those with
-    two lengths are sorted by the first one, and then by the second one within strips of several batches, so that both
-    are similar in a batch. A batch has ``batch_size`` examples, or as many as fit into `max_tokens`; a longer example
-    forms its own batch. Batches with the most padding are divided until its share is at most `MAX_PADDING`.
+    Examples are sorted by padded width, the widest first, and cut into batches. Those with two lengths are sorted by
+    the first one, and then by the second one within strips of several batches, so that both are similar in a batch;
+    with `max_tokens`, they are sorted by the larger one. A batch has ``batch_size`` examples, or as many as fit into
+    `max_tokens`; a longer example forms its own batch. Batches are then divided as in `divide_batches`.
 
-    In training, which examples of similar width form a batch, and the order of batches, are random.
+    In training, examples of the same width are in random order, and so are the batches.
 
     Args:
         lengths: Steps of each example of the split, int64 (N,), or of two of its fields, (N, 2), on the CPU.
@@ -73,7 +73,7 @@ class ByLength:
         multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
             yields fewer different shapes and more varied batches of a small data set.
         jitter: In training, widths are multiplied by random factors from 1 - `jitter` to 1 + `jitter` before they are
-            sorted, which leaves more different batches. Unused with `max_tokens`.
+            sorted, so that batches differ more between epochs. Unused with `max_tokens`.
     """
 
     contiguous: ClassVar[bool] = False
@@ -114,7 +114,7 @@ class ByLength:
             widths = widths * (1 + self.jitter * factors)
         order = _order(widths[:, 0], True)
         if widths.shape[1] > 1 and len(examples):
-            # As many strips as batches in a strip. The order alternates, as the batch between two strips has both ends.
+            # As many strips as batches in a strip. Alternating directions keep neighboring batches similar.
             size = batch_size * max(1, round((len(examples) / batch_size) ** 0.5))
             strips = enumerate(order.split(size))
             order = torch.cat([strip[_order(widths[strip, 1], number % 2 == 0)] for number, strip in strips])
@@ -134,12 +134,14 @@ class ByLength:
 
 
 def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -> list[int]:
-    """Return the sizes of batches after those with the most padding are divided until its share is `MAX_PADDING`.
+    """Return the sizes of batches after the divisions that remove the most padding.
+
+    They end when the share of padding is at most `MAX_PADDING`, or no division removes any.
 
     Args:
         widths: Width of each field of each example, (N, fields).
         sizes: Examples of each batch, which are N in total.
-        count: Number of batches, from ``len(sizes)`` to N, instead of that share.
+        count: Number of batches at which the divisions end instead, from ``len(sizes)`` to N.
     """
     if not sizes or count == len(sizes):
         return sizes

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-WIDTH_MULTIPLE = 8  # of the largest width that a model expects, `dltrain.data.spec.Spec.length`
-# Batches are padded to a multiple of one of these numbers, which divide the largest width. More than 1 leaves fewer
-# different shapes for torch.compile and the choice of kernels.
+WIDTH_MULTIPLE = 8  # the largest width that a model expects, `dltrain.data.spec.Spec.length`, is a multiple of this
+# Batches are padded to a multiple of one of these numbers, which divide the largest width. A number above 1 yields
+# fewer different shapes, for each of which torch.compile generates code and libraries choose kernels.
 PAD_MULTIPLES = (1, 2, 4, 8)
 
 

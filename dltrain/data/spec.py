@@ -175,8 +175,8 @@ class Source:
             ``augment(batch, keys)``. All random numbers come from the keys (int64, one per example); see
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
-        fingerprinted: Tensors to fingerprint instead of `rows`, or a text of the settings for computed rows, whose last
-            digits depend on the CPU. None fingerprints `rows`.
+        fingerprinted: Tensors to fingerprint instead of `rows`; or, for computed rows, a string of their settings,
+            because the last digits of their values depend on the CPU. None fingerprints `rows`.
         plan: Division of the examples into batches; None for batches of a fixed size in random order.
     """
 
@@ -248,7 +248,7 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples in batches of about ``files.batch_size``; those before an error come first."""
+        """Yield user-provided examples in batches of about ``files.batch_size``, also those before an invalid one."""
 
 
 def describe_data(data: Data) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tokens:
-    """Vocabulary of a text: its size, its special tokens, and the conversion from and to text.
+    """Vocabulary of text data: its size, its special tokens, and the conversion from and to text.
 
     YAML refers to a part of it (``vocabulary: ${spec.tokens.size}``) or to the whole.
 

@@ -1,6 +1,6 @@
 """Adapter for private names of torch's DataLoader.
 
-DataLoader has no public way to list its worker processes, to end them at once, or to keep torch's SIGCHLD handler from
+DataLoader has no public way to list its worker processes, to kill them, or to keep torch's SIGCHLD handler from
 raising in unrelated code. Only this module uses its private names; tests/data/test_torch_workers.py fails with a clear
 message when a version of torch renames one.
 """

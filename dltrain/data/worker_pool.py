@@ -122,7 +122,7 @@ class WorkerLoader:
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Wait for the workers and raise as soon as one of them dies.
+        """Raise as soon as a worker dies while the body of the with statement waits for the workers.
 
         Raises:
             WorkerError: A worker died.

@@ -13,12 +13,12 @@ from dltrain import redaction
 from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.loggers.screen import ScreenHandler, Table, print_results
 
-REDRAW_S = 0.1  # minimum interval of updates of the live line
-REPEAT_S = 60.0  # maximum interval of progress lines without a terminal
+REDRAW_S = 0.1  # minimum interval between updates of the live line
+REPEAT_S = 60.0  # maximum interval between progress lines without a terminal
 
 
 class Console:
-    """Messages and progress for people on standard error; result tables on standard output.
+    """Messages and progress on standard error; result tables on standard output.
 
     A terminal gets colors and a live progress line, unless ``TERM=dumb``; ``NO_COLOR`` removes the colors. Anything
     else gets plain text without escape codes. Secrets and control characters are removed from all output.
@@ -32,7 +32,7 @@ class Console:
         self.logger.addHandler(self.screen)
         self._log_file: LogFile | None = None
         self._reported: int | None = None  # last epoch with a progress line in the log
-        self._due = 0.0  # when to show the next progress
+        self._due = 0.0  # time at which to show progress next
         self._reset_progress()
 
     def open_log(self, path: Path) -> None:

@@ -36,7 +36,7 @@ class Film:
         return sorted(frames, key=lambda path: int(path.stem))
 
     def add(self, picture: Tensor, step: int) -> None:
-        """Save a uint8 picture of shape (3, height, width) as the frame of a step."""
+        """Save a uint8 image of shape (3, height, width) as the frame of a step."""
         path = self.folder / FRAMES / f"{step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, encode_png(picture))
@@ -56,14 +56,14 @@ class Film:
 
 
 def encode_png(picture: Tensor) -> bytes:
-    """Encode a uint8 picture of shape (3, height, width) as PNG."""
+    """Encode a uint8 image of shape (3, height, width) as PNG."""
     file = io.BytesIO()
     to_pil(picture).save(file, "PNG")
     return file.getvalue()
 
 
 def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: int) -> bytes:
-    """Encode at least one picture, all of one size, as a GIF that repeats forever; durations in milliseconds."""
+    """Encode one or more images of one size as a GIF that repeats forever; durations are in milliseconds."""
     file, pages = io.BytesIO(), [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [frame_ms] * (len(pages) - 1) + [last_frame_ms]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)
@@ -71,5 +71,5 @@ def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: in
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """Convert a uint8 picture of shape (3, height, width) to a Pillow image."""
+    """Convert a uint8 image of shape (3, height, width) to a Pillow image."""
     return Image.fromarray(picture.detach().cpu().permute(1, 2, 0).contiguous().numpy())

@@ -25,5 +25,5 @@ def format_number(number: float | None) -> str:
 
 
 def format_rate(per_second: float) -> str:
-    """Format a rate per second, rounded to an integer or, below 100, to three digits: ``1,812/s``, ``0.53/s``."""
+    """Format a rate per second as an integer or, below 100, with up to three significant digits: ``0.53/s``."""
     return f"{per_second:,.0f}/s" if per_second >= 100 else f"{per_second:.3g}/s"

@@ -1,4 +1,4 @@
-"""Output for people: colors and a live line on a terminal, plain lines anywhere else."""
+"""Console output: colors and a live line on a terminal, plain lines anywhere else."""
 
 import logging
 import os
@@ -25,11 +25,11 @@ class Table(NamedTuple):
     caption: str
 
     def is_numeric(self, column: int) -> bool:
-        """Return whether all cells of a column are numbers or empty."""
+        """Return whether each cell of a column is a number, a dash or empty."""
         return all(NUMBER.fullmatch(row[column]) for row in self.rows)
 
     def plain(self) -> str:
-        """Return lines of text, as wide as the content."""
+        """Return the table as plain text, as wide as its content."""
         widths = [max(map(len, cells)) for cells in zip(self.columns, *self.rows, strict=True)]
         specs = [f"{'>' if self.is_numeric(column) else '<'}{width}" for column, width in enumerate(widths)]
         lines = [self.columns, ["-" * width for width in widths], *self.rows]
@@ -37,7 +37,7 @@ class Table(NamedTuple):
         return "\n".join(part for part in (self.title, *texts, self.caption) if part)
 
     def rich(self) -> "RichTable":
-        """Return the same table for a terminal."""
+        """Return the table as a rich table, for a terminal."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table as RichTable
         from rich.text import Text
@@ -60,7 +60,7 @@ class ScreenHandler(logging.Handler):
         super().__init__(logging.INFO)
         self.stream = stream
         self.rich = make_rich(stream)
-        self.live = False  # a live line is shown
+        self.live = False  # whether a live line is shown
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message; ``record.style`` applies to its first ``record.styled`` characters."""

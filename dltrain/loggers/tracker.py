@@ -33,8 +33,8 @@ class Tracker:
 
     Args:
         folder: Created if missing.
-        purge_step: First step that a resumed run writes again. Lines of this step and later are removed from
-            ``metrics.jsonl``; TensorBoard hides the old points. None keeps everything.
+        purge_step: First step that a resumed run writes again. Lines of ``metrics.jsonl`` and frames of the film are
+            removed from this step on; TensorBoard hides the old points. None keeps them.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -65,7 +65,10 @@ class Tracker:
             split: ``train``, ``val`` or ``test``.
             values: Name -> value. The TensorBoard tag is ``<name>/<split>``; ``lr`` and names with a slash
                 (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and
-                ``non_finite`` has its text. Names of the JSON line's own keys raise a ValueError.
+                ``non_finite`` contains it as a string.
+
+        Raises:
+            ValueError: A name is one of the JSON line's own keys, `RESERVED_NAMES`.
         """
         if not values.keys().isdisjoint(RESERVED_NAMES):
             reserved, got = ", ".join(RESERVED_NAMES), ", ".join(values)
@@ -95,7 +98,7 @@ class Tracker:
         self._summary(step, Summary.Value(tag=tag, metadata=plugin, tensor=content))
 
     def image(self, tag: str, picture: Tensor, step: int) -> None:
-        """Show a uint8 picture (3, height, width) or animation (frames, 3, height, width) in the Images tab."""
+        """Show a uint8 image (3, height, width) or animation (frames, 3, height, width) in the Images tab."""
         height, width = picture.shape[-2:]
         if picture.dim() == 4:
             content = encode_gif([to_pil(frame) for frame in picture], CLIP_FRAME_MS, CLIP_LAST_FRAME_MS)

@@ -1,6 +1,6 @@
 """Scores of generative models: similarity of two sets of features.
 
-Computed on the CPU in double precision, so that a score is the same for every device.
+Computed on the CPU in double precision, so that a score does not depend on the device.
 """
 
 import math
@@ -45,7 +45,7 @@ def classifier_score(logits: Tensor) -> float:
     The score lies between 1 and the number of classes. ``logits`` have one row per example, one column per class.
 
     Source: Salimans et al. 2016, section 4, arXiv:1606.03498, with an Inception network for ImageNet.
-    Differs: computed over all examples at once, not as the mean over ten parts.
+    Differs: computed over all examples together, not as the mean over ten parts.
     """
     conditional = _to_float64(logits).log_softmax(1)
     marginal = conditional.logsumexp(0) - math.log(len(conditional))

@@ -70,7 +70,7 @@ class Covariance:
         self.products.addmm_(rows.T, rows)
 
     def residual(self, kept: int) -> float:
-        """Return the mean squared distance of a row from its projection onto the first ``kept`` components."""
+        """Return the mean squared distance of the rows from their projections onto ``kept`` principal components."""
         mean = self.sums / self.count
         variances = torch.linalg.eigvalsh(self.products / self.count - torch.outer(mean, mean))
         return float(variances[: max(0, len(variances) - kept)].clamp(min=0).sum())

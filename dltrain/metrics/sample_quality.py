@@ -41,7 +41,7 @@ class Quality:
         return self._raw_name if self.network is None else self.network.name
 
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """Return scores of generated samples, compared with the same number of real examples; images are in [0, 1].
+        """Return scores of generated samples in comparison with real examples; images are in [0, 1].
 
         The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) over the first 2,000 of each,
         and with a classifier ``classifier_score`` (the number of classes is best).

@@ -62,7 +62,7 @@ class Muon:
             step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients."""
+        """Set all gradients to None or, if `set_to_none` is false, to zero."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none)
 

@@ -108,7 +108,7 @@ class OneCycle(Schedule):
         self.range = momentum
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the factor: from ``start_factor`` to 1 to ``end_factor`` along two half cosines."""
+        """Return the factor: from ``start_factor`` to 1, then to ``end_factor``, along two half cosines."""
         return self._cycle(step, steps, self.start_factor, 1.0, self.end_factor)
 
     def momentum(self, step: int, steps: int) -> float | None:

@@ -28,7 +28,7 @@ def images(values: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -
 
 
 def filters(weight: Tensor, columns: int = 8, max_filters: int = 64) -> Tensor:
-    """Return a grid of the first filters, each scaled by its own maximum: gray is zero, brighter is positive.
+    """Return a grid of the first filters, each scaled by its largest absolute value: gray is 0, brighter is positive.
 
     Args:
         weight: (out, in, height, width), in color if there are 3 inputs, otherwise as their mean.

@@ -115,7 +115,7 @@ def summarize(
 
 
 class _Tracer(TorchDispatchMode):
-    """Counter of the multiply-adds of each operation, for the layer whose forward pass runs it."""
+    """Record of the output, the receptive field and the multiply-adds of each layer in a forward pass."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Tensor]) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class Components:
     description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
 
     def stages(self) -> list[Stage]:
-        """Return the stages of the task after removing frozen parameters from their turns."""
+        """Return the stages of the task, without frozen parameters and split where modules are unfrozen; see `plan`."""
         names, heads = (self.loaded.names, self.loaded.heads) if self.loaded else ([], [])
         return plan(self.task.stages(self.model), self.model, self.transfer, names, self.trainer.epochs, heads)
 

@@ -61,7 +61,8 @@ def _whole(fact: str) -> str:
 def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
     """Return the names of the data options that fit the task or model chosen for `group`, which needs some facts.
 
-    The data and the task provide the facts of a model: the task that its YAML file selects, or else that of the data.
+    A model gets its facts from the data and a task: the task that the model's YAML file selects, or else the task that
+    the data's YAML file selects.
     """
     wanted, of_tasks = set(map(_whole, needed)), task_facts(job)
     tasks = compose.options("task", job.config_dirs)

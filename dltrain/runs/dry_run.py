@@ -116,7 +116,7 @@ class NumbersAsTargets(nn.Module):
 
 
 def _check_checkpointable(components: Components) -> None:
-    """Raise ConfigError if a checkpoint cannot store the state of the model or the task, such as a user's class."""
+    """Raise ConfigError if a checkpoint cannot store the state of the model or the task, such as an unknown object."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
@@ -225,7 +225,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
 
 
 def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, error: Exception) -> ConfigError:
-    """Return the error of a failed dry run: precision not supported if fp32 works, otherwise shapes do not fit."""
+    """Return the error of a failed dry run: unsupported precision if fp32 works, otherwise shapes that do not fit."""
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, KeyError):
         first = f"{first} is missing."

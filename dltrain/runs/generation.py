@@ -37,7 +37,7 @@ def generate(
         inputs: Files and folders of examples to reconstruct.
 
     Raises:
-        OutOfMemory: Generating all examples at once needs too much memory.
+        OutOfMemory: Generating all examples together needs too much memory.
     """
 
     @functools.cache
@@ -74,13 +74,13 @@ def writes_text(task: Task) -> bool:
 
 
 def file_formats(components: Components) -> Mapping[str, Callable[[str], bytes]]:
-    """Return the file formats of generated text: suffix -> function that converts a text to the bytes of a file."""
+    """Return the file formats of generated text: suffix -> function that converts text to the bytes of a file."""
     formats: Mapping[str, Callable[[str], bytes]] = getattr(components.data, "file_formats", {})
     return formats
 
 
 def write(components: Components, request: TextRequest, emit: Callable[[str], None]) -> None:
-    """Generate a text and pass each piece to `emit` as soon as it is generated.
+    """Generate text and pass each piece to `emit` as soon as it is generated.
 
     The model must be in evaluation mode.
     """

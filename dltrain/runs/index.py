@@ -106,7 +106,7 @@ def _last_step(path: Path) -> Any:
 
 
 def _typed_overrides(path: Path) -> str | None:
-    """Return the overrides of a run's command, except those that have a column, or None."""
+    """Return the words of a run's command, except those that choose a group with its own column, or None."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Load the trained model of a run, with the data that it was trained on."""
+"""Load the trained model of a run, and the data that it needs, to evaluate it or to predict."""
 
 import itertools
 import math
@@ -51,7 +51,7 @@ class Trained:
         """Yield the predictions for a user's inputs, line by line.
 
         Args:
-            explain: Whether to add a picture of the parts of each image that support its class, or weights of words.
+            explain: Whether to add an image of the parts of each input that support its class, or weights of words.
 
         Raises:
             ConfigError: An input cannot be read; the predictions for earlier inputs have been yielded.
@@ -87,7 +87,7 @@ class Trained:
             batches = eval_batches(self.components, self.splits, split)
         try:
             if run:
-                task.fit_baselines(run["train"], run.get("val"))  # in the order of training, for identical baselines
+                task.fit_baselines(run["train"], run.get("val"))  # on the batches of training: identical baselines
             shown = with_progress(batches, console)
             shown = shown if self.others is None else _known_classes(shown, self.components)
             return run_in_eval_mode(task.evaluate, model, self.components.device, shown)

@@ -85,7 +85,8 @@ def load(
             value.copy_(found.tensors[name])
             names.append(name)
     if not names:
-        reason = f"None of its {len(found.tensors)} weights fits: {next(iter(new.items()), ('', ''))}."
+        first = ": ".join(next(iter(new.items()), ("", "")))
+        reason = f"None of its {len(found.tensors)} weights fits. The first: {first}."
         raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
     unused = [name for name in found.tensors if name not in state]
     return Loaded(found.origin, found.sha256, names, new, unused, [name for name in names if name in heads])

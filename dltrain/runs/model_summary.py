@@ -66,7 +66,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
 
 
 def _unsuitable(job: Job, shape: tuple[int, ...], reason: str, needed: Iterable[str]) -> ConfigError:
-    """Return the error for a shape from which the facts that a model needs do not follow."""
+    """Return the error for a shape that does not determine the facts that a model needs."""
     model, hint = f"model={job.choices['model']}", f"Use another shape, or data: {matching_data(job, 'model', needed)}"
     return ConfigError(f"--input {'x'.join(map(str, shape))}: not supported for {model} because {reason}. {hint}.")
 

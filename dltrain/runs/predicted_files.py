@@ -48,11 +48,11 @@ class PredictedFiles:
                 self.folder.rmdir()
 
     def store(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Write each mask or picture of a prediction; return the prediction with the paths of their files instead.
+        """Write the tensors of a prediction to files, and return the prediction with paths in place of tensors.
 
-        Masks are uint8 tensors (height, width), pictures (3, height, width). Masks are resized to the ``width`` and
-        ``height`` of the prediction, if it has them. ``objects`` are drawn on a copy of the image, if that is a file,
-        and the path of this ``picture`` is added.
+        Masks are uint8 (height, width), images are uint8 (3, height, width). Masks are resized to the ``width`` and
+        ``height`` of the prediction, if it has them. If the input is an image file, ``objects`` are drawn on a copy of
+        it, whose path is added as ``picture``. If there is no folder, tensors are dropped and no file is written.
         """
         stored = {key: value for key, value in record.items() if not isinstance(value, Tensor)}
         for key in record.keys() - stored.keys() if self.folder else ():

@@ -141,7 +141,7 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
     """Return the splits that differ from those at the start of a run; none if its environment is unknown.
 
-    With `skipping`, sizes of files are not compared: those damaged since the start are skipped as bad samples.
+    With `skipping`, sizes of files are not compared: files damaged since the start are skipped as bad samples.
     """
     then = load_environment(path).get("data")
     if not isinstance(then, dict):

@@ -108,7 +108,7 @@ def output_names(task: Mapping[str, Any]) -> list[str] | None:
 
 
 def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> tuple[list[str] | None, list[str] | None]:
-    """Return the vocabularies of inputs and targets of a run, as stored with it; None for those that are unknown."""
+    """Return the vocabularies of inputs and targets of a run, from its fitted state if stored; None if unknown."""
     stored = fitted.load(path)  # None for runs of earlier versions, whose data are read again
     try:
         job = jobs.load_job(path, allow)

@@ -11,9 +11,9 @@ from dltrain.training.transfer import Loaded
 
 
 def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str], name: str) -> Loaded:
-    """Copy word vectors into the embedding of the tokens; the words of the file are compared exactly.
+    """Copy word vectors into the embedding of the tokens; a word of the file must equal the text of a token.
 
-    Tokens that are not in the file keep random values, scaled to the standard deviation of the others.
+    Tokens that are not in the file keep random values, scaled to the standard deviation of the vectors found.
 
     Args:
         tokens: Vocabulary of the inputs.

@@ -34,8 +34,8 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
     A first line of two whole numbers, the size of the vocabulary and the width, is the header of word2vec.
 
     Raises:
-        ConfigError: The file does not exist, or a line has no vector or one of another width; the message has its
-            number.
+        ConfigError: The file does not exist or is empty, or a line has no vector or one of another width; the message
+            contains the line number.
     """
     path = Path(name).expanduser()
     if not path.is_file():

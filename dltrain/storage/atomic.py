@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-PARALLEL_BYTES = 2**20  # from this size on, hashing runs in a thread while the data is written
+PARALLEL_BYTES = 2**20  # from this size on, hashing runs in a thread while the content is written
 TEMP_NAME = re.compile(r"\.(.+)\.\d+\.tmp", re.ASCII)  # a name that `temp_path` returns
 
 
@@ -78,11 +78,11 @@ class HashingFile:
 
     def __init__(self) -> None:
         self.digest, self.size = hashlib.sha256(), 0
-        self.error: OSError | None = None  # of a failed write; torch.save raises a RuntimeError instead
+        self.error: OSError | None = None  # the error of a failed write, which torch.save turns into a RuntimeError
         self.pool = ThreadPoolExecutor(1)  # starts its thread at the first large write
 
     def write(self, content: Any) -> int:
-        """Write a bytes-like object."""
+        """Write a bytes-like object and return its size in bytes."""
         view = memoryview(content).cast("B")
         self.size += view.nbytes
         hashing = None

@@ -222,7 +222,7 @@ class Checkpoints:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Return whether a manifest entry is valid: a checkpoint's name, text for hashes, and numbers or null otherwise."""
+    """Return whether a manifest entry is valid: a checkpoint's name, strings as hashes, else numbers or null."""
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
     complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int

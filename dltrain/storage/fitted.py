@@ -36,7 +36,7 @@ def load(folder: Path) -> dict[str, Any] | None:
     """Load the file of a run; return None if it has none, like runs of earlier versions and of data without `fit`.
 
     Raises:
-        CheckpointError: The file is missing, damaged or invalid.
+        CheckpointError: The file is damaged or invalid, or the manifest lists it and it is missing.
     """
     file, known = folder / FITTED, Checkpoints(folder).fitted_sha256()
     if known is None and not file.exists():

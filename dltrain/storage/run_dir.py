@@ -92,7 +92,7 @@ class RunDir:
 
 
 def create(path: str | None, root: Path, name: str) -> RunDir:
-    """Create a run folder: `path`, or if that is None a unique ``root/name/<time>-<4 hex digits>``."""
+    """Create and lock a run folder: `path`, or if that is None a unique ``root/name/<time>-<4 hex digits>``."""
     parent = root / safe_name(name) if path is None else Path(path).expanduser()
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:

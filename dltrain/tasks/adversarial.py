@@ -226,6 +226,9 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def critic_auc(on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """Return the area under the critic's ROC curve: the share of pairs with a larger output for the real example."""
+    """Return the area under the critic's ROC curve: the share of pairs in which the real example has a larger output.
+
+    Pairs with equal outputs count half.
+    """
     difference = on_real[:, None] - on_fake
     return ((difference.sign() + 1) / 2).mean()

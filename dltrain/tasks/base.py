@@ -58,7 +58,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image, uint8 (3, height, width), or frames, (frames, 3, height, width), or a text in Markdown to log."""
+    """An image, uint8 (3, height, width), an animation, (frames, 3, height, width), or text in Markdown, to log."""
 
     tag: str
     image: Tensor | None = None
@@ -273,7 +273,7 @@ class Task(ABC):
         raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield a text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
+        """Yield text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
         raise ConfigError(format_error("generate", "a run whose task writes text", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:

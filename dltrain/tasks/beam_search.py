@@ -108,7 +108,8 @@ class _Best:
         """Keep targets that end here, and return the positions (B, beam) of the paths to continue.
 
         Args:
-            paths: The token ``begin`` and ``step`` further tokens of each path, (B, paths, 1 + step), likeliest first.
+            paths: The token ``begin`` and ``step`` further tokens of each path, most likely path first,
+                (B, paths, 1 + step).
             totals: Their log-probabilities (B, paths).
         """
         ended = paths[:, :, -1] == self.search.end

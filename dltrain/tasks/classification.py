@@ -1,4 +1,4 @@
-"""Classification."""
+"""Classification: one class per example."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Classification(TaskOverSteps, Supervised):
     Args:
         label_smoothing: Share of each target that is spread evenly over all classes, in training only.
         class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
-            ``examples / (classes that occur * examples of the class)``, counted in training; None for equal weights.
+            ``examples / (classes that occur * examples of the class)`` in the training split; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
         test_time_flip: In evaluation and predictions, average the outputs for each image and for its mirror image.
@@ -75,7 +75,7 @@ class Classification(TaskOverSteps, Supervised):
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def criterion(self, outputs: Tensor, batch: Batch) -> Loss:
-        """Return the mean cross-entropy over the examples, weighted by their classes."""
+        """Return the mean cross-entropy over the examples, weighted by the weights of their classes."""
         targets = batch["targets"]
         if self.weights is None:
             return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), targets.shape[0])

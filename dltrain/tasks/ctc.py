@@ -137,7 +137,7 @@ def _log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _lengths(batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the steps of each input, int64 (B,) on the CPU."""
+    """Return the number of steps of each input, int64 (B,) on the CPU."""
     inputs = batch["inputs"]
     return batch["lengths"] if "lengths" in batch else torch.full((len(inputs),), inputs.shape[1])
 

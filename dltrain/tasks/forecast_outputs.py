@@ -33,7 +33,7 @@ class Output(ABC):
         """Return the point forecast, (B, horizon, columns)."""
 
     def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
-        """Return the quantiles except the point forecast, (B, horizon, columns) each, by their level as text."""
+        """Return the quantiles except the point forecast, (B, horizon, columns) each, by their level as a string."""
         return {}
 
     def interval(self, levels: Tensor) -> dict[str, Tensor]:

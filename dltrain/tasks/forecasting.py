@@ -195,7 +195,7 @@ class Forecasting(TaskOverSteps):
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, because it is
         undefined then.
 
-        Source of MASE: Hyndman and Koehler, Another look at measures of forecast accuracy, 2006.
+        Source: MASE: Hyndman and Koehler 2006, "Another look at measures of forecast accuracy".
         """
         ours, first = ForecastErrors(self.by), None
         others: dict[str, ForecastErrors] = {}

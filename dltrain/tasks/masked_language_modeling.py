@@ -26,8 +26,8 @@ NUM_SHOWN = 4  # texts in the log
 class MaskedLanguageModeling(Task):
     """Masked language modeling: cross-entropy between the outputs (B, T, vocabulary) and the masked tokens.
 
-    Each token, except padding, begin and end, is masked with probability ``mask_share``. Of the masked tokens, 80 % are
-    replaced by the mask token and 10 % by a random token; 10 % are unchanged. The model reads the field ``masked``;
+    Each token, except padding, begin and end, is masked with probability ``mask_share``. Of the masked tokens, 80% are
+    replaced by the mask token and 10% by a random token; 10% are unchanged. The model reads the field ``masked``;
     ``targets`` (B, T) has the original masked tokens, and -1 elsewhere.
 
     For pairs of passages, the cross-entropy of their class, ``not_next`` (B,), is added: the model then also returns
@@ -128,7 +128,7 @@ class MaskedLanguageModeling(Task):
         return Loss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options) / count.clamp(min=1), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Count the tokens of training examples, for a baseline that predicts tokens by their frequency."""
+        """Count the tokens of up to 200 training batches, for a baseline that predicts tokens by their frequency."""
         counts = torch.ones(self.vocabulary, dtype=torch.float64)  # 1 instead of 0, so that no probability is 0
         for batch in islice(train, COUNTED_BATCHES):
             counts += torch.bincount(batch["inputs"][self._maskable(batch)].cpu(), minlength=self.vocabulary)

@@ -38,7 +38,7 @@ class Polyphony(Task):
     Args:
         notes: Number of notes.
         length: Maximum number of frames that a model reads at once.
-        encode, decode: Functions that turn a text into frames, and the notes of a frame into text.
+        encode, decode: Functions that turn text into frames, and the notes of a frame into text.
         lowest: MIDI pitch of the lowest note, for plots.
         prompt: First frames of sampled music; None for no prompt.
         temperature: Sampling temperature, above 0.

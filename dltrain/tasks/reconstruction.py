@@ -26,7 +26,7 @@ MAX_COMPONENTS_SIZE = 2_048  # largest size of an example for which an evaluatio
 class Reconstruction(Autoencoding):
     """Autoencoder: distance between examples and their reconstructions, summed over the values of an example.
 
-    Penalties are means over examples; a weight of 0 disables a penalty.
+    A weight of 0 disables a penalty. The sparsity penalty uses mean activities; the others are means over examples.
 
     Args:
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of values in [0, 1], in nats.
@@ -36,6 +36,8 @@ class Reconstruction(Autoencoding):
         amount: Amount of corruption; for images relative to [0, 1].
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
+        latent_l1: Weight of the sum of the absolute values of the code.
+        contraction: Weight of the squared Frobenius norm of the Jacobian of the code with respect to the inputs.
 
     Source: denoising, Vincent et al. 2010, section 3.3; sparse, Ng 2011, "Sparse autoencoder", section 3; contractive,
     Rifai et al. 2011, equation 2.

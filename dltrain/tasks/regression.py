@@ -1,4 +1,4 @@
-"""Regression."""
+"""Regression: one or more numbers per example."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal

@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Media
 from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, mask_spans
 from dltrain.tasks.translation import Translation, read_source
 
-LENGTH_MULTIPLE = 8  # of the largest length of targets, as for data
+LENGTH_MULTIPLE = 8  # the largest length of targets is a multiple of this, as for data
 NUM_SHOWN = 4  # texts in the log
 
 

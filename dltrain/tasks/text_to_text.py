@@ -33,7 +33,7 @@ class TextToText(Translation):
     prefixes: tuple[str, ...] | None = None
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Count the answers of training examples."""
+        """Count the answers of up to 200 training batches."""
         if not self.decode_examples:
             return None
         counts: dict[int, Counter[tuple[int, ...]]] = {}

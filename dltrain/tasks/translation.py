@@ -195,7 +195,7 @@ class Translation(Task):
         return [{self.written: text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield the translation of the prompt: token by token, or at once for a beam search."""
+        """Yield the translation of the prompt: token by token, or as a whole for a beam search."""
         source = torch.tensor([self._encode_source(request.prompt)], device=next(model.parameters()).device)
         state = read_source(model, {"inputs": source, "lengths": torch.tensor([source.shape[1]])})
         draws = (request.temperature, request.top_k, request.top_p) != (None, None, None)

@@ -163,8 +163,8 @@ def configure_process(device: Device, seed: int) -> None:
 def _keep_freed_memory() -> None:
     """Keep memory that a step frees for the next step instead of returning it to the system.
 
-    By default glibc returns every block above 32 MB at once. Getting zeroed pages back one by one takes a tenth of a
-    large network's step. Other C libraries have no such option.
+    By default glibc returns every block above 32 MB immediately. Getting zeroed pages back one by one takes a tenth of
+    a large network's step. Other C libraries have no such option.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -25,7 +25,7 @@ from dltrain.training.signals import Stop, Stopped
 from dltrain.training.state import StagePlan, Stages, TrainerConfig, TrainState
 from dltrain.training.step import StepInfo, StepRunner
 
-FREQUENT_COLLECTIONS = (700, 10, 10)  # Python's default thresholds of the garbage collector
+FREQUENT_COLLECTIONS = (700, 10, 10)  # thresholds of the garbage collector, the defaults of Python 3.11
 
 
 class Loop:
@@ -88,7 +88,7 @@ class Loop:
             Stopped: A signal arrived; the run can be resumed from its last checkpoint.
         """
         # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
-        # the default thresholds, it soon finds cycles that hold tensors.
+        # these thresholds, it soon finds cycles that hold tensors.
         gc.collect()
         frozen = gc.get_freeze_count() > 0  # by the calling program, whose choice unfreezing would undo
         if not frozen:
