@@ -111,7 +111,7 @@ def _ends(path: Path) -> bool:
         return file.read().rstrip(b"\0").endswith(END_OF_JPEG)
 
 
-def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Annotated], list[str]]:
+def check_images(images: Iterable[Annotated], skip: bool) -> tuple[list[Annotated], list[str]]:
     """Return the images with their sizes and clipped boxes, and a message for each image or box that is left out.
 
     Args:
@@ -121,41 +121,42 @@ def check_pictures(pictures: Iterable[Annotated], skip: bool) -> tuple[list[Anno
         ConfigError: An image cannot be read or has another size than its annotation states, or a box has no area inside
             its image.
     """
-    kept, left_out, problems = list[Annotated](), list[str](), list[str]()
-    for picture in pictures:
+    kept, problems = list[Annotated](), list[str]()
+    for annotated in images:
         try:
-            size = probe(picture.image)
+            size = probe(annotated.image)
         except UNREADABLE as error:
-            problems.append(format_error("data.path", f"a readable image at {picture.image}", str(error)))
+            problems.append(format_error("data.path", f"a readable image at {annotated.image}", str(error)))
             continue
-        if picture.size is not None and picture.size != size:
-            expected = f"{picture.size[0]} x {picture.size[1]} pixels in {picture.image}, as in {picture.source.name}"
+        if annotated.size is not None and annotated.size != size:
+            expected = (
+                f"{annotated.size[0]} x {annotated.size[1]} pixels in {annotated.image}, as in {annotated.source.name}"
+            )
             problems.append(format_error("data.path", expected, f"{size[0]} x {size[1]}"))
             continue
-        inside, outside = _cut(replace(picture, size=size))
+        inside, outside = _cut(replace(annotated, size=size))
         kept.append(inside)
         problems += outside
     if problems and not skip:
         more = f" In total, {len(problems):,} images and boxes are invalid." if len(problems) > 1 else ""
         raise ConfigError(f"{problems[0]}. data.on_bad_sample=skip leaves such images and boxes out.{more}")
-    left_out = problems
-    return kept, left_out
+    return kept, problems
 
 
-def _cut(picture: Annotated) -> tuple[Annotated, list[str]]:
+def _cut(annotated: Annotated) -> tuple[Annotated, list[str]]:
     """Return the image with clipped boxes, and a message for each box that is dropped because no area is left."""
-    assert picture.size is not None
-    width, height = picture.size
-    boxes = picture.boxes.clip(0, [width, height, width, height])
+    assert annotated.size is not None
+    width, height = annotated.size
+    boxes = annotated.boxes.clip(0, [width, height, width, height])
     good = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    expected = f"boxes with an area inside the {width} x {height} pixels of {picture.image.name}"
+    expected = f"boxes with an area inside the {width} x {height} pixels of {annotated.image.name}"
     lines = [
-        format_error("data.path", expected, f"{' '.join(f'{edge:g}' for edge in box)} in {picture.source}")
-        for box in picture.boxes[~good]
+        format_error("data.path", expected, f"{' '.join(f'{edge:g}' for edge in box)} in {annotated.source}")
+        for box in annotated.boxes[~good]
     ]
     kept = np.flatnonzero(good)
-    names, crowds = tuple(picture.names[index] for index in kept), tuple(picture.crowds[index] for index in kept)
-    return replace(picture, boxes=boxes[good], names=names, crowds=crowds), lines
+    names, crowds = tuple(annotated.names[index] for index in kept), tuple(annotated.crowds[index] for index in kept)
+    return replace(annotated, boxes=boxes[good], names=names, crowds=crowds), lines
 
 
 def as_boxes(rows: Sequence[Sequence[float]]) -> np.ndarray:

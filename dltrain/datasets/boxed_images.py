@@ -25,11 +25,11 @@ class Part(NamedTuple):
     """A window of an image; it may extend beyond the right and bottom edge.
 
     Args:
-        picture: Index of the image.
+        image: Index of the image.
         window: Left, top, right and bottom edge in pixels; None for the whole image.
     """
 
-    picture: int
+    image: int
     window: tuple[int, int, int, int] | None = None
 
 
@@ -40,14 +40,14 @@ def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int
     return [(left, top, left + tile, top + tile) for left, top in corners]
 
 
-def cut_window(picture: Image.Image, window: Window, size: int) -> np.ndarray:
+def cut_window(image: Image.Image, window: Window, size: int) -> np.ndarray:
     """Return a window of an image, resized to a square (size, size, channels) in uint8; black beyond the edges."""
-    whole = window[0] >= 0 and window[1] >= 0 and window[2] <= picture.width and window[3] <= picture.height
+    whole = window[0] >= 0 and window[1] >= 0 and window[2] <= image.width and window[3] <= image.height
     if not whole:
         left, top = math.floor(window[0]), math.floor(window[1])
-        picture = picture.crop((left, top, math.ceil(window[2]), math.ceil(window[3])))
+        image = image.crop((left, top, math.ceil(window[2]), math.ceil(window[3])))
         window = (window[0] - left, window[1] - top, window[2] - left, window[3] - top)
-    pixels = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, window))
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, window))
     return pixels.reshape(size, size, -1)
 
 
@@ -55,7 +55,7 @@ class BoxedImages:
     """Parts of images with their boxes; implements `dltrain.data.spec.Files`.
 
     Args:
-        pictures: All images.
+        images: All images.
         parts: The parts that are examples.
         root: Folder that file names are relative to.
         kinds: Name of a class -> its number, from 1.
@@ -67,7 +67,7 @@ class BoxedImages:
 
     def __init__(
         self,
-        pictures: Sequence[Annotated],
+        images: Sequence[Annotated],
         parts: Sequence[Part],
         root: Path,
         kinds: Mapping[str, int],
@@ -76,7 +76,7 @@ class BoxedImages:
         visible: float,
         augmentation: Augmentation,
     ) -> None:
-        self.pictures, self.parts, self.root, self.kinds = pictures, parts, root, kinds
+        self.images, self.parts, self.root, self.kinds = images, parts, root, kinds
         self.size, self.mode, self.visible, self.augmentation = size, mode, visible, augmentation
         self.cache: dict[int, Image.Image] = {}
         self.cached_bytes = 0
@@ -87,39 +87,39 @@ class BoxedImages:
     def files(self) -> Iterator[tuple[str, int]]:
         """Yield the path of each part with a hash of its boxes and window, and the file size (-1 if missing)."""
         for number, window in self.parts:
-            picture = self.pictures[number]
-            content = f"{picture.boxes.tolist()} {picture.names} {picture.crowds} {window}"
+            annotated = self.images[number]
+            content = f"{annotated.boxes.tolist()} {annotated.names} {annotated.crowds} {window}"
             digest = hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[:16]
-            exists = picture.image.exists()
+            exists = annotated.image.exists()
             yield (
-                f"{picture.image.relative_to(self.root).as_posix()} {digest}",
-                (picture.image.stat().st_size if exists else -1),
+                f"{annotated.image.relative_to(self.root).as_posix()} {digest}",
+                (annotated.image.stat().st_size if exists else -1),
             )
 
     def count_boxes(self) -> Counter[str]:
         """Return the number of boxes of each class, without crowds; a box in several tiles counts in each."""
         counts: Counter[str] = Counter()
         for number, window in self.parts:
-            picture = self.pictures[number]
-            indices = np.flatnonzero(~np.array(picture.crowds, dtype=bool))
+            annotated = self.images[number]
+            indices = np.flatnonzero(~np.array(annotated.crowds, dtype=bool))
             if window is not None:
-                _, indices = cut_boxes(picture.boxes[indices], indices, window, self.visible)
-            counts.update(picture.names[index] for index in indices)
+                _, indices = cut_boxes(annotated.boxes[indices], indices, window, self.visible)
+            counts.update(annotated.names[index] for index in indices)
         return counts
 
     def example(self, index: int, key: int | None) -> Boxed:
         """Decode a part of an image, cropped at random in training, with its boxes."""
         number, window = self.parts[index]
-        picture = self.pictures[number]
+        annotated = self.images[number]
         try:
             upright = self._open(number, keep=window is not None)
         except UNREADABLE as error:
-            expected = f"a readable image at {picture.image} (number {index} of its split)"
+            expected = f"a readable image at {annotated.image} (number {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
         part = self._crop(window or (0, 0, *upright.size), key)
-        signs = np.where(picture.crowds, -1, 1)
-        kinds = signs * np.array([self.kinds[name] for name in picture.names], dtype=np.int64)
-        boxes, kinds = cut_boxes(picture.boxes, kinds.astype(np.int64), part, self.visible)
+        signs = np.where(annotated.crowds, -1, 1)
+        kinds = signs * np.array([self.kinds[name] for name in annotated.names], dtype=np.int64)
+        boxes, kinds = cut_boxes(annotated.boxes, kinds.astype(np.int64), part, self.visible)
         moved, frame = to_window(boxes, part, self.size)
         return Boxed(cut_window(upright, part, self.size), moved, kinds, frame)
 
@@ -127,7 +127,7 @@ class BoxedImages:
         """Return a decoded image; with `keep`, cache it for its other parts while `CACHED_BYTES` allow."""
         if number in self.cache:
             return self.cache[number]
-        upright = read_upright(self.pictures[number].image, self.mode)
+        upright = read_upright(self.images[number].image, self.mode)
         used = upright.width * upright.height * len(upright.getbands())
         if keep and self.cached_bytes + used <= CACHED_BYTES:
             self.cache[number] = upright

@@ -18,7 +18,7 @@ from dltrain.errors import ConfigError, format_error
 
 NO_BOXES = np.zeros((0, 4), np.float32)
 NO_KINDS = np.zeros(0, np.int64)
-Picture = tuple[dict[str, Any], list[Boxed]]  # a name, and the parts
+Decoded = tuple[dict[str, Any], list[Boxed]]  # name and parts of an image
 
 
 def read_boxed(
@@ -32,11 +32,11 @@ def read_boxed(
         shape: Channels, height and width of the images of the data set; height and width are equal.
         tile: Side of the tiles to cut images into; None for whole images.
     """
-    pending: list[Picture] = []
+    pending: list[Decoded] = []
     error = None
     try:
-        for picture in _pictures(files, transform, shape, tile):
-            pending.append(picture)
+        for image in _images(files, transform, shape, tile):
+            pending.append(image)
             if sum(len(parts) for _, parts in pending) >= files.batch_size:
                 yield _stack(pending)
                 pending = []
@@ -48,15 +48,15 @@ def read_boxed(
         raise error
 
 
-def _stack(pictures: list[Picture]) -> Inputs:
-    rows = stack_boxed([part for _, parts in pictures for part in parts])
+def _stack(images: list[Decoded]) -> Inputs:
+    rows = stack_boxed([part for _, parts in images for part in parts])
     kept = {name: value for name, value in rows.items() if name not in ("boxes", "kinds")}
-    return Inputs(kept, [name for name, _ in pictures])
+    return Inputs(kept, [name for name, _ in images])
 
 
-def _pictures(
+def _images(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, int, int], tile: int | None
-) -> Iterator[Picture]:
+) -> Iterator[Decoded]:
     for file in files.expand("image files, folders of them, or .npy and .npz files of images", SUFFIXES):
         with file.errors_as_input():
             content = file.read_bytes()
@@ -69,7 +69,7 @@ def _pictures(
                 yield _decode(file, content, shape, tile)
 
 
-def _decode(file: InputFile, content: bytes, shape: tuple[int, int, int], tile: int | None) -> Picture:
+def _decode(file: InputFile, content: bytes, shape: tuple[int, int, int], tile: int | None) -> Decoded:
     channels, size, _ = shape
     try:
         upright = read_upright(io.BytesIO(content), MODES[channels])

@@ -56,11 +56,11 @@ def _read(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str
         if not _is_box(entry["bbox"]):
             _reject(path, entry, "bbox", "four numbers: left, top, width and height")
         objects[entry["image_id"]].append(entry)
-    found = [_picture(path, image, objects[image["id"]], names, images, split) for image in content["images"]]
-    return sorted(found, key=lambda picture: picture.image.as_posix())
+    found = [_annotated(path, image, objects[image["id"]], names, images, split) for image in content["images"]]
+    return sorted(found, key=lambda annotated: annotated.image.as_posix())
 
 
-def _picture(
+def _annotated(
     path: Path,
     image: Mapping[str, Any],
     objects: list[Mapping[str, Any]],

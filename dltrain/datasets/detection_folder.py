@@ -13,7 +13,7 @@ from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import held_out_size, hold_out
 from dltrain.data.worker_pool import TIMEOUT_S
 from dltrain.datasets.annotation_layout import Parts, find_annotated
-from dltrain.datasets.annotations import Annotated, check_pictures
+from dltrain.datasets.annotations import Annotated, check_images
 from dltrain.datasets.boxed_images import BoxedImages, Part, tile_windows
 from dltrain.datasets.boxed_inputs import read_boxed
 from dltrain.datasets.boxes import PrepareBoxes, box_spec, box_splits
@@ -118,26 +118,26 @@ class DetectionFolder:
     def _name_classes(self, wanted: list[str] | None) -> list[str]:
         if self.single_class:
             return [ONLY]
-        found = sorted({name for picture in self.found["train"] for name in picture.names})
+        found = sorted({name for annotated in self.found["train"] for name in annotated.names})
         if not (wanted or found):
             raise ConfigError(format_error("data.path", f"boxes in the training images of {self.path}", "none"))
         return wanted or found
 
-    def _checked(self, pictures: Sequence[Annotated]) -> list[Annotated]:
+    def _checked(self, images: Sequence[Annotated]) -> list[Annotated]:
         """Check that all classes are known, and return the images whose files and boxes are valid."""
-        for picture in pictures:
-            for name in picture.names if not self.single_class else ():
+        for annotated in images:
+            for name in annotated.names if not self.single_class else ():
                 if name not in self.names:
-                    expected = f"one of the classes {shorten_names(self.names)} in {picture.source}"
+                    expected = f"one of the classes {shorten_names(self.names)} in {annotated.source}"
                     raise ConfigError(format_error("data.path", expected, name, suggest(name, self.names)))
-        kept, left_out = check_pictures(pictures, self.bad.policy == "skip")
+        kept, left_out = check_images(images, self.bad.policy == "skip")
         self.left_out += left_out
         return kept
 
     def evaluation(self) -> Source:
         """Return all images of the folder, from all splits."""
-        pictures = self._checked([*chain.from_iterable(self._find().values())])
-        return Source(self._files(pictures, self._cut(range(len(pictures)), pictures)), self.prepare)
+        images = self._checked([*chain.from_iterable(self._find().values())])
+        return Source(self._files(images, self._cut(range(len(images)), images)), self.prepare)
 
     def load(self) -> Splits:
         """Check all files and boxes, and return the splits.
@@ -146,22 +146,22 @@ class DetectionFolder:
             ConfigError: A file or box is invalid, or a split has no box.
         """
         self.left_out = []
-        found = {split: self._checked(pictures) for split, pictures in self.found.items()}
-        pictures = [*chain.from_iterable(found.values())]
-        numbers = iter(range(len(pictures)))
+        found = {split: self._checked(images) for split, images in self.found.items()}
+        images = [*chain.from_iterable(found.values())]
+        numbers = iter(range(len(images)))
         own = {split: [next(numbers) for _ in listed] for split, listed in found.items()}
         if "test" not in own:
             check_held_out(0 if "val" in own else self.validation, self.test)
         missing = [(split, part) for split, part in (("test", self.test), ("val", self.validation)) if split not in own]
         if self.by_area:
-            parts = self._split_areas(own, pictures, dict(missing))
+            parts = self._split_areas(own, images, dict(missing))
         else:
             for split, fraction in missing:
                 own["train"], own[split] = _hold_out(
                     own["train"], check_fraction(f"data.{split}", fraction), self.block
                 )
-            parts = {split: self._cut(listed, pictures) for split, listed in own.items()}
-        self.splits = {split: self._files(pictures, parts[split]) for split in PARTS}
+            parts = {split: self._cut(listed, images) for split, listed in own.items()}
+        self.splits = {split: self._files(images, parts[split]) for split in PARTS}
         self._check_boxes()
         return box_splits(
             self.transform,
@@ -170,35 +170,35 @@ class DetectionFolder:
             self.splits["test"],
         )
 
-    def _cut(self, numbers: Sequence[int], pictures: Sequence[Annotated]) -> list[Part]:
+    def _cut(self, numbers: Sequence[int], images: Sequence[Annotated]) -> list[Part]:
         """Return the parts of the images with these indices."""
         if self.tile is None:
             return [Part(number) for number in numbers]
-        sizes = {number: pictures[number].size or (0, 0) for number in numbers}
+        sizes = {number: images[number].size or (0, 0) for number in numbers}
         return [Part(n, window) for n in numbers for window in tile_windows(*sizes[n], self.tile)]
 
     def _split_areas(
-        self, own: dict[str, list[int]], pictures: Sequence[Annotated], fractions: dict[str, float]
+        self, own: dict[str, list[int]], images: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
         """Return the tiles of each split: one without images gets the lowest rows of tiles of the training images."""
-        parts = {split: self._cut(own.get(split, []), pictures) for split in PARTS}
+        parts = {split: self._cut(own.get(split, []), images) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:
-            rows = sorted({part.window[1] for part in tiles if part.picture == number and part.window})
+            rows = sorted({part.window[1] for part in tiles if part.image == number and part.window})
             kept = rows
             for split, fraction in fractions.items() if len(rows) >= MIN_TILE_ROWS else ():
                 count = min(held_out_size(len(rows), fraction), len(kept) - 1)
                 kept, held = kept[: len(kept) - count], kept[len(kept) - count :]
-                parts[split] += [part for part in tiles if part.picture == number and part.window[1] in held]  # type: ignore[index]
-            parts["train"] += [part for part in tiles if part.picture == number and part.window[1] in kept]  # type: ignore[index]
+                parts[split] += [part for part in tiles if part.image == number and part.window[1] in held]  # type: ignore[index]
+            parts["train"] += [part for part in tiles if part.image == number and part.window[1] in kept]  # type: ignore[index]
         return parts
 
-    def _files(self, pictures: Sequence[Annotated], parts: Sequence[Part]) -> BoxedImages:
+    def _files(self, images: Sequence[Annotated], parts: Sequence[Part]) -> BoxedImages:
         kinds = {name: number for number, name in enumerate(self.names, 1)}
         if self.single_class:
-            pictures = [replace(picture, names=(ONLY,) * len(picture.names)) for picture in pictures]
+            images = [replace(each, names=(ONLY,) * len(each.names)) for each in images]
         size, mode, augmentation = self.image_size, MODES[self.channels], self.transform.augment
-        return BoxedImages(pictures, parts, self.path, kinds, size, mode, self.min_visible, augmentation)
+        return BoxedImages(images, parts, self.path, kinds, size, mode, self.min_visible, augmentation)
 
     def _check_boxes(self) -> None:
         for split, files in self.splits.items():
@@ -211,12 +211,12 @@ class DetectionFolder:
     def describe(self) -> list[str]:
         """Return lines about the images, splits and boxes that were found, and about those left out."""
         counts = {split: files.count_boxes() for split, files in self.splits.items()}
-        pictures = {part.picture for files in self.splits.values() for part in files.parts}
+        images = {part.image for files in self.splits.values() for part in files.parts}
         what = "images" if self.tile is None else f"tiles of {self.tile} x {self.tile} pixels"
         total: Counter[str] = sum(counts.values(), Counter())
         named = (f"{name} {total[name]:,}" for name in self.names)
         return [
-            f"{len(pictures):,} images with {total.total():,} boxes in {self.path}",
+            f"{len(images):,} images with {total.total():,} boxes in {self.path}",
             ", ".join(f"{split} {len(self.splits[split]):,} {what}" for split in PARTS),
             f"boxes: {', '.join(f'{split} {counts[split].total():,}' for split in PARTS)}",
             f"classes of objects: {shorten_names(named)}",

@@ -24,10 +24,10 @@ def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None
         ConfigError: A file cannot be read, is too large, or is not an annotation of Pascal VOC.
     """
     found = [_read(path, images, split) for path in sorted(paths)]
-    if any((picture.boxes[:, :2] <= 0).any() for picture in found):
+    if any((annotated.boxes[:, :2] <= 0).any() for annotated in found):
         return found
-    for picture in found:
-        picture.boxes[:, :2] -= 1
+    for annotated in found:
+        annotated.boxes[:, :2] -= 1
     return found
 
 
@@ -45,10 +45,10 @@ def _read(path: Path, images: ImageIndex, split: str | None) -> Annotated:
         size = _size(root)
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise ConfigError(format_error("data.path", f"{EXPECTED} in {path}", str(error))) from None
-    return Annotated(_picture(path, root, images, split), path, size, boxes, names, difficult)
+    return Annotated(_find_image(path, root, images, split), path, size, boxes, names, difficult)
 
 
-def _picture(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
+def _find_image(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
     """Return the image that an annotation names, or one with the file name of the annotation; it may not exist."""
     named = (root.findtext("filename") or "").strip()
     for name in (named, *(path.stem + suffix for suffix in SUFFIXES), *(path.stem + s.upper() for s in SUFFIXES)):

@@ -62,9 +62,7 @@ def voc(root: Path, count: int = 20, first: int = 3) -> Path:
 def first_example(root: Path, **more: Any) -> Any:
     data = DetectionFolder(str(root), **{"image_size": 24, **more})
     rows: Any = data.load().train.rows
-    return next(
-        rows.example(n, None) for n in range(len(rows)) if rows.pictures[rows.parts[n].picture].image.stem == "02"
-    )
+    return next(rows.example(n, None) for n in range(len(rows)) if rows.images[rows.parts[n].image].image.stem == "02")
 
 
 def error(root: Path, **more: Any) -> str:
@@ -97,7 +95,7 @@ def test_voc_coordinates_are_0_based_edges_if_any_box_starts_at_0(tmp_path: Path
 def test_crowds_and_difficult_objects_have_negative_kinds(write: Any, tmp_path: Path) -> None:
     rows: Any = DetectionFolder(str(write(tmp_path))).load().train.rows
     signs = {
-        rows.pictures[part.picture].image.stem: rows.example(n, None).kinds[0] < 0 for n, part in enumerate(rows.parts)
+        rows.images[part.image].image.stem: rows.example(n, None).kinds[0] < 0 for n, part in enumerate(rows.parts)
     }
     assert signs == {name: int(name) % 7 == 3 for name in signs}
 
@@ -131,7 +129,7 @@ def test_json_files_or_their_folders_named_after_splits_are_used(files: dict[str
     assert len(splits.val or []) == 3
     assert (len(splits.train), len(splits.test)) == ((10, 4) if "test" in files else (8, 2))
     rows: Any = splits.train.rows
-    assert {rows.pictures[part.picture].image.parent.name[:5] for part in rows.parts} == {"train"}
+    assert {rows.images[part.image].image.parent.name[:5] for part in rows.parts} == {"train"}
 
 
 def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
@@ -147,7 +145,7 @@ def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
 
 def test_all_pictures_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     splits = DetectionFolder(str(coco(tmp_path, 40)), block=5, validation=0.25, test=0.25).load()
-    found = [{rows.pictures[part.picture].image.stem for part in rows.parts} for rows in _rows(splits)]
+    found = [{rows.images[part.image].image.stem for part in rows.parts} for rows in _rows(splits)]
     assert [len(names) for names in found] == [20, 10, 10] and len(set.union(*found)) == 40
     assert sum(len({int(name) // 5 for name in names}) for names in found) == 8
 
@@ -187,10 +185,10 @@ def test_boxes_of_tiles_are_the_parts_of_the_boxes_inside(tmp_path: Path) -> Non
     rows: Any = data.load().train.rows
     for number, (picture, window) in enumerate(rows.parts):
         found = rows.example(number, None)
-        pixels = np.array(Image.open(rows.pictures[picture].image))
+        pixels = np.array(Image.open(rows.images[picture].image))
         left, top, right, bottom = window
         assert np.array_equal(found.pixels[..., 0], pixels[top:bottom, left:right])
-        inside = rows.pictures[picture].boxes.clip([left, top] * 2, [right, bottom] * 2) - np.array([left, top] * 2)
+        inside = rows.images[picture].boxes.clip([left, top] * 2, [right, bottom] * 2) - np.array([left, top] * 2)
         kept = inside[((inside[:, 2:] - inside[:, :2]) > 0).all(1)]
         assert np.array_equal(found.boxes, kept) and found.frame.tolist() == [left, top, 1, 1]
 
@@ -210,7 +208,7 @@ def test_split_by_area_divides_each_picture_among_the_splits(tmp_path: Path) -> 
     assert sum(map(len, parts)) == 6 * 36 == len({part for each in parts for part in each})
     rows = [{part.window[1] for part in each} for each in parts]
     assert rows == [{0, 20, 40}, {60}, {80, 100}], "training is at the top, testing at the bottom"
-    assert [sorted({part.picture for part in each}) for each in parts] == [list(range(6))] * 3
+    assert [sorted({part.image for part in each}) for each in parts] == [list(range(6))] * 3
 
 
 def test_crops_in_training_move_boxes_with_the_pixels(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_pictures_of_other_modes_are_converted(mode: str, channels: int, tmp_pat
     (root / "boxes.json").write_text(text)
     data = DetectionFolder(str(root), channels=channels, image_size=8)
     rows: Any = data.load().train.rows
-    number = next(n for n, part in enumerate(rows.parts) if rows.pictures[part.picture].image.stem == "other")
+    number = next(n for n, part in enumerate(rows.parts) if rows.images[part.image].image.stem == "other")
     assert rows.example(number, None).pixels.shape == (8, 8, channels)
     assert abs(int(rows.example(number, None).pixels.mean()) - 200) <= 3
 
@@ -251,7 +249,7 @@ def test_boxes_of_a_picture_rotated_by_exif_refer_to_the_upright_picture(tmp_pat
     Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90).save(root / "turned.jpg", exif=exif, quality=100)
     (root / "boxes.json").write_text((root / "boxes.json").read_text().replace("02.png", "turned.jpg"))
     rows: Any = DetectionFolder(str(root), image_size=24).load().train.rows
-    number = next(n for n, part in enumerate(rows.parts) if rows.pictures[part.picture].image.stem == "turned")
+    number = next(n for n, part in enumerate(rows.parts) if rows.images[part.image].image.stem == "turned")
     found = rows.example(number, None)
     left, top, right, bottom = found.boxes[found.kinds == 1][0].astype(int)
     assert found.pixels[top + 2 : bottom - 2, left + 2 : right - 2].mean() > 230
@@ -275,7 +273,7 @@ def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tm
 
 def test_boxes_are_cut_at_the_edge_of_their_picture(tmp_path: Path) -> None:
     root = coco(tmp_path, bbox=[-5, 6, 30, 30])
-    pictures: Any = DetectionFolder(str(root)).load().train.rows.pictures  # type: ignore[union-attr]
+    pictures: Any = DetectionFolder(str(root)).load().train.rows.images  # type: ignore[union-attr]
     (picture,) = (each for each in pictures if each.image.stem == "00")
     assert picture.boxes.tolist() == [[0, 6, 12, 8]]
 
