@@ -16,12 +16,12 @@ Parts = dict[str, list[Annotated]]
 
 
 def find_annotated(root: Path) -> Parts:
-    """Return the annotated images of each split that the folder defines; all are ``train`` if it defines none.
+    """Return the annotated images of each split; all are ``train`` if there are no splits, or only one JSON file.
 
-    A split is a folder, a JSON file or a list of image names that is named after the split.
+    Splits are defined by the names of JSON files, folders, or lists of images.
 
     Raises:
-        ConfigError: There are no annotations, or some cannot be read or assigned to a split.
+        ConfigError: There are no annotations, none for training, or some cannot be read or assigned to a split.
     """
     files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
     found = {path: content for path in sorted(files) if _is_json(path) and is_coco(content := read_json(path))}
@@ -53,7 +53,7 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
 
 
 def _split_of_file(path: Path, root: Path) -> str | None:
-    """Return the split that a file or one of its folders is named after: ``instances_val2017.json``."""
+    """Return the split that a file or one of its folders is named after: ``val`` for ``instances_val2017.json``."""
     names = (path.stem, *reversed(path.relative_to(root).parts[:-1]))
     return next(filter(None, map(split_in, names)), None)
 
@@ -74,7 +74,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files of the images in a list, which has an image name at the start of each line."""
+    """Return the annotation files of the images in a list; each line starts with a name, and others are ignored."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

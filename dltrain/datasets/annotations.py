@@ -63,7 +63,8 @@ class ImageIndex:
     def find(self, name: str, source: Path, split: str | None = None) -> Path | None:
         """Return the image file called `name`, or None if there is none.
 
-        Of several files, the one next to the annotation file is chosen, or else the only one in a folder of `split`.
+        Of several files, the one next to the annotation file or in ``images`` next to it is chosen, or else the only
+        one in a folder of `split`.
 
         Args:
             name: Path of the image as written in the annotation.
@@ -89,7 +90,8 @@ class ImageIndex:
 def probe(path: Path) -> tuple[int, int]:
     """Return the width and height of an image, upright according to its EXIF data, and check that it is complete.
 
-    For JPEG files, this checks the end marker, and for most PNG files the checksums; other images are decoded.
+    JPEG files that end with the end marker are not decoded, and of most PNG files only the checksums are verified. All
+    other images are decoded.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.
@@ -118,8 +120,8 @@ def check_images(images: Iterable[Annotated], skip: bool) -> tuple[list[Annotate
         skip: Leave out invalid images and boxes instead of raising an error.
 
     Raises:
-        ConfigError: An image cannot be read or has another size than its annotation states, or a box has no area inside
-            its image.
+        ConfigError: An image cannot be read or has a different size than its annotation states, or a box has no area
+            inside its image.
     """
     kept, problems = list[Annotated](), list[str]()
     for annotated in images:

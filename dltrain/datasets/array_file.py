@@ -29,7 +29,7 @@ def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
         names: Names of the arrays.
 
     Raises:
-        ConfigError: The file is damaged, lacks an array, holds objects, or does not fit into memory.
+        ConfigError: The file is damaged, lacks an array or holds objects, or the arrays do not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -124,10 +124,10 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Class indices of numbers as ``targets``, and the numbers themselves as ``values``.
+    """Module that converts numbers to class indices, -1 for other numbers, and keeps the numbers as ``values``.
 
     Args:
-        numbers: The numbers in ascending order; None if targets are one-hot.
+        numbers: The numbers that are classes, in ascending order; None if targets are one-hot.
 
     Shape:
         targets (B, K) in float32 -> targets (B,) in int64, values (B, K)

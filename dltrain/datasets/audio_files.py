@@ -23,7 +23,7 @@ class Recording(NamedTuple):
     Args:
         samples: Mean of the channels, float32 (samples,), at least one sample; full scale is 1.
         rate: Samples per second.
-        channels: Channels of the file.
+        channels: Number of channels of the file.
     """
 
     samples: np.ndarray

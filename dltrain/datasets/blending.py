@@ -20,7 +20,7 @@ class Mixup(nn.Module):
         classes: Number of classes.
 
     Shape:
-        inputs (B, ...) -> the same; targets (B,) in int64 -> (B, classes) in float32
+        inputs (B, ...) -> inputs of the same shape; targets (B,) in int64 -> (B, classes) in float32
 
     Source: Zhang et al. 2018, "mixup: Beyond empirical risk minimization", section 2. Differs: each example has its own
     weight.
@@ -47,7 +47,7 @@ class CutMix(nn.Module):
 
     Shape:
         inputs (B, channels, height, width), or (B, channels, frames, height, width) with the same rectangle in all
-        frames -> the same; targets (B,) in int64 -> (B, classes) in float32
+        frames -> inputs of the same shape; targets (B,) in int64 -> (B, classes) in float32
 
     Source: Yun et al. 2019, "CutMix: Regularization strategy to train strong classifiers", section 3. Differs: each
     example has its own rectangle.

@@ -22,7 +22,7 @@ CACHED_BYTES = 2**29  # maximum size of the cached images that are cut into tile
 
 
 class Part(NamedTuple):
-    """A window of an image; it may extend beyond the right and bottom edge.
+    """A window of an image; it may extend beyond the right and bottom edges.
 
     Args:
         image: Index of the image.
@@ -62,7 +62,7 @@ class BoxedImages:
         size: Height and width of an example in pixels.
         mode: PIL mode of the images.
         visible: Minimum share of the area of a box inside a part; other boxes are dropped.
-        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
+        augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the path of each part with a hash of its boxes and window, and the file size (-1 if missing)."""
+        """Yield the image path of each part with a hash of its boxes and window, and the file size (-1 if missing)."""
         for number, window in self.parts:
             annotated = self.images[number]
             content = f"{annotated.boxes.tolist()} {annotated.names} {annotated.crowds} {window}"
@@ -124,7 +124,7 @@ class BoxedImages:
         return Boxed(cut_window(upright, part, self.size), moved, kinds, frame)
 
     def _open(self, number: int, keep: bool) -> Image.Image:
-        """Return a decoded image; with `keep`, cache it for its other parts while `CACHED_BYTES` allow."""
+        """Return a decoded image; with `keep`, cache it for its other parts as long as `CACHED_BYTES` allows."""
         if number in self.cache:
             return self.cache[number]
         upright = read_upright(self.images[number].image, self.mode)

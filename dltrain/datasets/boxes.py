@@ -47,7 +47,7 @@ class PrepareBoxes(nn.Module):
         self.scaling = scaling
 
     def forward(self, rows: Rows) -> Rows:
-        """Prepare any number of images at once."""
+        """Prepare any number of images."""
         return self.scaling({"pixels": rows["pixels"]}) | {name: rows[name] for name in FIELDS if name in rows}
 
 

@@ -50,7 +50,7 @@ class Cells:
 
     @classmethod
     def of(cls, column: Sequence[str], rows: np.ndarray | None = None) -> "Cells":
-        """Build from texts, after stripping whitespace and a unit, such as %, that all values have.
+        """Build the cells of a column, after stripping whitespace and a unit, such as %, that all values have.
 
         Args:
             column: The distinct texts if `rows` is given, otherwise one text per row.

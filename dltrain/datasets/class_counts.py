@@ -7,7 +7,7 @@ MAX_NAMED = 10
 
 
 def format_class_counts(labels: Iterable[int], names: Iterable[str]) -> str:
-    """Return text such as ``cat (40), dog (12)``; above `MAX_NAMED` classes, the first ones and the range of counts."""
+    """Return text such as ``cat (40), dog (12)``; if there are many classes, the first ones and the range of counts."""
     counts = Counter(labels)
     each = [(name, counts[number]) for number, name in enumerate(names)]
     line = ", ".join(f"{name} ({count:,})" for name, count in each[:MAX_NAMED])

@@ -29,7 +29,7 @@ class PrepareClips(nn.Module):
         self.scaling = scaling
 
     def forward(self, rows: Rows) -> Rows:
-        """Prepare any number of clips at once."""
+        """Prepare any number of clips."""
         offset, scale = (values[:, None] for values in (self.scaling.offset, self.scaling.scale))
         batch = {"inputs": torch.addcmul(offset, rows["pixels"].float(), scale)}
         return batch | {"targets": rows["labels"].long()} if "labels" in rows else batch
@@ -44,7 +44,7 @@ class ClipGeometry(nn.Module):
         frames: Frames of a clip.
 
     Shape:
-        inputs (B, channels, frames, height, width) -> the same; other fields are unchanged
+        inputs (B, channels, frames, height, width) -> inputs of the same shape; other fields are unchanged
     """
 
     def __init__(self, augmentation: Augmentation, outside: Tensor, frames: int) -> None:

@@ -1,4 +1,4 @@
-"""Random changes of brightness, contrast and saturation, for a whole batch at once."""
+"""Random changes of brightness, contrast and saturation, computed for a whole batch."""
 
 from collections.abc import Callable
 

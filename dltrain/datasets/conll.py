@@ -144,7 +144,7 @@ class Conll:
         ]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read files of words, or a text from the command line whose words are separated by spaces."""
+        """Read files of words, or words from the command line, separated by spaces."""
         if files.text is not None:
             yield self._inputs([files.text.split()], [{"input": "--text"}])
         if files.names or files.text is None:

@@ -10,7 +10,7 @@ LANE = 301  # added to keys, so that these random numbers are independent of tho
 
 
 class Cutout(nn.Module):
-    """Cutout: a square of each image becomes zero, the mean of normalized pixels.
+    """Cutout: a square of each image becomes zero, the value of ``data.mean`` after normalization.
 
     The center of the square is a random pixel of the image, so that a part of the square may lie outside.
 
@@ -18,7 +18,7 @@ class Cutout(nn.Module):
         side: Side of the square in pixels, at least 1.
 
     Shape:
-        inputs (B, channels, height, width) -> the same
+        inputs (B, channels, height, width) -> inputs of the same shape
 
     Source: DeVries and Taylor 2017, "Improved regularization of convolutional neural networks with cutout", section 3.
     """

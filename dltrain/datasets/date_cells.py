@@ -31,7 +31,7 @@ class DateCells:
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
-    """Normalize distinct cells."""
+    """Return distinct cells without offsets, weekdays and ordinal suffixes, and with English months."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)

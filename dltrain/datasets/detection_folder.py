@@ -44,12 +44,12 @@ class DetectionFolder:
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
-            lowest for testing, those above for validation.
-        block: Number of consecutive images, in the order of their names, that are kept in one split, at least 1.
+            lowest for testing, those above for validation. Images of fewer than three rows are used only for training.
+        block: Number of consecutive images, in the order of their paths, that are kept in one split, at least 1.
         validation: Fraction of the training images to hold out, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
@@ -180,7 +180,7 @@ class DetectionFolder:
     def _split_areas(
         self, own: dict[str, list[int]], images: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
-        """Return the tiles of each split: one without images gets the lowest rows of tiles of the training images."""
+        """Return the tiles of each split; one without images gets the lowest rows of tiles of the training images."""
         parts = {split: self._cut(own.get(split, []), images) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:

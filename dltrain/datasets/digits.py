@@ -23,7 +23,7 @@ class Digits:
     """1,797 handwritten digits of 8x8 pixels in 10 classes; a fixed set of 250, about 25 per class, is the test split.
 
     Args:
-        validation: Fraction of the other 1,547 to hold out, in [0, 1).
+        validation: Fraction of the other 1,547 images to hold out, in [0, 1).
         num_labels: Number of training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.

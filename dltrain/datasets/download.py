@@ -32,7 +32,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
     Args:
         dataset: Name of its class in torchvision.
         root: Folder of all data sets.
-        is_complete: Returns whether its files exist, as another process may have downloaded them in the meantime.
+        is_complete: Function that returns whether its files exist; another process may have downloaded them meanwhile.
 
     Raises:
         ConfigError: The download failed; the message has a command to download the files by hand.

@@ -31,7 +31,7 @@ class Frame(NamedTuple):
 
 
 class Geometry(nn.Module):
-    """Random flip, shift, crop, rotation and zoom of each example, for a whole batch at once.
+    """Random flip, shift, crop, rotation and zoom of each example, computed for a whole batch.
 
     If only flips and shifts are enabled, pixels are moved without interpolation. Otherwise images are sampled
     bilinearly. Masks are always sampled by nearest neighbor.
@@ -119,7 +119,7 @@ def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: boo
     """Sample each pixel from the nearest source pixel, or use `outside` if the source lies beyond the edges.
 
     Shape:
-        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> the same as values
+        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> (B, channels, height, width)
     """
     count, channels, height, width = values.shape
     x, y = (position.floor().long() for position in _coordinates(matrix, height, width, aligned))
@@ -134,7 +134,7 @@ def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bo
     """Sample each pixel by bilinear interpolation of its source, with `outside` beyond the edges.
 
     Shape:
-        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> the same as values
+        values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> (B, channels, height, width)
     """
     height, width = values.shape[2:]
     x, y = _coordinates(matrix, height, width, aligned)

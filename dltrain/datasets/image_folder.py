@@ -177,7 +177,7 @@ class ImageFiles:
         listing: Path and class of each image.
         size: Height and width of the decoded images in pixels.
         root: Folder that file names are relative to.
-        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
+        augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 
     def __init__(self, listing: Listing, size: int, root: Path, augmentation: Augmentation) -> None:

@@ -42,7 +42,11 @@ class SkippedFiles:
 
 
 def split_of(name: str, prefixed: bool = False) -> str | None:
-    """Return the split that a folder is named after: ``train``, ``val``, ``test`` or None."""
+    """Return the split that a folder is named after: ``train``, ``val``, ``test`` or None.
+
+    Args:
+        prefixed: Whether other words may precede the split, as in ``seg_train``.
+    """
     match = _SPLIT.fullmatch(name)
     if match is None or (match["prefix"] and not prefixed):
         return None

@@ -53,15 +53,16 @@ class ImageMasks:
             both are classes.
         block: Number of consecutive images, by name, that stay in one split, at least 1. Use it if neighbors are
             similar, such as slices of a volume.
-        validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder ``val``.
-        test: Fraction to hold out for testing, in (0, 1); unused if there is a folder ``test``.
+        validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder or list
+            ``val``.
+        test: Fraction to hold out for testing, in (0, 1); unused if there is a folder or list ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
-        on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
+        on_bad_sample: Policy for unreadable images and masks: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
         fitted: Result of `fit` in an earlier run; None takes the classes of the training masks.
     """
@@ -111,7 +112,7 @@ class ImageMasks:
         return {"values": self.values, "names": list(self.names)}
 
     def evaluation(self) -> Source:
-        """Return all images with masks of the folder, from all splits."""
+        """Return all images of the folder with their masks, from all splits."""
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_folders(self) -> dict[str, list[Pair]]:
@@ -177,7 +178,7 @@ class MaskedImages:
         size: Height and width of the result in pixels.
         mode: PIL mode of the images.
         table: Result of `dltrain.datasets.mask_files.lookup_table`.
-        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
+        augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 
     def __init__(

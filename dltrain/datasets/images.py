@@ -48,7 +48,7 @@ class ImageTransform:
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
             arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
         white: Stored value of white; black is 0.
-        arrays: Scale of arrays; None for that of the stored values.
+        arrays: Scale of the arrays of users; None for the scale of the stored values.
     """
 
     def __init__(
@@ -84,7 +84,11 @@ class ImageTransform:
         return Unit(self.mean, self.std)
 
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:
-        """Convert bytes from 0 to 255 to the stored scale, rounded if that has whole numbers."""
+        """Convert bytes from 0 to 255 to the stored scale, rounded if the stored values are whole numbers.
+
+        Raises:
+            ConfigError: The scale of arrays is unknown.
+        """
         if not self.arrays.known:
             reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
             raise ConfigError(f"INPUT: image files are not supported because {reason}")
@@ -168,7 +172,7 @@ class ScalePixels(nn.Module):
         self.register_buffer("offset", (-mean / std).float())
 
     def forward(self, rows: Rows) -> Batch:
-        """Prepare any number of images at once."""
+        """Prepare any number of images."""
         stored = rows["pixels"]
         pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
         result = None if pixels is stored else pixels  # reuse the converted copy, as allocating memory takes time

@@ -61,7 +61,7 @@ class VocabularySettings:
 
     @property
     def name(self) -> str:
-        """What the tokens are, for messages."""
+        """Name of the tokens, for messages."""
         names = {"words": "words", **NAMES}
         return "tokens of data.tokenizer" if self.tokenizer else f"{names[self.tokens]} of the training texts"
 
@@ -85,7 +85,7 @@ class VocabularySettings:
         return FittedSubwords(fit_subwords(self.tokens, lambda: kept, self.special, limits, self.lowercase))
 
     def restore(self, fitted: Fitted) -> Words | TokenizerFile:
-        """Return the vocabulary whose state `state_of` returned."""
+        """Return the vocabulary with the state that `state_of` returned."""
         known = fitted.get("tokenizer")
         if known is None:
             return Words(fitted["words"], fitted["lowercase"], self.special)
@@ -96,7 +96,7 @@ class VocabularySettings:
 
 
 def state_of(vocabulary: Words | TokenizerFile) -> Fitted:
-    """Return the words, or the tokenizer as JSON."""
+    """Return the state of a vocabulary: its words, or its tokenizer as JSON."""
     if isinstance(vocabulary, TokenizerFile):
         return {"tokenizer": vocabulary.content, "words": [], "lowercase": False}
     words = vocabulary.words[len(vocabulary.special) :]

@@ -1,4 +1,4 @@
-"""Values that are known in advance, such as holidays and parts of the date: inputs of a forecast, never forecast."""
+"""Values that are known in advance, such as holidays and parts of the date, as additional inputs of a forecast."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ class KnownValues:
         self.width = len(self.columns) + 2 * len(self.calendar)  # numbers per step
 
     def check(self, table: Table, times: TimeColumn | None, names: Sequence[str]) -> None:
-        """Reject columns that are also forecast, and parts of the date in a file without dates."""
+        """Reject columns that are not numeric or are also forecast, and parts of the date in a file without dates."""
         for name in self.columns:
             parse_column(table, table.index_of(name, "data.known"))
             if name in names:
@@ -80,7 +80,8 @@ class KnownValues:
         """Return the known values of the steps after a series, (steps, width).
 
         Raises:
-            ConfigError: The known columns have too few later rows or a missing value, or the dates have no fixed step.
+            ConfigError: The known columns have too few later rows or a missing value; or without known
+                columns, the dates have no fixed step.
         """
         if self.columns:
             if len(series.later) < steps:

@@ -10,13 +10,14 @@ GUARD = 2.0**-24
 
 
 def mel_filters(bands: int, bins: int, rate: int) -> Tensor:
-    """Return triangular filters that sum the power of the bins of a spectrum in bands, float64 (bins, bands).
+    """Return triangular mel filters, the weights of the bins of a spectrum in each band, float64 (bins, bands).
 
-    The edges of the bands are evenly spaced on the mel scale, ``2595 log10(1 + f / 700)``, from 0 to ``rate / 2`` Hz;
-    each band reaches from the center of the band before it to the center of the one after it, where it is 0.
+    The centers of the bands are evenly spaced on the mel scale, ``2595 log10(1 + f / 700)``, between 0 and ``rate / 2``
+    Hz. A filter is 1 at the center of its band and falls linearly to 0 at the centers of the neighboring bands; the
+    first filter starts at 0 Hz, the last one ends at ``rate / 2`` Hz.
 
     Args:
-        bins: Bins of the spectrum, evenly spaced from 0 to ``rate / 2`` Hz.
+        bins: Number of bins of the spectrum, evenly spaced from 0 to ``rate / 2`` Hz.
 
     Source: O'Shaughnessy 1987 (the scale); Davis and Mermelstein 1980 (triangular filters), as in HTK.
     """
@@ -39,7 +40,7 @@ class LogMel:
         window_ms, hop_ms: Length of a frame, and distance between frames, in milliseconds.
 
     Raises:
-        ConfigError: A band is so narrow that it has no bin of the spectrum.
+        ConfigError: A band is so narrow that it contains no bin of the spectrum.
 
     Source: Stevens, Volkmann and Newman 1937 (mel scale); as features of speech, Davis and Mermelstein 1980.
     """

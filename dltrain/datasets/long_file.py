@@ -40,7 +40,7 @@ class LongFile:
 
     @cached_property
     def scan(self) -> Scan:
-        """Facts about the file, which is read once."""
+        """Facts about the file, which is read once to collect them."""
         digest, size, characters = hashlib.sha256(), 0, set[str]()
         for content in self._read(digest):
             size += len(content)

@@ -34,12 +34,12 @@ class Written(NamedTuple):
 
 
 def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tuple[list[Encoded], list[Counts]]:
-    """Return the tokens of each part in memory-mapped files, which are written unless they exist, and their counts.
+    """Return the tokens and the counts of each part; the tokens are in memory-mapped files, written if missing.
 
     Characters and spelling of the training tokens are stored only if nothing is held out.
 
     Args:
-        key: What the tokens depend on, besides the separator and the sizes of the parts.
+        key: What the tokens depend on, in addition to the separator, the sizes of the parts and the end token.
     """
     own = {**key, "version": VERSION, "separator": parts.separator, "sizes": parts.sizes, "end": tokenizer.spec.end}
     folder = computed("tokens", own, lambda new: _write(new, tokenizer, parts))
@@ -49,7 +49,7 @@ def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tu
 
 
 def _write(folder: Path, tokenizer: Tokenizer, parts: TextParts) -> None:
-    """Encode a text piece by piece."""
+    """Write the tokens of each part and `FACTS`, piece by piece."""
     writers = [_Writer(folder, number, number > 0 or not any(parts.sizes[1:]), tokenizer.size) for number in range(3)]
     end = end_of_document(tokenizer, parts)
     for number, piece in parts:
@@ -72,7 +72,7 @@ class _Writer:
         self.pieces = self.tokens = self.characters = self.unknown = 0
 
     def add(self, pieces: Iterable[Encoded]) -> None:
-        """Append a piece of text, or a document and its end."""
+        """Append the tokens of a piece of text, or of a document and its end."""
         self.pieces += 1
         for piece in pieces:
             sizes = torch.zeros_like(piece.spelling) if piece.sizes is None else piece.sizes

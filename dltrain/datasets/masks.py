@@ -29,7 +29,7 @@ class PrepareMasks(nn.Module):
         self.scaling = scaling
 
     def forward(self, rows: Rows) -> Rows:
-        """Prepare any number of images at once."""
+        """Prepare any number of images."""
         batch = self.scaling({"pixels": rows["pixels"]})
         if (masks := rows.get("masks")) is not None:
             batch["targets"] = masks.long().masked_fill(masks == UNKNOWN, IGNORED)

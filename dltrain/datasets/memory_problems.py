@@ -24,7 +24,7 @@ MARKS = "_:"  # characters of the first two tokens
 
 
 class AddingProblem:
-    """Sequences of random numbers, two of which are marked; the target is their sum.
+    """Sequences of random numbers; the target is the sum of the two numbers that are marked.
 
     A step has a number from 0 to 1 and a mark of 0 or 1. One step of the first half and one of the second half are
     marked. Predicting the mean, 1, for every sequence has a mean squared error of 1/6. The sequences do not depend on

@@ -22,17 +22,17 @@ from dltrain.errors import ConfigError, format_error
 
 
 class MidiEvents:
-    """A folder of MIDI files as events: notes begin and end on a grid of ``steps_per_beat``, and time passes.
+    """A folder of MIDI files as events: starts and ends of notes on a grid of ``steps_per_beat``, and waiting times.
 
     The pieces of a split follow one another, each after the token `START`. Training windows start every ``stride``
-    tokens; validation and test windows predict each token of their split once, except the first. Folders ``train``,
-    ``val`` and ``test`` are splits.
+    tokens; validation and test windows predict each token of their split once, except the first token. Folders
+    ``train``, ``val`` and ``test`` are splits.
 
     Args:
         path: The folder.
         steps_per_beat: Steps per quarter note, from 1 to 96.
         context_length: Tokens that a model reads at once, at least 1.
-        stride: Tokens between the starts of training windows, at least 1; None is ``context_length``.
+        stride: Tokens between the starts of training windows, at least 1; None for ``context_length``.
         streams: Read each split as contiguous streams; see `dltrain.datasets.text.Text`.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused for a split with a
             folder.
@@ -116,7 +116,7 @@ class MidiEvents:
         return [line, *outside_line(sum(song.outside for song in songs)), splits_line(sizes, "pieces")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read whole pieces from MIDI files, or a text of events, each followed by the token -1."""
+        """Read whole pieces from MIDI files, or events from the command line, each followed by the token -1."""
         if files.text is not None:
             with errors_as("--text"):
                 yield _whole("--text", encode(files.text))

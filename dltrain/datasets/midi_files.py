@@ -161,7 +161,7 @@ def write_song(notes: Iterable[Note], steps_per_beat: int, ticks_per_step: int =
     check_installed("--out")
     import mido
 
-    # Sorted, a note ends before the next one of the same pitch begins.
+    # In sorted order, the end of a note precedes the start of the next one of the same pitch in the same step.
     changes = [(note.start, 1, note.pitch) for note in notes] + [(note.end, 0, note.pitch) for note in notes]
     track, now = mido.MidiTrack(), 0
     for step, is_on, pitch in sorted(changes):

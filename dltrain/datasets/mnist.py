@@ -28,8 +28,8 @@ class MNIST:
 
     Args:
         root: Folder with ``MNIST/raw``, the layout of torchvision.
-        download: Download missing files.
-        validation: Fraction of the 60,000 to hold out, in [0, 1).
+        download: Download the files if one is missing or incomplete.
+        validation: Fraction of the 60,000 training images to hold out, in [0, 1).
         num_labels: Number of training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.

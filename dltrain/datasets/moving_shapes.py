@@ -23,7 +23,7 @@ FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a fraction of the image size
 DRAWN = 8  # uniform numbers per clip, before those of the noise
 NOISE = 30  # gray levels
-CHUNK = 128  # clips drawn at once
+CHUNK = 128  # clips that are drawn together
 VALIDATION, TEST = 0.1, 0.2
 
 
@@ -41,7 +41,7 @@ class MovingShapes:
         frames: Frames of a clip, at least 1.
         image_size: Height and width of the frames in pixels, at least 1.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the pixels after that, above 0.
+        std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`. Flips are rejected.
         batch_size: Examples per step, at least 1.
         workers: Unused: the clips stay in memory.
@@ -137,5 +137,5 @@ def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, si
 
 
 def _box(along: Tensor, upward: Tensor, x: float, y: float, half_width: float, half_height: float) -> Tensor:
-    """Return the distance to the edge of a box, negative inside; outside of a corner, a lower bound of it."""
+    """Return the distance to the edge of a box, negative inside; beyond a corner, a lower bound of the distance."""
     return torch.maximum((along - x).abs() - half_width, (upward - y).abs() - half_height)

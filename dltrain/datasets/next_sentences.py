@@ -12,7 +12,7 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 from dltrain.keyed_random import mix, uniform
 
-SPECIAL_TOKENS = 3  # tokens of a pair besides its text: begin, and an end after each passage
+SPECIAL_TOKENS = 3  # tokens of a pair that are not text: begin, and an end after each passage
 NEXT, RANDOM = 0, 1  # classes of pairs, numbered as published
 
 
@@ -63,7 +63,7 @@ class Passages:
         return self.starts[last] + self.sentences.lengths[last]
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Return the index of the first token of each first passage and first sentence of each second one, (N,)."""
+        """Return indices (N,): the first token of each first passage, and the first sentence of each second passage."""
         lengths, counts, half = self.sentences.lengths.tolist(), self.counts.tolist(), self.room // 2
         starts, firsts, seconds, begin = self.starts.tolist(), list[int](), list[int](), 0
         for count in counts:
@@ -130,7 +130,7 @@ class Join(nn.Module):
         return tokens.masked_fill(steps == 0, self.special.begin).masked_fill(steps > last, self.special.pad or 0)
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare a batch of pairs, whose tokens are in `rows` already."""
+        """Prepare a batch of pairs; the field ``tokens`` of `rows` holds their tokens."""
         lengths = rows["first_length"] + self.second_length(rows) + SPECIAL_TOKENS
         steps = torch.arange(self.length, device=lengths.device)
         inside = (steps > rows["first_length"][:, None] + 1) & (steps < lengths[:, None])

@@ -67,7 +67,7 @@ class PrepareFrames(nn.Module):
     """
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare any number of pieces at once."""
+        """Prepare any number of pieces."""
         frames = rows["frames"]
         is_known = frames != UNKNOWN
         values = (frames * is_known).float()
@@ -79,7 +79,7 @@ class PrepareFrames(nn.Module):
 class Transpose(nn.Module):
     """Random transposition of each piece in training, limited to the range of a piano.
 
-    The field ``transposition`` (B,), int64, has the semitones by which a piece was moved.
+    The field ``transposition`` (B,), int64, holds the number of semitones by which each piece is moved.
 
     Args:
         semitones: Maximum transposition, at least 0.

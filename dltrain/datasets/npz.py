@@ -31,8 +31,8 @@ class Npz:
 
     The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
-    sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if both the first and the last axis fit,
-    the channels are last. The labels y are classes if they are repeated whole numbers or one-hot rows, and otherwise
+    sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if the channels could be first or last,
+    they are last. The labels y are classes if they are repeated whole numbers or one-hot rows, and otherwise
     numbers to predict; see `dltrain.datasets.array_labels.find_labels`. Only images are scaled.
 
     Args:
@@ -93,7 +93,7 @@ class Npz:
         return ImageTransform(self.spec.channels or 1, mean, std, augment, 255.0 if scale.whole else 1.0, scale)
 
     def fit(self) -> Fitted:
-        """Return shape and type of an example, the meaning of the labels, and the scale of the pixels."""
+        """Return the shape and dtype of an example, the meaning of the labels, and the scale of the pixels."""
         scale = self.transform.arrays if self.transform else ArrayScale()
         shape = {"shape": list(self.shape[1:]), "dtype": self.dtype.str}
         return {**shape, "labels": self.labels.state(), "scale": list(astuple(scale))}

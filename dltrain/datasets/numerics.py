@@ -12,7 +12,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 def split_float64(values: np.ndarray) -> Tensor:
     """Split float64 (rows, columns) into float32 (2 * columns, rows): rounded values, then the rounding errors.
 
-    The pair keeps about 48 bits on every device, so that small changes of large values survive; see
+    The pair keeps about 48 bits on every device, so that small changes of large values are not lost; see
     `dltrain.datasets.windows.Normalize`.
     """
     rounded = values.astype(np.float32)

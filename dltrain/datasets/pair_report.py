@@ -67,4 +67,5 @@ class PairReport:
             return f"target has more than {target} tokens (data.max_target_length)"
         if source == target:
             return f"text has more than {source} tokens (data.max_length)"
-        return f"source has more than {source} tokens (data.max_length), or a target {target} (data.max_target_length)"
+        of_target = f"a target more than {target} (data.max_target_length)"
+        return f"source has more than {source} tokens (data.max_length), or {of_target}"

@@ -88,7 +88,7 @@ def parse_image(text: str, side: int | None = None) -> np.ndarray:
         side: Required height and width in pixels; None for any.
 
     Raises:
-        ValueError: The text is not such an image. The caller replaces "in it" in the message by the line.
+        ValueError: The text is not such an image. The caller replaces "in it" in the message with the line.
     """
     try:
         values = np.fromstring(text, dtype=np.int64, sep=" ")

@@ -23,7 +23,7 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 class PixelsCsv:
-    """A CSV file with a class, a square gray image as a text of numbers, and a split in each row.
+    """A CSV file with a class, a square gray image as text, and a split in each row.
 
     ``Training`` rows are the training split, ``PublicTest`` rows the validation split, ``PrivateTest`` rows the test
     split. A split without rows is cut from the training rows, with the same fraction of each class.
@@ -33,11 +33,11 @@ class PixelsCsv:
         column: Column of classes: words or whole numbers.
         pixels: Column of gray values from 0 to 255, separated by spaces, row by row from the top.
         usage: Column of splits; None if there is none.
-        class_names: Names of the classes 0, 1, ...; None takes the values of the column as names.
+        class_names: Names of the classes 0, 1, ...; None takes the values of the column in training as names.
         validation: Fraction of the training rows to hold out, in [0, 1); unused if there are ``PublicTest`` rows.
         test: Fraction to hold out for testing, in (0, 1); unused if there are ``PrivateTest`` rows.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the pixels after that, above 0.
+        std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.

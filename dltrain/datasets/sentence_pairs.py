@@ -18,7 +18,7 @@ MIN_LENGTH = 8
 
 
 class SentencePairs:
-    """Pairs of passages of a text, whose documents are divided in their order into the splits.
+    """Pairs of passages of a text; its documents are divided among the splits in their order.
 
     In half of the pairs, the second passage is the one that follows the first one in its document. In the other half,
     it starts at a random sentence of another document of the split. Training pairs are drawn in each epoch, by
@@ -26,7 +26,7 @@ class SentencePairs:
 
     Args:
         path: A text file in UTF-8, with blank lines between its documents; None for the bundled text, Moby Dick up to
-            chapter 46, whose documents are its paragraphs.
+            chapter 46, with each paragraph as a document.
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
         tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.

@@ -54,7 +54,7 @@ class PreparePairs(nn.Module):
     """
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare any number of pairs at once."""
+        """Prepare any number of pairs."""
         batch = {"inputs": rows["source"].long()}
         if "text_task" in rows:
             batch["text_task"] = rows["text_task"]

@@ -38,6 +38,9 @@ class SeriesSplit:
         Args:
             times: Times of the rows; None if the file has no dates.
 
+        Raises:
+            ConfigError: There are no dates, or their step does not divide 30 days.
+
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """
         if self.sizes is None or not any(isinstance(size, str) for size in self.sizes):

@@ -28,7 +28,7 @@ class Shapes:
 
     Args:
         image_size: Height and width of the images in pixels, at least 1.
-        examples: Number of training images, at least 1; the 100 each for validation and testing are fixed.
+        examples: Number of training images, at least 1; there are always 100 each for validation and testing.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor of the result, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
@@ -85,7 +85,7 @@ def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
     Returns:
         ``pixels`` (count, 1, size, size) and ``masks`` (count, size, size) in uint8. ``boxes`` (count, shapes, 4) are
         the edges of the visible part of each shape, left, top, right and bottom in pixels, and ``kinds`` (count,
-        shapes) the classes; both are 0 for a shape of which less than a quarter is visible.
+        shapes) the classes; both are 0 if less than a quarter of the shape is visible.
     """
     count, numbers = len(images), uniform(images, SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)

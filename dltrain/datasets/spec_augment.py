@@ -44,7 +44,7 @@ class SpecAugment(nn.Module):
         bands: Mel bands of a frame; a step of the inputs has one or more frames.
 
     Shape:
-        inputs (B, T, frames * bands) -> the same
+        inputs (B, T, frames * bands) -> inputs of the same shape
 
     Source: Park et al. 2019, "SpecAugment", section 2, without time warping.
     """

@@ -64,4 +64,4 @@ def _describe_conversions(frames: Sequence[Frames], rate: int) -> list[str]:
     lines = [f"converted to {rate:,} Hz: {count(n, 'recording')} of {other:,} Hz" for other, n in sorted(rates.items())]
     if lower := sum(number for other, number in rates.items() if other < rate):
         lines.append(f"warning: {count(lower, 'recording')} of lower rates have no sound in the highest bands")
-    return lines + ([f"{count(several, 'recording')} with several channels, of which the mean is used"] * bool(several))
+    return lines + ([f"{count(several, 'recording')} with several channels, which are averaged"] * bool(several))

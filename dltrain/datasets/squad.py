@@ -1,4 +1,4 @@
-"""Questions whose answers are parts of a text, from JSON files in the format of SQuAD."""
+"""Questions and contexts that contain the answers, from JSON files in the format of SQuAD."""
 
 import json
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class PrepareQuestions(nn.Module):
 
 
 class Squad:
-    """Questions about contexts, whose answers are parts of the contexts; the splits, by article, are random but fixed.
+    """Questions with answers that are parts of their contexts; the splits, by article, are random but fixed.
 
     A context that is too long is read in overlapping windows.
 

@@ -14,7 +14,7 @@ SEPARATOR = "\0"  # before each answer
 
 
 class Splitter(Protocol):
-    """Vocabulary that knows where each token is in a text."""
+    """Vocabulary that returns the position of each token in a text."""
 
     @property
     def tokens(self) -> Tokens:
@@ -43,9 +43,9 @@ class Windows:
         """Return the windows of all questions; field ``question`` is the index of the question.
 
         ``text`` has the characters of the window and of all different answers, each after a `SEPARATOR`; ``offset`` is
-        the place in the context of its first character. ``spans`` (T, 2) are the start and the end (exclusive) of each
-        token in characters of the window, 0 for tokens outside of it. ``start`` and ``end`` are the positions of the
-        first and the last token of the first answer, 0 if the window does not hold all of it.
+        the position of the window's first character in the context. ``spans`` (T, 2) are the start and the end
+        (exclusive) of each token in characters of the window, 0 for tokens outside of it. ``start`` and ``end`` are the
+        positions of the first and the last token of the first answer, 0 if the window does not hold all of it.
         """
         ragged: dict[str, list[list[Any]]] = {name: [] for name in ("tokens", "segments", "spans", "text")}
         numbers: dict[str, list[int]] = {"question": [], "offset": [], "start": [], "end": []}

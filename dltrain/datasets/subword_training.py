@@ -77,7 +77,7 @@ def fit_word_pieces(
 
     unknown: dict[str, Any] = {"unk_token": special[1], "max_input_chars_per_word": MAX_CHARACTERS}
     trained = _word_tokenizer(models.WordPiece(**unknown), lowercase, keep_spaces)
-    # Pass the continuing characters: the trainer would number them in random order, which changes what it joins.
+    # The trainer would number continuing characters in random order, which changes what it joins, so pass them.
     continuing = [f"{MARK}{character}" for character in _continuing_characters(trained, texts())]
     options: dict[str, Any] = {"special_tokens": [*special, *continuing], "show_progress": False}
     trainer = trainers.WordPieceTrainer(vocab_size=limits[1], min_frequency=limits[0], **options)

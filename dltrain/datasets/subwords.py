@@ -17,7 +17,7 @@ class Subwords:
     Args:
         content: The tokenizer as JSON, in a list.
         lowercase: Whether to convert texts to lower case first.
-        first: Number of the data set's own tokens; they come before those of the tokenizer.
+        first: Number of tokens of the data set that come before those of the tokenizer.
         unknown: Token of the data set for the tokenizer's unknown token; None for the tokenizer's own.
         literal: Whether the names of special tokens in a text, such as "<end>", are encoded as ordinary characters, and
             special tokens are left out of decoded texts.
@@ -95,7 +95,7 @@ def check_installed(key: str) -> None:
     """Raise ConfigError if the package is not installed.
 
     Args:
-        key: Key and value that need it, ``data.tokens: bpe``.
+        key: Key and value that need it, such as ``data.tokens: bpe``.
     """
     if find_spec("tokenizers") is None:
         reason = "tokenizers, which splits words into subwords, is not installed"
@@ -106,7 +106,7 @@ def tokenizer_files(names: str | list[str] | None) -> list[str]:
     """Return the files for sources and targets: the same file twice for one name, and an empty list for None.
 
     Raises:
-        ConfigError: There are more or fewer than two.
+        ConfigError: A list has one file, or more than two.
     """
     files = [names, names] if isinstance(names, str) else list(names or [])
     if len(files) not in (0, 2):

@@ -129,7 +129,7 @@ class CsvTable:
         if not features:
             reasons = listed(f"{name or '(no name)'} ({REASONS[why]})" for name, why in self.left_out.items())
             hint = f"Left out: {reasons}" if reasons else ""
-            expected = "a column besides the predicted one"
+            expected = "a column in addition to the predicted one"
             raise ConfigError(format_error("data.path", expected, table.header[target], hint))
         table.indices_of(table.header[index] for index in [*features, target])
         reject_missing(table, [target], "Remove such rows from the file")
@@ -169,7 +169,7 @@ class CsvTable:
         return Source({"inputs": self._encode(table, features), **self.target.rows(table, target)}, self.prepare)
 
     def load(self) -> Splits:
-        """Split the rows."""
+        """Return the splits."""
         sources = (
             Source({name: value[part] for name, value in self.rows.items()}, self.prepare) for part in self.parts
         )
@@ -207,7 +207,7 @@ class CsvTable:
 
     def _check_missing(self, table: Table, features: list[int]) -> None:
         if not self.fill_missing:
-            reject_missing(table, features, "data.missing=mean replaces them by the mean of the column")
+            reject_missing(table, features, "data.missing=mean replaces them with the mean of the column")
 
     def _encode(self, table: Table, features: list[int]) -> Tensor:
         """Return the model inputs, (rows, size) in float32."""

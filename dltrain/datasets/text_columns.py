@@ -64,7 +64,7 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
         hint = f"Set data.column to one of {', '.join(table.header[column] for column in others)}"
         raise ConfigError(format_error("data.column", f"one column to predict in {table.path}", got, hint))
     if found[0] in texts:
-        raise ConfigError(format_error("data.column", "a column besides the texts", table.header[found[0]]))
+        raise ConfigError(format_error("data.column", "a column other than the texts", table.header[found[0]]))
     reject_missing(table, found, "Remove such rows from the file")
     return found[0]
 
@@ -82,7 +82,7 @@ class TextTarget:
     Args:
         name: Its name.
         classes: Names of the classes; None for numbers only.
-        threshold: Splits numbers into two classes, at most this value and above it; None for no split.
+        threshold: Divides numbers into two classes: at most this value, and above it. None for no threshold.
         mean, scale: Mean and scale of the training rows, used to standardize numbers; None for words.
     """
 
@@ -134,7 +134,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
     """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table.
 
     Raises:
-        ConfigError: There is only one class, or a threshold for a column of words.
+        ConfigError: There is only one class, or a threshold is given for a column of words.
     """
     name = table.header[column]
     if not table.is_numeric(column):

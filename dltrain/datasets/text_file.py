@@ -25,8 +25,8 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
     """Read the ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
 
     Returns:
-        A table with the columns ``text`` and ``label``, and the row indices of each split; the latter are empty
-        if there is neither a folder ``val`` nor ``test``.
+        A table with the columns ``text`` and ``label``, and the row indices of each split, or no splits if there is
+        neither a folder ``val`` nor ``test``.
 
     Raises:
         ConfigError: There are no such files, or one of them is not text.

@@ -22,10 +22,10 @@ class TextParts:
         chunks: Function that returns the content of the file, in one or more pieces.
         size: Characters or bytes of the content.
         validation, test: Fractions of the text to hold out.
-        separator: Text between two documents; None if the file is one document. It may also follow the last one.
+        separator: Text between two documents; None if the file is one document. It may also follow the last document.
         empty: Empty content, a text or bytes.
         file: The file, if it does not fit into memory: a text without documents is then read in pieces that end with a
-            line. None for a file in memory.
+            line break. None for a file in memory.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """Return the content of a file."""
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text; raise ConfigError if one is unknown."""
+        """Return the tokens of a text; raise ConfigError if a part of it is unknown."""
 
     def encode_content(self, content: str | bytes) -> Encoded:
         """Return the tokens of the content of a file, or of a part of it."""
@@ -83,7 +83,7 @@ class ByteTokenizer:
         return path.read_bytes()
 
     def encode_content(self, content: str | bytes) -> Encoded:
-        """Return the bytes as tokens in uint8, with their characters if they are UTF-8."""
+        """Return the bytes as tokens in uint8; the sizes are None if the bytes are not UTF-8."""
         content = bytes(self.encode(content)) if isinstance(content, str) else content
         tokens = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
         sizes = ((tokens & 0xC0) != 0x80).int() if _is_utf8(content) else None
@@ -154,7 +154,7 @@ class PieceTokenizer:
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
         name: What the pieces are, for messages.
-        known: Special tokens of the vocabulary, besides the unknown one.
+        known: Special tokens of the vocabulary, except the unknown one.
     """
 
     def __init__(self, vocabulary: Pieces | Subwords, name: str, known: Tokens | None = None) -> None:

@@ -104,7 +104,7 @@ def read(file: str) -> PieceTokenizer:
 
 
 def restore(kind: str, fitted: Fitted) -> Tokenizer:
-    """Return the tokenizer whose state `state` returned."""
+    """Return the tokenizer with the state that `state` returned."""
     if kind == "bytes":
         return ByteTokenizer()
     if kind == "characters":
@@ -147,7 +147,7 @@ def _of_file(file: TokenizerFile) -> PieceTokenizer:
 
 
 def _frequent(texts: Iterable[str], min_count: int, max_words: int) -> list[str]:
-    """Return the pieces of texts that occur at least ``min_count`` times, the most frequent first.
+    """Return at most ``max_words`` pieces that occur at least ``min_count`` times, the most frequent first.
 
     Raises:
         ConfigError: No piece occurs often enough.

@@ -32,7 +32,7 @@ class NextToken(nn.Module):
         self.border = border
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare any number of windows at once."""
+        """Prepare any number of windows."""
         tokens = rows["tokens"].long()
         if "known" in rows:
             steps = torch.arange(tokens.shape[1], device=tokens.device)

@@ -55,7 +55,7 @@ class VideoFolder:
         validation: Fraction of the clips of each class to hold out, in [0, 1); unused if there is a folder ``val``.
         test: Fraction of each class to hold out for testing, in (0, 1); unused if there is a folder ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the pixels after that, above 0; one number, or one per channel.
+        std: Divisor of the result, above 0; one number, or one per channel.
         augment: Random changes in training, the same for all frames of a clip; see
             `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
@@ -131,7 +131,7 @@ class VideoFolder:
         return ClipFiles(listing, self.view, self.path, self.transform.augment)
 
     def _list(self, folder: Path) -> Listing:
-        """Return each clip of a split with the index of its class, and note how many frames it has."""
+        """Return each clip of a split with the index of its class, and store its number of frames."""
         if unknown := sorted(set(_class_names(folder)) - set(self.classes)):
             expected = f"only the classes {', '.join(self.classes)} in {folder}"
             raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], self.classes)))
@@ -182,7 +182,7 @@ class ClipFiles:
         listing: Folder or file and class of each clip.
         view: Number, distance and format of the frames to read.
         root: Folder that clip names are relative to.
-        augmentation: Random changes in training, of which only the crop is applied here, at full resolution.
+        augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 
     def __init__(self, listing: Listing, view: ClipView, root: Path, augmentation: Augmentation) -> None:

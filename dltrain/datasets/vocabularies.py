@@ -48,7 +48,7 @@ class Pieces:
         return [self.numbers.get(piece, UNKNOWN) for piece in self.split(text)]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the pieces of tokens."""
+        """Return the text of tokens, without pad, begin and end."""
         names = (*SPECIAL, *self.content)
         return self.separator.join(names[token] for token in tokens if token not in (PAD, BEGIN, END))
 

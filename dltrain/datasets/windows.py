@@ -33,7 +33,7 @@ class SplitRange(NamedTuple):
         return self.end - horizon - self.first + 1
 
     def rows(self, series: Tensor) -> Tensor:
-        """Return the rows of a series (columns, rows) that the windows of the split read."""
+        """Return the rows of a series (channels, rows) that the windows of the split read."""
         return series[:, self.first - self.lead : self.end]
 
 
@@ -43,13 +43,13 @@ def cut_windows(
     horizon: int,
     convert: Callable[[np.ndarray], Tensor],
 ) -> Tensor | Selection:
-    """Return the windows of all series, (windows, columns, lead + horizon), as views without copies.
+    """Return the windows of all series, (windows, channels, lead + horizon), as views without copies.
 
     Args:
         series: Values of each series, (rows, columns).
         ranges: The rows of the split in each series.
         horizon: Steps to predict.
-        convert: Function that converts these values to a tensor (columns, rows).
+        convert: Function that converts these values to a tensor (channels, rows).
     """
     lead, parts = ranges[0].lead, [part.rows(convert(values)) for values, part in zip(series, ranges, strict=True)]
     steps = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

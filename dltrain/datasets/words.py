@@ -25,7 +25,7 @@ class Words:
 
     Args:
         words: The words, after the special tokens.
-        lowercase: Convert texts to lower case first.
+        lowercase: Whether to convert texts to lower case first.
         special: Special tokens, `SPECIAL` or `MORE_SPECIAL`.
     """
 

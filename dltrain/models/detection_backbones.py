@@ -76,6 +76,9 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
     Args:
         name: ``batch``, ``frozen`` (batch norm whose statistics and weights never change, for pretrained weights),
             ``group`` or ``layer``.
+
+    Raises:
+        ConfigError: There is no such normalization.
     """
     if name == "frozen":
         return FrozenBatchNorm2d
@@ -85,7 +88,7 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
 
 
 def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int, extra: bool) -> BackboneWithFPN:
-    """Return a network with a feature pyramid whose levels have `width` channels.
+    """Return a backbone with a feature pyramid; each level of the pyramid has `width` channels.
 
     Args:
         backbone: A key of `STRIDES`.

@@ -106,9 +106,9 @@ def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
     """Return the index of the box of each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
-    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if no other
-    anchor has a higher IoU with some box. The others are `UNMATCHED` if their highest IoU is below `low`, and `BETWEEN`
-    otherwise.
+    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if the anchor
+    has the highest IoU of all anchors, above 0, with any box. The others are `UNMATCHED` if their highest IoU is below
+    `low`, and `BETWEEN` otherwise.
 
     Args:
         quality: Result of `overlaps`.
@@ -123,8 +123,9 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
 def match_priors(quality: Tensor, threshold: float) -> Tensor:
     """Return the index of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
 
-    The anchor with the highest IoU with a box is matched to that box, even if it has a higher IoU with another one. All
-    other anchors are matched to the box with which they have the highest IoU, if it is at least `threshold`.
+    The anchor with the highest IoU with a box, if this is above 0, is matched to that box, even if its IoU with another
+    one is higher. All other anchors are matched to the box with which they have the highest IoU, if this is at least
+    `threshold`.
 
     Args:
         quality: Result of `overlaps`.

@@ -137,7 +137,7 @@ class EncoderDecoder(ReadAndWrite):
         norm: ``layer`` or ``rms``.
         positions: ``sinusoidal``, ``learned``, ``rotary`` (in self-attention) or ``none``.
         tie_embeddings: Whether the output layer shares the weights of the target embedding and, with
-            ``shared_vocabulary``, the source embedding too.
+            ``shared_vocabulary``, also of the source embedding.
         shared_vocabulary: Whether source and target have the same vocabulary.
         init: Initial weights of linear layers: ``xavier`` (uniform, Glorot and Bengio 2010), as in `nn.Transformer`, or
             ``uniform``, those of `nn.Linear`, within 1 / sqrt(inputs).

@@ -114,7 +114,7 @@ class FCOS(OneStage, fcos.FCOS):
         return {name: value / weight for name, value in sums.items()}, weight
 
     def match_places(self, anchors: Tensor, levels: list[int], boxes: Tensor, real: Tensor) -> Tensor:
-        """Return the index of the smallest box that each location is matched to, or `UNMATCHED`: (B, N)."""
+        """Return the index of the smallest box that each location can be matched to, or `UNMATCHED`: (B, N)."""
         places, strides = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
         centers = (boxes[..., :2] + boxes[..., 2:]) / 2
         near = (places[:, None] - centers[:, None]).abs().amax(-1) < self.center_sampling_radius * strides[:, None]
@@ -156,7 +156,7 @@ class Vote:
 
 
 def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
-    """Return torchvision's head with group norm over 8 channels at every width; torchvision always has 32 groups."""
+    """Return torchvision's head with groups of 8 channels in each group norm; torchvision always has 32 groups."""
 
     def norm(channels: int) -> nn.Module:
         return nn.GroupNorm(channels // GROUP, channels)
@@ -168,5 +168,5 @@ def _make_head(width: int, outputs: int, num_convs: int) -> fcos.FCOSHead:
 
 
 def _balance(one: Tensor, other: Tensor) -> Tensor:
-    """Return the smaller distance divided by the larger one."""
+    """Return the smaller distance divided by the larger one, at least 0."""
     return (torch.minimum(one, other) / torch.maximum(one, other)).clamp(min=0)

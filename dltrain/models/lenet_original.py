@@ -16,7 +16,7 @@ INIT = 2.4  # weights are drawn from +-INIT / fan-in (appendix A)
 
 
 def uniform(weight: Tensor, fan_in: int) -> None:
-    """Initialize weights of units with ``fan_in`` inputs."""
+    """Draw weights uniformly from -INIT / ``fan_in`` to INIT / ``fan_in``."""
     nn.init.uniform_(weight, -INIT / fan_in, INIT / fan_in)
 
 

@@ -19,7 +19,7 @@ class Down(nn.Module):
     def __init__(self, up: nn.Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(up.in_features))
-        self._tied = (up,)  # in a tuple, `up` is not a submodule, and deepcopy of the parent keeps both tied
+        self._tied = (up,)  # in a tuple, so that `up` is not a submodule; deepcopy of the parent keeps both tied
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the logits of the visible units."""
@@ -61,7 +61,7 @@ class RBM(nn.Module):
 class DBN(nn.Module):
     """Deep belief network: stacked restricted Boltzmann machines and a linear output.
 
-    Bottom-up, it classifies as a multilayer perceptron with sigmoid units. Top-down, it generates examples.
+    Bottom-up, it is a multilayer perceptron with sigmoid units, which classifies. Top-down, it generates examples.
 
     Args:
         size, outputs: At least 1.

@@ -43,7 +43,7 @@ class Recurrent(nn.Module):
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
         forget_bias: Initial bias of the forget gates of an lstm; None for 1.
         linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
-            input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
+            input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -143,7 +143,7 @@ class Recurrent(nn.Module):
         """Return the initial state: zeros or learned values, (B, num_layers, hidden_size) for hidden and cell state.
 
         Raises:
-            ConfigError: The model reads the steps in both directions, or all at once.
+            ConfigError: The model needs later steps for an output.
         """
         whole = not self.each_step and self.readout != "last"
         excluded = {"bidirectional": self.bidirectional, "linear_skip": self.skip is not None, "readout": whole}

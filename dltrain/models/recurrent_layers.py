@@ -111,7 +111,7 @@ class NormalizedCell(nn.Module, ABC):
 
     @abstractmethod
     def read(self, inputs: Tensor) -> Tensor:
-        """Return the part of the gates that depends on the inputs, for all steps at once."""
+        """Return the part of the gates that depends on the inputs, for all steps."""
 
     @abstractmethod
     def step(self, inputs: Tensor, recurrent: Tensor, *parts: Tensor) -> Parts:

@@ -25,7 +25,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
-            input whose outputs are added to those of the network. Its initial weights are 0. None for no layer.
+            input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
         dropout: Dropout probability between layers and before the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.

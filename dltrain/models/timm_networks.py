@@ -45,7 +45,7 @@ def import_timm() -> ModuleType:
     """Return the package timm.
 
     Raises:
-        ConfigError: It is not installed.
+        ConfigError: timm is not installed.
     """
     try:
         import timm
@@ -67,7 +67,7 @@ def try_image(timm: ModuleType, name: str, options: dict[str, Any], shape: torch
             network: nn.Module = timm.create_model(name, pretrained=False, **options)
             result = network.eval()(torch.empty(shape))
     except NotImplementedError:
-        return  # an operation that the meta device lacks
+        return  # the network has an operation that the meta device lacks
     except TypeError as error:
         raise ConfigError(f"model: not supported because timm's {name} rejects these arguments: {error}") from None
     except (AssertionError, RuntimeError, ValueError) as error:

@@ -65,7 +65,10 @@ def _shrink_alexnet(network: models.AlexNet) -> None:
 
 
 def _shrink_vgg(network: models.VGG) -> None:
-    """Round up in pooling, and classify one pixel, which torchvision would copy 49 times for images of 32x32."""
+    """Round up in pooling, and classify one pixel instead of 7x7.
+
+    For images of 32x32 pixels, torchvision would classify 49 copies of one pixel.
+    """
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True

@@ -11,7 +11,7 @@ BLOCKS = [2, 2, 2, 2]  # in each of the four stages
 class VideoResNet(resnet.VideoResNet):
     """Residual network of 18 layers whose convolutions read space and time.
 
-    Weights have the names of torchvision's ``r3d_18`` and ``r2plus1d_18``, so those trained on Kinetics-400 fit.
+    Weights have the names of torchvision's ``r3d_18`` and ``r2plus1d_18``, so weights trained on Kinetics-400 fit.
 
     Args:
         channels, outputs: At least 1.

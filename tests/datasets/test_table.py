@@ -156,5 +156,5 @@ def test_a_column_without_a_value_in_the_training_rows_is_rejected(value, kind, 
 
 
 def test_a_table_of_one_column_is_rejected(tmp_path):
-    with pytest.raises(ConfigError, match="besides the predicted one"):
+    with pytest.raises(ConfigError, match="in addition to the predicted one"):
         CsvTable(write(tmp_path / "a.csv", ["a"], WORDS))
