@@ -37,7 +37,7 @@ def change_last_value(value: Tensor) -> Tensor:
 
 @pytest.fixture
 def hashed_arrays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Record address and size of each array that is passed to `hashlib.sha256`."""
+    """Record the address and the size in bytes of each array that is added to a SHA-256 hash."""
     arrays, sha256 = [], hashlib.sha256
 
     class Digest:
@@ -111,7 +111,7 @@ def test_empty_expanded_and_boolean_tensors_have_a_fingerprint(value: Tensor) ->
     assert digest(x=value) == digest(x=value) != digest(x=numbers())
 
 
-def test_only_a_part_of_a_large_tensor_with_its_start_and_end_is_hashed(
+def test_only_a_part_of_a_large_tensor_is_hashed_including_its_first_and_last_element(
     hashed_arrays: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 2**23
@@ -171,11 +171,12 @@ def train_one_epoch(own_files: dict[str, Path], folder: Path) -> tuple[Path, Pat
     return folder / "run", table
 
 
-def test_resume_rejects_changed_data_and_leaves_the_run_unchanged(
+def test_resume_rejects_changed_data_without_changing_the_run_and_accepts_equal_data_at_another_path(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, table = train_one_epoch(own_files, tmp_path)
-    lines = table.read_text().splitlines()
+    content, steps = table.read_text(), json.loads((run / "status.json").read_text())["step"]
+    lines = content.splitlines()
     lines[-1] = lines[-1].replace("cat", "dog") if "cat" in lines[-1] else lines[-1].replace("dog", "cat")
     table.write_text("\n".join(lines) + "\n")
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
@@ -190,12 +191,7 @@ def test_resume_rejects_changed_data_and_leaves_the_run_unchanged(
     assert len(changed) == 1  # the changed row is in one split
     assert f"dltrain rerun {run}" in stderr and "Traceback" not in stderr
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
-
-
-def test_a_run_resumes_with_the_same_data_at_another_path(own_files: dict[str, Path], tmp_path: Path) -> None:
-    run, table = train_one_epoch(own_files, tmp_path)
-    steps = json.loads((run / "status.json").read_text())["step"]
-    table.rename(tmp_path / "moved.csv")
+    (tmp_path / "moved.csv").write_text(content)
     assert main.main(["resume", str(run), "trainer.epochs=2", f"data.path={tmp_path / 'moved.csv'}"]) == 0
     assert json.loads((run / "status.json").read_text())["step"] == 2 * steps
 
@@ -203,13 +199,14 @@ def test_a_run_resumes_with_the_same_data_at_another_path(own_files: dict[str, P
 def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_rejected(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, run = tmp_path / "pictures", tmp_path / "run"
+    root, run = tmp_path / "images", tmp_path / "run"
     shutil.copytree(own_files["image_folder"], root)
     overrides = [
         "model=mlp",
         "data=image_folder",
         f"data.path={root}",
         "data.image_size=8",
+        "data.workers=0",
         *QUICK,
     ]
     assert main.main([*overrides, f"hydra.run.dir={run}"]) == 0

@@ -1,3 +1,5 @@
+"""Batches of a split: order, augmentation, workers and resuming; and random numbers from keys."""
+
 import itertools
 
 import pytest
@@ -151,7 +153,6 @@ def test_a_view_moved_to_a_device_keeps_its_values_and_stays_a_view():
     assert moved.shape == view.shape and moved.stride() == view.stride()
     assert moved.storage_offset() == view.storage_offset()
     assert moved.untyped_storage().nbytes() == series.untyped_storage().nbytes()
-
     assert torch.equal(series.as_strided(moved.shape, moved.stride(), moved.storage_offset()), view)
 
 
@@ -193,22 +194,13 @@ def test_uniform_numbers_depend_on_seed_epoch_and_index():
     assert draw(1, 2, 3) == draw(1, 2, 3)
 
 
-def test_mix_equals_the_reference_splitmix64():
-    # The first outputs for seed 1234567 that the reference implementation gives.
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    golden = 0x9E3779B97F4A7C15
-    states = [(1234567 + step * golden) % 2**64 for step in range(3)]
-    signed = torch.tensor([state - 2**64 if state >= 2**63 else state for state in states])
-    assert [value % 2**64 for value in mix(signed).tolist()] == expected
-
-
 class Threads(nn.Module):
     def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"inputs": torch.full((len(rows["inputs"]),), torch.get_num_threads())}
 
 
 @pytest.mark.parametrize("workers, expected", [(0, 3), (1, 2), (2, 1)])
-def test_one_thread_less_per_worker_prepares_batches_of_several_examples(workers: int, expected: int):
+def test_batches_of_several_examples_are_prepared_with_one_thread_less_per_worker(workers: int, expected: int):
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -221,12 +213,12 @@ def test_one_thread_less_per_worker_prepares_batches_of_several_examples(workers
         torch.set_num_threads(before)
 
 
-def test_numbers_drawn_for_one_key_equal_those_of_a_tensor_of_keys():
+def test_numbers_drawn_for_one_key_equal_those_drawn_for_a_tensor_of_keys():
     keys = [0, 1, -1, 2**63 - 1, -(2**63), *mix(torch.arange(50)).tolist()]
     assert [draw(key, 5) for key in keys] == uniform(torch.tensor(keys), 5).tolist()
 
 
-def test_random_keys_are_published_numbers_of_splitmix64():
+def test_mix_and_key_equal_published_numbers_of_splitmix64():
     # The first numbers of seed 1234567. Source: Rosetta Code, "Pseudo-random numbers/Splitmix64".
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     seeds = (1234567 + torch.arange(4) * -7046029254386353131).tolist()
@@ -260,7 +252,7 @@ class DecodedNoise(Squares):
 
 
 class RollBlend(nn.Module):
-    """Blend of each example with the previous one in its batch."""
+    """Blend of each example with the previous one in its batch, and of the first with the last."""
 
     def forward(self, batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
         share = uniform(keys, 1)

@@ -1,4 +1,4 @@
-"""The share of padding of length plans, on lengths as real texts and recordings have them."""
+"""The share of padding in batches by length, for lengths distributed as in real texts and recordings."""
 
 import itertools
 
@@ -12,10 +12,10 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.spec import Source
 
 
-def log_normal(count: int, mean: float, spread: float, seed: int = 0) -> Tensor:
-    """Draw lengths of at least 1 whose logarithms are normal, with this median."""
+def log_normal(count: int, median: float, spread: float, seed: int = 0) -> Tensor:
+    """Draw log-normal lengths of at least 1; `spread` is the standard deviation of their logarithms."""
     noise = torch.randn(count, generator=Generator().manual_seed(seed))
-    return (mean * (spread * noise).exp()).round().long().clamp(min=1)
+    return (median * (spread * noise).exp()).round().long().clamp(min=1)
 
 
 def pairs(count: int) -> Tensor:
@@ -24,14 +24,14 @@ def pairs(count: int) -> Tensor:
     return torch.stack([first, (first * (log_normal(count, 100, 0.2, 1) / 100)).round().long().clamp(min=1)], dim=1)
 
 
-# Lengths, examples per batch, and the greatest jitter that the data sets use.
+# Lengths, examples per batch, and jitter in training.
 DISTRIBUTIONS = {
-    "many sentences": (log_normal(20_000, 20, 0.6), 64, 0.0),
+    "many sentences": (log_normal(5000, 20, 0.6), 64, 0.0),
     "few sentences": (log_normal(600, 20, 0.6), 32, 0.0),
     "documents": (log_normal(3000, 180, 0.9), 16, 0.0),
     "recordings": (log_normal(445, 75, 0.8), 16, JITTER),
     "very few recordings": (log_normal(56, 75, 0.8), 16, JITTER),
-    "pairs": (pairs(20_000), 32, JITTER),
+    "pairs": (pairs(5000), 32, JITTER),
     "few pairs": (pairs(900), 32, JITTER),
     "one long example": (torch.tensor([2000, *[20] * 500]), 64, 0.0),
 }
@@ -82,7 +82,6 @@ def test_few_batches_are_added_to_reduce_padding() -> None:
     divided = divide_batches(lengths, sizes)
     ends = list(itertools.accumulate(divided))
     assert set(itertools.accumulate(sizes)) <= set(ends) and len(divided) <= 1.5 * len(sizes)
-    # No merge of two neighbors that were one batch keeps the share below the limit.
     assert share(lengths, list(torch.arange(445).split(divided))) <= 0.04
     assert divide_batches(lengths, [1] * 445) == [1] * 445 and divide_batches(lengths[:0], []) == []
 
@@ -95,7 +94,7 @@ def test_a_batch_is_divided_where_most_padding_is_saved() -> None:
     assert divided[0] == min(kept, key=lambda cut: kept[cut]) == 2
 
 
-def test_evaluation_is_in_order_of_the_first_examples_and_says_where_each_one_is() -> None:
+def test_evaluation_batches_are_in_order_of_their_first_examples_and_have_the_position_of_each_example() -> None:
     lengths = log_normal(300, 20, 0.6)
     rows = {"inputs": Ragged(torch.arange(300).repeat_interleave(lengths), lengths)}
     source = Source(rows, nn.Identity(), plan=ByLength(lengths))

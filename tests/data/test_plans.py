@@ -1,3 +1,5 @@
+"""Plans, which divide examples into batches of a fixed size, similar lengths or at most `max_tokens`, and streams."""
+
 import itertools
 
 import pytest
@@ -42,7 +44,7 @@ def width(lengths: Tensor) -> int:
 
 
 def area(batch: dict[str, Tensor]) -> int:
-    """Return the numbers of the attention weights of a batch."""
+    """Return the number of attention weights of a batch, for each head and layer."""
     return batch["inputs"].shape[0] * batch["inputs"].shape[1] ** 2
 
 
@@ -78,7 +80,7 @@ def test_batches_are_padded_to_a_multiple_and_their_padding_is_counted(multiple:
     assert area(batches.widest()) == max(map(area, found))
 
 
-def test_exact_lengths_and_a_second_field_reduce_padding() -> None:
+def test_a_smaller_multiple_and_sorting_by_both_fields_reduce_padding() -> None:
     first, more = torch.randint(4, 30, (2, 2000), generator=Generator().manual_seed(0))
     lengths = torch.stack([first, first + more % 6], dim=1)
     fields = {name: Ragged(torch.zeros(int(each.sum())), each) for name, each in zip("ab", lengths.T, strict=True)}
@@ -90,7 +92,7 @@ def test_exact_lengths_and_a_second_field_reduce_padding() -> None:
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
-    lengths = LENGTHS.repeat(20)  # so many that batches have little padding and are not divided
+    lengths = LENGTHS.repeat(20)  # many, so that batches have little padding and are not divided
     plan = ByLength(lengths, max_tokens=300, multiple=WIDTH_MULTIPLE)(torch.arange(len(lengths)), 10, None)
     plan = sorted(plan, key=lambda part: -int(lengths[part].max()))
     for part, following in itertools.pairwise(plan):
@@ -158,7 +160,7 @@ def test_ragged_batches_have_the_planned_examples_and_resume_to_identical_batche
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_the_widest_batch_is_the_one_of_the_first_epoch_with_the_largest_attention(name: str) -> None:
+def test_the_widest_batch_is_that_of_the_first_epoch_with_the_most_attention_weights(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     widest = batches.widest()
     assert area(widest) == max(map(area, batches.epoch(0)))

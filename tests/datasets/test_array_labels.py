@@ -59,7 +59,6 @@ def test_integral_and_one_hot_floats_can_also_be_regression_targets(tmp_path):
         assert data.spec.targets == count
         assert "labels are floats: task=regression predicts them as numbers" in data.describe()
         source = data.load().test
-        # Runs of earlier versions read `targets`; `values` has the same numbers.
         np.testing.assert_array_equal(source.rows["targets"], y[:4].reshape(4, count))
         batch = next(iter(Batches(source, 4)))
         np.testing.assert_array_equal(batch["values"], y[:4].reshape(4, count))

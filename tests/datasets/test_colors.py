@@ -47,7 +47,7 @@ def rand_augment(masks: bool = False) -> RandAugment:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_a_color_changes_as_in_torchvision(name: str, channels: int) -> None:
+def test_brightness_contrast_and_saturation_change_as_in_torchvision(name: str, channels: int) -> None:
     x, factors = images(channels), torch.linspace(0.3, 1.7, COUNT)
     found = ENHANCERS[name](x, factors[:, None, None, None])
     expected = torch.stack([ENHANCE[name](image, float(factor)) for image, factor in zip(x, factors, strict=True)])
@@ -89,7 +89,7 @@ def test_each_operation_of_randaugment_equals_that_of_torchvision(name: str, sig
     ]
     expected = torch.stack([of_torchvision(name, image, sign) for image in x])
     error = (found - normalized(expected)).abs()
-    if name in MOVES:  # near the edges, the two interpolate differently
+    if name in MOVES:  # near the edges, torchvision interpolates differently
         error = error[:, :, 8:-8, 8:-8]
     assert error.max() < 1e-4
     assert name == "identity" or not torch.equal(expected, x)

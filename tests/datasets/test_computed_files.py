@@ -1,4 +1,4 @@
-"""The cache of computed files: one process at a time writes a folder, and a failure leaves nothing."""
+"""The cache of computed files: one process at a time writes a folder, and a failure leaves no files."""
 
 from pathlib import Path
 

@@ -51,7 +51,7 @@ def test_words_and_tags_of_all_splits_are_those_of_the_file(middle: str, tmp_pat
     assert [len(part) for part in data.parts] == [18, 6, 6]
 
 
-def test_a_run_reads_words_without_the_training_data(tmp_path: Path) -> None:
+def test_inputs_are_read_with_the_fitted_state_and_without_the_training_file(tmp_path: Path) -> None:
     data = Conll(write(tmp_path))
     again = Conll("moved.conll", fitted=data.fit())
     (given,) = again.inputs(InputFiles(text="Ada sleeps unheard"))
@@ -80,7 +80,7 @@ def test_the_first_piece_of_a_word_has_its_tag(tmp_path: Path) -> None:
     assert again.tokens.size == 8
 
 
-def test_a_tokenizer_may_leave_out_numbers(tmp_path: Path) -> None:
+def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
     vocabularies = pytest.importorskip("tokenizers")
     tokenizer = vocabularies.Tokenizer(vocabularies.models.WordLevel({"[UNK]": 0, "left": 9}, unk_token="[UNK]"))
     tokenizer.save(str(tmp_path / "tokenizer.json"))

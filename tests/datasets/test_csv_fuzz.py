@@ -91,11 +91,11 @@ def check(path: Path, seed: int) -> bool:
 
 
 def test_random_tables_are_read_correctly_or_rejected(tmp_path: Path) -> None:
-    accepted = [check(tmp_path / "a.csv", seed) for seed in range(300)]
+    accepted = [check(tmp_path / "a.csv", seed) for seed in range(100)]
     assert np.mean(accepted) > 0.8
 
 
 @pytest.mark.slow
 def test_many_more_random_tables_are_read_correctly_or_rejected(tmp_path: Path) -> None:
-    accepted = [check(tmp_path / "a.csv", seed) for seed in range(300, 10_000)]
+    accepted = [check(tmp_path / "a.csv", seed) for seed in range(100, 10_000)]
     assert np.mean(accepted) > 0.8

@@ -1,3 +1,5 @@
+"""Cutout: shape and position of the erased squares."""
+
 import torch
 
 from dltrain.datasets.cutout import Cutout

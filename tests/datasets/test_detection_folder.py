@@ -1,4 +1,4 @@
-"""Pictures with boxes in the formats of COCO and Pascal VOC, whole and in tiles."""
+"""Images with boxes in the formats of COCO and Pascal VOC, whole and in tiles."""
 
 import io
 import json
@@ -17,15 +17,15 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.datasets.shapes import draw_shapes
 from dltrain.errors import ConfigError
 
-BOX = (2.0, 1.0, 8.0, 5.0)  # of the cat in each picture of 12 x 8 pixels; the first picture of `coco` has none
+BOX = (2.0, 1.0, 8.0, 5.0)  # of the cat in each image of 12 x 8 pixels; the first image of `coco` has no cat
 Edit = dict[str, Any]
 
 
 def coco(root: Path, count: int = 20, file: str = "boxes.json", size: tuple[int, int] = (12, 8), **edit: Any) -> Path:
-    """Write pictures with a dog in the lower right corner of each, and a cat in all but the first.
+    """Write images with a dog in the lower right corner of each, and a cat in all but the first.
 
     Args:
-        edit: Replaces entries of the first annotation.
+        edit: Entries that replace those of the first annotation.
     """
     root.mkdir(parents=True, exist_ok=True)
     images, objects = [], []
@@ -47,7 +47,7 @@ def coco(root: Path, count: int = 20, file: str = "boxes.json", size: tuple[int,
 
 
 def voc(root: Path, count: int = 20, first: int = 3) -> Path:
-    """Write pictures and XML files with a cat in each, whose left edge is pixel number `first`."""
+    """Write images and XML files with a cat in each, whose left edge is pixel number `first`."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (12, 8), (number, 0, 0)).save(root / f"{number:02}.jpg")
@@ -100,7 +100,7 @@ def test_crowds_and_difficult_objects_have_negative_kinds(write: Any, tmp_path: 
     assert signs == {name: int(name) % 7 == 3 for name in signs}
 
 
-def test_pictures_without_boxes_are_kept(tmp_path: Path) -> None:
+def test_images_without_boxes_are_kept(tmp_path: Path) -> None:
     root = coco(tmp_path)
     content = json.loads((root / "boxes.json").read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] % 3]
@@ -143,7 +143,7 @@ def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val or []), len(splits.test)) == (12, 3, 2)
 
 
-def test_all_pictures_of_a_block_are_in_one_split(tmp_path: Path) -> None:
+def test_all_images_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     splits = DetectionFolder(str(coco(tmp_path, 40)), block=5, validation=0.25, test=0.25).load()
     found = [{rows.images[part.image].image.stem for part in rows.parts} for rows in _rows(splits)]
     assert [len(names) for names in found] == [20, 10, 10] and len(set.union(*found)) == 40
@@ -163,7 +163,7 @@ def test_tiles_cover_each_pixel_exactly_once() -> None:
 
 
 def drawn(root: Path, size: int = 96) -> Path:
-    """Write drawn shapes as pictures with boxes in JSON."""
+    """Write images of drawn shapes, and their boxes in JSON."""
     shapes = draw_shapes(torch.arange(6), size)
     images, objects = [], []
     for number, (pixels, boxes, kinds) in enumerate(
@@ -202,7 +202,7 @@ def test_boxes_with_a_visible_fraction_below_min_visible_are_dropped(tmp_path: P
     assert counts[0] > counts[1] > counts[2]
 
 
-def test_split_by_area_divides_each_picture_among_the_splits(tmp_path: Path) -> None:
+def test_split_by_area_divides_each_image_among_the_splits(tmp_path: Path) -> None:
     data = DetectionFolder(str(drawn(tmp_path, 120)), tile=20, split_by="area", image_size=20, validation=0.2, test=0.3)
     parts = [rows.parts for rows in _rows(data.load())]
     assert sum(map(len, parts)) == 6 * 36 == len({part for each in parts for part in each})
@@ -225,7 +225,7 @@ def test_crops_in_training_move_boxes_with_the_pixels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_of_other_modes_are_converted(mode: str, channels: int, tmp_path: Path) -> None:
+def test_images_of_other_modes_are_converted(mode: str, channels: int, tmp_path: Path) -> None:
     root = coco(tmp_path)
     suffix = "jpg" if mode == "CMYK" else "png"
     levels = np.full((8, 12), 200 * 257, np.uint16)
@@ -240,7 +240,7 @@ def test_pictures_of_other_modes_are_converted(mode: str, channels: int, tmp_pat
     assert abs(int(rows.example(number, None).pixels.mean()) - 200) <= 3
 
 
-def test_boxes_of_a_picture_rotated_by_exif_refer_to_the_upright_picture(tmp_path: Path) -> None:
+def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: Path) -> None:
     root = coco(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -271,7 +271,7 @@ def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tm
     assert message in error(coco(tmp_path, **edit))
 
 
-def test_boxes_are_cut_at_the_edge_of_their_picture(tmp_path: Path) -> None:
+def test_boxes_are_cut_at_the_edge_of_their_image(tmp_path: Path) -> None:
     root = coco(tmp_path, bbox=[-5, 6, 30, 30])
     pictures: Any = DetectionFolder(str(root)).load().train.rows.images  # type: ignore[union-attr]
     (picture,) = (each for each in pictures if each.image.stem == "00")
@@ -287,7 +287,7 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "size"])
 @pytest.mark.parametrize("write", [coco, voc])
-def test_a_picture_that_cannot_be_used_stops_the_run_before_training_or_is_left_out(
+def test_an_image_that_cannot_be_used_is_rejected_in_one_line_or_left_out(
     damage: str, write: Any, tmp_path: Path
 ) -> None:
     root = write(tmp_path)
@@ -297,7 +297,7 @@ def test_a_picture_that_cannot_be_used_stops_the_run_before_training_or_is_left_
     elif damage == "truncated":
         truncate(file)
     elif damage == "text":
-        file.write_text("not a picture")
+        file.write_text("not an image")
     else:
         Image.new("RGB", (13, 8)).save(file)
     expected = f"12 x 8 pixels in {file}" if damage == "size" else f"a readable image at {file}"
@@ -344,7 +344,7 @@ def test_broken_xml_is_rejected_in_one_line(text: str, message: str, tmp_path: P
     assert message in error(root)
 
 
-def test_other_mistakes_are_rejected_in_one_line(tmp_path: Path) -> None:
+def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "annotations in" in error(tmp_path / "empty")
     root = coco(tmp_path / "own")

@@ -1,4 +1,4 @@
-"""Truncated images, masks and frames, and images of unsupported kinds, are found before training in every split."""
+"""Truncated or unsupported images, masks and frames of every split are found before training."""
 
 import re
 from collections.abc import Callable

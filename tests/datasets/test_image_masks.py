@@ -82,7 +82,6 @@ def test_folders_named_like_splits_are_used_for_masks(tmp_path: Path) -> None:
 
 
 def test_image_and_mask_have_the_same_crop_at_full_resolution(tmp_path: Path) -> None:
-    size = (240, 160)
     across = np.broadcast_to(np.arange(240, dtype=np.uint8), (160, 240))
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
@@ -93,20 +92,20 @@ def test_image_and_mask_have_the_same_crop_at_full_resolution(tmp_path: Path) ->
     files, starts = data.load().train.rows, set()
     for key in range(20):
         pixels, mask = files.example(0, key)
-        # Pixels near a boundary of two classes are not compared.
+        # Pixels near the boundary between two classes are not compared.
         near = np.abs(pixels[..., 0].astype(int) - 24 * np.round(pixels[..., 0] / 24)) < 8
         assert np.array_equal(mask[~near], (pixels[..., 0] // 24)[~near])
         starts.add(int(pixels[0, 0, 0]))
-    assert len(starts) > 10, size
+    assert len(starts) > 10
     assert np.array_equal(files.example(0, 3)[1], files.example(0, 3)[1])
 
 
 def test_images_and_masks_are_transformed_together() -> None:
-    data = Shapes(augment={"flip": True, "shift": 3, "rotation": 10.0})
+    data = Shapes(examples=200, augment={"flip": True, "shift": 3, "rotation": 10.0})
     source = data.load().train
-    plain = next(iter(Batches(source, 400)))
-    moved = source.augment(plain, torch.arange(400))
-    # Shapes are brighter than the background, and must be where the mask is before and after the transform.
+    plain = next(iter(Batches(source, 200)))
+    moved = source.augment(plain, torch.arange(200))
+    # Shapes are brighter than the background, also within the transformed masks.
     for batch in (plain, moved):
         shape, rest = batch["targets"] > 0, batch["targets"] == 0
         assert batch["inputs"][:, 0][shape].mean() > batch["inputs"][:, 0][rest].mean() + 1
@@ -115,7 +114,7 @@ def test_images_and_masks_are_transformed_together() -> None:
 
 
 def test_shapes_are_the_same_in_every_run_and_every_class_occurs() -> None:
-    one, other = Shapes().load(), Shapes().load()
+    one, other = (Shapes(examples=100).load() for _ in range(2))
     assert torch.equal(one.train.rows["pixels"], other.train.rows["pixels"])
     for split in (one.train, one.val, one.test):
         assert set(split.rows["masks"].unique().tolist()) == {0, 1, 2, 3}

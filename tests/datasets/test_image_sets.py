@@ -1,3 +1,5 @@
+"""Digits, MNIST, Fashion-MNIST and CIFAR-10: files, splits and normalization."""
+
 import pickle
 from hashlib import md5
 from pathlib import Path
@@ -76,7 +78,7 @@ def test_the_test_digits_do_not_depend_on_the_validation_fraction():
 
 
 @pytest.mark.parametrize(("data", "folder"), [(MNIST, "MNIST"), (FashionMNIST, "FashionMNIST")])
-def test_idx_files_are_read_correctly(data, folder, tmp_path):
+def test_pixels_and_labels_equal_those_written_to_idx_files(data, folder, tmp_path):
     arrays = write_mnist(tmp_path, folder)
     splits = data(root=str(tmp_path), validation=0.25).load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [30, 10, 20]

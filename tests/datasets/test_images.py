@@ -1,3 +1,5 @@
+"""Normalization and augmentation of images, compared with their formulas."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Subwords that are fitted to the texts that models read: classes, tags, questions, pairs of texts and of sentences."""
+"""Subwords that are fitted to the training texts of tables, pairs, tagged sentences, questions and passages."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -21,7 +21,10 @@ def some_boxes(count: int, draw: torch.Generator) -> Tensor:
 
 
 def some_images(count: int = 20, crowds: bool = True) -> list[Image]:
-    """Return true boxes, classes and noisy detections; some images have no objects, some detections are wrong."""
+    """Return true boxes, classes and noisy detections of images; some images have no objects.
+
+    A negative class marks a crowd, in every fifth image if `crowds` is true.
+    """
     draw, images = torch.Generator().manual_seed(0), []
     for number in range(count):
         boxes = some_boxes(number % 6, draw)

@@ -1,4 +1,4 @@
-"""Scores of distributions, compared with scikit-learn, scipy and numeric integration."""
+"""Scores of predicted distributions, compared with scikit-learn, scipy and numeric integration."""
 
 from itertools import pairwise
 

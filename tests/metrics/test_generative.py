@@ -1,4 +1,4 @@
-"""Scores of random examples, compared with other libraries, closed forms and brute force."""
+"""Scores of generated examples, compared with other libraries, closed forms and brute force."""
 
 import math
 
@@ -20,7 +20,7 @@ def random_features(count: int, size: int, seed: int) -> Tensor:
 
 
 def by_matrix_root(real: Tensor, fake: Tensor) -> float:
-    """Return the Fréchet distance by the formula, with a matrix root."""
+    """Return the Fréchet distance, computed with the matrix square root of SciPy."""
     one, other = real.double().numpy(), fake.double().numpy()
     first, second = np.cov(one.T), np.cov(other.T)
     mean_distance = ((one.mean(0) - other.mean(0)) ** 2).sum()
@@ -28,7 +28,7 @@ def by_matrix_root(real: Tensor, fake: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("real", "fake", "size"), [(500, 300, 20), (60, 4000, 84), (40, 50, 2), (25, 25, 24)])
-def test_the_frechet_distance_equals_the_formula_in_scipy(real: int, fake: int, size: int) -> None:
+def test_the_frechet_distance_equals_the_formula_with_a_matrix_square_root(real: int, fake: int, size: int) -> None:
     one, other = random_features(real, size, 0), random_features(fake, size, 1)
     assert generative.frechet(one, other) == pytest.approx(by_matrix_root(one, other), rel=1e-6)
 
@@ -60,7 +60,7 @@ def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
-def test_the_frechet_distance_is_finite_with_fewer_examples_than_features(count: int) -> None:
+def test_the_frechet_distance_is_symmetric_and_exact_for_a_shift_with_few_and_many_examples(count: int) -> None:
     real, fake = random_features(count, 64, 0), random_features(count, 64, 1)
     assert generative.frechet(real, real) == pytest.approx(0, abs=1e-6)
     assert generative.frechet(real, fake) == pytest.approx(generative.frechet(fake, real), rel=1e-9)
@@ -96,15 +96,16 @@ def test_the_classifier_score_ranges_from_one_to_the_number_of_classes() -> None
 
 
 def fraction_within(queries: Tensor, members: Tensor, k: int) -> float:
-    """Return the fraction of points within the k-th neighbor distance of any member, by a plain loop."""
-    inside = 0
-    for point in queries:
-        for number, member in enumerate(members):
-            others = sorted(float((member - other).norm()) for n, other in enumerate(members) if n != number)
-            if float((point - member).norm()) <= others[k - 1]:
-                inside += 1
-                break
-    return inside / len(queries)
+    """Return the fraction of queries that are at most as far from a member as its k-th nearest other member."""
+    radii = []
+    for number, member in enumerate(members):
+        others = sorted(float((member - other).norm()) for n, other in enumerate(members) if n != number)
+        radii.append(others[k - 1])
+    inside = [
+        any(float((point - member).norm()) <= radius for member, radius in zip(members, radii, strict=True))
+        for point in queries
+    ]
+    return sum(inside) / len(queries)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -132,7 +133,7 @@ def test_one_repeated_example_has_high_precision_and_low_recall() -> None:
     assert recall < 0.05
 
 
-def test_precision_and_recall_of_two_examples_are_defined() -> None:
+def test_precision_and_recall_of_one_or_two_examples_are_defined() -> None:
     assert generative.precision_recall(torch.zeros(1, 2), torch.ones(1, 2)) == (0, 0)
     assert generative.precision_recall(torch.eye(2), torch.eye(2)) == (1, 1)
 

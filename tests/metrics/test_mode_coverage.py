@@ -1,13 +1,12 @@
-"""Mode coverage of a small example calculated by hand, and of real points."""
+"""Mode coverage, compared with a calculation by hand, and that of real points."""
 
 import math
 
 import pytest
 import torch
 
-from dltrain.config import compose
+from dltrain.datasets.synthetic import Ring
 from dltrain.metrics.mode_coverage import modes_found
-from dltrain.runs import assemble
 
 
 def test_mode_coverage_equals_a_calculation_by_hand() -> None:
@@ -23,7 +22,7 @@ def test_mode_coverage_equals_a_calculation_by_hand() -> None:
 
 
 def test_real_points_cover_every_mode_and_empty_classes_are_ignored() -> None:
-    ring = assemble.build_components(compose.compose(["model=gan", "data=ring", "device=cpu"])).data.load()
+    ring = Ring().load()
     train, val = ring.train.rows, ring.val.rows  # type: ignore[union-attr]
     found = modes_found(val["inputs"], val["targets"], train["inputs"][:2000], 8)
     assert found["modes"] == 8 and found["high_quality"] > 0.98 and found["coverage"] > 0.98
