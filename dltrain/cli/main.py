@@ -94,7 +94,7 @@ def _weights_only_loading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained_paths() -> Iterator[None]:
-    """Turn two system errors about paths into `ConfigError`: a name that is too long, and ``~USER`` of no user."""
+    """Turn two errors about paths into `ConfigError`: a name that is too long, and ``~USER`` with an unknown user."""
     try:
         yield
     except OSError as error:

@@ -72,12 +72,12 @@ def _predict_flags(parser: ArgumentParser) -> None:
     add(
         "--out",
         metavar="FOLDER",
-        help="a new or empty folder for predicted masks, images with boxes, or the pictures of --explain",
+        help="a new or empty folder for predicted masks, images with boxes, or the images of --explain",
     )
     explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
     explain += "texts with model.readout=attention, print the weight of each word"
     add("--explain", action="store_true", help=explain)
-    add("--text", help="a text to score, instead of INPUT")
+    add("--text", help="text to score, instead of INPUT")
 
 
 def _generate_flags(parser: ArgumentParser) -> None:
@@ -198,8 +198,8 @@ must be of the same kind as the training data:
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
             pixels of each class, and with --out a mask of class numbers; in detection the objects with class, score
-            and box, and with --out a copy of the image with them; in classification with --explain and --out a
-            picture of the parts that support the class
+            and box, and with --out a copy of the image with them; in classification with --explain and --out an
+            image of the parts that support the class
   clips     folders of frames, folders of such folders, or video files
             -> as for images in classification
   arrays    .npy and .npz files (the array x, x_test, or the only one)

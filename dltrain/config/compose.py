@@ -46,7 +46,7 @@ class Job:
             return interpolation.resolve(self.config)
 
     def title(self) -> str:
-        """Return the command of the run with every group's option."""
+        """Return the command of the run with the option of every group."""
         groups = dict.fromkeys(["experiment", "model", "data", "task", *reversed(self.choices)])
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 

@@ -1,4 +1,4 @@
-"""Errors in overrides: unknown groups, options and keys, and values of the wrong type. Works on plain dicts."""
+"""Errors in a configuration: unknown groups, options and keys, missing keys, wrong types. Works on plain dicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches

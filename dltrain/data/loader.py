@@ -192,7 +192,7 @@ class Batches:
         return batch
 
     def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
-        """Add the field ``continues`` and apply the blend, which both depend on the whole batch."""
+        """Add the field ``continues`` and apply the blend; both depend on the whole batch."""
         if self._divide.contiguous:
             batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
         if self.blend is None:

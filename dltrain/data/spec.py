@@ -232,12 +232,14 @@ class Data(Protocol):
       the loaded files were read).
     - ``check()``: called after `load` before a run is trained; raises ConfigError for examples that cannot be read, so
       that they do not stop the run later.
-    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
+    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`. Its batches
+      follow ``plan`` if that is contiguous, otherwise their order, padded to a multiple of ``pad_multiple`` steps.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
-    - ``file_formats``: suffix -> function that converts a generated text to the content of such a file.
+    - ``file_formats``: suffix -> function that converts generated text to the content of such a file.
+    - ``describe_file(path, **arguments) -> list[str]``: a static method that describes a file that is rejected.
     """
 
     spec: Spec

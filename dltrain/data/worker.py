@@ -21,7 +21,7 @@ PARENT_CHECK_S = 2.0
 
 
 class BatchReader:
-    """`Files` as the dataset of a DataLoader; for unreadable examples, messages are returned and not raised.
+    """`Files` as the dataset of a DataLoader; errors of unreadable examples are returned as messages.
 
     Args:
         files: One split.

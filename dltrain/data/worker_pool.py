@@ -66,7 +66,7 @@ class WorkerLoader:
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
         """Yield (batch number, indices, rows, [batch size]) of each batch from ``start`` on.
 
-        Indices and rows are empty if no example can be read.
+        Indices and rows are empty if no example of the batch can be read.
 
         Args:
             key: Key of the random numbers for decoding in this epoch; None outside training.

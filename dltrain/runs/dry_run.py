@@ -116,7 +116,7 @@ class NumbersAsTargets(nn.Module):
 
 
 def _check_checkpointable(components: Components) -> None:
-    """Raise ConfigError if a checkpoint cannot store the state of the model or the task, such as an unknown object."""
+    """Raise ConfigError if the state of the model or the task holds an object that a checkpoint cannot store."""
     for group, state in (("model", components.model.state_dict()), ("task", components.task.state_dict())):
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):

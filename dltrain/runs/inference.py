@@ -87,7 +87,7 @@ class Trained:
             batches = eval_batches(self.components, self.splits, split)
         try:
             if run:
-                task.fit_baselines(run["train"], run.get("val"))  # on the batches of training: identical baselines
+                task.fit_baselines(run["train"], run.get("val"))  # on the training batches, for identical baselines
             shown = with_progress(batches, console)
             shown = shown if self.others is None else _known_classes(shown, self.components)
             return run_in_eval_mode(task.evaluate, model, self.components.device, shown)

@@ -20,7 +20,7 @@ from dltrain.tasks.model_call import call_model, example_inputs
 
 @memory_errors()
 def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) -> Summary:
-    """Summarize the model and a training step.
+    """Return the summary of the model and of a training step.
 
     Args:
         job: The configuration.

@@ -160,7 +160,7 @@ def command_line(job: Job) -> str:
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return the content of ``environment.json``: entries for tables of runs, and all that results depend on."""
+    """Return the content of ``environment.json``: entries for tables of runs, and what results depend on."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},

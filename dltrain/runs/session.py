@@ -76,7 +76,7 @@ class Session:
         return self.loop.state.step if self.loop is not None else self.start_step
 
     def run(self) -> Outcome:
-        """Train, evaluate and report; however the run ends, it records a status and an exit code.
+        """Train, evaluate and report; record a status and an exit code, however the run ends.
 
         Raises:
             ConfigError: The run cannot start; the folder of a new run is removed.

@@ -62,7 +62,7 @@ def describe_load_error(error: Exception) -> str:
 
 
 def find_damage(file: Path, sha256: str | None) -> str | None:
-    """Check a file by its hash, or else by the CRCs of its zip entries, and return what is wrong, or None."""
+    """Check a file by its hash or, if that is None, by the CRCs of its zip entries; return what is wrong, or None."""
     if not file.is_file():
         return "it is missing"
     try:

@@ -63,7 +63,7 @@ class RunDir:
         self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
     def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
-        """Write ``status.json``: the state, and the exit code (None while it runs), step and error of the run."""
+        """Write ``status.json``: state, exit code (None while the run is active), step, error, process and times."""
         process = {"pid": os.getpid(), "host": platform.node()}
         times = {"started": iso_time(self.started), "updated": iso_time(time.time())}
         outcome = {"state": state, "exit_code": exit_code, "step": step, "error": error}
@@ -138,7 +138,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder; if locks do not work there, whether its process is alive."""
+    """Return whether a process has locked the run folder or, if locking fails, whether its process may be alive."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)

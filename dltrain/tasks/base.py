@@ -70,7 +70,7 @@ class Evaluation:
     """Result of one pass over a split.
 
     Args:
-        metrics: Name -> value, including ``loss``.
+        metrics: Name -> value, including the metric of the goal.
         baselines: Name of a baseline -> its metrics.
         extra: Data for `Task.show`, which therefore needs no second pass.
         notes: Sentences for the user, such as a warning about posterior collapse.
@@ -178,7 +178,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return the facts that the model needs: ``outputs``, ``each_step`` (an output at every step), ``causal``."""
+        """Return facts for the model, such as ``outputs``, ``each_step`` (an output at every step) and ``causal``."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -97,7 +97,7 @@ class StepRunner:
         return self.skipped_before + sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
     def read(self) -> Readings:
-        """Return the buffered losses, norms and learning rates; waits for the device."""
+        """Return and clear the buffered losses and norms, and add the learning rates; waits for the device."""
         readings = {
             log_name(name, turn): value for turn, o in self.optimizers.items() for name, value in o.readings().items()
         }
