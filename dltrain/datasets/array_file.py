@@ -21,7 +21,7 @@ UNREADABLE = (
 
 
 def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Load arrays of a file by name.
+    """Return the arrays of a file that have these names.
 
     Args:
         key: Configuration key for messages.

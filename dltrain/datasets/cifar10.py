@@ -60,7 +60,7 @@ class CIFAR10:
         self.spec = self.transform.add_bounds(image_spec(3, 32, 32, CLASSES))
 
     def load(self) -> Splits:
-        """Read all images, after a download if files are missing and ``download`` is set."""
+        """Return the splits, after a download if files are missing and ``download`` is set."""
         rest, test = self._read()
         if not self.validation:
             return self.transform.splits(rest, None, test, self.spec.classes)
@@ -97,7 +97,7 @@ def _load_torchvision(root: Path) -> list[Any] | None:
 
     The hashes matter because the files are pickles.
     """
-    # torchvision takes seconds to import, and only its own files need it.
+    # torchvision takes seconds to import, and only files in its layout need it.
     from torchvision import datasets
 
     try:

@@ -14,7 +14,7 @@ EXPECTED = "a folder of frames, a folder of clips, or a video file"
 
 
 def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
-    """Read frames from the middle of each clip.
+    """Yield frames from the middle of each clip.
 
     Args:
         files: Folders of frames, folders with such folders or video files at any depth, and video files.

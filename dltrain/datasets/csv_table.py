@@ -120,7 +120,7 @@ class Table:
         return self.columns[column].among(words | self.missing_words)
 
     def describe_cell(self, column: int, row: int) -> str:
-        """Describe a cell for messages."""
+        """Return the column, line and file of a cell, for messages."""
         return f"column {self.header[column]}, line {self.lines[row]} of {self.path}"
 
 

@@ -12,7 +12,7 @@ LANE = 301  # added to keys, so that these random numbers are independent of tho
 class Cutout(nn.Module):
     """Cutout: a square of each image becomes zero, the value of ``data.mean`` after normalization.
 
-    The center of the square is a random pixel of the image, so that a part of the square may lie outside.
+    The center of the square is a random pixel of the image, so a part of the square may lie outside the image.
 
     Args:
         side: Side of the square in pixels, at least 1.

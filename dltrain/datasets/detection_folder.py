@@ -1,4 +1,4 @@
-"""A user's own images with boxes, in the formats of COCO and Pascal VOC."""
+"""User-provided images with boxes, in the formats of COCO and Pascal VOC."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -31,9 +31,9 @@ MIN_TILE_ROWS = 3  # an image with fewer rows of tiles is not divided among the 
 class DetectionFolder:
     """Images with boxes below ``path``: one COCO JSON file per split, or one Pascal VOC XML file per image.
 
-    A split that has no file, folder or list of its own is cut from ``train``. Images are decoded when they are needed
-    and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned
-    and count neither as right nor as wrong.
+    A split without a file, folder or list is cut from ``train``. Images are decoded when they are needed
+    and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned,
+    and detections of them count neither as right nor as wrong.
 
     Args:
         path: The folder.

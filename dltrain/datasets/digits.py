@@ -53,7 +53,7 @@ class Digits:
         self.spec = self.transform.add_bounds(image_spec(1, 8, 8, [str(digit) for digit in range(10)]))
 
     def load(self) -> Splits:
-        """Read the file: each line holds 64 pixels from 0 to 16 and the class."""
+        """Return the splits; each line of the file holds 64 pixels from 0 to 16 and the class."""
         table = torch.from_numpy(np.loadtxt(BUNDLED, delimiter=",", dtype=np.uint8))
         rows = {"pixels": table[:, :64].reshape(-1, 1, 8, 8), "labels": table[:, 64].contiguous()}
         rest, test = hold_out_stratified(rows["labels"], TEST / len(table))

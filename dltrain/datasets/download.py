@@ -78,7 +78,7 @@ def _empty_folder(folder: Path) -> Iterator[None]:
 def _safe_network() -> Iterator[None]:
     """Set a timeout for servers, and keep archives from writing outside their folder.
 
-    torchvision itself does the latter only from version 0.29 on.
+    torchvision itself restricts archives only from version 0.29 on.
     """
     if hasattr(tarfile, "data_filter"):  # from Python 3.11.4 on
         tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)

@@ -1,4 +1,4 @@
-"""A user's own images, one folder per class."""
+"""User-provided images, one folder per class."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -116,7 +116,7 @@ class ImageFolder:
         )
 
     def load(self) -> Splits:
-        """List and split the files; no image is decoded yet."""
+        """Return the splits; the files are listed, and no image is decoded yet."""
         self.skipped = SkippedFiles()
         self.parts = {
             split: list_images(folder, split, self.classes, self.skipped) for split, folder in self.folders.items()

@@ -30,7 +30,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def read_images(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
 ) -> Iterator[Inputs]:
-    """Read images and convert them to the channels, size and pixel scale of a data set.
+    """Yield images, converted to the channels, size and pixel scale of a data set.
 
     Args:
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.

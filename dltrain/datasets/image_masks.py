@@ -1,4 +1,4 @@
-"""A user's own images and masks, in two folders."""
+"""User-provided images and masks, in two folders."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -38,7 +38,7 @@ PARTS = ("train", "val", "test")
 
 
 class ImageMasks:
-    """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/train`` etc.
+    """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/<split>``.
 
     The layout of Pascal VOC is also read: ``JPEGImages``, ``SegmentationClass``, lists in ``ImageSets/Segmentation``. A
     split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or

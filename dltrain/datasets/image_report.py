@@ -10,7 +10,7 @@ from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
 MAX_HASHED = 20_000  # maximum number of files to compare; more would delay the start of training
-HEAD_BYTES = 4096  # hashed first, so that few files are read whole
+HEAD_BYTES = 4096  # hashed first, so that few files are read completely
 
 SplitFile = tuple[str, Path]  # split and a file in it
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-# Added to the power before the logarithm: about the noise of 16-bit samples, so that digital silence stays finite.
+# Added to the power before the logarithm, so that digital silence is finite: about the noise of 16-bit samples.
 GUARD = 2.0**-24
 
 

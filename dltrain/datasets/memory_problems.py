@@ -48,7 +48,7 @@ class AddingProblem:
         self.spec = Spec(shape=(steps, 2), features=2, length=steps, targets=1, target_names=("sum",))
 
     def load(self) -> Splits:
-        """Draw all sequences and split them."""
+        """Draw all sequences, and return the splits."""
         drawn = uniform(torch.arange(self.sequences), self.steps + 2)
         numbers, places = drawn[:, :-2], drawn[:, -2:]
         half = self.steps // 2
@@ -128,7 +128,7 @@ class CopyMemory:
         )
 
     def load(self) -> Splits:
-        """Draw all symbols and split them."""
+        """Draw all symbols, and return the splits."""
         drawn = (uniform(torch.arange(self.sequences), self.items) * self.symbols).long() + FIRST_SYMBOL
         return _split({"symbols": drawn.to(torch.int16)}, self.prepare)
 

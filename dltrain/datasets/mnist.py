@@ -67,7 +67,7 @@ class MNIST:
         self.spec = self.transform.add_bounds(image_spec(1, SIZE, SIZE, self.class_names))
 
     def load(self) -> Splits:
-        """Read the four files; download them first if one is missing or incomplete and ``download`` is set."""
+        """Return the splits, after a download if a file is missing or incomplete and ``download`` is set."""
         raw = self.root / self.folder / "raw"
         files = [path for part in PARTS for path in _paths(raw, part)]
         missing = [path for path in files if not path.is_file()]

@@ -72,7 +72,7 @@ class MovingShapes:
         self.spec = clip_spec(Clip(1, frames, image_size, image_size), MOTIONS)
 
     def load(self) -> Splits:
-        """Draw all clips and split them."""
+        """Draw all clips, and return the splits."""
         rows = draw_clips(self.clips, self.frames, self.image_size)
         val, test = (held_out_size(self.clips, share) for share in (VALIDATION, TEST))
         sizes = [self.clips - val - test, val, test]

@@ -1,4 +1,4 @@
-"""A user's own arrays in one .npz file."""
+"""User-provided arrays in one .npz file."""
 
 import zipfile
 from collections.abc import Iterator
@@ -106,7 +106,7 @@ class Npz:
         return Source({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, self.prepare)
 
     def load(self) -> Splits:
-        """Read and split all arrays."""
+        """Read all arrays, and return the splits."""
         x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
         rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
         train, val = (select_rows(rest, indices) for indices in hold_out(len(x), self.validation))

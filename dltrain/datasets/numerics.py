@@ -38,7 +38,7 @@ def nonzero_std(values: np.ndarray) -> np.ndarray:
 
 
 def replace_zero(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Replace a scale (columns,) by 1 where a column of ``values`` (rows, columns) is constant up to rounding."""
+    """Replace a scale (columns,) with 1 where a column of ``values`` (rows, columns) is constant up to rounding."""
     varies = values.max(axis=0) > values.min(axis=0)
     threshold = np.maximum(ROUNDING * np.abs(values.mean(axis=0)), SMALLEST)
     return np.where(varies & (scale > threshold), scale, 1.0)

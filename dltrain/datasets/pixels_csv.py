@@ -1,4 +1,4 @@
-"""A user's own table of small gray images in a CSV file, such as the faces of FER-2013."""
+"""Small gray images in the rows of a CSV file, such as the faces of FER-2013."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -47,7 +47,7 @@ class RandomPairs:
         )
 
     def load(self) -> Splits:
-        """Draw the pairs; all splits have the same ones."""
+        """Draw the pairs, and return them as all three splits."""
         drawn = (uniform(torch.arange(self.pairs), 2 * self.steps) * self.number).to(torch.int32) + len(SPECIAL)
         target = torch.cat([drawn[:, self.steps :], torch.full_like(drawn[:, :1], END)], dim=1)
         pairs = Source({"source": drawn[:, : self.steps], "target": target}, self.prepare)

@@ -23,7 +23,7 @@ class Reversal:
     """Sequences of random letters, each with its reverse as the target; they do not depend on the seed of a run.
 
     To write the target, a model must remember the whole source: a test of its memory, or of its attention, which can
-    read the source backwards.
+    read the source backward.
 
     Args:
         sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
@@ -56,7 +56,7 @@ class Reversal:
         )
 
     def load(self) -> Splits:
-        """Draw all sequences and split them."""
+        """Draw all sequences, and return the splits."""
         drawn = (uniform(torch.arange(self.sequences), self.steps) * self.symbols).long() + len(SPECIAL)
         source = drawn.to(torch.int16)
         target = torch.cat([source.flip(1), torch.full_like(source[:, :1], END)], dim=1)

@@ -56,7 +56,7 @@ class Shapes:
         self.spec = replace(spec, object_classes=len(NAMES) - 1, object_class_names=NAMES[1:])
 
     def load(self) -> Splits:
-        """Draw all images and split them."""
+        """Draw all images, and return the splits."""
         held_out = torch.tensor([number for numbers in HELD_OUT.values() for number in numbers])
         every = torch.arange(self.examples + len(held_out))
         numbers = {"train": every[~torch.isin(every, held_out)][: self.examples]}

@@ -186,7 +186,7 @@ class Speech:
         self.features.adopt(fitted)
 
     def load(self) -> Splits:
-        """Decode all recordings, and fit the scale of the features to those of the training split."""
+        """Decode all recordings, fit the scale of the features to the training split, and return the splits."""
         self.long = 0
         frames = {
             split: self._decode(self.utterances, self.parts[split], split != TRAIN) for split in (TRAIN, VAL, TEST)

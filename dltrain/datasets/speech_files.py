@@ -26,7 +26,7 @@ class Utterances(NamedTuple):
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
         places: Location of each transcript, for messages.
-        splits: Split that has its own folder -> its rows; empty for tables, and for folders that are not divided.
+        splits: Split that has a folder -> its rows; empty for tables, and for folders that are not divided.
         ignored: Number of audio files outside the folders that are named after a word.
     """
 

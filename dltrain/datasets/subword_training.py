@@ -13,7 +13,7 @@ NAMES = {BYTE_PAIRS: "byte pairs", WORD_PIECES: "word pieces"}  # kind -> name o
 
 MARK = "##"  # before a token that continues a word
 MAX_CHARACTERS = 100  # maximum length of a word; longer words are unknown
-# Characters that form words on their own: BERT's punctuation marks, and ideographs.
+# Characters that are words by themselves: BERT's punctuation marks, and ideographs.
 ALONE = r"!-/:-@\[-`{-~\p{P}\p{Han}"
 
 

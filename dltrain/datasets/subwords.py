@@ -1,4 +1,4 @@
-"""Tokenizers of the package tokenizers: fitted to texts, or a user's own ``tokenizer.json``."""
+"""Tokenizers of the package tokenizers: fitted to texts, or from a user-provided ``tokenizer.json``."""
 
 import json
 from collections.abc import Iterator, Sequence

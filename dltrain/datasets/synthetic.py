@@ -87,7 +87,7 @@ class Ring:
         self.spec = Spec(shape=(2,), size=2, classes=modes, class_names=names)
 
     def load(self) -> Splits:
-        """Compute all points and split them."""
+        """Compute all points, and return the splits."""
         classes = torch.arange(sum(RING_SIZES.values())) % self.modes
         angles = classes * (2 * math.pi / self.modes)
         means = self.radius * torch.stack([angles.cos(), angles.sin()], 1)

@@ -1,4 +1,4 @@
-"""A user's own table in a CSV file: predict one column from columns of numbers, words and dates."""
+"""User-provided table in a CSV file: one column is predicted from columns of numbers, words and dates."""
 
 from collections.abc import Iterator
 from dataclasses import replace

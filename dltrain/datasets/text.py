@@ -36,9 +36,9 @@ class Text:
     r"""A text file, split in its order into training, validation and test tokens.
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
-    once, except the first, and the last window is padded with the token -1. The vocabulary of characters is that of the
-    whole file, so a character that occurs only in the test split has a token, but an untrained one. Words and
-    subwords are fitted to the training split. The sizes of the splits are counted in characters, or in bytes with
+    once, except the first token. The last window is padded with the token -1. The vocabulary of characters is that of
+    the whole file, so a character that occurs only in the test split has an untrained token. Words and subwords are
+    fitted to the training split. The sizes of the splits are counted in characters, or in bytes with
     ``tokens=bytes``, so that all other kinds of tokens have the same splits.
 
     Args:
@@ -151,9 +151,9 @@ class Text:
         return map_parts(self.tokenizer, parts, {"file": parts.file.scan.sha256, "vocabulary": vocabulary})
 
     def load(self) -> Splits:
-        """Read and split the file."""
+        """Read and encode the file, and return the splits."""
         parts = self.parts or self._read(*self.shares)
-        self.parts = None  # the text is not read again
+        self.parts = None  # frees memory, as the text is not read again
         (train, val, test), counts = self._encode(parts)
         self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, counts)
         self.lines += describe_documents((train, val, test), self.end)

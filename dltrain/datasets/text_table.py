@@ -179,7 +179,7 @@ class TextTable:
         return self._source(rows, torch.arange(len(table)), by_length=True)
 
     def load(self) -> Splits:
-        """Encode and split the texts."""
+        """Encode the texts, and return the splits."""
         rows: dict[str, Tensor | Ragged] = {"tokens": self.encoded}
         rows |= self.target.encode(self.table, self.column)
         self.parts = {**self.parts, TRAIN: self._labeled(rows["targets"])}

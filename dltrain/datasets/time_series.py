@@ -188,7 +188,7 @@ class TimeSeries:
         return all(part.count_windows(self.horizon) > 0 for part in ranges)
 
     def load(self) -> Splits:
-        """Fill missing values, fit the scales and cut the windows."""
+        """Fill missing values, fit the scales, and return the windows of each split."""
         self.notes = series_table.check_order(self.table, self.times, self.series, self.group)
         parts = [self.split.ranges(len(one.rows), self.window, self.lead) for one in self.series]
         if not all(map(self._is_long, self.series)):

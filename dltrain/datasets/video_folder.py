@@ -1,4 +1,4 @@
-"""A user's own clips, one folder per class."""
+"""User-provided clips, one folder per class."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -118,7 +118,7 @@ class VideoFolder:
         return Source(self._files([*chain.from_iterable(map(self._list, self._find_splits().values()))]), self.prepare)
 
     def load(self) -> Splits:
-        """List and split the clips; nothing is decoded yet."""
+        """Return the splits; the clips are listed, and nothing is decoded yet."""
         self.lengths = {}
         self.parts = {split: self._list(folder) for split, folder in self.folders.items()}
         for split, fraction in ((TEST, self.test), (VAL, self.validation)):

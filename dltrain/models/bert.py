@@ -124,7 +124,7 @@ class BERT(nn.Module):
         segments: Tensor | None = None,
         documents: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the outputs at every step, or of each text; with `next_sentence` also those of each pair.
+        """Return the outputs at every step, or of each text; with `next_sentence` also the outputs of each pair.
 
         Args:
             lengths: Steps of each text, int64 (B,) on the CPU; later steps are padding. None for no padding.

@@ -88,8 +88,8 @@ class CNN(nn.Module):
             (``same`` or ``valid``), ``activation``, ``norm`` and ``pool`` (``max`` or ``avg`` of 2x2 pixels, or
             ``none``).
         hidden_size: Widths of the fully connected hidden layers; may be empty.
-        activation: Activation function of the hidden layers, and of blocks without their own.
-        norm: ``batch``, ``layer``, ``group`` or ``none``, for the hidden layers and for blocks without their own.
+        activation: Activation function of the hidden layers, and of blocks that do not set it.
+        norm: ``batch``, ``layer``, ``group`` or ``none``, for the hidden layers and for blocks that do not set it.
         dropout: Dropout probability of the fully connected hidden layers, in [0, 1).
 
     Shape: (B, channels, height, width) -> (B, outputs).
@@ -158,7 +158,7 @@ class LeNet5(nn.Module):
         super().__init__()
         check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs)
         missing = max(0, 32 - height), max(0, 32 - width)
-        # Pads only an odd row or column: the convolution pads the rest, equally on both sides and without a copy.
+        # Pad only an odd row or column here. The convolution pads the rest, equally on both sides and without a copy.
         odd = [nn.ZeroPad2d((0, missing[1] % 2, 0, missing[0] % 2))] if missing[0] % 2 or missing[1] % 2 else []
         padding = missing[0] // 2, missing[1] // 2
         rows, columns = (((max(32, side) - 4) // 2 - 4) // 2 for side in (height, width))

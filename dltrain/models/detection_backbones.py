@@ -113,7 +113,7 @@ def make_pyramid(backbone: str, channels: int, norm: str, width: int, first: int
 
 
 def replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
-    """Replace the convolution called `name` by one for `channels` channels, initialized as in torchvision's ResNets."""
+    """Replace the convolution `name` with one for `channels` channels, initialized as in torchvision's ResNets."""
     old: Any = network.get_submodule(name)
     if old.in_channels == channels:
         return

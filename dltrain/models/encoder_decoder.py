@@ -140,7 +140,7 @@ class EncoderDecoder(ReadAndWrite):
             ``shared_vocabulary``, also of the source embedding.
         shared_vocabulary: Whether source and target have the same vocabulary.
         init: Initial weights of linear layers: ``xavier`` (uniform, Glorot and Bengio 2010), as in `nn.Transformer`, or
-            ``uniform``, those of `nn.Linear`, within 1 / sqrt(inputs).
+            ``uniform``, as in `nn.Linear`, within 1 / sqrt(inputs).
         dropout: Dropout probability of embeddings, attention weights and residual branches, in [0, 1).
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.

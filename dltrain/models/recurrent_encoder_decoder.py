@@ -53,7 +53,7 @@ class RecurrentEncoderDecoder(nn.Module):
 
     Args:
         source_embedding, target_embedding: Modules that compute the inputs of each part; subclasses call them.
-        widths: Width of the inputs of the encoder, and of those of the decoder.
+        widths: Widths of the inputs of the encoder and of the decoder.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of each part.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.

@@ -248,7 +248,7 @@ class InceptionNetwork(TorchvisionNetwork):
         self._build(channels, (height, width), outputs, name, stem, dropout=dropout, **heads)
 
     def forward(self, x: Tensor) -> Any:
-        """Return the outputs of each image, in training with those of the auxiliary heads."""
+        """Return the outputs of each image; in training also the outputs of each auxiliary head and their weight."""
         result = super().forward(x)
         if isinstance(result, Tensor):
             return result

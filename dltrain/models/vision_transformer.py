@@ -37,7 +37,7 @@ class ViT(AdoptedNetwork):
             16 with at least 7 patches along the shorter side, 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
         dropout: Dropout probability of the inputs, hidden feed-forward layers and residual branches, in [0, 1).
-        hidden_size: Number of features, at least 1; None for that of the variant.
+        hidden_size: Number of features, at least 1; None for the number of the variant.
         num_heads: Number of attention heads, a divisor of the features; None for one per 64 features.
         pool: ``class_token`` to classify the state of an additional token, or ``mean`` for the mean over the patches.
 
@@ -116,7 +116,7 @@ class ViT(AdoptedNetwork):
         return of_outputs[:, self.tokens :].unflatten(1, self.grid)
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights with position embeddings interpolated from a square grid of patches to that of this model.
+        """Return weights with position embeddings interpolated from a square grid of patches to the grid of this model.
 
         The position of a class token is left out if this model has none.
         """
