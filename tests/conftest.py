@@ -42,14 +42,14 @@ def imports_are_frozen() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gc, "get_freeze_count", lambda: 1)  # counting all of them takes longer than training
+        patch.setattr(gc, "get_freeze_count", lambda: 1)  # counting all frozen objects takes longer than training
         yield
     gc.unfreeze()  # libraries report frozen objects as leaks when Python ends
 
 
 @pytest.fixture
 def frozen_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give `gc.get_freeze_count` its own meaning again, which `imports_are_frozen` replaces."""
+    """Restore `gc.get_freeze_count`, which `imports_are_frozen` replaces."""
     monkeypatch.setattr(gc, "get_freeze_count", GET_FREEZE_COUNT)
 
 
@@ -65,7 +65,7 @@ def nothing_is_frozen(frozen_objects_are_counted: None) -> Iterator[None]:
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder for ``data.root`` with small random data sets.
 
-    They have the formats of MNIST, Fashion-MNIST, CIFAR-10 and of the data sets that the experiments read.
+    They have the formats of MNIST, Fashion-MNIST and CIFAR-10, and of the data sets that the experiments read.
     """
     root, random = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
@@ -99,7 +99,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reviews(random: np.random.Generator) -> list[str]:
-    """Return lines with a number, a rating and a text of 3 to 40 words."""
+    """Return 200 lines, each with a number, a rating and a text of 3 to 40 words."""
     words = np.array(["the", "film", "is", "good", "bad", "slow", "funny", "not", "and", "a"])
     texts = [" ".join(words[random.integers(0, len(words), random.integers(3, 41))]) for _ in range(200)]
     ratings = [text.count("good") - text.count("bad") + random.normal() for text in texts]
@@ -114,7 +114,7 @@ def packages(number: int) -> str:
 
 
 def phrases(random: np.random.Generator) -> list[str]:
-    """Return lines with a phrase of 1 to 12 words and its translation word by word."""
+    """Return 120 lines, each with a phrase of 1 to 12 words and its word-for-word translation."""
     words = [("the", "el"), ("dog", "perro"), ("cat", "gato"), ("sees", "ve"), ("and", "y"), ("sleeps", "duerme")]
     drawn = [[words[number] for number in random.integers(0, len(words), 1 + row % 12)] for row in range(120)]
     return ["\t".join(" ".join(side) for side in zip(*pairs, strict=True)) for pairs in drawn]
@@ -271,7 +271,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         overrides = RUNS.get(key[0], key)
         if overrides not in known:
             folder, out = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
-            # Drawing takes most of the time of such a run.
+            # Drawing takes most of the time of a short run.
             quick = [] if "trainer.log_media=true" in overrides else ["trainer.log_media=false"]
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
                 assert main.main([*overrides, *quick, "device=cpu", f"hydra.run.dir={folder}"]) == 0

@@ -1,4 +1,4 @@
-"""Runs shared by several tests."""
+"""Runs that several tests share."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Weights of unbalanced classes and scores of each class in whole runs."""
+"""Whole runs with weights for unbalanced classes, and the scores of each class."""
 
 import json
 from collections.abc import Callable

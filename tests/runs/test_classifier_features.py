@@ -1,4 +1,4 @@
-"""Generated images are scored with the features of a trained classifier, which is named in the result."""
+"""Generated images are scored with the features of a trained classifier; the result names it."""
 
 import json
 import shutil
@@ -115,7 +115,7 @@ def test_the_result_of_a_classification_run_does_not_contain_features(classifier
     assert "features" not in json.loads((classifier_run / "result.json").read_text())
 
 
-def test_computing_scores_does_not_change_training(classifier_run: Path, tmp_path: Path) -> None:
+def test_scores_from_classifier_features_do_not_change_training(classifier_run: Path, tmp_path: Path) -> None:
     plain, scored = train_gan(tmp_path / "plain"), train_gan(tmp_path / "scored", f"task.features={classifier_run}")
     weights = [torch.load(path / "checkpoints" / "last.pt", weights_only=True)["model"] for path in (plain, scored)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

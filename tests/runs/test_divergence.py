@@ -41,7 +41,9 @@ def test_models_that_draw_samples_end_as_diverged_if_weights_are_non_finite(
     assert outcome.state == "diverged", outcome.error
 
 
-def test_the_error_names_the_first_non_finite_weight(train: Train, small_data: Callable[[str], list[str]]) -> None:
+def test_the_error_names_the_first_non_finite_weight_and_its_step(
+    train: Train, small_data: Callable[[str], list[str]]
+) -> None:
     outcome = train("model=rbm", *small_data("digits"), "optimizer.lr=1e38", "trainer.max_steps=1")
     assert outcome.state == "diverged"
     assert "the weight up.weight is not finite in step 1" in str(outcome.error)

@@ -1,4 +1,4 @@
-"""The dry run computes two examples, or the widest batch if batches differ in shape and are not split."""
+"""The dry run computes two examples, or the widest batch if batches differ in shape and on_oom does not split them."""
 
 from collections.abc import Callable
 

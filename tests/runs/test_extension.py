@@ -1,4 +1,4 @@
-"""Extending a run whose schedule depends on the length of training."""
+"""Runs with schedules that depend on the length of training are extended only with --change-schedule."""
 
 from collections.abc import Callable
 

@@ -75,7 +75,7 @@ def check_run(seed: int, folder: Path, capfd: pytest.CaptureFixture[str]) -> Non
         assert result["test"] and is_finite(result["test"]), (seed, overrides, result["test"])
 
 
-def test_extreme_values_give_neither_a_traceback_nor_a_false_result(
+def test_runs_with_extreme_values_end_without_a_traceback_and_with_finite_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(6):
@@ -83,7 +83,7 @@ def test_extreme_values_give_neither_a_traceback_nor_a_false_result(
 
 
 @pytest.mark.slow
-def test_many_more_extreme_values_give_neither_a_traceback_nor_a_false_result(
+def test_many_more_runs_with_extreme_values_end_without_a_traceback_and_with_finite_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for seed in range(6, 300):

@@ -1,4 +1,4 @@
-"""Networks of torchvision in whole runs: initial weights from torchvision, auxiliary heads, resume."""
+"""Image networks in whole runs: initial weights from torchvision, auxiliary heads, and resume."""
 
 import io
 import shutil
@@ -24,7 +24,7 @@ NETWORKS |= {"vgg13": ["model.norm=batch"]}
 TRANSFER = ["transfer=finetune", "transfer=freeze"]
 
 
-def test_output_layers_of_auxiliary_heads_are_new_for_other_classes_and_their_other_layers_are_loaded(
+def test_for_other_classes_only_the_output_layers_of_auxiliary_heads_are_new(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "googlenet.pt"

@@ -83,7 +83,7 @@ def test_jobs_of_sweeps_are_listed_but_not_the_sweep_itself(outputs: Path) -> No
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
-def test_a_saved_job_is_loaded_as_it_was_composed(tmp_path: Path) -> None:
+def test_a_loaded_job_equals_the_composed_job_that_was_saved(tmp_path: Path) -> None:
     job = compose.compose(["model=gru", "data=timeseries", "optimizer/schedule=cosine", "optimizer.lr=0.01"])
     (tmp_path / run_files.JOB).write_text(stored.dump_job(job))
     found = stored.load_job(tmp_path)
@@ -159,7 +159,7 @@ def test_mappings_of_user_classes_may_have_numbers_as_keys(tmp_path: Path, plain
     assert stored.load_job(tmp_path).config["model"]["names"] == {0: "cat", 1: "dog"}
 
 
-def test_a_truncated_job_is_read_or_rejected(tmp_path: Path, plain_run: Path) -> None:
+def test_a_truncated_job_is_loaded_or_rejected_as_a_configuration_error(tmp_path: Path, plain_run: Path) -> None:
     content = (plain_run / run_files.JOB).read_bytes()
     for length in range(0, len(content), 97):
         (tmp_path / run_files.JOB).write_bytes(content[:length])

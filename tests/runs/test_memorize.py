@@ -1,4 +1,4 @@
-"""A small version of experiment=transformer_memorize: random pairs are memorized in 100 steps of the whole batch."""
+"""A small version of experiment=transformer_memorize: random pairs are memorized in 100 full-batch steps."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How runs end, and what they leave in the run folder."""
+"""States and exit codes of runs, and the files in their folders."""
 
 import io
 import json

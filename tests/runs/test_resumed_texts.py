@@ -1,4 +1,4 @@
-"""Runs on texts that are stopped within an epoch and resumed have the same weights as uninterrupted runs."""
+"""Runs on texts that stop within an epoch and are resumed end with the same weights as uninterrupted runs."""
 
 from collections.abc import Callable
 from pathlib import Path

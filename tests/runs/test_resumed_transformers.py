@@ -1,4 +1,4 @@
-"""Runs of each kind of transformer that are stopped within an epoch and resumed equal uninterrupted runs bit by bit."""
+"""Runs of each kind of transformer that stop within an epoch and are resumed end with the same weights, bit for bit."""
 
 from collections.abc import Callable
 

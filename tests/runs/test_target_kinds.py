@@ -1,4 +1,4 @@
-"""The task, and not the column, decides whether targets are classes or numbers."""
+"""The task, not the column, decides whether targets are classes or numbers."""
 
 from pathlib import Path
 

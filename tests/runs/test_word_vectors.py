@@ -46,7 +46,9 @@ def prepared(texts: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
 
 
 @pytest.mark.parametrize("header", [[], ["4 4"]], ids=["glove", "word2vec"])
-def test_words_of_the_file_get_their_vectors_and_the_others_the_same_deviation(header: list[str], prepared) -> None:  # type: ignore[no-untyped-def]
+def test_words_of_the_file_get_their_vectors_and_others_random_values_of_the_same_deviation(
+    header: list[str], prepared
+) -> None:  # type: ignore[no-untyped-def]
     rows, notes = prepared([*header, *LINES])
     for word in ("good", "bad", "film"):
         np.testing.assert_array_equal(rows[word], np.array(KNOWN[word], dtype=np.float32))
@@ -67,12 +69,12 @@ def test_words_of_the_file_get_their_vectors_and_the_others_the_same_deviation(h
         (LINES, ["transfer.weights=x"], "not supported with transfer.weights"),
     ],
 )
-def test_vectors_that_do_not_fit_are_rejected(lines: list[str], more: list[str], message: str, prepared) -> None:  # type: ignore[no-untyped-def]
+def test_unusable_word_vectors_are_rejected(lines: list[str], more: list[str], message: str, prepared) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ConfigError, match=f"^transfer.embeddings: {message}"):
         prepared(lines, *more)
 
 
-def test_frozen_vectors_do_not_change_and_the_run_needs_neither_file_afterwards(
+def test_frozen_vectors_do_not_change_and_a_finished_run_does_not_need_their_file(
     texts: list[str], train: Callable[..., Outcome], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "vectors.txt").write_text("\n".join(LINES))

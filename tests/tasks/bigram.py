@@ -1,4 +1,4 @@
-"""A small language model of known probabilities."""
+"""A small language model with known probabilities."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ VOCABULARY, LENGTH = 11, 6
 
 
 class Table(nn.Module):
-    """A bigram model: the logits of the next token are a row of a table. It rejects more than `LENGTH` tokens."""
+    """Bigram model: the logits of the next token are a row of a table. It rejects more than `LENGTH` tokens."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,11 +57,11 @@ TURNS = {
     "clipped": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "task.clip=0.01"],
     "penalized": ["model=gan", "data=ring", *SMALL, "task.loss_name=wasserstein", "device.precision=bf16"],
     "spectral": ["model=gan", "data=ring", *SMALL, "model.spectral=true", "task.loss_name=hinge"],
-    "pictures": ["model=dcgan", "data=digits", "model.hidden_size=4", "device=cpu", "device.precision=bf16"],
+    "images": ["model=dcgan", "data=digits", "model.hidden_size=4", "device=cpu", "device.precision=bf16"],
 }
 COMPILED = [
     pytest.param(name, True, marks=pytest.mark.slow, id=f"{name}, compiled")
-    for name in ("bf16", "penalized", "spectral", "pictures")
+    for name in ("bf16", "penalized", "spectral", "images")
 ]
 
 
@@ -82,14 +82,14 @@ def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: 
         runner.run(replace(stage, turns=[replace(turn, every=1)]), group, StepInfo(0, 0, 0.0), measure_norm=True)
         assert all(torch.equal(p, value) for p, value in zip(others, theirs, strict=True))
         assert all(p.grad is not None and bool((p.grad == 7.0).all()) for p in others)
-        # The output bias of the critic is not checked: it can stay the same, because its gradients on real and
+        # Biases are not checked: the output bias of the critic can stay the same, because its gradients on real and
         # generated examples can cancel.
         assert all(p.dim() < 2 or not torch.equal(p, value) for p, value in zip(own, before, strict=True))
         for p in others:
             p.grad = None
 
 
-def test_the_generator_is_updated_every_n_critic_steps() -> None:
+def test_the_generator_takes_a_turn_after_n_critic_steps_and_the_critic_may_have_its_own_learning_rate() -> None:
     critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(point_gan())[0].turns
     assert (critic.every, generator.every) == (1, 5)
     assert (critic.lr, generator.lr) == (0.1, None)
@@ -174,7 +174,7 @@ def test_a_gradient_penalty_with_batch_norm_is_rejected() -> None:
     assert task.stages(DCGAN(1, 16, 16, 1, critic_norm="layer"))
 
 
-def test_a_model_without_generator_and_critic_is_rejected() -> None:
+def test_a_model_without_a_generator_and_a_critic_is_rejected() -> None:
     with pytest.raises(ConfigError, match="a generator and a critic"):
         Adversarial(**RING).stages(MLP(2, 8))
 
@@ -237,7 +237,7 @@ def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unch
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_metric_is_coverage_for_points_with_classes_and_frechet_otherwise() -> None:
+def test_the_monitored_metric_is_coverage_for_points_with_classes_and_the_frechet_distance_otherwise() -> None:
     assert (Adversarial(**RING).goal.metric, Adversarial(**RING).goal.better) == ("coverage", "max")
     assert (Adversarial(**IMAGE).goal.metric, Adversarial(**IMAGE).goal.better) == ("frechet", "min")
     assert Adversarial(shape=[2]).goal.metric == "frechet"
@@ -252,7 +252,7 @@ def test_the_number_of_missed_modes_is_reported() -> None:
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_generated_points_are_shown_with_real_points_and_images_as_a_grid() -> None:
+def test_samples_are_shown_for_points_in_the_plane_and_images_and_the_critic_for_all_data() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), point_gan(), batch_of(40)),
@@ -296,7 +296,7 @@ def test_only_a_conditional_model_can_generate_a_given_class() -> None:
         task.generate(image_gan(), request(10, label=2))
 
 
-def test_given_examples_are_rejected() -> None:
+def test_a_gan_cannot_reconstruct_given_examples() -> None:
     with pytest.raises(ConfigError, match="--given"):
         Adversarial(**IMAGE).generate(image_gan(), request(3, given=torch.zeros(3, 1, 8, 8)))
 

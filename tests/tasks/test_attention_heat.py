@@ -1,4 +1,4 @@
-"""Attention over images: scaling, enlargement and the picture."""
+"""Attention maps of images: scaling, enlargement and drawing."""
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,13 @@ WEIGHTS = torch.tensor([[0.1, 0.3, 0.2], [0.1, 0.1, 0.1]])
 
 
 class Attentive(nn.Module):
-    """A model that attends to the patches of each image by fixed weights."""
+    """Model that attends to the patches of each image with fixed weights."""
 
     def attention_map(self, images: Tensor) -> Tensor:
         return WEIGHTS.expand(len(images), -1, -1)
 
 
-def test_the_least_attention_is_0_the_most_1_and_equal_attention_is_0() -> None:
+def test_attention_is_scaled_to_the_range_0_to_1_and_equal_attention_becomes_0() -> None:
     images = torch.zeros(2, 1, 4, 6)
     found = attention_heat(Attentive(), images)
     expected = F.interpolate((WEIGHTS[None, None] - 0.1) / 0.2, (4, 6), mode="bilinear")[:, 0]
@@ -29,7 +29,7 @@ def test_the_least_attention_is_0_the_most_1_and_equal_attention_is_0() -> None:
     assert not attention_heat(equal, images).any()
 
 
-def test_a_vision_transformer_is_explained_by_its_attention_and_drawn_in_evaluation() -> None:
+def test_the_attention_of_a_vision_transformer_explains_its_predictions_and_is_drawn_in_evaluation() -> None:
     torch.manual_seed(0)
     model = ViT(1, 8, 8, 3, patch_size=2, num_layers=1, hidden_size=8).eval()
     task, batch = Classification(3), {"inputs": torch.randn(4, 1, 8, 8), "targets": torch.tensor([0, 1, 2, 0])}

@@ -16,7 +16,7 @@ WORDS, CLASSES = 30, 3
 
 
 def texts(count: int, seed: int, classes: int = CLASSES) -> list[Batch]:
-    """Return batches of random texts whose words and number depend on their class. One text is empty."""
+    """Return batches of random texts; words and numeric targets depend on the class. The first text is empty."""
     random = Generator().manual_seed(seed)
     lengths = torch.randint(1, 13, (count,), generator=random)
     lengths[0] = 0
@@ -104,7 +104,7 @@ def test_the_penalty_with_the_best_validation_accuracy_is_selected() -> None:
     assert model.description.startswith("baseline: TF-IDF of ")
 
 
-def test_tasks_report_their_metrics_for_the_text_baseline() -> None:
+def test_classification_and_regression_report_their_metrics_for_the_text_baseline() -> None:
     class Constant(torch.nn.Module):
         def __init__(self, outputs: int) -> None:
             super().__init__()

@@ -16,7 +16,7 @@ LENGTHS = torch.tensor([5, 1, 7, 3, 6, 2])
 
 
 def model_and_state(seed: int, scale: float = 4.0) -> tuple[Seq2Seq, dict[str, Any]]:
-    """Return a model whose random outputs differ from step to step, and its state after reading six sources."""
+    """Return a model with random weights, scaled so that its outputs differ by step, and its state for six sources."""
     torch.manual_seed(seed)
     model = Seq2Seq(9, VOCABULARY, hidden_size=8).double().eval()
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_a_search_copies_the_source_once_instead_of_at_every_step() -> None:
             return model.forward(tokens, state=state)
 
     BeamSearch(BEGIN, END, (PAD, BEGIN), 12, beam=3)(Recorded(), state)
-    assert len(places) == 2 < len(hidden), "the source itself, and its copy for each path of the beam"
+    assert len(places) == 2 < len(hidden), "the source itself, and one copy with a row for each path of the beam"
 
 
 @pytest.mark.parametrize(("beam", "penalty"), [(1, 1.0), (3, 0.0), (3, 1.0), (4, 0.6)])
@@ -94,7 +94,7 @@ def test_scores_are_normalized_log_probabilities_of_the_model(beam: int, penalty
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_wide_beam_finds_the_best_of_all_targets(penalty: float) -> None:
+def test_a_wide_beam_finds_the_best_target_of_an_exhaustive_search(penalty: float) -> None:
     model, state = model_and_state(2, scale=1.5)
     length, pieces = 3, [token for token in range(VOCABULARY) if token not in (PAD, BEGIN, END)]
     every = [[*start, END] for count in range(length) for start in itertools.product(pieces, repeat=count)]

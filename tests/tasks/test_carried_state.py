@@ -116,7 +116,7 @@ def transformer(size: int) -> nn.Module:
 @pytest.mark.parametrize(
     "make", [transformer, lambda size: GPT(size, LENGTH, size, hidden_size=8)], ids=["transformer", "gpt"]
 )
-def test_a_model_without_a_state_in_training_is_rejected(data: Text, make) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_that_carries_no_state_in_training_is_rejected(data: Text, make) -> None:  # type: ignore[no-untyped-def]
     (batch, *_) = Batches(data.load().train, STREAMS).epoch(0)
     with pytest.raises(ConfigError, match=r"^data.streams: not supported .* carries no state from batch to batch"):
         task(data).loss(make(data.spec.tokens.size).train(), batch, 0.0)

@@ -68,7 +68,7 @@ def test_scores_of_each_class_and_top_5_accuracy_equal_scikit_learn() -> None:
     assert list(evaluation.per_class) == [str(number) for number in range(classes)]
 
 
-def test_with_five_classes_there_is_no_top_5_accuracy() -> None:
+def test_there_is_no_top_5_accuracy_for_five_classes() -> None:
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(*examples()))
     assert "top5_accuracy" not in evaluation.metrics
 
@@ -102,7 +102,7 @@ def test_the_weighted_loss_equals_torch_and_the_weighted_mean_over_batches(smoot
 
 
 @pytest.mark.parametrize("weights", ["even", [1.0, 2.0], [1.0, -1.0, 1.0, 1.0, 1.0], [0.0] * CLASSES, []])
-def test_wrong_class_weights_are_rejected(weights: str | list[float]) -> None:
+def test_invalid_class_weights_are_rejected(weights: str | list[float]) -> None:
     with pytest.raises(ConfigError, match=r"task.class_weights: expected balanced, or 5 numbers of at least 0"):
         Classification(CLASSES, class_weights=weights)
 
@@ -119,7 +119,7 @@ def test_label_smoothing_is_used_only_in_training() -> None:
     assert smoothed == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
 
 
-def test_the_worst_mistakes_of_all_batches_are_sorted() -> None:
+def test_the_worst_mistakes_of_all_batches_are_sorted_by_descending_loss() -> None:
     logits, targets = examples(3)
     evaluation = Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets))
     losses = F.cross_entropy(logits, targets, reduction="none").numpy()
@@ -132,7 +132,7 @@ def test_the_worst_mistakes_of_all_batches_are_sorted() -> None:
     assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 
 
-def test_the_worst_mistakes_are_shown_only_for_images() -> None:
+def test_the_confusion_matrix_is_shown_and_for_images_also_the_worst_mistakes() -> None:
     logits, targets = examples(4)
     task = Classification(CLASSES, ["ant", "bee", "cat", "dog", "emu"])
     vectors = task.evaluate(nn.Identity(), batches(logits, targets))
@@ -143,7 +143,7 @@ def test_the_worst_mistakes_are_shown_only_for_images() -> None:
     assert all(item.image is not None and item.image.dtype == torch.uint8 for item in shown)
 
 
-def test_no_images_are_shown_without_mistakes() -> None:
+def test_without_mistakes_only_the_confusion_matrix_is_shown() -> None:
     _, targets = examples()
     perfect = (10.0 * F.one_hot(targets, CLASSES)).view(-1, 1, 1, CLASSES)
     task = Classification(CLASSES)

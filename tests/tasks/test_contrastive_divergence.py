@@ -44,7 +44,7 @@ def all_states(units: int) -> np.ndarray:
 
 
 def unnormalized(model: RBM) -> np.ndarray:
-    """Return exp(-E(v, h)) of all states, with a row for each visible state and a column for each hidden state."""
+    """Return exp(-E(v, h)) for all states, with a row for each visible state and a column for each hidden state."""
     weight, b, c = parameters_of(model)
     v, h = all_states(len(b)), all_states(len(c))
     return np.exp(v @ weight @ h.T + (v @ b)[:, None] + h @ c)
@@ -58,7 +58,7 @@ def random_states(count: int, units: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(count, units, generator=Generator().manual_seed(seed)).round()
 
 
-# --- probabilities against sums over all states ---------------------------------------------------------------------
+# --- probabilities compared with sums over all states ----------------------------------------------------------------
 
 
 def test_the_free_energy_equals_a_sum_over_all_hidden_states() -> None:
@@ -131,7 +131,7 @@ def expected_updates(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.nda
 
 
 def numpy_gibbs(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
-    """Run Gibbs steps with probabilities computed in NumPy and draws of torch.bernoulli."""
+    """Run Gibbs steps with probabilities computed by NumPy and samples of torch.bernoulli."""
     weight, b, c = parameters_of(model)
     drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
     for _ in range(steps):
@@ -283,7 +283,7 @@ def test_a_model_that_is_not_an_rbm_is_rejected() -> None:
         ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
 
 
-def test_data_without_a_pixel_range_are_rejected() -> None:
+def test_an_rbm_on_a_time_series_is_rejected_with_the_data_that_fit() -> None:
     with pytest.raises(ConfigError, match="Data that fit"):
         assemble.build_components(
             compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"])

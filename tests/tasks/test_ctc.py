@@ -1,4 +1,4 @@
-"""CTC, compared with torch on single examples, sums over all paths, exhaustive search, and error rates by hand."""
+"""CTC, compared with torch on single examples, sums over all paths, an exhaustive search, and edits counted by hand."""
 
 import itertools
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def steps_of(seed: int, steps: int, vocabulary: int = 3, scale: float = 1.5) -> 
 
 
 def sums_over_paths(steps: Tensor) -> dict[tuple[int, ...], float]:
-    """Return the probability of every transcript: the sum over all paths that write it."""
+    """Return the probability of every transcript: the sum over all paths that collapse to it."""
     found: dict[tuple[int, ...], float] = {}
     for path in itertools.product(range(steps.shape[1]), repeat=len(steps)):
         text = tuple(token for token, _ in itertools.groupby(path) if token)
@@ -122,7 +122,7 @@ def test_a_beam_never_scores_below_the_best_path(beam: int) -> None:
 
 
 def given(paths: list[list[int]]) -> Tensor:
-    """Return outputs whose best paths are those given; the shorter ones are padded with the token c."""
+    """Return outputs with the given best paths; shorter paths are padded with the token c."""
     width = max(map(len, paths))
     rows = torch.tensor([path + [4] * (width - len(path)) for path in paths])
     return 20.0 * nn.functional.one_hot(rows, len(LETTERS)).float()
@@ -157,7 +157,7 @@ def test_the_error_rate_of_the_baseline_is_that_of_its_transcripts() -> None:
     assert evaluation.baselines == {"unigram": {"cer": 6 / 8, "wer": 1.0}}
 
 
-def test_a_recording_and_transcripts_are_shown() -> None:
+def test_transcripts_are_shown_and_a_recording_if_the_data_have_frequency_bands() -> None:
     task = build(bands=5, step_seconds=0.02)
     evaluation = task.evaluate(Given(), [{**batch(), "inputs": torch.randn(3, 9, len(LETTERS))}])
     transcripts, recording = task.show(Given(), evaluation)

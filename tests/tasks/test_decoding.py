@@ -107,17 +107,17 @@ def test_decoded_bytes_are_yielded_as_complete_characters() -> None:
 
 
 @pytest.mark.parametrize("content", [b"a\xe2\x82", b"\xff\xfea", b"\xe2A\x82\xac", b"\x80\x80\x80\x80\x80\xe2\x82\xac"])
-def test_invalid_utf8_is_decoded_in_pieces_as_in_one_call(content: bytes) -> None:
+def test_invalid_utf8_decoded_in_pieces_equals_invalid_utf8_decoded_in_one_call(content: bytes) -> None:
     assert "".join(decode_stream(content, decode_bytes)) == content.decode(errors="replace")
 
 
 def log_probability(model: nn.Module, tokens: list[int], first: int) -> float:
-    """Return the log-probability of the tokens from position `first` on, read at once."""
+    """Return the log-probability of the tokens from position `first` on, computed in one pass."""
     steps = model(torch.tensor([tokens[:-1]]))[0].log_softmax(-1)
     return float(sum(steps[position - 1, tokens[position]] for position in range(first, len(tokens))))
 
 
-def test_a_wide_beam_finds_the_most_likely_continuation_of_all(table: Table) -> None:
+def test_a_wide_beam_finds_the_most_likely_of_all_continuations(table: Table) -> None:
     with torch.inference_mode():
         found = search_tokens(table, torch.tensor([[7, 3]]), LENGTH, VOCABULARY, 3, (2,))[0].tolist()
         allowed = [token for token in range(VOCABULARY) if token != 2]

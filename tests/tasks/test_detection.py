@@ -1,4 +1,4 @@
-"""Detection: losses, metrics in pixels of the files, predictions, pictures."""
+"""Detection: losses, metrics in pixels of the files, predictions and images."""
 
 from typing import Any
 

@@ -26,7 +26,7 @@ LEVELS = [0.05, 0.5, 0.75, 0.95]
 
 
 class Fixed(nn.Module):
-    """Model that repeats the last value plus an offset for each level."""
+    """Model that repeats the last value plus an offset for each output."""
 
     def __init__(self, offsets: list[float]) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TimeSeries:
-    """Return two random walks of different sizes."""
+    """Return two random walks of different scales."""
     values = np.random.default_rng(0).normal(size=(300, COLUMNS)).cumsum(axis=0) * [1, 50]
     path = tmp_path_factory.mktemp("walks") / "a.csv"
     path.write_text("a,b\n" + "".join(f"{a:.4f},{b:.4f}\n" for a, b in values))
@@ -93,7 +93,9 @@ def test_crps_and_coverage_of_a_normal_distribution_are_in_the_units_of_the_data
 
 
 @pytest.mark.parametrize("output", ["quantile", "gaussian"])
-def test_ridge_regression_has_normal_errors_with_their_deviation_on_validation(data: TimeSeries, output: str) -> None:
+def test_ridge_regression_predicts_normal_distributions_with_the_deviation_on_validation(
+    data: TimeSeries, output: str
+) -> None:
     task = Forecasting(HORIZON, COLUMNS, output=output)
     found, _, _ = evaluate(data, task, [0.0] * (3 if output == "quantile" else 2))
     assert task.ridge is not None

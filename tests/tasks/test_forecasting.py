@@ -107,7 +107,7 @@ def test_metrics_are_in_data_units_for_every_normalization(normalize: str, table
     ours = evaluation.metrics
     assert ours["mae"] == pytest.approx(mean_absolute_error(truth.ravel(), forecasts["repeat last"].ravel()), rel=1e-5)
     train = values[: len(values) - 2 * round(0.15 * len(values))]
-    # Mean errors of the seasonal naive forecast on the training split.
+    # Mean absolute errors of the seasonal naive forecast on the training split.
     changes = np.abs(train[SEASON:] - train[:-SEASON]).mean(axis=0)
     mase = {name: np.mean(np.abs(truth - forecast) / changes) for name, forecast in forecasts.items()}
     assert ours["mase"] == pytest.approx(mase["repeat last"], rel=1e-5)
@@ -148,7 +148,7 @@ def test_windows_of_more_than_2048_numbers_have_no_ridge_baseline() -> None:
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_adding_a_large_constant_to_a_series_does_not_change_errors_plots_and_forecasts(
+def test_adding_a_large_constant_to_a_series_changes_neither_errors_nor_forecasts(
     normalize: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4
@@ -230,7 +230,7 @@ def test_forecasts_are_drawn_with_the_true_values() -> None:
     assert shown.image is not None and shown.image.dtype == torch.uint8 and shown.image.shape[0] == 3
 
 
-def test_a_series_with_the_name_of_a_forecast_field_is_rejected() -> None:
+def test_a_column_with_the_name_of_a_forecast_field_is_rejected() -> None:
     for name in ("input", "time", "step"):
         with pytest.raises(
             ConfigError, match=rf"data.column: expected a name other than input, time, step, got {name}"

@@ -1,4 +1,4 @@
-"""Grad-CAM: maps and gradients computed by hand, numerical derivatives, and the layer that is chosen."""
+"""Grad-CAM: maps and gradients computed by hand, numerical derivatives, and the choice of the layer."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gradient of the last step at each distance in time, compared with closed forms and with autograd step by step."""
+"""Gradient of the last step's loss by distance in time, compared with closed forms and autograd on single texts."""
 
 from collections.abc import Iterable
 
@@ -68,7 +68,7 @@ def test_a_language_model_shows_the_gradient_of_its_last_token_only() -> None:
 
 
 class Counted:
-    """Batches that are counted when they are read."""
+    """Batches; the number of batches read is counted."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self.batches, self.read = batches, 0
@@ -103,13 +103,13 @@ def test_evaluation_has_the_same_metrics_and_draws_the_gradients_without_changin
     assert not model.steps._forward_hooks
 
 
-def test_a_model_without_a_module_steps_is_rejected_in_one_line() -> None:
+def test_a_model_without_a_steps_module_is_rejected_in_one_line() -> None:
     with pytest.raises(ConfigError, match=r"^task\.gradient_distance: not supported because MLP has no module `steps`"):
         Classification(3, gradient_distance=True).begin(MLP(12, 3))
     Classification(3).begin(MLP(12, 3))
 
 
-def test_the_chart_leaves_out_gradients_of_0() -> None:
+def test_norms_of_0_can_be_drawn_and_other_norms_give_another_chart() -> None:
     for norms in (torch.tensor([1.0, 0.0, 1e-9]), torch.zeros(4), torch.ones(1)):
         assert distance_chart(norms).shape[0] == 3
     assert not torch.equal(distance_chart(torch.tensor([1.0, 0.5])), distance_chart(torch.tensor([1.0, 0.1])))

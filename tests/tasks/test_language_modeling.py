@@ -111,7 +111,7 @@ def test_the_evaluation_loss_is_the_mean_over_all_tokens_of_a_split(split: str, 
     assert metrics["loss"] == pytest.approx(sum(nats) / len(nats), rel=1e-5)
 
 
-def test_bits_per_character_are_all_bits_divided_by_all_characters_and_unknown_words_are_spelled() -> None:
+def test_bits_per_character_are_all_bits_and_those_that_spell_unknown_words_divided_by_all_characters() -> None:
     own = [{**batch, "characters": torch.full((len(batch["inputs"]),), 9)} for batch in batches()]
     spelled = [{**batch, "spelling": 3 * F.one_hot(torch.tensor(0), len(batch["inputs"]))} for batch in own]
     metrics = LanguageModeling(VOCABULARY, LENGTH).evaluate(nn.Identity(), spelled).metrics
@@ -121,7 +121,7 @@ def test_bits_per_character_are_all_bits_divided_by_all_characters_and_unknown_w
     assert metrics["bits_per_character"] == pytest.approx((bits + 3 * 3 * 8) / (9 * sum(SIZES)), rel=1e-6)
 
 
-def test_special_tokens_are_not_generated_and_text_is_generated_as_it_is_decoded_in_one_call(table: Table) -> None:
+def test_special_tokens_are_not_generated_and_generated_words_are_separated_by_spaces(table: Table) -> None:
     words = ["<unknown>", *"abcdefghij"]
     task = LanguageModeling(
         VOCABULARY,
@@ -151,7 +151,7 @@ def test_a_recurrent_network_scores_texts_of_any_length_in_windows(steps: int) -
 
 
 @pytest.mark.parametrize("beam", [None, 2])
-def test_generated_text_ends_before_the_end_of_a_document(beam: int | None) -> None:
+def test_generated_text_stops_before_the_token_that_ends_a_document(beam: int | None) -> None:
     model, end = Table(), VOCABULARY - 1
     with torch.no_grad():
         model.rows.weight.copy_(20.0 * torch.eye(VOCABULARY).roll(1, dims=1))  # each token is followed by the next one
@@ -165,7 +165,7 @@ def test_generated_text_ends_before_the_end_of_a_document(beam: int | None) -> N
     assert "".join(task.write(model, request)) == "fghi\n"
 
 
-def test_the_loss_of_isolated_documents_does_not_depend_on_the_documents_before(tmp_path: Path) -> None:
+def test_the_loss_of_isolated_documents_does_not_depend_on_earlier_documents(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("|".join(["abcdefg", "hijk", "lmnopq"] * 12))
     data = Text(str(tmp_path / "a.txt"), separator="|", isolate_documents=True, context_length=15)
     batch = {name: value[:1] for name, value in next(iter(Batches(data.load().train, 4))).items()}

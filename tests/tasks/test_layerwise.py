@@ -28,12 +28,12 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
-    """Return a run pretrained by contrastive divergence at a rate of 0.002, and its components before training."""
+    """Return a run pretrained by contrastive divergence at a learning rate of 0.002, and its untrained components."""
     return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
 
 
 def trained(folder: Path, *more: str) -> tuple[launch.Outcome, assemble.Components]:
-    """Train a DBN and keep all checkpoints; return the outcome and the components before training."""
+    """Train a DBN and keep all checkpoints; return the outcome and newly built, untrained components."""
     job = compose.compose([*SMALL, "trainer.keep_last=99", f"hydra.run.dir={folder / 'run'}", *more])
     outcome = launch.train(job, Console(), 0.0)
     assert outcome.exit_code == 0
@@ -178,7 +178,7 @@ def test_predictions_equal_those_of_a_classifier_on_pixels_from_0_to_1() -> None
     assert [line["probability"] for line in found] == pytest.approx([line["probability"] for line in expected])
 
 
-def test_samples_of_a_dbn_are_reproducible() -> None:
+def test_samples_of_a_dbn_are_reproducible_and_decoded_by_its_lower_layer() -> None:
     torch.manual_seed(0)
     network, task = DBN(6, 3, [5, 4]), layerwise()
     before = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Masked language modeling: the choice of masked tokens, the loss, metrics, and filled masks."""
+"""Masked language modeling: the choice of masked tokens, the loss, metrics, and predicted tokens."""
 
 import math
 from pathlib import Path
@@ -32,7 +32,7 @@ def corrupted(tokens: Tensor, seed: int = 0, **options: Any) -> dict[str, Tensor
 
 
 class Table(nn.Module):
-    """Logits of each step that depend on its own token only."""
+    """Model whose logits at each step depend only on the token of that step."""
 
     def __init__(self, size: int = SIZE) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Table(nn.Module):
         return self.table(x)
 
 
-def test_15_percent_of_100_000_tokens_are_chosen_of_which_80_percent_are_masked_and_10_replaced() -> None:
+def test_15_percent_of_the_tokens_are_chosen_and_of_these_80_percent_masked_and_10_percent_replaced() -> None:
     tokens = torch.randint(5, SIZE, (1000, 100), generator=torch.Generator().manual_seed(0))
     found = corrupted(tokens)
     chosen = found["targets"] != IGNORED
@@ -57,7 +57,7 @@ def test_15_percent_of_100_000_tokens_are_chosen_of_which_80_percent_are_masked_
     assert shares == pytest.approx([0.15, 0.8, 0.1, 0.1], abs=0.01)
     assert float(read[replaced].double().mean()) == pytest.approx(SIZE / 2, rel=0.05)  # any token of the vocabulary
     by_step = chosen.double().mean(0)
-    assert float(by_step.min()) > 0.1 and float(by_step.max()) < 0.2  # all positions alike
+    assert float(by_step.min()) > 0.1 and float(by_step.max()) < 0.2  # at every position
 
 
 def test_padding_begin_and_end_are_never_chosen_and_empty_texts_have_no_targets() -> None:
@@ -77,8 +77,8 @@ def test_tokens_after_the_end_of_a_text_are_never_chosen(tmp_path: Path) -> None
     found = task(vocabulary=11, mask_token=10, pad_token=None, begin_token=None, end_token=None, mask_share=1.0)
     for source in (splits.train, splits.test):
         chosen = [batch["targets"] != IGNORED for batch in Batches(source, 8, corrupt=found.corrupt)]
-        if source is splits.test:  # 30 tokens of which the first 29 are inputs
-            assert [int(part.sum()) for part in chosen] == [29 + 1]
+        if source is splits.test:  # 30 tokens in two rows of 16
+            assert [int(part.sum()) for part in chosen] == [30]
         else:
             assert all(part.all() for part in chosen)
 
@@ -162,7 +162,7 @@ def test_a_vocabulary_without_a_mask_token_is_rejected() -> None:
 
 
 class Pairs(Table):
-    """Logits of each step and two of each pair."""
+    """Model with logits for each step and two logits for each pair."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         logits = super().forward(x)
@@ -193,7 +193,7 @@ def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_ov
         found.loss(Table(), batch, 0.0)
 
 
-def test_pairs_without_masked_tokens_have_no_gradient() -> None:
+def test_without_masked_tokens_the_loss_of_pairs_has_weight_0_and_no_gradient() -> None:
     batch, model = corrupted(torch.full((2, 8), BEGIN)) | {"not_next": torch.tensor([0, 1])}, Pairs()
     loss = task(next_sentence=True).loss(model, batch, 0.0)
     loss.total.backward()

@@ -1,4 +1,4 @@
-"""Rosenblatt's rule: its update, Novikoff's bound, and XOR (Minsky and Papert)."""
+"""Rosenblatt's perceptron rule: its update, its convergence, Novikoff's bound, and XOR."""
 
 import json
 from pathlib import Path

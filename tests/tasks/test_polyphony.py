@@ -1,4 +1,4 @@
-"""Polyphonic music: likelihoods, accuracies and baselines against formulas in double precision, and sampling."""
+"""Polyphonic music: metrics and baselines, compared with formulas in double precision, and sampling."""
 
 import json
 import math
@@ -28,7 +28,7 @@ PIECES = [
 
 
 class Echo(nn.Module):
-    """Model whose logits depend on the previous frame by a fixed matrix."""
+    """Model whose logits are a fixed linear function of the previous frame."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def arrays() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def formula(probabilities: list[np.ndarray]) -> dict[str, float]:
-    """Return the published measures: sums over all notes and frames, one by one."""
+    """Return the metrics by their published formulas, as sums over all notes and frames."""
     nll = hits = every = expected_hits = expected_all = frames = 0.0
     for (_, true), found in zip(arrays(), probabilities, strict=True):
         for row, p in zip(true, found, strict=True):
@@ -146,7 +146,7 @@ def written(own: Polyphony, model: nn.Module, **request: object) -> str:
 
 
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
-def test_greedy_music_has_the_notes_that_the_model_predicts_for_the_frames_before(name: str) -> None:
+def test_greedy_music_has_the_notes_that_the_model_predicts_from_the_earlier_frames(name: str) -> None:
     model, own = models()[name], task()
     text = written(own, model, prompt="60 64, 62", length=6, temperature=0.0)
     frames = own.encode(text)
@@ -176,7 +176,7 @@ def test_a_model_without_a_state_reads_no_more_frames_than_its_length() -> None:
     assert len(text.splitlines()) == 40
 
 
-def test_requests_that_do_not_fit_are_rejected() -> None:
+def test_unsupported_options_and_invalid_prompts_are_rejected() -> None:
     model = Echo()
     with pytest.raises(ConfigError, match=r"^--top-k: not supported because the notes of a frame are drawn"):
         written(task(), model, top_k=3)
@@ -188,7 +188,7 @@ def test_requests_that_do_not_fit_are_rejected() -> None:
         task(temperature=0.0)
 
 
-def test_the_picture_shows_a_piece_its_prediction_and_a_sample(data: PianoRoll) -> None:
+def test_a_piece_its_prediction_and_a_sample_are_drawn_as_one_image(data: PianoRoll) -> None:
     own, model = task(prompt="60 64 67"), models()["lstm"]
     with torch.inference_mode():
         evaluation = own.evaluate(model, Batches(data.load().test, 3))

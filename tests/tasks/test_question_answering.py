@@ -13,7 +13,7 @@ SPANS = [(0, 3), (4, 7), (8, 12), (13, 15), (16, 22), (23, 25), (26, 30)]
 
 
 class Fixed(nn.Module):
-    """Outputs that are the same for every batch."""
+    """Model with the same outputs for every batch."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_the_loss_is_the_mean_cross_entropy_of_first_and_last_token_among_the_co
     torch.testing.assert_close(loss.total, expected)
 
 
-def test_the_answer_is_the_best_part_of_all_windows() -> None:
+def test_the_answer_is_the_span_with_the_highest_score_in_all_windows() -> None:
     model = Fixed(outputs(s_0_1=3.0, e_0_2=3.0, s_1_2=4.0, e_1_2=4.0, s_1_5=99.0, s_0_0=99.0))
     (line,) = QuestionAnswering(True).predictions(model, [batch()])
     assert line == {"answer": "London", "start": 16, "end": 22, "score": 8.0}
@@ -78,7 +78,7 @@ def test_an_answer_does_not_end_before_it_starts_and_has_a_maximum_length() -> N
     assert len(line["answer"].split()) <= 2
 
 
-def test_the_baseline_is_a_random_part_of_the_context() -> None:
+def test_the_baseline_answers_with_a_reproducible_random_part_of_the_context() -> None:
     task = QuestionAnswering(True)
     task.fit_baselines([batch()], None)
     assert task.lengths == [1]

@@ -23,7 +23,7 @@ WEIGHTS = np.array([[0.1, -0.2], [0.3, 0.05], [0.0, 0.2], [0.1, 0.1], [-0.3, 0.4
 
 
 class Autoregression(nn.Module):
-    """One-step forecast of each column: a weighted sum of its window, whose weights need not sum to 1."""
+    """Model that forecasts one step of each column by a weighted sum of its window; the weights do not sum to 1."""
 
     def __init__(self, weights: np.ndarray) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_blocks_are_appended_until_the_horizon_is_reached() -> None:
     assert [call.flatten().tolist() for call in calls[:2]] == [[1, 2, 3, 4, 5], [4, 5, 6, 8, 10]]
 
 
-def test_the_loss_of_a_block_reads_its_targets_only() -> None:
+def test_the_loss_of_a_block_depends_only_on_the_targets_of_the_block() -> None:
     task = Forecasting(HORIZON, COLUMNS, block=2)
     batch = {"inputs": torch.randn(3, WINDOW, COLUMNS), "targets": torch.randn(3, HORIZON, COLUMNS)}
 
@@ -106,7 +106,7 @@ def test_models_are_built_for_a_block(model: str) -> None:
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],
 )
-def test_a_block_that_cannot_go_on_is_rejected_in_one_line(arguments: dict[str, Any], message: str) -> None:
+def test_an_unsupported_block_or_grouping_is_rejected_in_one_line(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         Forecasting(HORIZON, COLUMNS, **arguments)
 

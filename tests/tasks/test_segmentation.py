@@ -1,4 +1,4 @@
-"""Segmentation, compared with torchmetrics, torch's losses and calculations by hand."""
+"""Segmentation, compared with torchmetrics, losses of torch and calculations by hand."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Span corruption: sentinels that rebuild the text, the share of masked tokens, predictions, and bad settings."""
+"""Span corruption: restored texts, the share of masked tokens, predictions, and invalid settings."""
 
 from collections import Counter
 
@@ -25,7 +25,7 @@ def task(**options: object) -> SpanCorruption:
 
 
 def texts(count: int, longest: int = 60) -> tuple[list[list[int]], dict[str, Tensor]]:
-    """Return random texts, and the batch of them."""
+    """Return random texts, as lists of tokens and as one padded batch."""
     noise = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, longest + 1, (count,), generator=noise)
     rows = [torch.randint(4, 90, (length,), generator=noise) for length in lengths.tolist()]
@@ -37,7 +37,7 @@ def keys(count: int) -> Tensor:
     return mix(torch.arange(count))
 
 
-def test_the_spans_of_the_target_put_in_place_of_the_sentinels_rebuild_every_text() -> None:
+def test_replacing_the_sentinels_by_the_spans_of_the_target_restores_every_text() -> None:
     rows, batch = texts(2000)
     found = task().corrupt(batch, keys(2000))
     assert found["inputs"].shape[1] == int(found["lengths"].max())
@@ -80,7 +80,7 @@ def test_all_divisions_into_spans_are_equally_likely() -> None:
     assert len(counts) == 6 and all(900 < count < 1100 for count in counts.values())
 
 
-def test_a_text_is_corrupted_equally_in_every_batch_and_differently_in_every_epoch() -> None:
+def test_the_corruption_of_a_text_depends_on_its_key_and_not_on_the_other_texts_of_the_batch() -> None:
     _, batch = texts(40)
     whole = task().corrupt(batch, keys(40))
     length = int(batch["lengths"][3])
@@ -102,7 +102,7 @@ def test_windows_without_padding_have_equal_widths_and_no_lengths() -> None:
     assert [fill_spans(*pair, SENTINELS) for pair in pairs] == rows.tolist()
 
 
-def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_any_is_rejected() -> None:
+def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels_is_rejected() -> None:
     torch.manual_seed(0)
     model = T5(VOCABULARY, VOCABULARY, hidden_size=16, num_layers=1, num_heads=2, shared_vocabulary=True).eval()
     found = task()

@@ -14,7 +14,7 @@ NAMES = ["B-LOC", "B-PER", "I-PER", "O"]
 
 
 class Logits(nn.Module):
-    """Logits of the tag ``token`` at each step."""
+    """Model that predicts the number of each token as its tag."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return 5.0 * F.one_hot(x, 4).float()
@@ -45,7 +45,7 @@ def test_the_loss_is_the_mean_over_the_words() -> None:
     torch.testing.assert_close(loss.total, F.cross_entropy(logits[known], whole["targets"][known]))
 
 
-def test_entities_count_only_if_they_are_exact() -> None:
+def test_an_entity_counts_only_if_all_of_its_tags_are_predicted() -> None:
     pytest.importorskip("seqeval")
     evaluation = task().evaluate(Logits(), [batch()])
     # True: PER(2 words), PER(2 words), LOC. Found: PER(2 words), LOC; PER(1 word), LOC.

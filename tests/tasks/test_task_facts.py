@@ -1,4 +1,4 @@
-"""The YAML of every task lists the facts that its class provides."""
+"""The YAML file of every task lists the facts that its class provides."""
 
 from collections.abc import Mapping
 from dataclasses import fields

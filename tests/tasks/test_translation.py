@@ -73,7 +73,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
     assert float(task().loss(model, whole, 0.0).total) == pytest.approx(total / sum(TARGETS), rel=1e-5)
 
 
-def test_without_any_token_the_loss_is_0_with_weight_0_and_gradients_of_0() -> None:
+def test_without_target_tokens_the_loss_its_weight_and_its_gradients_are_0() -> None:
     model, whole = network(), batch()
     loss = task().loss(model, {**whole, "targets": torch.zeros_like(whole["targets"])}, 0.0)
     loss.total.backward()
@@ -165,7 +165,7 @@ def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.Monk
     assert set(evaluation.metrics) == {"loss", "token_accuracy"} and found.show(Echo(), evaluation) == []
 
 
-def test_which_examples_are_translated_does_not_depend_on_the_order_of_the_batches() -> None:
+def test_the_choice_of_translated_examples_does_not_depend_on_the_order_of_the_batches() -> None:
     whole = copies()
     wrong = [8 in row for row in whole["targets"].tolist()]
     assert len(set(wrong)) == 2, "some copies are right"

@@ -1,4 +1,4 @@
-"""The evidence lower bound of the VAE, compared with sampling, torch.distributions and a model of known likelihood."""
+"""Evidence lower bound of a VAE, compared with sampling, torch.distributions and a model of known likelihood."""
 
 import math
 from typing import Any
@@ -223,7 +223,7 @@ def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
 
 
 class Collapsed(nn.Module):
-    """An encoder that returns the prior for every example, and a constant decoder."""
+    """Model whose encoder returns the prior for every example and whose decoder is constant."""
 
     latent = LATENT
 

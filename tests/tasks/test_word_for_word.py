@@ -1,4 +1,4 @@
-"""Word-for-word translation against counts by hand."""
+"""Word-for-word translation, compared with counts by hand."""
 
 import itertools
 import random
@@ -39,14 +39,14 @@ def test_each_token_becomes_the_one_with_the_highest_dice_coefficient() -> None:
         assert dice(pairs, source, target) == max(dice(pairs, source, other) for other in range(4, 9))
 
 
-def test_a_source_is_translated_token_by_token_without_unseen_ones() -> None:
+def test_a_source_is_translated_token_by_token_and_unseen_tokens_are_left_out() -> None:
     pairs = [([4, 5], [7, 6]), ([5], [6]), ([4, 8], [4, 7])]
     translate = WordForWord([batch(pairs)], (PAD, END))
     assert translate.dictionary == {4: 7, 5: 6, 8: 4}
     assert translate(batch([([5, 4, 4, 6], []), ([8], [])])) == [[6, 7, 7], [4]]
 
 
-def test_only_some_batches_are_read(monkeypatch) -> None:
+def test_batches_are_read_until_the_maximum_number_of_pairs_is_reached(monkeypatch) -> None:
     monkeypatch.setattr(word_for_word, "MAX_PAIRS", 25)
     batches = itertools.repeat(batch(drawn(10)))
     assert WordForWord(batches, (PAD, END)).pairs == 30

@@ -131,7 +131,7 @@ class Tokens(Classification):
 
 
 class Scripted(Classification):
-    """A task whose evaluations return given values; it records the evaluated weights."""
+    """A task whose evaluations return given values; it records the evaluated weights and the mode of the model."""
 
     def __init__(self, values: Sequence[float], better: Literal["min", "max"] = "min") -> None:
         super().__init__(CLASSES)

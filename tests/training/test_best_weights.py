@@ -1,4 +1,4 @@
-"""Which weights a run keeps, and when early stopping ends the run."""
+"""Which weights a run evaluates and keeps, and when early stopping ends the run."""
 
 import functools
 import gc
@@ -159,4 +159,4 @@ def test_training_does_not_unfreeze_what_the_caller_has_frozen(tmp_path: Path) -
     gc.freeze()
     before = gc.get_freeze_count()
     make_loop(tmp_path, epochs=1).run()
-    assert 0.99 * before < gc.get_freeze_count() <= before  # frozen objects whose last reference is gone are removed
+    assert 0.99 * before < gc.get_freeze_count() <= before  # unreferenced frozen objects are freed

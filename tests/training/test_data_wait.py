@@ -1,6 +1,6 @@
-"""The share of the time that is spent waiting for data: measured, logged, and turned into advice once.
+"""The share of the training time spent waiting for data is measured, logged, and leads to advice once.
 
-The clock of these tests advances only where a test says so.
+The clock of these tests advances only when a test advances it.
 """
 
 import io
@@ -82,7 +82,7 @@ ADVICE = "of the training time was spent waiting for data"
 @pytest.mark.parametrize(
     ("decoding", "step", "times"),
     [(0.5, 1.0, 1), (0.5, 40.0, 0), (0.005, 0.01, 0)],
-    ids=["long", "a small share", "a few seconds"],
+    ids=["long and a large share", "a small share", "a few seconds"],
 )
 def test_advice_is_given_once_if_waiting_is_long_and_its_share_large(
     decoding: float, step: float, times: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +95,7 @@ def test_advice_is_given_once_if_waiting_is_long_and_its_share_large(
         assert f"80% {ADVICE}. Raise data.workers (now 0; this machine has 6 CPU cores)." in out.getvalue()
 
 
-def test_smaller_files_are_advised_if_there_are_as_many_workers_as_cores(
+def test_advice_recommends_smaller_files_if_there_are_as_many_workers_as_cores(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)

@@ -62,7 +62,7 @@ def test_channels_last_is_used_for_weights_and_batches_of_images_and_clips() -> 
     assert over_time.weight.grad is not None
 
 
-def test_channels_last_auto_is_on_only_for_convolutions() -> None:
+def test_channels_last_auto_is_on_only_for_models_with_convolutions() -> None:
     assert choose(nn.Sequential(nn.Conv2d(3, 4, 3))).channels_last
     assert not choose(nn.Linear(3, 4)).channels_last
     assert not choose(nn.Conv2d(3, 4, 3), channels_last=False).channels_last
@@ -116,7 +116,7 @@ def test_fp32_needs_no_autocast() -> None:
     assert isinstance(cpu().autocast(), contextlib.nullcontext)
 
 
-def test_determinism_is_set_for_a_run_and_reset_for_the_next_run() -> None:
+def test_deterministic_algorithms_are_enabled_for_a_run_and_disabled_for_the_next_run() -> None:
     for deterministic in (True, False):
         device.configure_process(cpu(deterministic=deterministic), 0)
         assert torch.are_deterministic_algorithms_enabled() == deterministic
@@ -145,7 +145,7 @@ def test_the_device_is_described_in_one_line() -> None:
     assert "\n" not in line
 
 
-def test_peak_memory_includes_a_new_tensor() -> None:
+def test_peak_memory_is_at_least_the_size_of_a_live_tensor() -> None:
     before = device.peak_memory_mb(CPU)
     held = torch.ones(64 * 2**20)  # 256 MB, every page written
     assert device.peak_memory_mb(CPU) >= max(before, held.numel() * 4 / 2**20)

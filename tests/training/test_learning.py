@@ -1,4 +1,4 @@
-"""Which parameters a stage trains: gradients, module modes, and frozen parameters and statistics."""
+"""The parameters that a stage trains: gradients, module modes, and frozen parameters and statistics."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -111,7 +111,7 @@ def test_only_parameters_owned_by_a_turn_require_gradients() -> None:
 
 
 class Breaks(HeadFirst):
-    """A task whose loss is infinite from the second step of the second stage on."""
+    """Task whose loss is infinite from the second step of the second stage on."""
 
     def stages(self, model: nn.Module) -> list[Stage]:
         head, whole = super().stages(model)

@@ -185,7 +185,7 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
 
 
 class Masked(Classification):
-    """A task whose loss ignores examples whose second feature is at most 1.6, in some batches all examples."""
+    """A task whose loss ignores examples with a second feature of at most 1.6: in some batches, all examples."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         counted = batch["inputs"][:, 1] > 1.6

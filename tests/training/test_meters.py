@@ -1,4 +1,4 @@
-"""Logged losses, intervals and times."""
+"""Buffered losses, logging intervals and timers."""
 
 import time
 

@@ -88,7 +88,7 @@ def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_notice(name:
     if note is not None:
         assert note.startswith(f"{type(layer).__name__}: computed in fp32, because torch has no {kind} kernel for ")
     assert computes(layer, inputs, device)
-    assert computes(copy.deepcopy(model)[0], inputs, device), "a deep copy, like that of EMA, must work, too"
+    assert computes(copy.deepcopy(model)[0], inputs, device), "a deep copy, as made by EMA, must work, too"
 
 
 def test_a_layer_in_fp32_accepts_states_and_packed_sequences_in_lower_precision() -> None:
@@ -182,7 +182,7 @@ for number, overrides in enumerate(json.load(sys.stdin)):
 
 
 def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -> list[tuple[int, list[str]]]:
-    """Return exit code and output lines of each command, run in one process with ONEDNN_MAX_CPU_ISA=``isa``."""
+    """Return the exit code and the output lines of each command, run in one process with ONEDNN_MAX_CPU_ISA=``isa``."""
     ended = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -197,7 +197,7 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 
 
 def natural_data(model: str) -> str:
-    """Return a data set that the model can read, from the facts and the task that its YAML file names."""
+    """Return a data option that the model can read, chosen by the facts and the task in its YAML file."""
     written = (CONF / "model" / f"{model}.yaml").read_text()
     signs = {
         "task: segmentation": "shapes",

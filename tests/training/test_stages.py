@@ -1,4 +1,4 @@
-"""Stages and turns: their order, data, schedules, metrics and logs."""
+"""Stages and turns: parameters, order, data, schedules, metrics and logs."""
 
 import functools
 import io
@@ -24,7 +24,7 @@ from dltrain.training.loop import Loop
 
 
 class Players(nn.Module):
-    """A generator and a critic as one model."""
+    """Model with a generator and a critic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class InfiniteAtFirst(Classification):
         return [stage("first"), stage("second")]
 
 
-def test_skipped_steps_are_counted_over_all_stages_also_after_resuming(tmp_path: Path) -> None:
+def test_skipped_steps_are_counted_over_all_stages_and_after_a_resume(tmp_path: Path) -> None:
     given: dict[str, Any] = {"precision": "fp16", "on_non_finite": "skip", "val": False}
     loop = make_loop(tmp_path / "whole", InfiniteAtFirst(CLASSES), **given)
     loop.run()

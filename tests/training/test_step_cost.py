@@ -1,4 +1,4 @@
-"""A step does not wait for the device, leaves nothing in memory, and supports lower precision."""
+"""A training step does not wait for the device, leaks no memory, and supports lower precision."""
 
 import functools
 import gc
@@ -125,7 +125,7 @@ def test_buffered_losses_are_read_in_one_copy(tmp_path: Path) -> None:
 
 
 class Counting(Scripted):
-    """Task that counts the live tensors and objects at each evaluation."""
+    """Task that counts the tensors and the objects in memory at each evaluation."""
 
     def __init__(self) -> None:
         super().__init__([1.0])

@@ -1,4 +1,4 @@
-"""Which modules are frozen, until which epoch, and the learning rates of modules."""
+"""Stages with frozen modules, the epochs at which modules are unfrozen, and learning rates of modules."""
 
 from typing import Any
 
