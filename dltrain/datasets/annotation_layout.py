@@ -74,7 +74,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files of the images in a list; each line starts with a name, and others are ignored."""
+    """Return the annotation files for the names at the start of the lines of a list; unknown names are ignored."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

@@ -57,7 +57,7 @@ def check_members(key: str, path: Path, names: Sequence[str], sizes: dict[str, i
         sizes: Uncompressed size in bytes of each array in the file.
 
     Raises:
-        ConfigError: An array is missing, or they are too large.
+        ConfigError: An array is missing, or the arrays are too large.
     """
     if missing := [name for name in names if name not in sizes]:
         got = f"no {missing[0]} among {', '.join(sizes)}"

@@ -90,7 +90,7 @@ def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
     """Return the meaning of the labels of a file.
 
     Raises:
-        ConfigError: They are neither classes nor numbers to predict.
+        ConfigError: The labels are neither classes nor numbers to predict.
     """
     both, numeric = (train, test), all(y.dtype.kind in "fiub" for y in (train, test))
     is_float = any(y.dtype.kind == "f" for y in both)

@@ -87,7 +87,7 @@ class DateForm:
         noon: Words that mark the hours before and after noon.
         offset: Offset from UTC of the last date.
         digits: Number of digits of the fraction of a second, or of the Unix time.
-        readings: The first date with two plausible readings, followed by both of them in ISO 8601.
+        readings: The first date with two plausible readings, followed by both readings in ISO 8601; else empty.
     """
 
     pattern: str = ""
@@ -119,7 +119,7 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
     """Return the possible patterns of a date without offset or weekday, or an empty list for other text.
 
     Args:
-        text: A text; months are numbers or English abbreviations.
+        text: A date or other text, with months as numbers or English abbreviations.
         named_time: Whether the column has a name such as date or year. If so, numbers such as 2021, 202105 and Unix
             times are dates; otherwise they may be counts.
     """

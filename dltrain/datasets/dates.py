@@ -27,7 +27,7 @@ class Dates(NamedTuple):
     Args:
         times: Local times (datetime64), NaT for missing cells.
         utc: The same instants in UTC if every cell has an offset or is a Unix time; otherwise None.
-        form: Their format.
+        form: Format of the dates.
         bad: Position of the first cell that is neither a date nor missing; None if there is none.
     """
 
@@ -141,7 +141,7 @@ def _share(times: np.ndarray) -> float:
 
 
 def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) -> tuple[str, ...]:
-    """Return the first cell that a rival reads differently, and both dates; empty if there is no such cell."""
+    """Return the first cell with another date in a rival, and both dates; empty if there is no such cell."""
     for _, _, times in rivals:
         different = np.flatnonzero((times != best[2]) & ~np.isnat(times) & ~np.isnat(best[2]))
         if len(different):

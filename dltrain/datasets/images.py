@@ -48,7 +48,7 @@ class ImageTransform:
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
             arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
         white: Stored value of white; black is 0.
-        arrays: Scale of the arrays of users; None for the scale of the stored values.
+        arrays: Scale of user-provided arrays; None for the scale of the stored values.
     """
 
     def __init__(

@@ -80,7 +80,7 @@ class KnownValues:
         """Return the known values of the steps after a series, (steps, width).
 
         Raises:
-            ConfigError: The known columns have too few later rows or a missing value; or without known
+            ConfigError: The known columns have too few later rows or a missing value; or, without known
                 columns, the dates have no fixed step.
         """
         if self.columns:

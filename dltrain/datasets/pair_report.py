@@ -22,7 +22,7 @@ class PairReport:
         sources: The texts of all sources.
         encoded: Tokens of all sources, and of all targets.
         vocabularies: Vocabulary of the sources and of the targets.
-        parts: Rows of the pairs of the training, validation and test split.
+        parts: Rows of the pairs of the training, validation and test splits.
         left_out: Number of pairs with a text that is too long.
         cut: Number of sources whose end was cut off; None if long sources are left out.
         limits: Maximum number of tokens of sources and of targets.

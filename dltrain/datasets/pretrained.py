@@ -44,7 +44,7 @@ def download(name: str) -> Path:
 
 
 def compare_normalization(name: str, data: Mapping[str, Any]) -> str:
-    """Return a warning if images are normalized differently from those that weights were trained on, or an empty text.
+    """Return a warning if images are normalized differently from the training images of weights, or an empty string.
 
     Args:
         name: Weights of torchvision.

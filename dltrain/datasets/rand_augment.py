@@ -29,7 +29,7 @@ class RandAugment(nn.Module):
 
     Args:
         count: Number of operations in succession, at least 1.
-        magnitude: Strength of all of them, from 0 to 30.
+        magnitude: Strength of the operations, from 0 to 30.
         unit: Scale of the inputs.
         frame: Fields of a batch to change; masks and boxes are changed only by operations that move pixels.
 

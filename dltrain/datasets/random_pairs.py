@@ -15,7 +15,7 @@ from dltrain.keyed_random import uniform
 class RandomPairs:
     """Pairs of a source and a target of random tokens, drawn uniformly; they do not depend on the seed of a run.
 
-    The training pairs are also the validation and the test split: the test measures what a model has memorized. As
+    The training pairs are also the validation and test splits: the test measures what a model has memorized. As
     text, tokens are numbers.
 
     Args:

@@ -1,4 +1,4 @@
-"""SpecAugment, which hides bands and frames of recordings in training."""
+"""SpecAugment, which masks bands and frames of recordings in training."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Masks:
         frequency_mask_size: Maximum number of bands of each.
         time_masks: Number of masks over consecutive frames, at least 0.
         time_mask_size: Maximum number of frames of each.
-        time_mask_share: Maximum share of the frames of a recording that one time mask hides, in [0, 1].
+        time_mask_share: Maximum share of the frames of a recording that one time mask covers, in [0, 1].
     """
 
     frequency_masks: int = 0
@@ -31,7 +31,7 @@ class Masks:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is hidden."""
+        """Whether nothing is masked."""
         return not (self.frequency_masks and self.frequency_mask_size) and not (self.time_masks and self.time_mask_size)
 
 
@@ -54,7 +54,7 @@ class SpecAugment(nn.Module):
         self.bands, self.masks = bands, masks
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Hide bands and frames of each recording."""
+        """Mask bands and frames of each recording."""
         inputs, masks, device = batch["inputs"], self.masks, batch["inputs"].device
         frames = inputs.shape[2] // self.bands
         lengths = batch["lengths"].to(device, non_blocking=True) * frames
@@ -70,12 +70,12 @@ class SpecAugment(nn.Module):
 
 
 def _cover(drawn: Tensor, most: Tensor, ends: Tensor, size: int) -> Tensor:
-    """Return which of ``size`` positions are hidden by at least one mask, bool (B, size).
+    """Return which of ``size`` positions are covered by at least one mask, bool (B, size).
 
     Args:
         drawn: Two uniform numbers per mask, (B, masks, 2).
         most: Maximum size of a mask, int64 (B, 1).
-        ends: Number of positions that may be hidden, int64 (B, 1).
+        ends: Number of positions that may be covered, int64 (B, 1).
     """
     sizes = (drawn[:, :, 0] * (most + 1)).long()
     starts = (drawn[:, :, 1] * (ends - sizes + 1)).long()

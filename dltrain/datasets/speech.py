@@ -233,7 +233,7 @@ class Speech:
         return kept
 
     def _find_problem(self, utterances: Utterances, row: int, frames: Frames, held_out: bool) -> str | None:
-        """Return the error if a transcript has unknown characters, or more tokens than its recording can have."""
+        """Return the error if a transcript has unknown characters or needs more steps than its recording has."""
         place, text = utterances.places[row], utterances.texts[row]
         tokens = self.vocabulary.encode(text)
         if held_out and self.kind == CHARACTERS and UNKNOWN in tokens:

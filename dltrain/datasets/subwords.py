@@ -41,7 +41,7 @@ class Subwords:
         self.size = first + 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         own = _unknown_id(json.loads(self.content[0])["model"], self.tokenizer.token_to_id)
         self.unknown = unknown if unknown is not None else None if own is None else first + own
-        # Token of the tokenizer -> token of the data set, unless that is `first` more.
+        # Token of the tokenizer -> token of the data set, if this is not the same token plus `first`.
         self.numbers = {} if own is None or self.unknown is None else {own: self.unknown}
         self.originals = {number: own for own, number in self.numbers.items()}
         added = self.tokenizer.get_added_tokens_decoder().items()

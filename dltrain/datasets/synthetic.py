@@ -28,7 +28,7 @@ RING_SIZES = {"train": 10_000, "val": 2_000, "test": 2_000}
 class Gates:
     """The four rows of a truth table of two inputs.
 
-    The same four examples are the training, validation and test split: the accuracy shows what a model can
+    The same four examples are the training, validation and test splits: the accuracy shows what a model can
     represent and learn, not how it generalizes.
 
     Args:

@@ -165,7 +165,7 @@ def _checked(target: TextTarget) -> TextTarget:
 
 
 def split_rows(labels: np.ndarray | None, count: int, validation: float, test: float) -> list[Tensor]:
-    """Return the rows of the training, validation and test split: random but fixed, with the same share of each class.
+    """Return the rows of the training, validation and test splits: random but fixed, with the same share of each class.
 
     Args:
         labels: Class of each row; None for no classes.

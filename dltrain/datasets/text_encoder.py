@@ -39,7 +39,7 @@ class TextEncoder:
         return self.tokens.encode(text)
 
     def rows(self, encoded: Iterable[list[int]]) -> Ragged:
-        """Return encoded texts, cut, with begin and end, as rows."""
+        """Return encoded texts as rows, cut to the maximum length, with begin and end."""
         begin, end = ([] if token is None else [token] for token in (self.tokens.begin, self.tokens.end))
         rows = [[*begin, *tokens[: self.room], *end] for tokens in encoded]
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)

@@ -1,4 +1,4 @@
-"""The training, validation and test part of a text file, and the documents of each."""
+"""The training, validation and test parts of a text file, and the documents of each."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, pairwise, takewhile
@@ -15,7 +15,7 @@ Content = Any  # str, or bytes for a file that is read as bytes
 
 
 class TextParts:
-    """Training, validation and test part of a text, read in their order; documents are not divided between parts.
+    """Training, validation and test parts of a text, read in this order; documents are not divided between parts.
 
     Args:
         path: The file, for messages.

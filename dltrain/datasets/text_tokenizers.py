@@ -221,7 +221,7 @@ class PieceTokenizer:
 
 
 def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> list[str]:
-    """Return lines about the tokens of the training, validation and test part of a text."""
+    """Return lines about the tokens of the training, validation and test parts of a text."""
     counts = [part.tokens for part in parts]
     measured = [part.characters for part in parts if part.characters is not None]
     length = f", {sum(measured) / max(1, sum(counts)):.1f} characters per token" if len(measured) == len(parts) else ""

@@ -47,8 +47,8 @@ class TimeSeries:
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
-        column: Name of the column to forecast, or a list of names. ``auto`` takes all columns of numbers except
-            timestamps, row numbers and flags (0 or 1); None takes all but timestamps, as version 0.1 did.
+        column: Name of the column to forecast, or a list of names. ``auto`` takes columns of numbers, without
+            timestamps, row numbers and, unless all are flags, flags (0 or 1); None takes row numbers and flags, too.
         group: Column that distinguishes several series in one file, such as a store or a sensor.
         where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
@@ -65,7 +65,8 @@ class TimeSeries:
         season: Steps per season, at least 1; None infers it, 1 if this fails or if there are fewer than three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
-            deviation; ``train``: values minus the mean of the training rows, divided by their standard deviation.
+            deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the training
+            rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
             is filled from a later split; missing values at the start take the first known value.
         validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.

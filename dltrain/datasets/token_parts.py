@@ -1,4 +1,4 @@
-"""Tokens of the training, validation and test part of a text."""
+"""Tokens of the training, validation and test parts of a text."""
 
 from collections.abc import Sequence
 

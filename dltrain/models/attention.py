@@ -153,7 +153,7 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
 
 
 class CrossAttention(nn.Module):
-    """Attention of a target to a source, whose keys and values are computed once by `read`.
+    """Attention of a target to a source; `read` computes the keys and values of the source once.
 
     Shape: (B, T, width) -> (B, T, width).
     """

@@ -12,7 +12,7 @@ TABLE = (
     (0, 1, 2, 3, 4, 5),
 )
 AMPLITUDE, SLOPE = 1.7159, 2 / 3  # so that tanh maps -1 to -1 and 1 to 1 (appendix A)
-INIT = 2.4  # weights are drawn from +-INIT / fan-in (appendix A)
+INIT = 2.4  # weights are drawn uniformly between -INIT / fan-in and INIT / fan-in (appendix A)
 
 
 def uniform(weight: Tensor, fan_in: int) -> None:
