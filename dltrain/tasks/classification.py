@@ -75,7 +75,7 @@ class Classification(TaskOverSteps, Supervised):
         return {**batch, "targets": batch["inputs"].new_empty(batch_size, dtype=torch.int64)}
 
     def criterion(self, outputs: Tensor, batch: Batch) -> Loss:
-        """Return the mean cross-entropy over the examples, weighted by the weights of their classes."""
+        """Return the mean cross-entropy over the examples, each weighted by the weight of its class."""
         targets = batch["targets"]
         if self.weights is None:
             return Loss(F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing), targets.shape[0])

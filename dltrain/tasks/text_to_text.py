@@ -22,7 +22,7 @@ class TextToText(Translation):
     baseline is the most frequent answer of each kind.
 
     Args:
-        prefixes: Prefix of the sources of each kind; it is the name of the kind in the metrics.
+        prefixes: Prefix of the sources of each kind; the part before its colon names the kind in the metrics.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.4.
     """
