@@ -160,7 +160,8 @@ def build_data(job: Job, fitted: Fitted | None = None) -> Data:
 def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
     trainer = config["trainer"]
     if trainer["epochs"] is None and trainer["max_steps"] is None:
-        raise ConfigError(format_error("trainer.epochs", "a whole number", None, "trainer.max_steps is null, too."))
+        hint = "trainer.max_steps is null too."
+        raise ConfigError(format_error("trainer.epochs", "a whole number of at least 1", "null", hint))
     names = ("epochs", "max_steps", "accumulate", "max_minutes", "on_non_finite", "log_media")
     arguments: dict[str, Any] = {name: trainer[name] for name in names}
     for name in ("log_every", "eval_every", "checkpoint_every"):
