@@ -39,7 +39,7 @@ def natural_order(path: Path) -> list[Any]:
 
 
 def find_clips(root: Path) -> dict[Path, int]:
-    """Return the number of frames of each clip below a folder, in natural order of the clips; 0 for a video file."""
+    """Return the number of frames of each clip in a folder, at any depth, in natural order; 0 for a video file."""
     files = list(filter(is_frame_or_video, find_files(root)))
     found = Counter(file.parent for file in files if is_image(file)) | dict.fromkeys(filter(is_video, files), 0)
     return {clip: found[clip] for clip in sorted(found, key=natural_order)}

@@ -54,7 +54,7 @@ def _read(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str
         if entry["image_id"] not in objects:
             _reject(path, entry, "image_id", "the id of one of the images")
         if not _is_box(entry["bbox"]):
-            _reject(path, entry, "bbox", "four numbers: left, top, width and height")
+            _reject(path, entry, "bbox", "four numbers (left, top, width and height)")
         objects[entry["image_id"]].append(entry)
     found = [_annotated(path, image, objects[image["id"]], names, images, split) for image in content["images"]]
     return sorted(found, key=lambda annotated: annotated.image.as_posix())

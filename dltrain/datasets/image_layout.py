@@ -64,7 +64,7 @@ def has_images(folder: Path, wanted: Callable[[Path], bool] = is_image) -> bool:
 
 
 def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[str, Path]:
-    """Return the folder of each split that has one; ``train`` is `root` if no folder in it is named after a split.
+    """Return the folder of each split that has one; ``train`` is `root` if there are no folders of splits.
 
     Args:
         wanted: Function that returns whether a file belongs to an example; folders without such files are ignored.

@@ -14,7 +14,7 @@ KINDS = ("words", *NAMES)
 
 
 class FittedSubwords(TokenizerFile):
-    """Subwords that are fitted to texts. A text may contain the special token ``<mask>``, but no other."""
+    """Subwords that are fitted to texts. In a text, ``<mask>`` is the only name that is read as a special token."""
 
     def __init__(self, content: str) -> None:
         super().__init__(content)

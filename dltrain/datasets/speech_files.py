@@ -133,7 +133,7 @@ class UtteranceReader:
         return Utterances(str(root), files, texts, places, splits if len(splits) > 1 else {}, ignored)
 
     def _words(self, folder: Path) -> dict[Path, str]:
-        """Return the transcript of each folder of a split that contains audio files."""
+        """Return the transcript of each folder with audio files: its normalized name, with spaces for underscores."""
         folders = [each for each in subfolders(folder) if any(map(is_audio, find_files(each)))]
         if not folders:
             expected = f"a folder per word with audio files ({', '.join(SUFFIXES)}) in {folder}"

@@ -149,7 +149,7 @@ class CharacterTokenizer:
 
 
 class PieceTokenizer:
-    """Words with the space before them, or subwords; `decode` restores the text of known tokens.
+    """Words with the space before them, or subwords. Except for some user-provided tokenizers, decoding restores texts.
 
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.

@@ -103,7 +103,7 @@ class GPT(nn.Module):
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         if self.training:
-            raise ConfigError("data.streams: not supported for a gpt, which carries no state from batch to batch")
+            raise ConfigError("data.streams: not supported because a gpt carries no state from batch to batch")
         tokens, new, length = torch.cat([state["tokens"], x], dim=1), x.shape[1], len(self.positions.weight)
         if tokens.shape[1] > length:
             x = tokens = tokens[:, -max(new, length // 2) :]

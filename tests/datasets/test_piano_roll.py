@@ -118,7 +118,7 @@ def test_a_file_that_is_not_in_the_layout_is_rejected_in_one_line(kind: str, tmp
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "jsb.pickle"
     path.write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    with pytest.raises(ConfigError, match="may run any code when it is read: convert it to JSON"):
+    with pytest.raises(ConfigError, match="can run arbitrary code when it is read: convert it to JSON"):
         PianoRoll(str(path))
 
 
