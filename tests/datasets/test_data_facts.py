@@ -1,3 +1,6 @@
+"""Facts, batches and fitted state of every data set in conf/data, built from its YAML."""
+
+import functools
 import importlib
 import inspect
 import json
@@ -57,14 +60,13 @@ FROM_FILES = (
 )
 
 
-def read_yaml(name, fast=False):
+def read_yaml(name):
+    """Return the configuration of a YAML, and the class and the arguments that it names."""
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
     arguments = {key: value for key, value in config.items() if key != "defaults" and not key.startswith("_")}
     arguments |= {"augment": None} if "augment" in arguments else {}
-    arguments |= {"clips": 40} if "clips" in arguments and fast else {}
-    arguments |= {"sequences": 40} if "sequences" in arguments and fast else {}
     return config, getattr(importlib.import_module(module), attribute), arguments
 
 
@@ -73,6 +75,7 @@ def provided_facts(data):
 
 
 def write_user_data(name, folder):
+    """Write a small file or folder for a data set; return its path."""
     if name == "npz":
         x, y = np.random.default_rng(0).random((40, 6, 2)), np.arange(40) % 2
         np.savez(folder / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
@@ -141,6 +144,38 @@ def write_user_data(name, folder):
     return str(folder / "pictures")
 
 
+@pytest.fixture(scope="module")
+def user_path(tmp_path_factory):
+    """Return a function that returns the path of the user data of a data set, which are written once."""
+    return functools.cache(lambda name: write_user_data(name, tmp_path_factory.mktemp(name)))
+
+
+@pytest.fixture(scope="module")
+def small_arguments(user_path):
+    """Return a function that returns the class of a data set and arguments that make it small."""
+
+    def make(name):
+        _, target, arguments = read_yaml(name)
+        limits = {"clips": 40, "sequences": 40}
+        arguments |= {key: count for key, count in limits.items() if key in arguments}
+        return target, {**arguments, "path": user_path(name)} if name in FROM_FILES else arguments
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def loaded(small_arguments):
+    """Return a function that returns a small data set and its splits, which are loaded once."""
+
+    @functools.cache
+    def load(name):
+        target, arguments = small_arguments(name)
+        data = target(**arguments)
+        return data, data.load()
+
+    return load
+
+
 def test_every_data_yaml_is_tested_here():
     assert set(NAMES) == {*BUILT_IN, *FROM_FILES}
 
@@ -164,10 +199,10 @@ def test_built_in_data_provide_exactly_the_facts_listed_in_their_yaml(name, tmp_
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
-    config, target, arguments = read_yaml(name)
+def test_user_data_provide_only_facts_listed_in_their_yaml(name, loaded):
+    config, _, arguments = read_yaml(name)
     assert arguments["path"] == "???"
-    data = target(**{**arguments, "path": write_user_data(name, tmp_path)})
+    data, _ = loaded(name)
     assert provided_facts(data) and provided_facts(data) <= set(config["_provides_"])
 
 
@@ -175,10 +210,8 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, tmp_path):
     "name",
     [*(name for name in BUILT_IN if name not in ("mnist", "fashion_mnist", "cifar10")), *FROM_FILES],
 )
-def test_batches_match_the_provided_facts(name, tmp_path):
-    _, target, arguments = read_yaml(name, fast=True)
-    data = target(**arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)})
-    splits = data.load()
+def test_batches_match_the_provided_facts(name, loaded):
+    data, splits = loaded(name)
     for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
         batch = next(iter(Batches(source, data.batch_size, training=training)))
         inputs, targets = batch["inputs"], batch.get("targets")
@@ -223,10 +256,11 @@ def test_batches_match_the_provided_facts(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_at_most_5_percent_of_the_steps_are_padding_and_widths_are_multiples_of_pad_multiple(name, tmp_path):
-    _, target, arguments = read_yaml(name)
-    arguments["path"] = write_user_data(name, tmp_path)
-    splits = target(**arguments).load()
+def test_at_most_5_percent_of_the_steps_are_padding_and_widths_are_multiples_of_pad_multiple(
+    name, loaded, small_arguments
+):
+    target, arguments = small_arguments(name)
+    _, splits = loaded(name)
     sources = [source for source in (splits.train, splits.val, splits.test) if source is not None]
     if not isinstance(splits.train.rows, dict) or not any(isinstance(f, Ragged) for f in splits.train.rows.values()):
         assert "pad_multiple" not in arguments
@@ -247,10 +281,10 @@ def test_at_most_5_percent_of_the_steps_are_padding_and_widths_are_multiples_of_
     "name",
     [*(name for name in BUILT_IN if name not in ("mnist", "fashion_mnist", "cifar10")), *FROM_FILES],
 )
-def test_loading_twice_gives_identical_batches(name, tmp_path):
-    _, target, arguments = read_yaml(name, fast=True)
-    arguments = arguments if name not in FROM_FILES else {**arguments, "path": write_user_data(name, tmp_path)}
-    one, other = (next(iter(Batches(target(**arguments).load().train, 8, training=True))) for _ in range(2))
+def test_loading_twice_gives_identical_batches(name, loaded, small_arguments):
+    target, arguments = small_arguments(name)
+    sources = loaded(name)[1].train, target(**arguments).load().train
+    one, other = (next(iter(Batches(source, 8, training=True))) for source in sources)
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
@@ -258,7 +292,7 @@ def test_loading_twice_gives_identical_batches(name, tmp_path):
 def test_constructor_defaults_equal_those_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
-        # Jobs of earlier versions have no `map_above`, and keep their text in memory.
+        # Jobs of earlier versions have no `map_above`: its default keeps their text in memory.
         if key not in ("root", "augment", "fitted", "map_above") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 

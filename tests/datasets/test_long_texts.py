@@ -26,8 +26,16 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-@pytest.mark.parametrize("separator", [None, ","])
-@pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
+@pytest.mark.parametrize(
+    ("tokens", "separator"),
+    [
+        ("characters", None),
+        ("words", None),
+        *((tokens, ",") for tokens in ("bytes", "words", "bpe", "wordpiece")),
+        *(pytest.param(tokens, None, marks=pytest.mark.slow) for tokens in ("bytes", "bpe", "wordpiece")),
+        pytest.param("characters", ",", marks=pytest.mark.slow),
+    ],
+)
 def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_memory(
     tokens, separator, tmp_path, cache, monkeypatch
 ):
@@ -55,7 +63,9 @@ def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_m
         Text(path, map_above=0, **settings).load()
 
 
-def test_a_long_text_is_read_three_times_at_first_and_once_from_the_cache(tmp_path, cache, monkeypatch):
+def test_a_long_text_is_read_three_times_for_words_or_twice_for_characters_and_once_with_a_cache(
+    tmp_path, cache, monkeypatch
+):
     reads, read = [], long_file.LongFile._read
     monkeypatch.setattr(long_file.LongFile, "_read", lambda self, digest: reads.append(1) or read(self, digest))
     path = write(tmp_path / "a.txt", SENTENCES)

@@ -86,6 +86,6 @@ def test_letters_to_copy_are_read_from_text_and_others_are_rejected_with_their_l
         (lambda: CopyMemory(symbols=27), r"data\.symbols: expected a whole number from 2 to 26, got 27"),
     ],
 )
-def test_the_error_for_a_wrong_size_names_its_key(make, message: str) -> None:
+def test_a_size_outside_its_range_is_rejected_with_its_key(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""MIDI files as piano rolls and as events, compared with the notes in files written by mido, and round trips."""
+"""MIDI files as piano rolls and as events: notes in files that mido writes, round trips, and rejected files."""
 
 import io
 import random
@@ -89,7 +89,7 @@ def test_voices_on_one_pitch_do_not_overlap_and_unended_notes_last_to_the_end() 
     assert read_song(content, PATH, 1).notes == [Note(60, 0, 1), Note(60, 1, 3), Note(70, 3, 4)]
 
 
-def test_percussion_and_notes_outside_of_the_piano_are_left_out_and_the_latter_are_counted(tmp_path: Path) -> None:
+def test_percussion_and_notes_outside_the_piano_are_left_out_and_only_the_notes_are_counted(tmp_path: Path) -> None:
     messages = [on(60), on(36, channel=9), on(10), on(110), off(60, 96), off(36, channel=9), off(10), off(110)]
     song = read_song(content_of(*messages), PATH, 1)
     assert song.notes == [Note(60, 0, 1)] and song.outside == 2

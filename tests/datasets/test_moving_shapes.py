@@ -41,7 +41,7 @@ def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     area = shape.sum((2, 3))
     angles = 2 * np.pi * (np.arange(size) + 0.5) / size
-    circle = np.exp(1j * angles)  # a shape that leaves the picture enters on the other side
+    circle = np.exp(1j * angles)  # a shape that leaves the image enters on the other side
     x, y = (np.angle((shape.sum(axis) * circle).sum(2)) * size / (2 * np.pi) for axis in (2, 3))
     moved = {"right": turns(x, size), "down": turns(y, size)}
     moved |= {"left": -moved["right"], "up": -moved["down"]}

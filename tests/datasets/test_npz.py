@@ -1,3 +1,5 @@
+"""Arrays in .npz files: images, sequences and vectors, labels, splits and rejected files."""
+
 import numpy as np
 import pytest
 

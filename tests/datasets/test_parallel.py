@@ -1,4 +1,4 @@
-"""Parallel text: tables and aligned files, vocabularies, splits, and errors with the numbers of lines."""
+"""Parallel text: tables and aligned files, vocabularies, splits, and errors with line numbers."""
 
 import importlib.util
 import json
@@ -219,7 +219,7 @@ print(vocabularies.fit("bpe", texts, True, 2, 500).content[0])
 
 
 def save_tokenizer(path: Path, words: str) -> str:
-    """Save a tokenizer of words, with its own unknown token, which is not the first."""
+    """Save a tokenizer of words whose unknown token is the last one; return its path."""
     import tokenizers
 
     known = {word: number for number, word in enumerate([*words.split(), "[UNK]"])}

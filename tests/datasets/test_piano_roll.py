@@ -90,7 +90,7 @@ def test_a_text_that_is_not_frames_is_rejected(text: str) -> None:
 
 BAD = {
     "an empty file": ("", "got an empty file"),
-    "no JSON": ("60 64 67", r"got text that is not JSON"),
+    "text that is not JSON": ("60 64 67", r"got text that is not JSON"),
     "a list": ([[[60]]], "got a list"),
     "no training pieces": ({"test": [CHORDS]}, "got no pieces in train"),
     "an unknown split": ({**VALID, "extra": []}, "got the key 'extra', which names no split"),
@@ -100,7 +100,7 @@ BAD = {
     "notes numbered from 0": ({**VALID, "test": [[[0, 40]]]}, "expected MIDI pitches from 21 to 108 .*, got 0"),
     "a fraction": ({**VALID, "test": [[[60.5]]]}, "got 60.5"),
     "a truth value": ({**VALID, "test": [[[True]]]}, "got True"),
-    "a step that is no list": ({**VALID, "test": [[60, 64]]}, "expected a list of steps"),
+    "a step that is not a list": ({**VALID, "test": [[60, 64]]}, "expected a list of steps"),
     "a piece without notes": ({**VALID, "test": [[[], []]]}, "got a piece without notes"),
     "an empty piece": ({**VALID, "test": [[]]}, "expected notes in piece 1 of test"),
 }

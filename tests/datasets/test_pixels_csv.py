@@ -1,4 +1,4 @@
-"""CSV files with pictures as text of gray values, as in FER-2013: splits, classes, rejected rows."""
+"""CSV files with the gray values of an image in a cell, as in FER-2013: splits, classes, rejected rows."""
 
 import json
 from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: st
         ),
     ],
 )
-def test_unusable_pictures_classes_and_column_names_are_rejected(
+def test_unusable_images_classes_and_column_names_are_rejected(
     rows: list[str], arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "a.csv", rows or None)
@@ -136,8 +136,8 @@ def test_an_empty_file_and_one_without_rows_are_rejected(tmp_path: Path) -> None
         PixelsCsv(str(tmp_path / "a.csv"))
 
 
-def test_pictures_may_be_larger_than_the_usual_limit_of_a_cell(tmp_path: Path) -> None:
-    rows = [f"{number % 2},{picture(number, 224)},Training" for number in range(10)]
+def test_a_cell_may_exceed_the_default_limit_of_the_csv_module(tmp_path: Path) -> None:
+    rows = [f"{number % 2},{picture(number, 224)},Training" for number in range(4)]
     assert PixelsCsv(write(tmp_path / "a.csv", rows)).spec.shape == (1, 224, 224)
 
 
@@ -165,7 +165,7 @@ def test_a_table_is_learned_predicted_and_evaluated_from_the_command_line(
 ) -> None:
     table = own_files["pixels_csv"]
     names = "data.class_names=[dark,bright]"
-    run = finished_run("model=mlp", "data=pixels_csv", f"data.path={table}", names, "trainer.epochs=10")
+    run = finished_run("model=mlp", "data=pixels_csv", f"data.path={table}", names, "trainer.epochs=5")
     assert json.loads((run / "result.json").read_text())["test"]["accuracy"] == 1
     assert main(["predict", str(run), str(table)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -19,7 +19,7 @@ DOCUMENTS, SENTENCES, LENGTH = 120, 30, 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SentencePairs:
-    """Return documents of sentences of 2 to 8 words, each of which names its document and its place."""
+    """Return pairs from documents of sentences of 2 to 8 words, which name their document and their place in it."""
     path = tmp_path_factory.mktemp("pairs") / "text.txt"
     documents = [
         " ".join(
@@ -39,7 +39,7 @@ def batches(source: Source, epoch: int = 0, **options: Any) -> dict[str, Tensor]
 
 
 def passages(batch: dict[str, Tensor], row: int) -> tuple[list[int], list[int]]:
-    """Return the tokens of both passages, without begin and ends."""
+    """Return the tokens of both passages without the special tokens."""
     length = int(batch["lengths"][row])
     tokens, second = batch["inputs"][row, :length].tolist(), int(batch["segments"][row].sum())
     assert batch["segments"][row, :length].tolist() == [0] * (length - second) + [1] * second

@@ -134,11 +134,12 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
 def test_windows_of_a_panel_equal_those_of_each_series_alone(normalize: str, tmp_path: Path) -> None:
     path = write(tmp_path, **panel(["date", "store"]))
-    whole = read(path, group="store", normalize=normalize)
+    settings = {"path": path, "window": 8, "horizon": 3, "normalize": normalize}
+    whole = TimeSeries(**settings, group="store")
     assert whole.spec.series_names == tuple("ABCD")
+    together, alone = whole.load(), [TimeSeries(**settings, where=f"store:{store}").load() for store in "ABCD"]
     for split in ("train", "val", "test"):
-        batch = batch_of(getattr(whole.load(), split))
-        parts = [batch_of(getattr(read(path, where=f"store:{s}", normalize=normalize).load(), split)) for s in "ABCD"]
+        batch, *parts = (batch_of(getattr(splits, split)) for splits in (together, *alone))
         for key in parts[0]:
             torch.testing.assert_close(batch[key], torch.cat([part[key] for part in parts]), msg=key)
 

@@ -1,4 +1,4 @@
-"""Speech: log-mel features by the formula, sample rates, splits, SpecAugment, and one line per bad input."""
+"""Speech: log-mel features compared with their formula, sample rates, splits, SpecAugment and rejected files."""
 
 import json
 import wave
@@ -158,7 +158,7 @@ def test_transcripts_are_normalized(text: str, expected: str) -> None:
     assert normalize("A,  b", lowercase=False, punctuation=True) == "A, b"
 
 
-def test_equal_neighbors_need_a_blank_between_them() -> None:
+def test_equal_neighboring_tokens_need_one_more_step_for_a_blank() -> None:
     assert [min_steps(tokens) for tokens in ([], [3], [3, 3], [3, 4, 4, 4])] == [0, 1, 3, 6]
 
 
@@ -204,7 +204,7 @@ def test_long_recordings_are_left_out_and_counted(table: str) -> None:
     splits = data.load()
     kept = sum(map(len, (splits.train, splits.val, splits.test)))
     assert kept == 37 and "3 recordings left out: longer than data.max_seconds" in data.describe()
-    assert data.spec.length == 48  # 46 frames, to a multiple of 8
+    assert data.spec.length == 48  # 46 frames, rounded up to a multiple of 8
     again = Speech(table, max_seconds=0.45, fitted=data.fit(), **SMALL)
     assert len(again.evaluation()) == 40
 
@@ -278,7 +278,7 @@ def test_masks_depend_only_on_seed_epoch_and_example(table: str) -> None:
 
 
 def rows_of(folder: Path, *changed: str) -> str:
-    """Write a table whose lines from 3 on are replaced; return its path."""
+    """Write recordings and a table; `changed` replaces its lines from line 3 on. Return the path of the table."""
     path = write_speech(folder, 30)
     lines = path.read_text().splitlines()
     lines[2 : 2 + len(changed)] = changed

@@ -101,13 +101,16 @@ def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) 
 
 
 def first_rows(rows: Any) -> Any:
+    """Yield the first row as a batch."""
     from dltrain.data.loader import TensorLoader
 
     loader = TensorLoader(rows, 1, torch.device("cpu"))
     return (part for _, _, part, _ in loader.chunks([torch.tensor([0])], 0, None))
 
 
-def test_broken_files_are_rejected_in_one_line(tmp_path: Path) -> None:
+def test_files_that_are_not_squad_and_answers_not_within_two_characters_of_their_place_are_rejected(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content(), indent=1).replace('"title": "t",', '"title" "t",', 1))
     with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got Expecting ':' delimiter in line 4"):
@@ -125,7 +128,9 @@ def test_broken_files_are_rejected_in_one_line(tmp_path: Path) -> None:
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = right + 3
     with pytest.raises(ConfigError, match=r"^data.path: expected a context that holds the answer 'Rome'"):
         Squad(write(tmp_path, whole))
-    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = right - 2  # as in the published file
+    whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = (
+        right - 2
+    )  # some answers of SQuAD are as far off
     (found,) = (
         each for each in Squad(write(tmp_path, whole)).questions if (each.article, each.answers) == (1, ["Rome"])
     )

@@ -1,3 +1,5 @@
+"""Tables: inputs and targets compared with scikit-learn, splits, missing values and rejected tables."""
+
 import csv
 
 import numpy as np
@@ -50,7 +52,7 @@ def test_the_splits_are_random_disjoint_and_reproducible(tmp_path):
     assert all(torch.equal(*pair) for pair in zip(one.parts, other.parts, strict=True))
 
 
-def test_a_text_target_gives_classes(tmp_path):
+def test_the_words_of_a_target_column_are_classes(tmp_path):
     data = table(tmp_path, WORDS)
     assert (data.spec.classes, data.spec.class_names) == (3, ("high", "low", "mid"))
     assert (data.spec.targets, data.spec.target_names) == (None, ("answer",))

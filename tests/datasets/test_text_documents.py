@@ -1,4 +1,4 @@
-"""Texts of several documents: packed into windows, between tokens for their end."""
+"""Texts of several documents, packed into windows with end tokens between them."""
 
 import pytest
 import torch

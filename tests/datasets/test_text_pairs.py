@@ -89,8 +89,9 @@ def test_bad_files_are_rejected_in_one_line(tmp_path: Path) -> None:
         (ROWS, {"max_length": 7}, r"^data.max_length: expected at least 8"),
     ]
     for rows, options, message in cases:
-        with pytest.raises(ConfigError, match=message):
+        with pytest.raises(ConfigError, match=message) as caught:
             TextPairs(write(tmp_path, rows), **options).load()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_tokenizer_without_ends_is_rejected() -> None:

@@ -1,3 +1,5 @@
+"""Tables and folders of texts with one target: words, vocabularies, splits, inputs and rejected files."""
+
 import json
 from collections import Counter
 from pathlib import Path
@@ -67,7 +69,7 @@ def test_a_min_count_that_no_word_reaches_is_rejected_with_the_largest_count() -
         Words.fit(["", " "], True, 1, 10)
 
 
-def test_the_vocabulary_is_fitted_on_the_training_texts_only(tmp_path: Path) -> None:
+def test_the_vocabulary_is_fitted_to_the_training_texts_only(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     texts = data.table.columns[data.text]
     counts = Counter(w for row in data.parts["train"].tolist() for w in split_words(texts[row], True))

@@ -1,3 +1,5 @@
+"""Time series: windows, normalization, missing values, seasons and rejected files."""
+
 import csv
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -104,7 +106,7 @@ def test_a_constant_window_gives_finite_numbers(tmp_path):
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_normalization_is_fitted_on_training_data_only(normalize, tmp_path):
+def test_normalization_is_fitted_to_the_training_data_only(normalize, tmp_path):
     values = np.random.default_rng(3).normal(size=200)
     changed = values.copy()
     changed[140:] = 1e6

@@ -1,4 +1,4 @@
-"""WordPiece tokenizers that are fitted to the training texts, against the algorithm and the package itself."""
+"""WordPiece tokenizers fitted to training texts, compared with the algorithm of BERT and the package tokenizers."""
 
 import unicodedata
 from pathlib import Path
