@@ -11,6 +11,7 @@ from dltrain.data.bad_samples import BadSamples
 from dltrain.data.loader import Batches, to_device
 from dltrain.data.spec import Source
 from dltrain.data.splits import permutation
+from dltrain.data.worker_pool import leave_cores
 from dltrain.datasets.time_series import TimeSeries
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import draw, key, mix, normal, uniform
@@ -97,10 +98,14 @@ def test_reading_data_leaves_the_global_generator_unchanged():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_batches_are_identical_with_and_without_workers():
-    alone, two = (Batches(file_source(), 8, seed=3, training=True, workers=workers) for workers in (0, 2))
+def test_batches_are_identical_with_and_without_workers_also_after_resuming():
+    source = Source(DecodedNoise(), Identity(), Noise())
+    alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     for epoch in (0, 1, 5):
-        assert all_equal(list(alone.epoch(epoch)), list(two.epoch(epoch)))
+        whole = list(alone.epoch(epoch))
+        assert all_equal(list(two.epoch(epoch)), whole)
+    assert all_equal(list(two.epoch(5, 5)), whole[5:])
+    two.close()
 
 
 def test_batches_from_files_equal_batches_from_tensors():
@@ -199,18 +204,28 @@ class Threads(nn.Module):
         return {"inputs": torch.full((len(rows["inputs"]),), torch.get_num_threads())}
 
 
-@pytest.mark.parametrize("workers, expected", [(0, 3), (1, 2), (2, 1)])
-def test_batches_of_several_examples_are_prepared_with_one_thread_less_per_worker(workers: int, expected: int):
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
+    yield
+    torch.set_num_threads(before)
+
+
+def test_batches_of_several_examples_are_prepared_with_fewer_threads_if_there_are_workers(three_threads):
+    for workers, expected in ((0, 3), (1, 2)):
         batches = Batches(Source(Squares(), Threads()), 51, workers=workers)
         # The last batch has a single example, which keeps all threads.
         assert [batch["inputs"].unique().tolist() for batch in batches] == [[expected], [expected], [3]]
         assert torch.get_num_threads() == 3
         batches.close()
-    finally:
-        torch.set_num_threads(before)
+
+
+def test_each_worker_takes_one_thread_but_the_last_thread_remains(three_threads):
+    for workers, expected in ((0, 3), (1, 2), (2, 1), (5, 1)):
+        with leave_cores(workers):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 3
 
 
 def test_numbers_drawn_for_one_key_equal_those_drawn_for_a_tensor_of_keys():
@@ -275,16 +290,11 @@ def test_examples_get_random_keys_only_in_training_and_new_ones_in_each_epoch():
     assert len({*keys[0].values(), *keys[1].values()}) == 2 * COUNT
 
 
-def test_random_numbers_in_decoding_do_not_depend_on_workers_or_the_first_batch():
+def test_random_numbers_in_decoding_differ_between_examples_and_are_drawn_only_in_training():
     source = Source(DecodedNoise(), Identity())
-    alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
-    whole = list(alone.epoch(1))
-    assert all_equal(list(two.epoch(1)), whole)
-    assert all_equal(list(two.epoch(1, 5)), whole[5:])
-    two.close()
-    numbers = concatenate(whole)["inputs"]
-    assert len(numbers.unique(dim=0)) == COUNT
-    assert torch.equal(concatenate(list(Batches(source, 8).epoch(1)))["inputs"], torch.zeros(COUNT, 3))
+    trained, evaluated = (concatenate(list(Batches(source, 8, training=on).epoch(1)))["inputs"] for on in (True, False))
+    assert len(trained.unique(dim=0)) == COUNT
+    assert torch.equal(evaluated, torch.zeros(COUNT, 3))
 
 
 def test_an_unreadable_example_is_skipped_without_decoding_the_others_twice():

@@ -156,7 +156,7 @@ def small_arguments(user_path):
 
     def make(name):
         _, target, arguments = read_yaml(name)
-        limits = {"clips": 40, "sequences": 40}
+        limits = {"clips": 40, "sequences": 40, "stride": 64}
         arguments |= {key: count for key, count in limits.items() if key in arguments}
         return target, {**arguments, "path": user_path(name)} if name in FROM_FILES else arguments
 

@@ -13,7 +13,7 @@ from dltrain.datasets.geometry import Frame, Geometry, move_boxes
 from dltrain.errors import ConfigError
 from dltrain.keyed_random import draw, mix, uniform
 
-HEIGHT, WIDTH, COUNT, IGNORED = 48, 64, 32, 255
+HEIGHT, WIDTH, COUNT, IGNORED = 48, 64, 16, 255
 BOX = (16, 12, 36, 30)  # left, top, right, bottom
 AUGMENTATIONS = {
     "flip": {"flip": True},

@@ -133,14 +133,13 @@ def truncated_image(mask: Path) -> None:
     truncate(mask.parents[1] / "images" / mask.name)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "message", "part"),
     [
-        (larger_mask, "masks/05.png: a mask of 30 x 20 pixels for an image of 24 x 20"),
-        (unknown_value, "masks/05.png: the value 9 in the mask, which is none of 0 1 2"),
-        (colored, "masks/05.png: colors (RGB), but classes must be palette indices or gray levels"),
-        (truncated_image, "images/05.png: "),
+        (larger_mask, "masks/05.png: a mask of 30 x 20 pixels for an image of 24 x 20", "val"),
+        (unknown_value, "masks/05.png: the value 9 in the mask, which is none of 0 1 2", "test"),
+        (colored, "masks/05.png: colors (RGB), but classes must be palette indices or gray levels", "test"),
+        (truncated_image, "images/05.png: ", "val"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_found_before_training(

@@ -15,19 +15,19 @@ from dltrain.errors import ConfigError
 from dltrain.tasks.forecasting import Forecasting
 
 COLUMNS = ["HUFL", "HULL", "MUFL", "MULL", "LUFL", "LULL", "OT"]
-STEPS_PER_DAY = 4
+STEPS_PER_DAY = 2
 MONTH = 30 * STEPS_PER_DAY
 WINDOW, HORIZON = 20, 7
 
 
 @pytest.fixture(scope="module")
 def ett(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file in the format of ETT: 21 months with a step of six hours."""
+    """Return a file in the format of ETT: 21 months with a step of twelve hours."""
     rows = 21 * MONTH
     random = np.random.default_rng(0)
     values = random.normal(size=(rows, 7)).cumsum(axis=0) * np.arange(1, 8) + 10
     table = pd.DataFrame(values.round(3), columns=COLUMNS)
-    table.insert(0, "date", pd.date_range("2016-07-01 00:00:00", periods=rows, freq="6h"))
+    table.insert(0, "date", pd.date_range("2016-07-01 00:00:00", periods=rows, freq="12h"))
     path = tmp_path_factory.mktemp("ett") / "ETTx.csv"
     table.to_csv(path, index=False)
     return path
@@ -89,7 +89,7 @@ def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> N
         (["12mo", "4mo"], "data.split: expected rows or months of training, validation and test"),
         ([100, -1, 50], "data.split: expected training and test rows above 0"),
         ([100, 0, 0], "data.split: expected training and test rows above 0"),
-        (["12mo", "4mo", "6mo"], "data.split: expected at most the 2,520 rows of"),
+        (["12mo", "4mo", "6mo"], "data.split: expected at most the 1,260 rows of"),
         ([20, 50, 50], "data.split: expected at least 27 training rows for a window, got 20"),
         ([100, 5, 50], "data.split: expected at least 7 validation rows for a window, got 5"),
     ],
