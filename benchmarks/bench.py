@@ -1,8 +1,8 @@
 """Compare the training rates of the dltrain command, a bare PyTorch loop and other trainers.
 
-In each of several rounds, every system trains every workload in a separate process and terminal, one after the other.
-The time between optimizer steps is measured after a warm-up, without evaluation and checkpoints. Ratios are computed
-within a round.
+Each workload is trained in several rounds; in a round, all systems train it one after another, each in its own process
+and pseudo-terminal. The time between optimizer steps is measured after a warm-up, without evaluation and checkpoints.
+Ratios are computed within a round.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def names(known: Sequence[str] | dict[str, Any]) -> Any:
-    """Return a parser of comma-separated names."""
+    """Return a function that parses comma-separated names and rejects unknown ones."""
 
     def split(text: str) -> list[str]:
         if wrong := [name for name in text.split(",") if name not in known]:
@@ -72,7 +72,7 @@ def names(known: Sequence[str] | dict[str, Any]) -> Any:
 
 
 def compare(folder: Path, options: argparse.Namespace, load: float) -> int:
-    """Run all rounds, print the table and write the file."""
+    """Run all rounds, print the table, write the JSON file, and return the exit code."""
     for system in options.systems:
         if lacking := missing(system):
             print(f"{system}: skipped, not installed: {', '.join(lacking)}")
@@ -175,7 +175,7 @@ def cells(row: Measured) -> list[str]:
 
 
 def warn(rows: list[Measured]) -> None:
-    """Print warnings about unreliable numbers."""
+    """Print errors, and warnings about numbers that cannot be compared."""
     for row in rows:
         if "error" in row:
             print(f"{row['workload']} {row['system']} failed:\n{row['error']}")
@@ -191,7 +191,7 @@ def warn(rows: list[Measured]) -> None:
 
 
 def check_growth(folder: Path, options: argparse.Namespace) -> int:
-    """Compare time and memory of a step early and late in one run of the tiny MLP."""
+    """Compare time and memory of an early and a late step in one run of the tiny MLP; return the exit code."""
     prepare(folder, "mlp")
     early, late = GROWTH
     measured = run_system("dltrain", "mlp", folder, late + early + 1, options.threads)

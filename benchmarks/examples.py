@@ -1,4 +1,4 @@
-"""Training loops that follow PyTorch's public examples of generative models in layers, operations and device reads.
+"""Training loops with the layers, operations and reads from the device of PyTorch's public examples.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """
@@ -13,7 +13,7 @@ LATENT = 100
 
 
 class VAE(nn.Module):
-    """Layers of 784, 400 and 20 units, with separate layers for mean and log-variance."""
+    """Variational autoencoder of 784, 400 and 20 units, with separate layers for mean and log-variance."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""Compare generation of text with a cache or a state and without: tokens per second, and their ratio.
+"""Compare text generation with and without a cache or state: tokens per second, and their ratio.
 
     python generation.py [--models gpt,t5] [--tokens N] [--context N] [--rounds N]
 
 Models have random weights. Without a cache, all tokens are computed again for each new token: by `Window`, or by a call
-with all previous tokens for models that read a source. Both write the same tokens, unless the context of a gpt is
-shorter than the text. They alternate in one process on one thread. The time is that of the CPU, and the ratio is
+with all previous tokens for models that read a source. Both ways write the same tokens, unless the context of a gpt
+is shorter than the text. They alternate in one process on one thread. The time is that of the CPU, and the ratio is
 computed within a round.
 """
 
@@ -46,7 +46,7 @@ MODELS: Mapping[str, Callable[[int], nn.Module]] = {
 
 
 class Recomputed:
-    """Step-by-step interface of a model that reads a source, without its state: each step computes all tokens again."""
+    """Step-by-step interface, without a cache, of a model that reads a source: each step computes all tokens again."""
 
     def __init__(self, model: nn.Module, source: Tensor) -> None:
         self.model, self.source = model, source

@@ -54,7 +54,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 
 def compare(folder: Path, workers: int, rounds: int) -> None:
-    """Print images per second of both, and their ratio in each round."""
+    """Print the median rates of both, and the median and range of their ratio over the rounds."""
     ours, theirs = dltrain(folder, workers), torchvision(folder, workers)
     rate(ours(0)), rate(theirs(0))
     rates = [(rate(ours(number)), rate(theirs(number))) for number in range(1, rounds + 1)]
@@ -67,7 +67,7 @@ def compare(folder: Path, workers: int, rounds: int) -> None:
 
 
 def dltrain(folder: Path, workers: int) -> Any:
-    """Return a function from the number of an epoch to its batches."""
+    """Return a function that takes the number of an epoch and returns its batches."""
     data = ImageFolder(
         str(folder),
         image_size=SIZE,
@@ -81,7 +81,7 @@ def dltrain(folder: Path, workers: int) -> Any:
 
 
 def torchvision(folder: Path, workers: int) -> Any:
-    """Return a function from the number of an epoch to its batches."""
+    """Return a function that takes the number of an epoch and returns its batches."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE, antialias=True),
@@ -97,7 +97,7 @@ def torchvision(folder: Path, workers: int) -> Any:
 
 
 def rate(batches: Iterable[Any]) -> float:
-    """Return images per second of an epoch."""
+    """Return the images per second over all batches of an epoch."""
     started, count = time.perf_counter(), 0
     for batch in batches:
         images = batch["inputs"] if isinstance(batch, dict) else batch

@@ -1,7 +1,7 @@
 """Other trainers on the same model, tensors and batch size, with their default logging and progress display.
 
-Checkpoints and clipping are disabled, and so is evaluation, except that fastai validates on one batch after each epoch:
-dltrain and the bare loop do none of these during the measured steps.
+Checkpoints, clipping and evaluation are disabled, because dltrain and the bare loop do none of them during the measured
+steps; only fastai validates after each epoch, on one batch.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from workloads import LR
 
-# Packages that each system needs.
+# System -> packages that it needs.
 NEEDS = {
     "lightning": ("lightning",),
     "hf": ("transformers", "accelerate"),

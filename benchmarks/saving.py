@@ -2,10 +2,10 @@
 
     python saving.py [--rounds N] [--only tiny|large]
 
-Every other checkpoint is replaced by a plain `torch.save` of the same state into a new file. Two times are measured:
-the time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every
-9 n steps, and the n steps after it are compared with the next n steps. The total therefore includes the work of threads
-and of the system: hashing, waiting for the disk, removing an older file. The file of a plain write is removed in the
+Every other checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured: the
+time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
+steps, and the n steps after it are compared with the next n steps. The total therefore includes the work of threads and
+of the system: hashing, waiting for the disk, removing an older file. The file of a plain write is removed in the
 remaining steps, which are not measured.
 """
 
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
-    """Print one paragraph per network: medians over all checkpoints, with quartiles."""
+    """Print the measurements of a network: medians over all checkpoints, with quartiles."""
     step = 1000 * statistics.median(found["step"] for found in rounds)
     print(f"{label}: a step takes {step:.3f} ms, a checkpoint has {rounds[0]['bytes'] / 1e6:.1f} MB")
     for what in ("blocked", "in total"):

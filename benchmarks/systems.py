@@ -1,4 +1,4 @@
-"""dltrain and a bare loop, each training one workload in this process."""
+"""Train one workload in this process, with dltrain or with a bare loop."""
 
 import time
 from collections.abc import Callable
@@ -67,7 +67,7 @@ class Task:
 def dltrain(task: Task, precision: str = "fp32") -> None:
     """Train with the installed command, including log, progress, TensorBoard, metrics and result.
 
-    Evaluation and checkpoints come after the last measured step.
+    Evaluations and checkpoints come after the last measured step.
     """
     import json
 

@@ -57,7 +57,7 @@ class Workload:
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
         bf16: Whether to compare bf16 as well.
-        example: Training loop that replaces the bare loop, as of a public example; no other trainer is compared.
+        example: Training loop that replaces the bare loop; other trainers are not compared.
     """
 
     batch_size: int
@@ -247,7 +247,7 @@ WORKLOADS = {
         400,
         20,
         examples.VAE,
-        F.cross_entropy,  # not used: the example has its own loss
+        F.cross_entropy,  # not used: the loop has its own loss
         write_digits,
         read_unnormalized_npz,
         ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
@@ -258,7 +258,7 @@ WORKLOADS = {
         40,
         5,
         lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
-        F.cross_entropy,  # not used: the example has its own loss
+        F.cross_entropy,  # not used: the loop has its own loss
         write_color_images,
         read_npz,
         ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),

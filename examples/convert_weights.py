@@ -1,4 +1,4 @@
-"""Rename the weights in a file to the names of a timm network that lists the same layers in the same order.
+"""Rename the weights in a file to the names in a timm network that lists the same layers in the same order.
 
     python convert_weights.py efficientnet_lite0.pth tf_efficientnet_lite0 lite0.pt
 
@@ -32,7 +32,7 @@ def kind(name: str) -> str:
 
 
 def main(source: str, name: str, out: str) -> None:
-    """Convert a file, and print the pairs of names."""
+    """Rename the weights in `source` for the timm network `name`, print the pairs of names, and save them to `out`."""
     import timm  # takes seconds
 
     with torch.device("meta"):
