@@ -36,7 +36,7 @@ class PrepareClips(nn.Module):
 
 
 class ClipGeometry(nn.Module):
-    """Random geometry of clips: the same flip, shift, crop and rotation for all frames of a clip.
+    """Random geometry of clips: the same flip, shift, crop, rotation and zoom for all frames of a clip.
 
     Args:
         augmentation: What to change and how much.

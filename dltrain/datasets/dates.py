@@ -141,7 +141,7 @@ def _share(times: np.ndarray) -> float:
 
 
 def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) -> tuple[str, ...]:
-    """Return the first cell with another date in a rival, and both dates; empty if there is no such cell."""
+    """Return the first cell with another date in a rival reading, and both dates; empty if there is none."""
     for _, _, times in rivals:
         different = np.flatnonzero((times != best[2]) & ~np.isnat(times) & ~np.isnat(best[2]))
         if len(different):

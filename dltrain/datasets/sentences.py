@@ -7,7 +7,7 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# A punctuation mark before white space and a capital letter or a number, or a Chinese or Japanese mark.
+# A punctuation mark before whitespace and a capital letter or a number, or a Chinese or Japanese mark.
 SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
 
 
@@ -25,6 +25,6 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text, including the white space around them."""
+    """Return the sentences of a text, including the whitespace around them."""
     ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     return [text[start:end] for start, end in pairwise(ends)]

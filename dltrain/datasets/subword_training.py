@@ -22,7 +22,7 @@ def fit_subwords(
 ) -> str:
     """Return a tokenizer that is fitted to texts, as JSON.
 
-    ``bpe`` keeps white space; ``wordpiece`` does not, as in BERT.
+    ``bpe`` keeps whitespace; ``wordpiece`` does not, as in BERT.
 
     Args:
         kind: ``bpe`` or ``wordpiece``.
@@ -66,8 +66,8 @@ def fit_word_pieces(
     that cannot be split in this way, because it has an unknown character or is too long, is one unknown token.
 
     Args:
-        keep_spaces: Whether decoded texts have the white space of the original, for language models: a word includes
-            the space before it, and other white space has tokens. Otherwise, white space and control characters are
+        keep_spaces: Whether decoded texts have the whitespace of the original, for language models: a word includes
+            the space before it, and other whitespace has tokens. Otherwise, whitespace and control characters are
             removed, and decoded texts have a space between words, except before . ? ! and commas, as in BERT.
 
     Source: Devlin et al. 2019, "BERT", and its code.

@@ -44,8 +44,8 @@ class Text:
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (with the space before them, symbols, and other
-            white space), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
-            splits a word as BERT does, but keeps the space before it, other white space and case.
+            whitespace), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
+            splits a word as BERT does, but keeps the space before it, other whitespace and case.
         tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
         max_words: Maximum number of words, or of subwords including bytes or characters, at least 1.

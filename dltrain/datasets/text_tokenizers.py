@@ -21,7 +21,7 @@ from dltrain.errors import ConfigError, format_error, shorten
 
 BYTES = 256
 CONTINUATION = bytes(range(0x80, 0xC0))  # bytes that continue a character in UTF-8
-PIECE = re.compile(rf" ?(?:{WORD.pattern})|\s")  # a word or symbol with the space before it, or other white space
+PIECE = re.compile(rf" ?(?:{WORD.pattern})|\s")  # a word or symbol with the space before it, or other whitespace
 
 
 class Encoded(NamedTuple):
@@ -233,7 +233,7 @@ def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> l
 
 
 def split_pieces(text: str) -> list[str]:
-    """Return the words, symbols and white space of a text; joining them restores the text."""
+    """Return the words, symbols and whitespace of a text; joining them restores the text."""
     return PIECE.findall(text)
 
 
