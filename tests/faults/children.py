@@ -23,7 +23,7 @@ TIMEOUT_S = 300.0
 
 @dataclass
 class Child:
-    """A command. After its end, ``code`` is its exit code, or minus the number of the signal that killed it."""
+    """Process of a command. At its end, ``code`` is the exit code, or minus the number of the signal that killed it."""
 
     stdout_path: Path
     stderr_path: Path
@@ -64,7 +64,7 @@ class Child:
         return self
 
     def wait_until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
-        """Wait until ``happened()`` is true and return its value; fail at the end of the process or of `timeout`."""
+        """Wait until ``happened()`` is true and return the value; fail if the process ends, or after `timeout` s."""
         limit = time.monotonic() + timeout
         while not (found := happened()):
             if self.ended.is_set() and not (found := happened()):
@@ -158,7 +158,7 @@ class ServerClient:
 
 
 class Gate:
-    """Files in a folder that control where processes that use `gated.py` wait."""
+    """Folder whose files make the processes that use `gated.py` wait at chosen moments."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -170,7 +170,7 @@ class Gate:
         (self.folder / moment).touch()
 
     def delay(self, seconds: float) -> None:
-        """Delay every batch and every other moment by `seconds`."""
+        """Make the process wait `seconds` at every moment, even if it is not closed."""
         (self.folder / "delay").write_text(str(seconds))
 
     def wait_until_reached(self, child: Child, moment: str) -> None:

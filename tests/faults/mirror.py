@@ -1,4 +1,4 @@
-"""A local HTTP file server that can truncate or delay its answers, and counts the requests."""
+"""A local HTTP file server that can truncate or delay its responses and counts the requests."""
 
 import gzip
 import hashlib
@@ -46,7 +46,7 @@ def md5(content: bytes) -> str:
 
 
 class Mirror:
-    """The files of a server, the faults of its answers, and the number of requests per file."""
+    """Files of a server, the faults of its responses, and the number of requests per file."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.requests = files, Counter[str]()
@@ -54,7 +54,7 @@ class Mirror:
         self.pause = 0.0  # seconds to wait after the first half of every file
         self.url = ""
 
-    def answer(self, request: http.server.BaseHTTPRequestHandler, body: bool) -> None:
+    def respond(self, request: http.server.BaseHTTPRequestHandler, body: bool) -> None:
         """Send the file that a request names, or only its headers."""
         name = Path(request.path).name
         content = self.files.get(name)
@@ -82,7 +82,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Mirror]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             # To resolve redirects, torchvision sends GET with a header Method: HEAD and reads no body.
-            mirror.answer(self, body=self.headers.get("Method") != "HEAD")
+            mirror.respond(self, body=self.headers.get("Method") != "HEAD")
 
         def log_message(self, format: str, *args: object) -> None:
             """Do not log requests."""

@@ -43,11 +43,16 @@ def bomb() -> bytes:
     )
 
 
-BROKEN = {"a truncated JPEG": truncated_jpeg(), "nothing": b"", "text": b"this is no picture\n", "a bomb": bomb()}
+BROKEN = {
+    "a truncated JPEG": truncated_jpeg(),
+    "an empty file": b"",
+    "text": b"this is not an image\n",
+    "a decompression bomb": bomb(),
+}
 
 
 def command(root: Path, *more: str) -> list[str]:
-    """Return the command of a run of 4 epochs of 9 steps without pictures."""
+    """Return the command of a run of 4 epochs of 9 steps that logs no images."""
     return [
         *[
             "model=mlp",

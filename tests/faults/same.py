@@ -14,7 +14,7 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """Assert that `run` has the same last and best checkpoint, metrics, results, curves, pictures and film.
+    """Assert that `run` has the same last and best checkpoint, metrics, results, curves, images and film.
 
     Times and memory are not compared.
 
@@ -25,7 +25,7 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
     """
     extra = None if also_tested_at is None else (also_tested_at, "test")
     assert [line for line in lines(run) if (line["step"], line["split"]) != extra] == lines(reference)
-    for read in (curves, pictures):
+    for read in (curves, images):
         expected = read(reference)
         for tag, points in read(run).items():
             found = [p for p in points if (p[0], tag.rsplit("/", 1)[-1]) != extra]
@@ -110,7 +110,7 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: values for tag, values in points.items() if not tag.startswith(MEASURED)}
 
 
-def pictures(run: Path) -> dict[str, list[tuple[int, str]]]:
+def images(run: Path) -> dict[str, list[tuple[int, str]]]:
     """Return the step and hash of every TensorBoard image."""
     found = events(run)
     return {

@@ -64,7 +64,7 @@ def flip_bit(path: Path) -> None:
 
 DAMAGES = [
     pytest.param(truncate(0.0), id="empty", marks=pytest.mark.faults),
-    pytest.param(truncate(0.3), id="truncated to 30 %"),
+    pytest.param(truncate(0.3), id="truncated to 30 %", marks=pytest.mark.faults),
     pytest.param(truncate(0.999), id="truncated to 99.9 %", marks=pytest.mark.faults),
     pytest.param(flip_bit, id="one bit flipped"),
     pytest.param(Path.unlink, id="removed", marks=pytest.mark.faults),

@@ -100,7 +100,7 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
 ) -> None:
     (tmp_path / "file").touch()
     folder = where.format(file=tmp_path / "file")
-    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={folder}")
+    child = dltrain("model=mlp", "data=digits", "device=cpu", f"hydra.run.dir={folder}")
     assert child.code == 2
     assert child.stderr.count("\n") == 1
     assert child.stderr.startswith("dltrain: hydra.run.dir: expected a folder that can be written, got /")
@@ -110,7 +110,7 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
 def test_a_read_only_folder_is_rejected_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
-    child = dltrain("model=mlp", "data=digits", f"hydra.run.dir={folder / 'run'}")
+    child = dltrain("model=mlp", "data=digits", "device=cpu", f"hydra.run.dir={folder / 'run'}")
     assert child.code == 2
     assert child.stderr.count("\n") == 1
 

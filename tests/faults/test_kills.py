@@ -100,7 +100,7 @@ BIG = [
 def test_a_kill_during_a_save_damages_no_existing_checkpoint(
     start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
-    kill_during_saves(3, start, dltrain, tmp_path)
+    kill_during_saves(2, start, dltrain, tmp_path)
 
 
 @pytest.mark.faults
@@ -112,7 +112,7 @@ def test_forty_kills_during_saves_damage_no_existing_checkpoint(
 
 def kill_during_saves(count: int, start: Callable[..., Child], dltrain: Callable[..., Child], tmp_path: Path) -> None:
     """Kill one run repeatedly during saves, then let it finish, and compare it with an uninterrupted run."""
-    draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 20
+    draw, run, total = random.Random(0), tmp_path / "run", 8 * count + 10
     command = [*BIG, f"trainer.max_steps={total}", "trainer.resume=auto"]
     folder, reached, caught = run / "checkpoints", 0, 0
     for number in range(count):

@@ -62,7 +62,7 @@ def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
     assert_same(run, uninterrupted_run("forecast"))
 
 
-def test_a_second_ctrl_c_stops_a_run_at_once_and_leaves_no_partial_files(
+def test_a_second_ctrl_c_stops_a_run_immediately_and_leaves_no_partial_files(
     run_until: Callable[..., tuple[Child, Path]],
     dltrain: Callable[..., Child],
     uninterrupted_run: Callable[[str], Path],

@@ -103,7 +103,7 @@ def test_a_killed_worker_is_reported_and_the_run_resumes_to_identical_results(
     assert status(run)["state"] == "failed"
     # The run still uses batches that the worker had delivered, and saves a checkpoint every second step.
     assert Checkpoints(run).load("last.pt")["loop"]["step"] in (12, 14)
-    resumed = dltrain("resume", str(run), "allow_targets=[gated]")
+    resumed = dltrain("resume", str(run), "data.workers=0", "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
     assert_same(run, reference())
 
