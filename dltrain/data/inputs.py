@@ -24,7 +24,7 @@ class InputFiles:
     Args:
         names: Paths of files and folders, or ``-`` for standard input.
         text: Text from the command line, for text data; None if there is none.
-        batch_size: Maximum number of examples to read at a time.
+        batch_size: Approximate number of examples to read at a time.
     """
 
     names: tuple[str, ...] = ()

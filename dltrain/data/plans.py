@@ -103,7 +103,7 @@ class ByLength:
         return (lengths + self.multiple - 1) // self.multiple
 
     def _sort(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> Tensor:
-        """Return the examples in the order in which they are cut; those of the same width keep theirs or are mixed."""
+        """Return the examples in the order in which they are cut into batches; `shuffle` mixes those of one width."""
         if shuffle is not None:
             examples = examples[torch.randperm(len(examples), generator=shuffle)]
         widths = self._widths(examples)

@@ -87,7 +87,7 @@ def padded_width(lengths: Tensor, multiple: int = 1) -> int:
 
 
 def largest_width(length: int) -> int:
-    """Return the largest width of batches of rows of at most this length, for any of `PAD_MULTIPLES`."""
+    """Return the largest width of a batch whose rows have at most this length, for any of `PAD_MULTIPLES`."""
     return padded_width(torch.tensor([length]), WIDTH_MULTIPLE)
 
 

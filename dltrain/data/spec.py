@@ -177,7 +177,7 @@ class Source:
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint instead of `rows`; or, for computed rows, a string of their settings,
             because the last digits of their values depend on the CPU. None fingerprints `rows`.
-        plan: Division of the examples into batches; None for batches of a fixed size in random order.
+        plan: Division of the examples into batches; None for batches of a fixed size, in random order in training.
     """
 
     rows: Mapping[str, Field] | Files

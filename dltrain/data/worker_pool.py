@@ -157,7 +157,7 @@ class WorkerLoader:
             raise WorkerError(_exit_message(dead[0]))
 
     def _find_cause(self, error: Exception, wait_s: float) -> str | None:
-        """Return the message for an error while waiting; None unless shared memory was full or a worker died."""
+        """Return the message for an error raised while waiting; None unless shared memory was full or a worker died."""
         if is_shared_memory_full(error):
             return _shared_memory_message("a worker process")
         if isinstance(error, WorkerError):

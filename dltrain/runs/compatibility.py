@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# A missing fact, the fact that the data provide instead, and a hint on the task that uses it.
+# A missing fact, the fact that the data provide instead, and a hint about the task that uses it.
 OTHER_TARGETS = (
     ("classes", "targets", "numbers: add task=regression"),
     ("classes", "transcripts", "transcripts, most of which occur only once: use task=ctc"),

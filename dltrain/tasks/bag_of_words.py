@@ -145,7 +145,7 @@ class LinearModel:
 
     @property
     def description(self) -> str:
-        """Note for the user on the chosen features and penalty."""
+        """Note for the user about the chosen features and penalty."""
         terms = f"words{' and pairs of words' * self.features.pairs}"
         return f"baseline: TF-IDF of {len(self.features.terms):,} {terms}, penalty {self.penalty:g}"
 

@@ -170,7 +170,7 @@ class Classification(TaskOverSteps, Supervised):
         return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
     def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Return the class of each example, and the most likely one."""
+        """Return captions with the class of each example and the most likely class."""
         pairs = zip(self.predict(model, batch), batch["targets"].tolist(), strict=True)
         return [
             f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f})"

@@ -105,7 +105,7 @@ class Regression(TaskOverSteps, Supervised):
         return show_words(model, evaluation.extra["texts"], self.decode, lambda batch: self._captions(model, batch))
 
     def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Return the targets of each example, and the predicted ones."""
+        """Return captions with the targets of each example and the predicted values."""
         pairs = zip(self._named(denormalize(target_values(batch), batch)), self.predict(model, batch), strict=True)
         return [
             ", ".join(f"{name} {value:.4g}, predicted {line[name]:.4g}" for name, value in true.items())

@@ -80,10 +80,10 @@ def list_names(names: list[str]) -> str:
 
 
 class _Part(NamedTuple):
-    """Parameters that are frozen together."""
+    """Parameters that are trained from the same epoch on, with the same learning rate factor."""
 
     parameters: list[nn.Parameter]
-    until: float  # epoch from which they are trained: 0 if they are never frozen
+    until: float  # epoch from which they are trained: 0 if they are never frozen, infinity if they stay frozen
     rate: float
 
 
