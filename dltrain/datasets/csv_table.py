@@ -53,7 +53,11 @@ class Table:
         return len(self.lines)
 
     def index_of(self, name: str, key: str = "data.column") -> int:
-        """Return the index of a column; `key` is the configuration key for messages."""
+        """Return the index of a column; `key` is the configuration key for messages.
+
+        Raises:
+            ConfigError: There is no such column, or several have this name.
+        """
         if name not in self.header:
             known = f"one of the columns of {self.path.name}: {', '.join(self.header)}"
             raise ConfigError(format_error(key, known, name, suggest(str(name), self.header)))

@@ -7,7 +7,15 @@ from dltrain.errors import ConfigError, format_error
 
 
 def fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -> np.ndarray:
-    """Return the series (rows, columns) in float64; each split is filled only from rows before its end."""
+    """Return the series (rows, columns) in float64; each split is filled only from rows before its end.
+
+    Args:
+        policy: ``refuse``, ``interpolate`` or ``last``; see `dltrain.datasets.time_series.TimeSeries`.
+        ends: Row after the last one of each split, in ascending order.
+
+    Raises:
+        ConfigError: A value is not a number, is missing and may not be filled, or a split has no number before its end.
+    """
     columns = [table.index_of(name) for name in names]
     values = np.stack([parse_column(table, column) for column in columns], axis=1)
     if policy == "refuse":

@@ -43,6 +43,9 @@ def choose_columns(
         column: A name or a list of them; ``auto`` takes the numeric columns except timestamps, row numbers and,
             unless all columns are flags, flags (0 or 1); None takes row numbers and flags as well.
         excluded: Columns to exclude: dates, and the one that distinguishes series.
+
+    Raises:
+        ConfigError: A named column is missing, repeated or not numeric, or there is no column to forecast.
     """
     if isinstance(column, list) or column not in ("auto", None):
         return _check_columns(table, [column] if isinstance(column, str) else list(column or [])), []
@@ -83,6 +86,9 @@ def select_rows(table: Table, where: str | None) -> Table:
     Args:
         table: The file.
         where: ``column:value`` or ``column=value``; None takes all rows.
+
+    Raises:
+        ConfigError: There is no such column, or no row has this value.
     """
     if where is None:
         return table
