@@ -45,7 +45,7 @@ def batches_of(name: str, training: bool) -> Batches:
 
 
 def share(lengths: Tensor, plan: list[Tensor]) -> float:
-    """Count the padding of each batch by itself."""
+    """Return the share of padding in the batches of a plan, each of which is padded to its longest example."""
     lengths = lengths.view(len(lengths), -1)
     padded = sum(len(part) * int(lengths[part].max(0).values.sum()) for part in plan)
     return 1 - int(lengths.sum()) / padded
@@ -53,7 +53,7 @@ def share(lengths: Tensor, plan: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_at_most_5_percent_are_padding(name: str, training: bool) -> None:
+def test_at_most_5_percent_of_batches_by_length_are_padding(name: str, training: bool) -> None:
     batches, (lengths, size, _) = batches_of(name, training), DISTRIBUTIONS[name]
     plans = [batches.plan(epoch) for epoch in range(2 if training else 1)]
     for plan in plans:
@@ -64,7 +64,7 @@ def test_at_most_5_percent_are_padding(name: str, training: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["recordings", "few pairs"])
-def test_jitter_leaves_more_different_batches(name: str) -> None:
+def test_jitter_makes_the_batches_of_two_epochs_differ_more(name: str) -> None:
     lengths, size, jitter = DISTRIBUTIONS[name]
     repeated = []
     for each in (0.0, jitter):

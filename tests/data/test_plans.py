@@ -1,4 +1,4 @@
-"""Plans, which divide examples into batches of a fixed size, similar lengths or at most `max_tokens`, and streams."""
+"""Plans that divide examples into batches: of a fixed size, of similar lengths, with a token budget, and streams."""
 
 import itertools
 

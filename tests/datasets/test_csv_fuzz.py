@@ -16,7 +16,7 @@ DECIMALS = {".": [",", " ", "'", "\u00a0", ""], ",": [".", " ", "'", "\u202f", "
 
 
 class RandomFile(NamedTuple):
-    """The content of a file, and the numbers and words it contains."""
+    """The content of a file, the numbers and words in it, and a description of its notation for messages."""
 
     content: bytes
     numbers: dict[str, np.ndarray]

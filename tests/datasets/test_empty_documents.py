@@ -1,4 +1,4 @@
-"""Empty files and documents are rejected in one line."""
+"""Empty files, and files whose documents are empty, are rejected in one line."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Times that follow the last row, in the format of the column."""
+"""Dates and numbers that continue a time column after its last row."""
 
 import numpy as np
 import pandas as pd

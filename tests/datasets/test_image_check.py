@@ -67,7 +67,7 @@ def test_gray_cmyk_16_bit_palette_and_transparent_images_are_read(
     assert not gray or (pixels == pixels[..., :1]).all()
 
 
-def test_gray_levels_that_are_fractions_are_a_problem(tmp_path: Path) -> None:
+def test_gray_levels_that_are_fractions_are_reported_as_a_problem(tmp_path: Path) -> None:
     Image.fromarray(NOISE[..., 0] / np.float32(255)).save(tmp_path / "a.tif")
     assert "floats from 0 to 1, but only gray levels of 8 or 16 bits are supported" in str(
         find_problem(tmp_path / "a.tif")

@@ -48,7 +48,7 @@ def test_the_subwords_of_the_training_texts_are_restored_without_the_file(
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_only_the_mask_may_be_written_in_a_text(kind: str) -> None:
+def test_the_mask_is_the_only_special_token_that_is_read_in_a_text(kind: str) -> None:
     settings = VocabularySettings(kind, None, True, 1, 300, MORE_SPECIAL)
     vocabulary = settings.fit(["The End of a <mask> and <end>"] * 3)
     encoded = vocabulary.encode("a <mask><mask> <end>")
@@ -61,7 +61,7 @@ def test_only_the_mask_may_be_written_in_a_text(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_spans_are_the_characters_of_the_words(kind: str) -> None:
+def test_spans_locate_the_words_in_the_text(kind: str) -> None:
     text = "Ada  saw Zoë’s cat, 東京!"
     vocabulary = VocabularySettings(kind, None, True, 1, 999).fit([text] * 3)
     tokens, spans = vocabulary.encode_spans(text)

@@ -57,7 +57,7 @@ def test_each_step_has_the_known_values_of_its_time_and_of_one_horizon_later(sal
     assert batch["targets"].shape[1:] == (HORIZON, 1)
 
 
-def test_without_known_values_the_windows_are_those_without_the_column(sales: Path) -> None:
+def test_known_values_do_not_change_the_windows_of_the_series(sales: Path) -> None:
     known, plain = (
         next(iter(Batches(TimeSeries(path=str(sales), column="sales", known=names, **SIZES).load().test, 9)))
         for names in (["holiday"], None)
@@ -69,7 +69,7 @@ def test_without_known_values_the_windows_are_those_without_the_column(sales: Pa
     ("part", "expected"),
     [("hour", [0, 6, 12]), ("minute", [0, 0, 0]), ("weekday", [0, 0, 0]), ("day", [28, 28, 28]), ("month", [1, 1, 1])],
 )
-def test_a_part_of_the_date_is_an_angle(part: str, expected: list[int], tmp_path: Path) -> None:
+def test_a_part_of_the_date_is_encoded_as_a_sine_and_a_cosine(part: str, expected: list[int], tmp_path: Path) -> None:
     periods = {"hour": 24, "minute": 60, "weekday": 7, "day": 31, "month": 12}
     dates = pd.date_range("2024-01-01", periods=60 * 4 + 100, freq="6h")
     pd.DataFrame({"date": dates, "y": np.arange(340) % 9}).to_csv(tmp_path / "a.csv", index=False)

@@ -1,4 +1,4 @@
-"""Training with labels for only some of the examples."""
+"""Data sets with labels for only some of the training examples."""
 
 import pytest
 import torch

@@ -138,7 +138,7 @@ def test_damaged_bytes_are_read_as_notes_or_rejected_in_one_line() -> None:
     assert 0 < rejected < 400
 
 
-def test_splits_are_folders_and_unreadable_files_can_be_skipped(tmp_path: Path) -> None:
+def test_folders_named_like_splits_are_used_and_unreadable_files_can_be_skipped(tmp_path: Path) -> None:
     for split, count in (("train", 6), ("validation", 2), ("test", 3)):
         write_songs(tmp_path / split / "bach", count)
     (tmp_path / "train" / "notes.txt").write_text("not music")

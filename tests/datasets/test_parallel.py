@@ -44,7 +44,7 @@ def write_files(folder: Path, sources: list[str], targets: list[str]) -> list[st
 
 
 def texts_of(data: Parallel) -> list[set[tuple[str, str]]]:
-    """Return the pairs of each split as texts, from its batches."""
+    """Return the decoded pairs of each split."""
     splits = data.load()
     found = []
     for source in (splits.train, splits.val, splits.test):

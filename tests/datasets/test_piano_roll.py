@@ -52,7 +52,7 @@ def test_missing_splits_are_taken_from_the_training_pieces(tmp_path: Path) -> No
     assert sorted(itertools.chain(*found)) == [piece[0] for piece in pieces]
 
 
-def test_a_silent_voice_and_pitches_that_are_written_as_floats_are_read(tmp_path: Path) -> None:
+def test_silent_voices_and_pitches_written_as_floats_are_read(tmp_path: Path) -> None:
     data = PianoRoll(write(tmp_path, {**VALID, "test": [[[74.0, -1, 60.0, 60.0]]]}))
     assert to_steps(data.load().test.rows["frames"].values) == [[60, 74]]
 
@@ -122,7 +122,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
         PianoRoll(str(path))
 
 
-def test_a_folder_is_rejected_with_the_data_that_read_it(tmp_path: Path) -> None:
+def test_a_folder_of_rolls_or_a_file_for_midi_is_rejected_with_the_data_set_that_reads_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got the folder .*\. data=midi reads a folder of MIDI files"):
         PianoRoll(str(tmp_path))
     with pytest.raises(ConfigError, match=r"got the file .*\. data=pianoroll reads piano rolls in JSON"):

@@ -101,7 +101,7 @@ def test_a_wrong_split_is_rejected_in_one_line(ett: Path, split: list, message: 
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
-def test_months_need_dates_at_a_step_that_divides_them(tmp_path: Path) -> None:
+def test_splits_in_months_need_dates_with_a_step_that_divides_a_month(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
     with pytest.raises(ConfigError, match=r"expected numbers of rows, because .* got a file without dates"):

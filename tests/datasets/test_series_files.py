@@ -81,7 +81,7 @@ def test_weekday_data_have_a_season_of_five(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["%Y-%m-%d", "%m/%d/%Y", "%d.%m.%Y"])
-def test_rows_not_in_time_order_are_rejected(form: str, tmp_path: Path) -> None:
+def test_rows_that_are_not_in_chronological_order_are_rejected(form: str, tmp_path: Path) -> None:
     for order in (slice(None, None, -1), np.random.default_rng(0).permutation(200)):
         path = write(tmp_path, date=DAYS.strftime(form)[order], value=VALUES[order])
         with pytest.raises(ConfigError, match=r"rows in chronological order.*Sort the file, oldest row first"):

@@ -46,7 +46,7 @@ def test_mel_filters_are_the_triangles_of_htk(bands: int, bins: int, rate: int) 
 
 
 @pytest.mark.parametrize(("count", "window_ms"), [(1000, 25.0), (80, 20.0), (37, 13.3)])
-def test_log_mel_features_equal_a_fourier_transform_written_out(count: int, window_ms: float) -> None:
+def test_log_mel_features_equal_an_explicit_fourier_transform(count: int, window_ms: float) -> None:
     rate, bands, hop = 8000, 12, 80
     samples = np.random.default_rng(0).normal(size=count).astype(np.float32)
     length = round(rate * window_ms / 1000)
@@ -187,7 +187,7 @@ def test_words_that_repeat_are_classes_with_the_same_share_in_each_split(tmp_pat
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [18, 2, 20]
 
 
-def test_columns_are_found_by_their_content_or_named(tmp_path: Path) -> None:
+def test_columns_are_inferred_from_their_content_unless_they_are_named(tmp_path: Path) -> None:
     for number in range(6):
         write_recording(tmp_path / "clips" / f"{number}.wav", "ab")
     lines = ["id\tclip\tsentence\tspeaker", *(f"{n}\t{n}.wav\tab {'ab' * n}\tanna" for n in range(6))]
@@ -320,7 +320,7 @@ def test_a_bad_line_is_rejected_with_its_number_or_skipped(line: str, tmp_path: 
     assert sum(map(len, (splits.train, splits.val, splits.test))) == 29 and len(skipping.bad.found) == 1
 
 
-def test_a_character_that_only_held_out_transcripts_have_is_rejected(tmp_path: Path) -> None:
+def test_a_character_found_only_in_held_out_transcripts_is_rejected(tmp_path: Path) -> None:
     path = rows_of(tmp_path)
     row = Speech(path, **SMALL).parts["test"][0]
     lines = Path(path).read_text().splitlines()

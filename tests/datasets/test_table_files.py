@@ -115,7 +115,7 @@ def test_a_numeric_column_with_many_words_is_rejected_with_a_hint_to_missing_wor
     assert CsvTable(path, missing_words=[word], missing="mean").spec.size == 1
 
 
-def test_a_rare_class_is_stratified_over_the_splits(tmp_path: Path) -> None:
+def test_every_split_has_examples_of_a_rare_class(tmp_path: Path) -> None:
     kinds = np.where(np.arange(ROWS) % 29 == 0, "rare", "usual")
     data = CsvTable(write(tmp_path, FRAME[["price"]].assign(kind=kinds)))
     counts = [int((data.rows["targets"][part] == 0).sum()) for part in data.parts]

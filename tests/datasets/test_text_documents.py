@@ -42,7 +42,7 @@ def test_documents_are_packed_between_end_tokens_and_are_not_divided_between_spl
     assert again.spec.tokens.size == data.spec.tokens.size and fingerprint(again.load()) == fingerprint(splits)
 
 
-def test_the_characters_of_the_targets_include_the_separators(tmp_path):
+def test_the_number_of_target_characters_includes_the_separators(tmp_path):
     data = documents_of(tmp_path, min_count=1, tokens="words")
     assert int(batch_of(data.load().test)["characters"].sum()) == len("\n\n".join(DOCUMENTS[3:])) + 2
 

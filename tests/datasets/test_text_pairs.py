@@ -26,7 +26,9 @@ def write(folder: Path, rows: list[tuple[str, str, str]] = ROWS, name: str = "a.
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
-def test_a_pair_is_begin_first_end_second_end_and_the_second_part_is_segment_1(tmp_path: Path, name: str) -> None:
+def test_a_pair_is_encoded_as_begin_first_end_second_end_with_segment_1_for_the_second_text(
+    tmp_path: Path, name: str
+) -> None:
     data = TextPairs(write(tmp_path, name=name), min_count=1)
     splits = data.load()
     assert data.names == ("premise", "hypothesis") and data.spec.class_names == ("no", "yes")
@@ -94,6 +96,6 @@ def test_bad_files_are_rejected_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_tokenizer_without_ends_is_rejected() -> None:
+def test_a_tokenizer_without_begin_and_end_tokens_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^data.tokenizer: expected a tokenizer with tokens for begin and end"):
         PairEncoder(Words(["a"]).tokens, 9)

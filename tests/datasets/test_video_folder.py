@@ -226,7 +226,9 @@ def test_clips_to_predict_are_folders_of_frames_at_any_depth(walks: str, tmp_pat
         (("{}/one.png",), "INPUT 1: expected a folder of frames, a folder of clips, or a video file, got .*one.png"),
     ],
 )
-def test_other_inputs_are_rejected(names: tuple[str, ...], message: str, walks: str, tmp_path: Path) -> None:
+def test_inputs_that_are_not_clips_are_rejected(
+    names: tuple[str, ...], message: str, walks: str, tmp_path: Path
+) -> None:
     data = VideoFolder(walks)
     Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
     with pytest.raises(ConfigError, match=message):

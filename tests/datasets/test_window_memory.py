@@ -1,4 +1,4 @@
-"""Memory of windows over series grows with the rows of the file, not with the length of the windows."""
+"""The memory of windows over series grows with the rows of the file, not with the length of the windows."""
 
 import csv
 

@@ -55,7 +55,7 @@ def known_tokens(content: str) -> dict[str, int]:
     return known
 
 
-def test_words_are_split_like_those_of_bert() -> None:
+def test_words_are_split_into_pieces_as_in_bert() -> None:
     vocabulary = vocabularies.fit("wordpiece", PIECES, lowercase=False, min_count=2, max_words=1500)
     known = known_tokens(vocabulary.content[0])
     assert vocabulary.size == len(known) == 1500 and [known[name] for name in SPECIAL] == [0, 1, 2, 3]
@@ -94,7 +94,7 @@ def test_accents_are_kept_in_lower_case() -> None:
     assert vocabulary.decode(vocabulary.encode("ÉL ESTÁ aquí")) == "él está aquí"
 
 
-def test_language_models_restore_case_and_white_space(tmp_path: Path) -> None:
+def test_tokens_of_a_language_model_preserve_case_and_white_space(tmp_path: Path) -> None:
     text = "".join(f"{line}\n" for line in HARD) * 5 + BOOK[:25_000]
     (tmp_path / "a.txt").write_text(text, "utf-8")
     data = Text(str(tmp_path / "a.txt"), tokens="wordpiece", context_length=8, max_words=1000)

@@ -28,7 +28,7 @@ def test_a_mean_accepts_tensors_as_weights() -> None:
     assert mean.read() == {"loss": 2.0}
 
 
-def test_each_name_may_have_different_weights() -> None:
+def test_each_metric_may_have_different_weights() -> None:
     mean = Mean()
     for loss, count, error, numbers in ((1.0, 2, 10.0, 6), (4.0, 1, 40.0, 3)):
         mean.add(count, loss=torch.tensor(loss))
