@@ -1,6 +1,7 @@
 """Overrides of small runs, and functions that read run folders."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def lines(outcome: Outcome) -> list[dict[str, Any]]:
 
 def model_of(outcome: Outcome, name: str = "last.pt") -> dict[str, Tensor]:
     return Checkpoints(outcome.folder).load(name)["model"]
+
+
+def interrupted(outcome: Outcome, step: int, folder: Path) -> Path:
+    """Copy a run folder without the checkpoints after `step`, like that of a run that was killed; return the copy."""
+    shutil.copytree(outcome.folder, folder, symlinks=True)
+    for file in (folder / "checkpoints").iterdir():
+        if not file.name.startswith("step-") or int(file.stem.removeprefix("step-")) > step:
+            file.unlink()
+    (folder / "result.json").unlink()
+    return folder
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

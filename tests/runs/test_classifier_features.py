@@ -96,17 +96,29 @@ def train_gan(folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def test_the_result_names_the_classifier_and_the_console_warns_against_comparing_with_fid(
-    classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def scored(finished_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of a GAN whose images are scored with the features of the classifier."""
+    return train_gan(tmp_path_factory.mktemp("scored") / "gan", f"task.features={finished_run(*CLASSIFIER, AVERAGED)}")
+
+
+@pytest.fixture(scope="module")
+def unscored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run folder of the same GAN without a classifier."""
+    return train_gan(tmp_path_factory.mktemp("unscored") / "gan")
+
+
+def test_the_result_names_the_classifier_and_the_log_warns_against_comparing_with_fid(
+    classifier_run: Path, scored: Path
 ) -> None:
-    result = json.loads((train_gan(tmp_path / "gan", f"task.features={classifier_run}") / "result.json").read_text())
+    result = json.loads((scored / "result.json").read_text())
     assert result["features"].startswith(f"mlp-digits/{classifier_run.name} (accuracy 0.")
     assert set(Quality.metrics) <= set(result["test"])
-    assert f"by {result['features']}; not comparable with FID" in capsys.readouterr().err
+    assert f"by {result['features']}; not comparable with FID" in (scored / "train.log").read_text()
 
 
-def test_without_a_classifier_the_result_reports_that_pixels_were_compared(tmp_path: Path) -> None:
-    result = json.loads((train_gan(tmp_path / "gan") / "result.json").read_text())
+def test_without_a_classifier_the_result_reports_that_pixels_were_compared(unscored: Path) -> None:
+    result = json.loads((unscored / "result.json").read_text())
     assert result["features"] == "pixels, 8x8"
     assert "classifier_score" not in result["test"]
 
@@ -115,21 +127,19 @@ def test_the_result_of_a_classification_run_does_not_contain_features(classifier
     assert "features" not in json.loads((classifier_run / "result.json").read_text())
 
 
-def test_scores_from_classifier_features_do_not_change_training(classifier_run: Path, tmp_path: Path) -> None:
-    plain, scored = train_gan(tmp_path / "plain"), train_gan(tmp_path / "scored", f"task.features={classifier_run}")
-    weights = [torch.load(path / "checkpoints" / "last.pt", weights_only=True)["model"] for path in (plain, scored)]
+def test_scores_from_classifier_features_do_not_change_training(scored: Path, unscored: Path) -> None:
+    weights = [torch.load(path / "checkpoints" / "last.pt", weights_only=True)["model"] for path in (unscored, scored)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_evaluate_repeats_the_scores_and_accepts_another_classifier(
-    classifier_run: Path, finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier_run: Path, scored: Path, finished_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = train_gan(tmp_path / "gan", f"task.features={classifier_run}")
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((scored / "result.json").read_text())
     other = finished_run("model=lenet5", "data=digits", "trainer.max_steps=3")
     capsys.readouterr()
     for network, name in ((classifier_run, result["features"]), (other, f"lenet5-digits/{other.name}")):
-        assert main.main(["evaluate", str(folder), f"task.features={network}", "--json"]) == 0
+        assert main.main(["evaluate", str(scored), f"task.features={network}", "--json"]) == 0
         evaluated = json.loads(capsys.readouterr().out)
         assert evaluated["features"].startswith(name)
         assert (evaluated["metrics"] == result["test"]) == (network == classifier_run)

@@ -14,8 +14,6 @@ from dltrain.errors import ConfigError
 from dltrain.runs import job as stored
 from dltrain.storage import run_files
 
-FinishedRun = Callable[..., Path]
-
 
 def error_of(call: Callable[[], Any]) -> str:
     with pytest.raises(ConfigError) as error:
@@ -28,7 +26,7 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Change to a folder whose ``outputs`` has three runs, of which the second was written last. Return ``outputs``."""
     for number, name in enumerate(("20260101-101500-aaaa", "20260101-101501-bbbb", "20260202-090000-cccc")):
         run = tmp_path / "outputs" / "mlp-digits" / name
-        shutil.copytree(plain_run, run, symlinks=True)
+        shutil.copytree(plain_run, run, symlinks=True, ignore=shutil.ignore_patterns("*.pt", "events*"))
         age = 10 if number == 1 else 1000 * (number + 1)
         for file in ("status.json", "metrics.jsonl", "checkpoints/manifest.json"):
             os.utime(run / file, (time.time() - age,) * 2)
@@ -172,8 +170,8 @@ def test_a_truncated_job_is_loaded_or_rejected_as_a_configuration_error(tmp_path
 # --- changing -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def job(finished_run: FinishedRun) -> compose.Job:
+@pytest.fixture(scope="module")
+def job() -> compose.Job:
     overrides = ["model=mlp", "data=digits", "optimizer.lr=0.3", "optimizer/schedule=step", "trainer.epochs=1"]
     return compose.compose(overrides)
 
@@ -193,10 +191,8 @@ def test_an_override_changes_only_its_key(job: compose.Job) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["optimizer=sgd"],
         ["optimizer.lr=0.01", "optimizer=sgd"],
         ["optimizer.schedule.warmup=3", "optimizer/schedule=cosine", "optimizer=sgd"],
-        ["optimizer/schedule=cosine"],
         ["model.hidden_size=8", "regularization=dropout", "device=cpu"],
         ["model=cnn", "seed=4"],
     ],

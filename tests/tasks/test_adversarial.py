@@ -183,7 +183,8 @@ def test_the_model_selects_task_and_optimizer_and_both_can_be_overridden() -> No
     config = compose.compose(["model=dcgan", "data=mnist"]).config
     assert config["task"]["_target_"] == "dltrain.tasks.adversarial.Adversarial"
     assert (config["optimizer"]["lr"], config["optimizer"]["betas"]) == (2e-4, [0.5, 0.999])
-    assert compose.compose(["model=dcgan", "data=mnist", "optimizer=rmsprop"]).choices["optimizer"] == "rmsprop"
+    overridden = compose.compose(["model=dcgan", "data=mnist", "optimizer=rmsprop", "task=variational"]).choices
+    assert (overridden["optimizer"], overridden["task"]) == ("rmsprop", "variational")
 
 
 # Images and their scale ----------------------------------------------------------------------------------------------

@@ -58,10 +58,12 @@ def shares(sampling: Sampling, logits: Tensor) -> np.ndarray:
     return np.bincount(drawn.numpy(), minlength=len(logits)) / len(drawn)
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
 @pytest.mark.parametrize(
-    ("top_k", "top_p"),
-    [(None, None), (1, None), (4, None), (50, None), (None, 0.01), (None, 0.6), (None, 1.0), (5, 0.8)],
+    ("temperature", "top_k", "top_p"),
+    [
+        *((1.0, *limits) for limits in [(1, None), (50, None), (None, 0.01), (None, 1.0)]),
+        *((t, *limits) for t in (0.7, 2.0) for limits in [(None, None), (4, None), (None, 0.6), (5, 0.8)]),
+    ],
 )
 def test_sampled_frequencies_equal_the_renormalized_probabilities_of_top_k_and_top_p(
     temperature: float, top_k: int | None, top_p: float | None

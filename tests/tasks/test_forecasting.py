@@ -159,11 +159,12 @@ def test_adding_a_large_constant_to_a_series_changes_neither_errors_nor_forecast
         data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize)
         task = Forecasting(HORIZON, 1, SEASON)
         found = task.evaluate(RepeatLast(), Batches(data.load().test, 64))
-        (row,) = task.show(RepeatLast(), found)
+        if (normalize, offset) == ("last", 2e9):  # drawing takes most of the time
+            (row,) = task.show(RepeatLast(), found)
+            assert row.image is not None and row.image.float().std() > 0
         (unseen,) = Batches(replace(data.load().test, rows=next(data.inputs(InputFiles())).rows), 1)
         lines = [line["0"] - offset for line in task.predict(RepeatLast(), unseen)]
         assert lines == pytest.approx([moves[-1]] * HORIZON, abs=1e-4)
-        assert row.image is not None and row.image.float().std() > 0
         results.append({"ours": found.metrics, **found.baselines})
     starts = range(160 - 24, 160 - HORIZON + 1)
     expected = np.mean([np.abs(moves[at : at + HORIZON] - moves[at - 1]) for at in starts])

@@ -146,15 +146,15 @@ class Counting(Scripted):
     [
         pytest.param(False, {}, marks=pytest.mark.slow),
         (False, {"precision": "fp16", "average": 0.9, "accumulate": 2}),
-        (True, {"checkpoint_every": (25.0, "step")}),  # torch.save creates reference cycles
+        (True, {"checkpoint_every": (12.0, "step")}),  # torch.save creates reference cycles
     ],
 )
 def test_steps_leak_no_tensors_or_objects(collector: bool, given: dict[str, Any], tmp_path: Path) -> None:
     task = Counting()
-    every: dict[str, Any] = {"eval_every": (50.0, "step"), "log_every": (10.0, "step")}
+    every: dict[str, Any] = {"eval_every": (25.0, "step"), "log_every": (5.0, "step")}
     (gc.enable if collector else gc.disable)()
     try:
-        loop = make_loop(tmp_path, task, epochs=None, max_steps=500, **every, **given)
+        loop = make_loop(tmp_path, task, epochs=None, max_steps=250, **every, **given)
         task.wait = loop.checkpointer.checkpoints.wait
         loop.run()
     finally:
