@@ -61,9 +61,16 @@ def nothing_is_frozen(frozen_objects_are_counted: None) -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Change to an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder for ``data.root`` with small random data sets.
+    """Return a folder for ``data.root`` with small artificial data sets.
 
     They have the formats of MNIST, Fashion-MNIST and CIFAR-10, and of the data sets that the experiments read.
     """
@@ -123,6 +130,8 @@ def phrases(random: np.random.Generator) -> list[str]:
 @pytest.fixture(scope="session")
 def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a mapping from data options to paths of user files."""
+    from dltrain.datasets.time_series import BUNDLED
+
     root, random = tmp_path_factory.mktemp("own"), np.random.default_rng(1)
     features = random.normal(size=(80, 6))
     lines = ["a,b,c,d,e,f,kind,price"]
@@ -173,7 +182,8 @@ def own_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     texts = {"text_table": root / "reviews.csv", "parallel": root / "phrases.tsv"}
     (root / "packages.jsonl").write_text("".join(map(packages, range(90))))
     texts |= {"summaries": root / "packages.jsonl", "text_to_text": root / "packages.jsonl"}
-    texts |= {"text_pairs": root / "claims.tsv"}
+    texts |= {"text_pairs": root / "claims.tsv", "text": root / "book.txt"}
+    (root / "book.txt").write_text((BUNDLED / "moby_dick.txt").read_text()[:40_000])
     texts |= {"squad": root / "questions.json", "conll": root / "names.conll"}
     return {"csv": root / "table.csv", "npz": root / "arrays.npz", **texts, **pictures_of, **music, **own_speech}
 
@@ -188,12 +198,12 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "squad": [f"data.path={own_files['squad']}", "data.max_length=40", "data.max_question=8", "data.overlap=8"],
         "conll": [f"data.path={own_files['conll']}", "data.batch_size=16"],
         "sentence_pairs": ["data.max_length=24", "data.max_words=500", "data.batch_size=8"],
-        "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16"],
-        "summaries": [f"data.path={own_files['summaries']}", "data.batch_size=16"],
+        "parallel": [f"data.path={own_files['parallel']}", "data.batch_size=16", "data.max_length=16"],
+        "summaries": [f"data.path={own_files['summaries']}", "data.batch_size=16", "data.max_length=32"],
         "text_to_text": [
             f"data.path=[{own_files['summaries']},{own_files['summaries']}]",
             *["data.source=text", "data.target=[summary,kind]", "data.prefix=[summarize,classify]"],
-            *["data.weight=[1,2]", "data.batch_size=16"],
+            *["data.weight=[1,2]", "data.batch_size=16", "data.max_length=32"],
         ],
         "random_pairs": ["data.pairs=20", "data.steps=6", "data.vocabulary=9", "data.batch_size=8"],
         "adding_problem": ["data.sequences=200", "data.steps=6"],
@@ -224,7 +234,10 @@ def small_data(data_root: Path, own_files: dict[str, Path]) -> Callable[[str], l
         "midi_events": [f"data.path={own_files['midi_events']}", "data.batch_size=8", "data.context_length=16"],
         "moving_shapes": ["data.clips=64", "data.image_size=12", "data.frames=4", "data.batch_size=16"],
         "timeseries": ["data.window=24", "data.horizon=6", "data.series=elnino"],
-        "text": ["data.context_length=16", "data.batch_size=8", "data.validation=0.01", "data.test=0.01"],
+        "text": [
+            f"data.path={own_files['text']}",
+            *["data.context_length=16", "data.batch_size=8", "data.validation=0.01", "data.test=0.01"],
+        ],
         "digits": [],
         "gates": [],
         "ring": [],
@@ -271,7 +284,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         overrides = RUNS.get(key[0], key)
         if overrides not in known:
             folder, out = tmp_path_factory.mktemp("finished") / "run", io.StringIO()
-            # Drawing takes most of the time of a short run.
+            # Drawing images takes most of the time of a short run.
             quick = [] if "trainer.log_media=true" in overrides else ["trainer.log_media=false"]
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
                 assert main.main([*overrides, *quick, "device=cpu", f"hydra.run.dir={folder}"]) == 0

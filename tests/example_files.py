@@ -47,7 +47,7 @@ def write_boxes(root: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> None:
-    """Write clips of two classes as folders of frames: a noisy picture that turns brighter, or darker."""
+    """Write clips of two classes as folders of frames: noisy images that get brighter or darker over time."""
     random = np.random.default_rng(3)
     for number in range(count):
         folder = root / ("brighter" if number % 2 else "darker") / f"clip{number}"
@@ -59,7 +59,7 @@ def write_clips(root: Path, count: int, frames: int, size: tuple[int, int]) -> N
 
 
 def write_rolls(path: Path, training: int, held_out: int) -> None:
-    """Write pieces of 5 to 12 steps, chords that change every second step, in the layout of the JSB chorales."""
+    """Write pieces of 5 to 12 steps with chords that change every second step, in the format of the JSB chorales."""
     random, parts = np.random.default_rng(5), {}
     for name, count in (("train", training), ("valid", held_out), ("test", held_out)):
         parts[name] = [
@@ -70,7 +70,7 @@ def write_rolls(path: Path, training: int, held_out: int) -> None:
 
 
 def write_songs(folder: Path, count: int) -> None:
-    """Write MIDI files of 5 to 12 chords, an eighth note each; they change every second time."""
+    """Write MIDI files of 5 to 12 chords of one eighth note; the chord changes after every second one."""
     import mido
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def write_songs(folder: Path, count: int) -> None:
 
 
 def write_recording(path: Path, text: str, rate: int = 8000, seconds: float = 0.08, seed: int = 0) -> None:
-    """Write a WAV file with a noisy tone per character, whose pitch encodes the character."""
+    """Write a WAV file with one noisy tone per character; the pitch encodes the character."""
     path.parent.mkdir(parents=True, exist_ok=True)
     times, random = np.arange(round(rate * seconds)) / rate, np.random.default_rng(seed)
     tones = [np.sin(2 * np.pi * (300 + 130 * (ord(letter) % 25)) * times) for letter in text] or [times[:0]]
@@ -112,7 +112,7 @@ def write_speech(folder: Path, count: int) -> Path:
 
 
 def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:
-    """Write a table like FER-2013: class, gray values and split of bright and dark noisy pictures."""
+    """Write a table of noisy dark and bright images in the format of FER-2013: class, gray values and split."""
     random, lines = np.random.default_rng(4), ["emotion,pixels,Usage"]
     counts = {"Training": training, "PublicTest": held_out, "PrivateTest": held_out}
     for usage, count in counts.items():
