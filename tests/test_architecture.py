@@ -161,8 +161,13 @@ def test_matplotlib_is_imported_only_within_functions() -> None:
         assert "matplotlib" not in {name.split(".")[0] for name in imported(file, top_only=True)}, file
 
 
+def test_pyplot_is_never_imported() -> None:
+    for file in FILES:
+        assert not re.search(r"^\s*(import|from)\b.*\bpyplot\b", file.read_text("utf-8"), re.MULTILINE), file
+
+
 @pytest.mark.slow
-def test_matplotlib_is_imported_only_when_a_picture_is_drawn() -> None:
+def test_importing_all_modules_does_not_import_matplotlib() -> None:
     names = ["dltrain." + ".".join(file.relative_to(PACKAGE).with_suffix("").parts) for file in FILES]
     names = [name for name in names if not name.endswith("__")]
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(*sys.modules)"

@@ -50,7 +50,7 @@ def mnist() -> list[str]:
 
 @pytest.fixture(scope="module")
 def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
-    """Return the test accuracy of full precision."""
+    """Return the test accuracy in fp32."""
     outcome = train(tmp_path_factory.mktemp("fp32") / "run", *mnist, "device.precision=fp32")
     assert outcome.result["test"]["accuracy"] >= 0.985
     return outcome.result["test"]["accuracy"]

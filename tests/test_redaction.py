@@ -273,7 +273,7 @@ def test_interpolations_in_a_run_folder_cannot_compute_the_name_of_an_environmen
     assert_no_secrets("", "zorro")
 
 
-def test_the_error_in_a_deleted_key_hides_the_secret_in_the_yaml(
+def test_the_error_about_a_deleted_key_hides_the_secret_in_the_yaml(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model").mkdir()

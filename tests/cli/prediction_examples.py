@@ -1,4 +1,4 @@
-"""Helpers of the tests of ``dltrain predict``: results of the command, and the trained model for comparison."""
+"""Helpers of the tests of ``dltrain predict``: outputs of the trained model to compare predictions with."""
 
 import csv
 import io
@@ -19,8 +19,6 @@ TEXT = ["model=gpt", "model.hidden_size=16", "model.num_heads=2", "model.num_lay
 
 SmallData = Callable[[str], list[str]]
 Train = Callable[..., Path]
-
-
 Predict = Callable[..., Result]
 
 
@@ -32,6 +30,7 @@ class Known(NamedTuple):
 
 
 def rebuilt(folder: Path, *overrides: str, weights: str = "model") -> Known:
+    """Build the components of a run and load its best checkpoint; `weights` selects ``model`` or ``average``."""
     from dltrain.config.revise import revise_job
     from dltrain.runs import job as stored
 
@@ -43,10 +42,12 @@ def rebuilt(folder: Path, *overrides: str, weights: str = "model") -> Known:
 
 
 def outputs_of(known: Known) -> torch.Tensor:
+    """Return the outputs of the model for all test examples."""
     with torch.inference_mode():
         return torch.cat([known.components.model(batch["inputs"]) for batch in known.batches])
 
 
 def both_formats(predict: Predict, *words: object) -> Iterator[tuple[dict, dict]]:
+    """Yield each prediction as read from JSON and as read from CSV."""
     rows = csv.DictReader(io.StringIO(predict(*words, "--format", "csv").out))
     yield from itertools.zip_longest(predict(*words).lines, rows)

@@ -1,4 +1,4 @@
-"""Runs of detectors: resume in the middle of an epoch, and predictions with drawn images."""
+"""Runs of detectors: resuming in the middle of an epoch, and predictions with images that show the boxes."""
 
 import json
 from collections.abc import Callable
@@ -31,9 +31,9 @@ def test_a_detector_resumed_within_an_epoch_ends_with_the_same_weights(
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     common = [*model, *small_data("detection_folder"), *SETTINGS]
-    assert main([*common, "trainer.max_steps=6", f"hydra.run.dir={whole}"]) == 0
-    assert main([*common, "trainer.max_steps=2", f"data.workers={workers}", f"hydra.run.dir={run}"]) == 0
-    assert main(["resume", str(run), "trainer.max_steps=6", "data.workers=0"]) == 0
+    assert main([*common, "trainer.max_steps=3", f"hydra.run.dir={whole}"]) == 0
+    assert main([*common, "trainer.max_steps=1", f"data.workers={workers}", f"hydra.run.dir={run}"]) == 0
+    assert main(["resume", str(run), "trainer.max_steps=3", "data.workers=0"]) == 0
     expected, found = (Checkpoints(folder).load("last.pt")["model"] for folder in (whole, run))
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 

@@ -1,12 +1,15 @@
 """``dltrain generate`` on language models: text is streamed to standard output."""
 
-import subprocess
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from prediction_examples import TEXT, SmallData, Train, rebuilt
+
+from dltrain.cli.main import main
 
 LSTM = ["model=lstm", "model.hidden_size=16", "model.num_layers=1"]
 
@@ -42,15 +45,26 @@ def test_a_byte_model_accepts_multibyte_prompts(train: Train, generate, small_da
     assert generate(folder, "--prompt", "Grüße €", "--length", 3).out.startswith("Grüße €")
 
 
-def test_text_is_streamed_and_stops_when_standard_output_is_closed(train: Train, small_data: SmallData) -> None:
+def test_text_is_streamed_and_stops_when_standard_output_is_closed(
+    train: Train, small_data: SmallData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = train(*TEXT, *small_data("text"))
-    words = [sys.executable, "-m", "dltrain", "generate", folder, "--prompt", "It was", "--length", "100000000"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.read(100).startswith(b"It was")
-        process.stdout.close()  # like `| head`
-        assert process.wait(300) == 0
-        assert process.stderr.read() == f"{folder}: best checkpoint, step 2\n".encode()
+    reading, writing = os.pipe()
+    text: list[bytes] = []
+
+    def head() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            text.append(pipe.read(100))
+
+    reader = threading.Thread(target=head)
+    reader.start()
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        code = main(["generate", str(folder), "--prompt", "It was", "--length", "100000000"])
+        monkeypatch.undo()
+    reader.join()
+    assert code == 0 and text[0].startswith(b"It was")
+    assert capsys.readouterr().err == f"{folder}: best checkpoint, step 2\n"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line: imports, help, Hydra flags and errors."""
 
+import json
 import os
 import subprocess
 import sys
@@ -23,7 +24,16 @@ names = ("torch", "numpy", "hydra", "omegaconf", "yaml", "rich", "importlib.meta
 print("imported:", *(name for name in names if name in sys.modules), file=sys.stderr)
 sys.exit(code)
 """
-HYDRA = {"hydra", "omegaconf", "yaml"}
+# Run one command per argument; after each, print its output, its exit code and whether it imported torch or numpy.
+CHILD_OF_SEVERAL = """
+import contextlib, io, json, sys
+from dltrain.cli.main import main
+for command in sys.argv[1:]:
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = main(command.split())
+    print(json.dumps([output.getvalue(), code, sorted({"torch", "numpy", "rich"} & set(sys.modules))]))
+"""
 
 
 def child(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,27 +74,29 @@ def test_version_imports_only_package_metadata(tmp_path: Path) -> None:
     assert imported_libraries(completed) == {"importlib.metadata"}
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "output"),
-    [
-        ("--cfg job", 0, "_target_: dltrain.models.recurrent.Recurrent"),
-        ("--info searchpath", 0, "/conf"),
-        ("-sc query=bash", 0, "model=lenet5 model=lstm"),
-        ("modle=lstm model.hidden_size=-3", 2, "Did you mean model?"),
-        ("model=lsmt optimizer.lrr=1", 2, "Did you mean lstm?"),
-        ("optimizer.lr=fast", 2, "optimizer.lr: expected a number above 0, got fast"),
-        ("hydra.run.dir=/proc/x", 2, "hydra.run.dir: expected a folder that can be written"),
-        ("-m model=gru,lsmt", 2, "Did you mean lstm?"),
-    ],
-)
-def test_commands_that_do_not_train_import_neither_torch_nor_numpy(
-    tmp_path: Path, words: str, code: int, output: str
-) -> None:
-    completed = child(tmp_path, *words.split(), COMP_LINE="dltrain data=digits model=l", COMP_POINT="27")
-    assert completed.returncode == code, completed.stderr
-    assert output in (completed.stderr if code else completed.stdout)
-    assert "Traceback" not in completed.stderr
-    assert imported_libraries(completed) - HYDRA <= {"importlib.metadata"}
+COMMANDS = {
+    "--cfg job": (0, "_target_: dltrain.models.recurrent.Recurrent"),
+    "--info searchpath": (0, "/conf"),
+    "-sc query=bash": (0, "model=lenet5 model=lstm"),
+    "modle=lstm model.hidden_size=-3": (2, "Did you mean model?"),
+    "model=lsmt optimizer.lrr=1": (2, "Did you mean lstm?"),
+    "optimizer.lr=fast": (2, "optimizer.lr: expected a number above 0, got fast"),
+    "hydra.run.dir=/proc/x": (2, "hydra.run.dir: expected a folder that can be written"),
+    "-m model=gru,lsmt": (2, "Did you mean lstm?"),
+}
+
+
+def test_commands_that_do_not_train_import_neither_torch_nor_numpy(tmp_path: Path) -> None:
+    environment = {**os.environ, "COMP_LINE": "dltrain data=digits model=l", "COMP_POINT": "27"}
+    program = [sys.executable, "-c", CHILD_OF_SEVERAL, *COMMANDS]
+    completed = subprocess.run(
+        program, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    results = map(json.loads, completed.stdout.splitlines())
+    for (output, code, imported), (words, expected) in zip(results, COMMANDS.items(), strict=True):
+        assert (code, imported) == (expected[0], []), (words, output)
+        assert expected[1] in output and "Traceback" not in output, (words, output)
+    assert not completed.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +112,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_training_works_without_posix_signals(tmp_path: Path, own_files: dict[str, Path]) -> None:
+def test_training_does_not_need_signals_and_functions_that_windows_lacks(
+    tmp_path: Path, own_files: dict[str, Path]
+) -> None:
     words = ["model=mlp", "model.hidden_size=4", "trainer.max_steps=1", "trainer.log_media=false"]
     words += ["device=cpu", "hydra.run.dir=run"]
     words += ["data=image_folder", f"data.path={own_files['image_folder']}", "data.image_size=8"]
@@ -184,7 +198,7 @@ def test_shell_completion_suggests_options_and_keys(
     assert capsys.readouterr().out.split() == [found]
 
 
-def test_the_installed_bash_completion_works(tmp_path: Path) -> None:
+def test_the_installed_bash_completion_completes_an_option(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("dltrain")
     script = f"""
     PATH="{command.parent}:$PATH"
@@ -311,10 +325,10 @@ PLUGINS = {
 }
 
 
-OFTEN = ("callbacks", "sweeper", "env")  # the others are rejected by the same check
+DEFAULT = ("callbacks", "sweeper", "env")  # the others are rejected by the same check
 
 
-@pytest.mark.parametrize("plugin", [p if p in OFTEN else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS])
+@pytest.mark.parametrize("plugin", [p if p in DEFAULT else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS])
 def test_hydra_plugins_named_in_yaml_never_run(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plugin: str
 ) -> None:

@@ -1,6 +1,6 @@
-"""Every verb works on the folder of a run whose training data were moved: series, texts, speech, music and clips.
+"""Verbs on the folder of a run whose training data were moved: series, texts, speech, music and clips.
 
-Verbs that need the data name the missing file, and work when they are given its new place.
+``predict`` and ``generate`` need no data; ``evaluate`` and ``resume`` name the missing file and accept its new path.
 """
 
 import shutil
@@ -67,13 +67,13 @@ CASES = {
 }
 
 
-# Other tests move the data of the other kinds before they predict or generate.
+# Other default tests move or delete the data of the other kinds before they predict or generate.
 ALWAYS = ("series", "tokenizer", "questions", "keywords")
 KINDS = [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) for kind in CASES]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_verbs_find_all_they_need_in_the_run_or_at_the_new_place_of_the_data(
+def test_predict_and_generate_do_not_need_the_data_and_evaluate_and_resume_accept_their_new_path(
     kind: str,
     small_data: Callable[[str], list[str]],
     own_files: dict[str, Path],
@@ -141,7 +141,7 @@ def write_sales(path: Path, rows: int, later: int = 0) -> None:
 
 
 def write_tokenizer(path: Path) -> None:
-    """Write a tokenizer of words."""
+    """Write a word-level tokenizer."""
     tokenizers = pytest.importorskip("tokenizers")
     words = ["[UNK]", "It", "was", "the", "whale", "white", ",", "."]
     own = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))

@@ -22,7 +22,7 @@ MODELS = {"pianoroll": GRU, "midi": GRU, "midi_events": TEXT}
 def runs(
     train: Train, small_data: SmallData, own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Return a run on each kind of music, whose data do not exist any more."""
+    """Return a run on each kind of music; the training data no longer exist."""
     folder, found = tmp_path_factory.mktemp("music"), {}
     for kind, model in MODELS.items():
         moved = folder / kind
@@ -48,7 +48,6 @@ def test_music_is_written_as_text_or_to_a_midi_file(
     (line,) = predict(runs[kind], "song.mid").lines
     assert line["input"] == "song.mid" and any(isinstance(value, float) for value in line.values())
     assert {"events", "nats_per_event"} <= set(line) if kind == "midi_events" else line["frames"] <= 9
-    assert {"events", "nats_per_event"} <= set(line) if kind == "midi_events" else line["frames"] <= 9
     again = generate(*words, "--out", "song.mid")
     assert again.code == 2 and "--force replaces a file" in again.err
     assert generate(*words, "--out", "song.mid", "--force").code == 0
@@ -63,7 +62,7 @@ def test_music_is_written_as_text_or_to_a_midi_file(
     ],
 )
 @pytest.mark.parametrize("kind", ["pianoroll", "midi_events"])
-def test_requests_that_do_not_fit_are_rejected_in_one_line(
+def test_flags_and_prompts_that_do_not_fit_music_are_rejected_in_one_line(
     kind: str, flags: list[str], message: str, runs: dict[str, Path], generate: Callable[..., Result]
 ) -> None:
     result = generate(runs[kind], *flags)
@@ -72,7 +71,7 @@ def test_requests_that_do_not_fit_are_rejected_in_one_line(
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_other_music_is_evaluated(
+def test_music_of_another_path_is_evaluated(
     kind: str, runs: dict[str, Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str], predict: Predict
 ) -> None:
     again = run_command(capsys, "evaluate", runs[kind], f"data.path={own_files[kind]}", "--json")

@@ -48,7 +48,7 @@ def test_the_worst_mistakes_are_shown_as_animations(run: Path) -> None:
     assert len(set(frames)) == 4
 
 
-def test_a_run_without_clips_to_train_on_leaves_nothing_behind(
+def test_a_folder_without_clips_is_rejected_and_no_run_folder_is_created(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

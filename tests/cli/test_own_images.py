@@ -25,13 +25,18 @@ def train(folder: Path, *overrides: str) -> int:
 
 
 @pytest.mark.parametrize("layout", ["cat", "train/cat", "Training/cat"])
-def test_images_of_a_single_class_are_rejected_for_classification_and_accepted_for_generation(
+def test_images_of_a_single_class_are_rejected_for_classification(
     layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint(tmp_path / "pictures" / layout, 20)
     own = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.workers=0"]
     assert train(tmp_path, "model=mlp", *own) == 2
     assert "data: expected at least two classes, got one: cat" in capsys.readouterr().err
+
+
+def test_images_of_a_single_class_are_accepted_for_generation(tmp_path: Path) -> None:
+    paint(tmp_path / "pictures" / "train" / "cat", 20)
+    own = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.workers=0"]
     assert train(tmp_path, "model=vae", "model.hidden_size=8", *own) == 0
 
 

@@ -1,8 +1,10 @@
 """``dltrain predict``: every data option, the output formats and the command line."""
 
 import json
-import subprocess
+import os
+import select
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,17 @@ from PIL import Image
 from prediction_examples import TEXT, Predict, SmallData, Train, both_formats
 from test_main import child, imported_libraries
 
+from dltrain.cli.main import main
 from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.runs.inference import json_values
 
-# Pairs of passages are drawn from a text, not read from input files.
+# The data `sentence_pairs` are drawn from a text and have no input files.
 OPTIONS = sorted({file.stem for file in (groups.conf_dir() / "data").glob("*.yaml")} - {"sentence_pairs"})
+# Options with which other default tests of this folder predict; here they are marked `slow`.
+ELSEWHERE = {"cifar10", "csv", "detection_folder", "digits", "fashion_mnist", "image_folder", "image_masks", "midi"}
+ELSEWHERE |= {"midi_events", "mnist", "npz", "parallel", "pianoroll", "ring", "speech", "squad", "summaries", "text"}
+ELSEWHERE |= {"text_table", "text_to_text", "timeseries", "video_folder"}
 PAIRS = ("parallel", "reversal", "random_pairs", "summaries", "text_to_text")
 
 
@@ -56,7 +63,9 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
     return {"timeseries": BUNDLED / "elnino.csv", **own_files, **clips}[option]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize(
+    "option", [pytest.param(name, marks=pytest.mark.slow) if name in ELSEWHERE else name for name in OPTIONS]
+)
 def test_every_data_option_predicts_for_input_files(
     option: str, train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -114,19 +123,29 @@ def test_a_missing_input_is_reported_without_importing_torch(
 
 
 def test_lines_are_written_while_standard_input_is_open(
-    train: Train, small_data: SmallData, own_files: dict[str, Path]
+    train: Train, small_data: SmallData, own_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small_data("csv"))
     rows = own_files["csv"].read_bytes().splitlines(keepends=True)
-    words = [sys.executable, "-m", "dltrain", "predict", str(folder), "-", "--batch", "1"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout
-        for number, (header, row) in enumerate(zip([rows[0], b""], rows[1:3], strict=True), 2):
-            process.stdin.write(header + row)
-            process.stdin.flush()
-            assert json.loads(process.stdout.readline())["line"] == number
-        process.stdin.close()
-        assert process.wait(300) == 0
+    (stdin, feed), (results, stdout) = os.pipe(), os.pipe()
+    found: list[int] = []
+
+    def write_a_row_and_read_a_line() -> None:
+        with os.fdopen(feed, "wb", buffering=0) as to_command, os.fdopen(results, "rb") as from_command:
+            for part in (rows[0] + rows[1], rows[2]):
+                to_command.write(part)
+                if select.select([from_command], [], [], 300)[0]:
+                    found.append(json.loads(from_command.readline())["line"])
+
+    user = threading.Thread(target=write_a_row_and_read_a_line)
+    user.start()
+    with os.fdopen(stdin) as source, os.fdopen(stdout, "w") as target:
+        monkeypatch.setattr(sys, "stdin", source)
+        monkeypatch.setattr(sys, "stdout", target)
+        code = main(["predict", str(folder), "-", "--batch", "1"])
+        monkeypatch.undo()
+    user.join()
+    assert (code, found) == (0, [2, 3])
 
 
 def test_a_file_may_have_an_equals_sign_in_its_name(

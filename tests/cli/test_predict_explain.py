@@ -1,4 +1,4 @@
-"""``dltrain predict --explain``: images with a color over the parts that support their class."""
+"""``dltrain predict --explain``: colors over the parts of an image, or weights of words, that support a prediction."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_explain_draws_one_picture_per_image_and_does_not_change_predictions(
+def test_explain_draws_one_explanation_per_image_and_does_not_change_predictions(
     finished_run: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished_run("augmented")
@@ -117,7 +117,7 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     assert "model.readout: expected attention, which has weights, got last" in capsys.readouterr().err
 
 
-def test_highlighted_words_are_strong_and_symbols_of_markdown_are_shown_as_they_are() -> None:
+def test_words_with_large_weights_are_bold_and_symbols_of_markdown_are_escaped() -> None:
     weights = [("*", 0.05), ("<b>", 0.1), ("good", 0.65), ("film", 0.2)]
     text = highlighted([{"word": word, "weight": weight} for word, weight in [*weights, *[("_x_", 0.0)] * 4]])
     shown = markdown_to_safe_html(text)

@@ -15,7 +15,7 @@ COLUMNS = ["b", "a"]
 
 
 def two_series(folder: Path, rows: int = 260) -> Path:
-    """Write a daily file of two series, of which one has large values with small changes."""
+    """Write a daily file of two series; one has large values with small changes."""
     random, path = np.random.default_rng(3), folder / "two.csv"
     values = 1e6 + np.cumsum(random.normal(size=rows)), np.sin(np.arange(rows) / 5) + 0.1 * random.normal(size=rows)
     days = np.datetime64("2024-01-01") + np.arange(rows)

@@ -84,7 +84,7 @@ def test_a_row_has_the_options_and_the_result_of_its_run(any_run: Path, runs: Ca
     assert (row["metric"], row["value"]) == (f"{found['metric']}/test", found["test"][found["metric"]])
     assert (row["state"], row["step"], row["time"]) == ("finished", found["steps"], found["seconds"])
     assert (row["folder"], row["choices"], row["error"]) == (str(any_run), choices, None)
-    assert 0 <= row["age"] < 600
+    assert row["age"] >= 0
 
 
 def test_the_table_shows_the_values_in_readable_units(

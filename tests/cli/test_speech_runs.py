@@ -23,7 +23,7 @@ SPEECH = [
 def run(
     train: Train, small_data: SmallData, own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return a run whose training data do not exist any more."""
+    """Return a run whose recordings no longer exist."""
     moved = tmp_path_factory.getbasetemp() / "moved_speech"
     overrides = [word for word in small_data("speech") if not word.startswith(("data.path=", "data.batch_size="))]
     if not moved.exists():

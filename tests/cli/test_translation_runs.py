@@ -18,14 +18,14 @@ TRANSLATION = [
 ]
 
 
-@pytest.fixture
-def run(train: Train, small_data: SmallData, tmp_path: Path) -> Path:
-    """Return a run whose training data do not exist any more."""
+@pytest.fixture(scope="module")
+def run(train: Train, small_data: SmallData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose training data no longer exist."""
     overrides = small_data("parallel")
     (path,) = (word.removeprefix("data.path=") for word in overrides if word.startswith("data.path="))
-    moved = tmp_path / "phrases.tsv"
+    moved = tmp_path_factory.mktemp("pairs") / "phrases.tsv"
     moved.write_text(Path(path).read_text())
-    folder = train(*TRANSLATION, *overrides, f"data.path={moved}")
+    folder = train(*overrides, *TRANSLATION, f"data.path={moved}")
     moved.unlink()
     return folder
 
@@ -105,7 +105,7 @@ def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    options = [*HIDDEN, *small_data("parallel"), "optimizer.lr=0.03"]
+    options = [*small_data("parallel"), *HIDDEN, "optimizer.lr=0.03"]
     run = train(*options, "trainer.max_steps=12")
     text = "the dog <extra_id_0> and sleeps <extra_id_1>"
     (line,) = predict(run, "--text", text).lines
@@ -125,7 +125,7 @@ def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_
 def test_a_resumed_span_corruption_ends_with_the_weights_of_an_uninterrupted_run(
     train: Train, small_data: SmallData, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    options = [*HIDDEN, *small_data("parallel"), "data.batch_size=24", "regularization.dropout=0.1", "device=cpu"]
+    options = [*small_data("parallel"), *HIDDEN, "data.batch_size=24", "regularization.dropout=0.1", "device=cpu"]
     whole = train(*options, "trainer.max_steps=7")
     part = train(*options, "trainer.max_steps=4")
     assert run_command(capsys, "resume", part, "trainer.max_steps=7").code == 0

@@ -233,7 +233,7 @@ def test_existing_files_in_the_run_folder_survive_an_error(workdir: Path, capsys
 def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
     script = Path(sys.executable).with_name("dltrain")
     completed = subprocess.run(
-        [script, "data.path=nowhere.csv", "device.name=abacus"],
+        [script, "optimizer.lr=fast", "modle=lstm"],
         env={**os.environ, "HYDRA_FULL_ERROR": "1"},
         capture_output=True,
         text=True,
@@ -241,7 +241,7 @@ def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
         check=False,
     )
     assert completed.returncode == 2
-    check_errors(completed.stderr, [["device", "abacus"], ["data.path", "nowhere.csv"]])
+    check_errors(completed.stderr, [["modle", "Did you mean model?"], ["optimizer.lr", "fast"]])
     assert "Traceback" not in completed.stderr
     assert not completed.stdout
     assert not (workdir / "outputs").exists()

@@ -1,4 +1,4 @@
-"""Overrides are composed into jobs, and all errors are reported at once."""
+"""Overrides are composed into jobs, and all errors are reported together."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -121,8 +121,8 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     if isinstance(arguments[key], list):
         value = [value] * len(arguments[key])
     try:
-        with torch.device("meta" if group == "model" and option != "lenet5" else "cpu"):  # random weights are slow
+        with torch.device("meta" if group == "model" and option != "lenet5" else "cpu"):  # initializing weights is slow
             build(**{**arguments, key: value})
-    except ConfigError as error:  # only constraints on two values may fail, e.g. validation + test below 1
+    except ConfigError as error:  # only constraints on two values may fail, for example validation + test below 1
         (line,) = error.problems
         assert not re.match(r"\S+: expected (one of|a number|a whole number)\b", line), line

@@ -108,7 +108,7 @@ def test_an_override_must_have_the_type_of_the_default(key: str, value: Any, def
     assert valid or str(found).startswith(f"{key}: expected ")
 
 
-def test_columns_are_texts_or_null_and_lists_of_them_are_read_by_the_command_line() -> None:
+def test_the_target_may_be_a_list_of_column_names_and_null_but_the_column_may_not_be_a_list() -> None:
     assert schema.may_be_list("data.target", "summary") and not schema.may_be_list("data.column", "kind")
     assert schema.check_range("data.target", ["summary", None]) is None
     assert schema.check_range("data.target", ["summary", 3]) == "data.target: expected text, got 3"

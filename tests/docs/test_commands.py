@@ -1,4 +1,8 @@
-"""Shortened commands of the pages run. By default, those that need long training or downloads are only composed."""
+"""The commands of the pages run if they are shortened.
+
+The default tests run those of the README and some of the others. Of the commands that need long training or downloads,
+they compose a third.
+"""
 
 import json
 import re
@@ -158,7 +162,7 @@ def write_reviews(folder: Path) -> None:
 
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
-    """Return the kind of run that a command with RUN or latest needs."""
+    """Return a key of `RUNS`, or overrides, for the run that a command with RUN or latest needs."""
     if "--explain" in line and "--text" in line:
         lstm = ["model=lstm", "model.hidden_size=8", "model.readout=attention"]
         return [*lstm, *small_data("text_table"), "trainer.max_steps=2"]

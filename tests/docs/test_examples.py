@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md work with sweep, resume and predict."""
+"""The examples of docs/extending.md train in a sweep, resume, predict, and reject invalid input."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_sweep_resume_and_predict_work_for_every_example(
+def test_every_example_trains_in_a_sweep_resumes_and_predicts(
     module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = f"allow_targets=[{module}]"
@@ -129,7 +129,7 @@ def test_an_incomplete_class_or_yaml_is_rejected_in_one_line(
 
 
 @pytest.mark.slow
-def test_the_example_model_learns_spirals(here: Path) -> None:
+def test_an_mlp_learns_the_spirals_of_the_example_data(here: Path) -> None:
     overrides = ["model=mlp", "data=spirals", "optimizer.lr=0.01", "trainer.epochs=20", "allow_targets=[my_data]"]
     assert main([*CONF, *overrides, "device=cpu", "hydra.run.dir=run"]) == 0
     assert json.loads((here / "run" / "result.json").read_text())["test"]["accuracy"] > 0.9

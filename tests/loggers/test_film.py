@@ -18,14 +18,14 @@ from dltrain.storage.run_files import FILM, FRAMES
 
 
 def image(number: int) -> torch.Tensor:
-    """Return an image with `number` white columns, a count that survives GIF quantization."""
+    """Return an image with ``number % 30`` white columns, a count that survives GIF quantization."""
     pixels = torch.zeros(3, 20, 30, dtype=torch.uint8)
     pixels[:, :, : number % 30] = 255
     return pixels
 
 
 def read_numbers(path: Path) -> list[int]:
-    """Return the `number` of each image in a film."""
+    """Return the number of white columns of each image in a film."""
     with Image.open(path) as gif:
         pages = [page.convert("L").tobytes()[: page.width] for page in ImageSequence.Iterator(gif)]
     return [sum(value > 128 for value in row) for row in pages]
@@ -104,7 +104,7 @@ def test_oversized_frames_and_other_formats_are_skipped_without_running_programs
     bomb += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     (tmp_path / FRAMES / "00000003.png").write_bytes(bomb)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # Pillow searches for it once
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # otherwise Pillow would not search again
     Film(tmp_path).write()
     assert read_numbers(tmp_path / FILM) == [1, 4]
     assert not marker.exists()

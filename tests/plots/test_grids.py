@@ -9,7 +9,7 @@ from dltrain.plots import grids
 from dltrain.plots.grids import GAP
 
 
-def test_a_grid_contains_the_unchanged_pixels_on_one_scale():
+def test_a_grid_contains_the_enlarged_pixels_of_all_images_on_one_scale():
     images = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images[0], images[1] = 0.5, 0.25
     sheet, times, side = grids.images(images, columns=4), 7, 56
@@ -48,7 +48,7 @@ def test_filters_are_scaled_by_their_own_maximum_and_zero_is_gray():
     assert (first[5, 5], second[5, 5], first[40, 40], second[40, 40]) == (255, 0, 128, 128)
 
 
-def test_filters_of_three_input_channels_are_colored_and_others_averaged():
+def test_filters_of_three_input_channels_are_colored_and_those_of_other_numbers_are_averaged():
     weight = torch.zeros(1, 3, 2, 2)
     weight[0, 1] = 1
     assert grids.filters(weight)[:, 30, 30].tolist() == [128, 255, 128]

@@ -89,7 +89,7 @@ def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
     memory = summary_of(make, 10).memory
     parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
-    # The batch and the outputs of ReLU. ReLU and the second layer share the latter.
+    # The batch, and the outputs of ReLU, which autograd saves once for ReLU and the second layer.
     assert memory.activations == 4 * 4 * (10 + 20)
     assert memory.total == 4 * parameters + memory.activations
 

@@ -96,9 +96,9 @@ def test_last_and_best_are_links_that_move_with_the_folder(checkpoints: Checkpoi
 
 
 def test_saving_leaves_no_temporary_files(checkpoints: Checkpoints) -> None:
-    for step in range(50):
+    for step in range(5):
         save(checkpoints, step)
-    assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000048.pt", "step-00000049.pt"]
+    assert files(checkpoints) == ["last.pt", "manifest.json", "step-00000003.pt", "step-00000004.pt"]
 
 
 def test_temporary_files_of_a_killed_process_are_removed(checkpoints: Checkpoints) -> None:
@@ -109,7 +109,9 @@ def test_temporary_files_of_a_killed_process_are_removed(checkpoints: Checkpoint
 
 
 @pytest.mark.parametrize(("last", "best", "expected"), [(1, 1, [3, 6]), (2, 1, [3, 5, 6]), (3, 2, [2, 3, 4, 5, 6])])
-def test_keep_last_and_keep_best_are_respected(tmp_path: Path, last: int, best: int, expected: list[int]) -> None:
+def test_keep_last_and_keep_best_set_the_number_of_stored_checkpoints(
+    tmp_path: Path, last: int, best: int, expected: list[int]
+) -> None:
     checkpoints = Checkpoints(tmp_path, last, best)
     checkpoints.open()
     for step in range(1, 7):
