@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dltrain.config import interpolation, overrides
-from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, first_name, hydra_errors, module_names, plain
+from dltrain.config.composer import (
+    SETTABLE_IN_HYDRA,
+    Composer,
+    first_name,
+    hydra_errors,
+    module_names,
+    plain,
+    sweep_to_resume,
+)
 from dltrain.config.groups import conf_dir, search_dirs
 from dltrain.errors import ConfigError, format_error
 
@@ -70,8 +78,8 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
         errors += wrong
         for combination in itertools.product(*values):
             try:
-                whole, resolved = composer.compose(combination)
-                jobs.append(_job_of(whole, combination, config_dirs))
+                base, content, resolved = composer.compose(combination)
+                jobs.append(_job_of(base, content, combination, config_dirs, sweep_to_resume(resolved)))
                 # Checking the configuration has resolved it, so store the result as `Job.resolved`.
                 vars(jobs[-1])["resolved"] = {k: v for k, v in resolved.items() if k not in LOCATIONS}
             except ConfigError as error:
@@ -85,28 +93,45 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
 def defaults() -> Job:
     """Return dltrain's own configuration without overrides."""
     with session((), sweep=False) as composer:
-        return _job_of(composer.base(), (), ())
+        base = composer.base()
+        return _job_of(base, plain(base))
 
 
-def _job_of(whole: DictConfig, parsed: Sequence[Override], config_dirs: tuple[str, ...]) -> Job:
-    """Return the job of a composed configuration."""
-    choices = {k: v for k, v in whole.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
-    run_dir, sweep_dir = (_folder_of(whole, key) for key in SETTABLE_IN_HYDRA.values())
+def _job_of(
+    base: DictConfig,
+    content: dict[str, Any],
+    parsed: Sequence[Override] = (),
+    config_dirs: tuple[str, ...] = (),
+    sweep_resume: Any = None,
+) -> Job:
+    """Return the job of a composed configuration.
+
+    Args:
+        base: Hydra's configuration of the options that were chosen.
+        content: The same with values set, and without Hydra's keys.
+        parsed: The overrides.
+    """
+    choices = {k: v for k, v in base.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
+    run_dir, sweep_dir = (_folder_of(base, content, parsed, key) for key in SETTABLE_IN_HYDRA.values())
     typed = tuple(str(o.input_line) for o in parsed if first_name(o) not in LOCATIONS)
-    config = {key: value for key, value in plain(whole).items() if key not in LOCATIONS}
+    config = {key: value for key, value in content.items() if key not in LOCATIONS}
     allow = tuple(module_names(config.get("allow_targets")))
-    resumed = OmegaConf.select(whole, "sweep.resume")
-    resumed = None if resumed is None else str(resumed)
-    return Job(config, choices, typed, run_dir, sweep_dir, config_dirs, allow, resumed)
+    return Job(config, choices, typed, run_dir, sweep_dir, config_dirs, allow, sweep_resume and str(sweep_resume))
 
 
-def _folder_of(whole: DictConfig, key: str) -> str | None:
+def _folder_of(base: DictConfig, content: dict[str, Any], parsed: Sequence[Override], key: str) -> str | None:
     """Return the folder that ``hydra.run.dir`` or ``hydra.sweep.dir`` names, or None for a new one."""
-    try:
-        folder = OmegaConf.select(whole, key)
-    except OmegaConfBaseException as error:
-        written = OmegaConf.select(whole, key.rpartition(".")[0])._get_node("dir")._value()
-        raise ConfigError(format_error(key, "a folder", written, f"{str(error).splitlines()[0]}.")) from None
+    folder = OmegaConf.select(base, key.removesuffix(".dir"))._get_node("dir")._value()
+    folder = next((o.value() for o in reversed(parsed) if o.key_or_group == key), folder)
+    if "${" in str(folder):
+        whole = OmegaConf.create({**content, "hydra": base.hydra})
+        try:
+            OmegaConf.update(whole, key, folder)
+            folder = OmegaConf.select(whole, key)
+        except OmegaConfBaseException as error:
+            raise ConfigError(format_error(key, "a folder", folder, f"{str(error).splitlines()[0]}.")) from None
+    if isinstance(folder, list | dict):
+        raise ConfigError(format_error(key, "a folder", folder))
     return None if folder in ("auto", "", None) else str(folder)
 
 

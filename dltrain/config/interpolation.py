@@ -1,7 +1,7 @@
 """Interpolations: references to other keys, to environment variables (some are secret) and to facts of the data."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,13 @@ from dltrain.errors import ConfigError, format_error
 COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
-def unresolvable(config: dict[str, Any], root: DictConfig) -> Iterator[str]:
-    """Yield an error for each interpolation that has no value or is part of a cycle.
-
-    Args:
-        root: The configuration with placeholders for facts.
-    """
-    for key, value in validation.leaves(config):
-        if isinstance(value, str) and "${" in value:
-            try:
-                found = OmegaConf.select(root, key)
-                OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else None
-            except (OmegaConfBaseException, RecursionError) as error:
-                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
-                yield format_error(key, "a value", value, f"{reason.rstrip('.')}.")
-
-
 def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration, resolved if every interpolation has a value, and the errors in its values."""
-    root = _with_placeholders(config)
-    errors, wrong, resolved = list(unresolvable(config, root)), list(schema.out_of_range(config)), config
-    if not errors:
-        resolved = _without_placeholders(root)
+    wrong, errors = list(schema.out_of_range(config)), list[str]()
+    resolved = _resolve(config, _with_placeholders(config), errors)
+    if errors:
+        resolved = config
+    else:
         errors += filter(None, (facts.misplaced_fact(*leaf) for leaf in validation.leaves(resolved)))
         errors += filter(None, (facts.renamed_fact(*leaf) for leaf in validation.leaves(resolved)))
         # Report a wrong value at its own key, and not again at the keys that refer to it.
@@ -113,13 +98,34 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with every interpolation replaced by its value, or by a `Fact` if it refers to one."""
-    return _without_placeholders(_with_placeholders(config))
-
-
-def _without_placeholders(root: DictConfig) -> dict[str, Any]:
-    resolved: Any = OmegaConf.to_container(root, resolve=True)
+    resolved: Any = OmegaConf.to_container(_with_placeholders(config), resolve=True)
     del resolved["spec"]
     return resolved
+
+
+def _resolve(config: Any, node: Any, errors: list[str], prefix: str = "") -> Any:
+    """Return a copy of a configuration with every interpolation replaced by its value.
+
+    Args:
+        config: The configuration as dictionaries and lists, of which most values are not interpolations.
+        node: The same as a node of OmegaConf, with placeholders for facts.
+        errors: A list to which an error is added for each interpolation that has no value or is part of a cycle.
+    """
+    found: dict[Any, Any] = {}
+    for name, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping | list):
+            found[name] = _resolve(value, node._get_node(name), errors, f"{key}.")
+        elif isinstance(value, str) and "${" in value:
+            try:
+                result = node[name]
+                found[name] = OmegaConf.to_container(result, resolve=True) if OmegaConf.is_config(result) else result
+            except (OmegaConfBaseException, RecursionError) as error:
+                reason = re.sub(r"^.*while resolving interpolation: ", "", str(error).split("\n")[0])
+                errors.append(format_error(key, "a value", value, f"{reason.rstrip('.')}."))
+        else:
+            found[name] = value
+    return found if isinstance(config, Mapping) else list(found.values())
 
 
 def _with_placeholders(config: Mapping[str, Any]) -> DictConfig:

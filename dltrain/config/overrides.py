@@ -3,7 +3,8 @@
 import functools
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
@@ -118,3 +119,42 @@ def _each_value(override: Override, options: Options) -> list[str]:
     else:
         found = list(override.sweep_string_iterator())
     return [f"{override.get_key_element()}={value}" for value in found]
+
+
+def apply(override: Override, content: dict[str, Any], merge: bool = True) -> str | None:
+    """Set, add or delete a key of a configuration in place; return the error if that is not possible, else None.
+
+    Args:
+        merge: Whether a mapping is merged into the mapping that the key has, instead of replacing it.
+    """
+    *parents, name = override.key_or_group.split(".")
+    node: Any = content
+    found: list[str] = []
+    try:
+        for part in parents:
+            if isinstance(node, dict) and node.get(part) is None:
+                node[part] = {}
+            node = node[_index(node, part)]
+            found.append(part)
+        if override.is_delete():
+            node.pop(name, None)
+        elif merge and isinstance(node, dict):
+            node[name] = _merged(node.get(name), override.value())
+        else:
+            node[_index(node, name)] = override.value()
+    except (AttributeError, IndexError, TypeError):
+        key, parent = f"{'~' if override.is_delete() else ''}{override.key_or_group}", ".".join(found)
+        return f"{key}: not supported because {parent} is not a mapping. Set {parent} itself."
+    return None
+
+
+def _index(node: Any, part: str) -> int | str:
+    """Return a part of a key as an index of a list or a key of a mapping."""
+    return int(part) if isinstance(node, list) and part.isdecimal() else part
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """Return `new`, merged into `old` if both are mappings."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}

@@ -1,15 +1,16 @@
 """Apply overrides to a stored configuration."""
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from dltrain import redaction
 from dltrain.config import compose, interpolation, overrides, validation
 from dltrain.config.compose import Job
-from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, plain
+from dltrain.config.composer import SETTABLE_IN_HYDRA, Composer, hydra_errors, plain
 from dltrain.errors import ConfigError, format_error
 
 RUN_DIR = SETTABLE_IN_HYDRA[False]
@@ -29,23 +30,23 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         problems += wrong
         before = job.config
         _check_shape(before, plain(composer.base()), composer.groups)
-        config, choices, run_dir = OmegaConf.create(before), dict(job.choices), None
+        content, choices, run_dir = copy.deepcopy(before), dict(job.choices), None
         found = [value[0] for value in values]
         groups = [override for override in found if composer.options(override.key_or_group)]
         groups.sort(key=lambda override: override.key_or_group.count("/"))
         # Options are chosen before keys are set, regardless of their order on the command line.
         for override in [*groups, *(override for override in found if override not in groups)]:
             key, value = override.key_or_group, override.value()
-            if mistake := _override_error(composer, override, plain(config)):
+            if mistake := _override_error(composer, override, content):
                 problems.append(mistake)
             elif override in groups:
-                _select_group(config, choices, key, composer.base(f"{key}={value}"))
+                _select_group(content, choices, key, composer.base(f"{key}={value}"))
             elif key == RUN_DIR:
                 run_dir = None if value in ("auto", None) else str(value)
-            elif key != "allow_targets":
-                OmegaConf.update(config, key, value, merge=False)
-        content = plain(config)
-        resolved, wrong = interpolation.check_values(content)
+            elif key != "allow_targets" and (mistake := overrides.apply(override, content, merge=False)):
+                problems.append(mistake)
+        with hydra_errors():
+            resolved, wrong = interpolation.check_values(content)
         problems += [*wrong, *composer.resolved_errors(found, resolved, before)]
     problems += _missing_secrets(content, typed)
     if problems:
@@ -75,10 +76,12 @@ def _check_shape(content: dict[str, Any], own: dict[str, Any], groups: list[str]
         raise ConfigError(*wrong)
 
 
-def _select_group(config: DictConfig, choices: dict[str, str], key: str, base: DictConfig) -> None:
+def _select_group(content: dict[str, Any], choices: dict[str, str], key: str, base: DictConfig) -> None:
     """Replace a group, and the groups within it, by those of a configuration with the chosen option."""
     path = key.replace("/", ".")
-    OmegaConf.update(config, path, OmegaConf.select(base, path), merge=False)
+    parent, _, name = path.rpartition(".")
+    owner = validation.lookup(parent, content) if parent else content
+    owner[name] = validation.lookup(path, plain(base))
     chosen = base.hydra.runtime.choices
     choices.update({name: chosen[name] for name in chosen if f"{name}/".startswith(f"{key}/")})
 
