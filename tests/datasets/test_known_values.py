@@ -107,9 +107,16 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
     assert [line["time"] for line in lines] == table.date[40:44].tolist()
     for line, holiday in zip(lines, table.holiday[40:44], strict=True):
         assert line["sales"] == pytest.approx(2 if holiday else 10, abs=1.5)
-    assert main(["predict", "run", str(write_sales(tmp_path / "short.csv", rows=40, later=2))]) == 2
-    expected = "INPUT 1: expected values of holiday for 4 steps after the last value in short.csv, got 2 rows. Add rows"
-    assert expected in capsys.readouterr().err.replace(f"{tmp_path}/", "")
+
+
+def test_too_few_future_values_are_rejected_with_their_number(sales: Path, tmp_path: Path) -> None:
+    data = TimeSeries(path=str(sales), known=["holiday"], **SIZES)
+    short = write_sales(tmp_path / "short.csv", rows=40, later=2)
+    expected = (
+        r"^INPUT 1: expected values of holiday for 4 steps after the last value in .*short\.csv, got 2 rows\. Add"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        list(data.inputs(InputFiles((str(short),))))
 
 
 def test_parts_of_the_date_continue_after_the_last_row(sales: Path) -> None:

@@ -37,7 +37,7 @@ def turns(values: np.ndarray, period: float) -> np.ndarray:
 
 def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
     size = 48
-    drawn = draw_clips(160, 8, size)
+    drawn = draw_clips(80, 8, size)
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     area = shape.sum((2, 3))
     angles = 2 * np.pi * (np.arange(size) + 0.5) / size

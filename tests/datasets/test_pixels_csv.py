@@ -160,7 +160,7 @@ def test_csv_files_and_image_files_are_accepted_for_prediction(tmp_path: Path) -
         next(pieces)
 
 
-def test_a_table_is_learned_predicted_and_evaluated_from_the_command_line(
+def test_a_table_is_learned_and_predicted_from_the_command_line(
     finished_run: Callable[..., Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = own_files["pixels_csv"]
@@ -171,5 +171,3 @@ def test_a_table_is_learned_predicted_and_evaluated_from_the_command_line(
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 60 and lines[3]["line"] == 5
     assert [line["class_name"] for line in lines] == ["dark", "bright"] * 30
-    assert main(["evaluate", str(run), f"data.path={table}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["accuracy"] == 1

@@ -119,5 +119,8 @@ def test_a_run_with_a_published_split_reports_and_repeats_its_normalized_errors(
     capsys.readouterr()
     assert main(["evaluate", "run"]) == 0
     assert "mse_normalized" in capsys.readouterr().out
+
+
+def test_a_part_of_the_split_that_is_neither_rows_nor_months_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data.split=[12mo,4mo,many]"]) == 2
     assert "data.split: expected rows or months such as 12mo, got many" in capsys.readouterr().err
