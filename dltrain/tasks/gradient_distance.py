@@ -43,7 +43,7 @@ class TaskOverSteps(Task):
             ConfigError: The model has no module ``steps``.
         """
         if self.gradient_distance and not isinstance(getattr(model, "steps", None), nn.Module):
-            reason = f"{type(model).__name__} has no module `steps`; rnn, lstm and gru have one"
+            reason = f"{type(model).__name__} has no module `steps`; rnn, lstm, gru and transformer have one"
             raise ConfigError(f"task.gradient_distance: not supported because {reason}")
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
