@@ -18,7 +18,7 @@ MIN_LENGTH = 8
 
 
 class SentencePairs:
-    """Pairs of passages of a text; its documents are divided among the splits in their order.
+    """Pairs of passages of a text; its documents are divided among the splits in order.
 
     In half of the pairs, the second passage is the one that follows the first one in its document. In the other half,
     it starts at a random sentence of another document of the split. Training pairs are drawn in each epoch, by

@@ -33,7 +33,7 @@ BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 
 
 class Text:
-    r"""A text file, split in its order into training, validation and test tokens.
+    r"""A text file, split in order into training, validation and test tokens.
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
     once, except the first token. The last window is padded with the token -1. The vocabulary of characters is that of

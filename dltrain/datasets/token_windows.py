@@ -18,9 +18,9 @@ class NextToken(nn.Module):
     this input to predict earlier tokens.
 
     Args:
-        border: Token between documents that are isolated from each other; the batch then has the index of the document
-            of each input. The token belongs to the document after it: the model predicts it from the document before it
-            and reads it as the start of the next one. None if documents are not isolated.
+        border: Token between isolated documents; the batch then has the index of the document of each input. The token
+            belongs to the document that follows: the model predicts it from the preceding document and reads it as the
+            start of the next one. None if documents are not isolated.
 
     Shape:
         tokens (B, length + 1), optionally known (B,) -> inputs (B, length), targets (B, length), both int64, and with a
