@@ -38,7 +38,9 @@ def classification_run(train: Callable[..., Outcome], small_data: Callable[[str]
 @pytest.fixture(scope="package")
 def forecasting_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
     overrides = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
-    return train(*overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}", MEDIA)
+    return train(
+        *overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}", f"trainer.eval_every={STEPS}", MEDIA
+    )
 
 
 @pytest.fixture(scope="package")
@@ -48,4 +50,5 @@ def regression_run(train: Callable[..., Outcome], small_data: Callable[[str], li
 
 @pytest.fixture(scope="package")
 def language_model_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    return train(*TEXT, *small_data("text"), *INTERVALS, MEDIA)
+    once = ["trainer.max_steps=6", "trainer.log_every=2", "trainer.eval_every=6 steps"]  # samples take long
+    return train(*TEXT, *small_data("text"), *once, MEDIA)

@@ -9,6 +9,7 @@ from dltrain.cli.main import main
 
 SMALL = ["model.hidden_size=32", "model.num_layers=1", "model.num_heads=4", "optimizer.lr=5e-3"]
 SMALL += ["data.pairs=8", "data.steps=10", "data.vocabulary=40", "data.batch_size=8", "trainer.log_media=false"]
+SMALL += ["trainer.checkpoint_every=100 epochs"]
 
 
 def test_a_small_transformer_memorizes_random_pairs_in_100_steps(

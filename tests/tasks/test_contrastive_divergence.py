@@ -203,6 +203,7 @@ def trained(bar_overrides: Callable[..., list[str]]) -> Callable[..., tuple[comp
     @functools.cache
     def train(*options: str) -> tuple[compose.Job, launch.Outcome]:
         schedule = ["trainer.epochs=100", "optimizer/schedule=cosine", "trainer.eval_every=20 epochs"]
+        schedule += ["trainer.checkpoint_every=20 epochs"]
         job = compose.compose(bar_overrides(*schedule, *options))
         return job, launch.train(job, Console(), 0.0)
 

@@ -17,6 +17,7 @@ from dltrain.tasks.perceptron_rule import PerceptronRule
 
 ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
 ROSENBLATT += ["device=cpu", "trainer.log_every=1000", "trainer.log_media=false"]
+ROSENBLATT += ["trainer.checkpoint_every=1000 epochs"]  # write one only at the end
 SEPARABLE = ["and", "or", "nand", "nor"]
 SELDOM = "trainer.eval_every=1000 epochs"  # evaluate only at the end
 
@@ -164,6 +165,7 @@ def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
         "device=cpu",
         "trainer.log_media=false",
         SELDOM,
+        SELDOM.replace("eval", "checkpoint"),
         f"seed={seed}",
     ]
     outcome = launch.train(compose.compose([*overrides, f"hydra.run.dir={tmp_path / 'run'}"]), Console(), 0.0)

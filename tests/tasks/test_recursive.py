@@ -127,14 +127,13 @@ def test_errors_by_step_and_by_origin_equal_plain_means() -> None:
     assert found["mae origins 8-14"] == pytest.approx(float(errors[7:14].abs().mean()))
 
 
-def test_evaluate_reports_errors_by_step_for_a_finished_run(
+def test_evaluate_reports_errors_by_step_if_task_by_is_set(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     sizes = [f"data.window={WINDOW}", f"data.horizon={HORIZON}", "task.block=1", "trainer.max_steps=2"]
     sizes += ["trainer.log_media=false"]
     assert main(["model=nlinear", f"data.path={path}", *sizes, "hydra.run.dir=run"]) == 0
-    assert main(["evaluate", "run"]) == 0
     assert "mae step" not in capsys.readouterr().out
     assert main(["evaluate", "run", "task.by=horizon"]) == 0
     assert "mae step 7" in capsys.readouterr().out

@@ -177,9 +177,15 @@ def test_with_an_inexact_posterior_only_the_importance_weighted_bound_is_close_t
     assert metrics["iwae"] == pytest.approx(truth, abs=0.01)
 
 
-def test_the_importance_weighted_bound_improves_with_the_number_of_samples() -> None:
-    model = fit(network(), Variational(**IMAGE), {"inputs": images(64)}, 300, 3e-3)
-    found = [evaluate(Variational(**IMAGE, importance_samples=n), model, images(200, 1)).metrics for n in (2, 20, 200)]
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    """Return a VAE trained on 64 images."""
+    return fit(network(), Variational(**IMAGE), {"inputs": images(64)}, 300, 3e-3)
+
+
+def test_the_importance_weighted_bound_improves_with_the_number_of_samples(trained: nn.Module) -> None:
+    samples = (2, 20, 200)
+    found = [evaluate(Variational(**IMAGE, importance_samples=n), trained, images(200, 1)).metrics for n in samples]
     bounds = [metrics["iwae"] for metrics in found]
     assert found[-1]["loss"] > bounds[0] > bounds[1] > bounds[2]
 
@@ -249,9 +255,8 @@ def test_a_collapsed_model_is_reported_and_predicts_the_mean_example(likelihood:
     assert {name: evaluation.metrics[name] for name in baseline} == pytest.approx(baseline, rel=1e-5)
 
 
-def test_a_trained_model_is_not_reported_as_collapsed() -> None:
-    task, x = Variational(**IMAGE), images(64)
-    evaluation = evaluate(task, fit(network(), task, {"inputs": x}, 300, 3e-3), images(50, seed=1))
+def test_a_trained_model_is_not_reported_as_collapsed(trained: nn.Module) -> None:
+    evaluation = evaluate(Variational(**IMAGE), trained, images(50, seed=1))
     assert evaluation.notes == [] and evaluation.metrics["active_units"] >= 1
     assert evaluation.metrics["loss"] < evaluation.baselines["mean example"]["loss"] - 1
 
@@ -297,7 +302,7 @@ def test_a_conditional_model_generates_the_requested_class() -> None:
     labels = torch.arange(60) % 2
     bright = labels[:, None, None, None].float().expand(-1, 1, 6, 6)
     task = Variational(**IMAGE)
-    model = fit(network(conditional=True, classes=2), task, {"inputs": bright, "targets": labels}, 800, 3e-3)
+    model = fit(network(conditional=True, classes=2), task, {"inputs": bright, "targets": labels}, 300, 1e-2)
     dark, light = (task.generate(model, request(9, label=label)) for label in (0, 1))
     assert dark.mean() < 0.1 and light.mean() > 0.9
     assert 0.2 < task.generate(model, request(40)).mean() < 0.8
@@ -320,7 +325,7 @@ def test_numeric_targets_are_not_used_as_classes() -> None:
         assert task.loss(model, {"inputs": images(8), "targets": targets}, 0.0).total.isfinite()
 
 
-def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
+def test_samples_are_compared_with_the_data_if_task_features_is_set(trained: nn.Module) -> None:
     class Ends:
         """A classifier whose features are the means of the first and the last column."""
 
@@ -331,8 +336,7 @@ def test_samples_are_compared_with_the_data_if_task_features_is_set() -> None:
 
     task, x = Variational(**IMAGE, features="a run"), images(300)
     task.quality.network = Ends()
-    untrained, trained = network(), fit(network(), task, {"inputs": x}, 400, 3e-3)
-    before, after = (evaluate(task, model.eval(), x).metrics for model in (untrained, trained))
+    before, after = (evaluate(task, model, x).metrics for model in (network().eval(), trained))
     assert after["frechet"] < 0.2 * before["frechet"] and after["recall"] > before["recall"]
     assert evaluate(task, trained, x).metrics == after
     assert "frechet" not in evaluate(Variational(**IMAGE), trained, x).metrics

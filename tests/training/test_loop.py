@@ -175,13 +175,13 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
         model = nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, CLASSES))
         intervals = dict.fromkeys(("eval_every", "log_every", "checkpoint_every"), interval)
         make_loop(
-            tmp_path / name, model=model, average=average, max_steps=10, log_media=interval == every, **intervals
+            tmp_path / name, model=model, average=average, max_steps=4, log_media=interval == every, **intervals
         ).run()
         last.append(Checkpoints(tmp_path / name).load("last.pt")["model"])
         random_states.append(torch.get_rng_state())
     assert torch.equal(*random_states)
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
-    assert last[0]["1.num_batches_tracked"] == 10
+    assert last[0]["1.num_batches_tracked"] == 4
 
 
 class Masked(Classification):
