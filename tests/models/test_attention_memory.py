@@ -15,7 +15,7 @@ STEPS = 512
 
 
 class Largest(TorchDispatchMode):
-    """Record the bytes of the largest tensor that an operation returns."""
+    """Mode that records the bytes of the largest tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ def texts(width: int = 9, pad: int = 0) -> torch.Tensor:
     return torch.where(torch.arange(width) < LENGTHS[:, None], tokens, pad)
 
 
-def test_the_mean_equals_a_formula_in_float64_without_padding() -> None:
+def test_the_weighted_mean_equals_its_formula_for_each_sequence_without_padding() -> None:
     torch.manual_seed(0)
     pool, states = AttentionPooling(6).double(), torch.randn(4, 9, 6, dtype=torch.float64)
     means, weights = pool(states, LENGTHS)
@@ -45,7 +45,7 @@ def test_weights_sum_to_1_are_0_on_padding_and_padding_changes_no_output(cell: s
     assert torch.isfinite(model(x, torch.tensor([0, 1, 9, 3]))).all()
 
 
-def test_other_readouts_have_no_weights_and_no_parameters_for_them() -> None:
+def test_other_readouts_have_neither_attention_weights_nor_their_parameters() -> None:
     model = Recurrent("lstm", **{**SIZES, "readout": "mean"})
     assert not any("pool" in name for name in model.state_dict())
     with pytest.raises(ConfigError, match=r"^model.readout: expected attention, which has weights, got mean"):

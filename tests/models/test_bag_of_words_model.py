@@ -44,12 +44,12 @@ def test_features_equal_those_of_scikit_learn_with_and_without_padding(data: Tex
     assert not torch.cat(found)[:, :2].any()
 
 
-def test_a_text_without_known_words_has_the_output_of_the_bias(data: TextTable) -> None:
+def test_the_output_for_a_text_without_known_words_is_the_bias(data: TextTable) -> None:
     model = BagOfWords(data.spec.tokens.size, 2, data.spec.idf)
     tokens = torch.tensor([data.spec.tokens.encode("unheard"), [0]])
     torch.testing.assert_close(model(tokens, torch.tensor([1, 0])), model.head.bias.expand(2, 2))
 
 
-def test_the_frequencies_are_kept_with_the_run(data: TextTable) -> None:
+def test_the_document_frequencies_are_restored_from_the_fitted_state(data: TextTable) -> None:
     again = TextTable("gone.tsv", fitted=data.fit())
     assert again.spec.idf is not None and torch.equal(again.spec.idf, data.spec.idf)

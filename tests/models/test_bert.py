@@ -117,7 +117,7 @@ def test_embeddings_of_minilm_equal_those_of_transformers() -> None:
 
 @pytest.mark.parametrize("options", [{"each_step": True}, {}, {"readout": "mean"}])
 @torch.no_grad()
-def test_padding_changes_nothing(options: dict[str, Any]) -> None:
+def test_padding_changes_no_output(options: dict[str, Any]) -> None:
     network, x = bert(5, **options), tokens()
     changed = torch.where(torch.arange(LENGTH) < LENGTHS[:, None], x, SIZE - 1 - x)
     own = torch.arange(LENGTH) < LENGTHS[:, None] if options.get("each_step") else slice(None)
@@ -128,7 +128,7 @@ def test_padding_changes_nothing(options: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def test_without_segments_all_tokens_are_in_the_first_one() -> None:
+def test_without_segments_all_tokens_are_in_the_first_segment() -> None:
     network, x = bert(2), tokens()
     torch.testing.assert_close(network(x), network(x, segments=torch.zeros_like(x)))
     assert not torch.allclose(network(x), network(x, segments=torch.ones_like(x)))

@@ -180,7 +180,7 @@ def test_outputs_computed_with_a_cache_equal_those_of_one_pass(options: dict[str
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_documents_in_one_sequence_do_not_see_one_another(causal: bool) -> None:
+def test_documents_in_one_sequence_do_not_attend_to_one_another(causal: bool) -> None:
     block, x = build(causal=causal), steps(7, 1)
     found = block(x, same_document(torch.tensor([[0, 0, 0, 1, 1, 2, 2]])))
     alone = torch.cat([block(piece) for piece in x.split([3, 2, 2], dim=1)], dim=1)
@@ -220,7 +220,7 @@ def test_sinusoids_equal_the_formula_of_the_paper() -> None:
 
 
 def t5_bucket(distance: int, bidirectional: bool, number: int, longest: int) -> int:
-    """Return the bucket of a key at this distance from the query, by the rule of T5."""
+    """Return the bucket of a key at `distance` from the query, by the rule of T5."""
     first = 0
     if bidirectional:
         number //= 2

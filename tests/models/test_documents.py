@@ -1,4 +1,4 @@
-"""Documents that are packed into one sequence: each has the outputs that it has alone."""
+"""Documents that are packed into one sequence: each has the same outputs as alone."""
 
 from collections.abc import Callable
 

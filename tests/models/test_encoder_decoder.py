@@ -82,7 +82,7 @@ def test_the_model_equals_the_transformer_of_torch_with_the_same_weights(pre_nor
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @torch.no_grad()
-def test_padding_and_other_rows_change_nothing(options: dict[str, Any]) -> None:
+def test_padding_and_other_rows_change_no_output(options: dict[str, Any]) -> None:
     model, previous = build(**options), targets()
     pairs = zip(sources().split(1), previous.split(1), LENGTHS.tolist(), strict=True)
     alone = torch.cat([model(source[:, :length], target) for source, target, length in pairs])
@@ -104,7 +104,7 @@ def test_a_later_token_of_the_target_changes_no_earlier_output(options: dict[str
 @pytest.mark.parametrize("sizes", [[1] * 6, [2, 1, 3]], ids=str)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @torch.no_grad()
-def test_writing_with_a_cache_equals_computing_all_steps_at_once(options: dict[str, Any], sizes: list[int]) -> None:
+def test_decoding_with_a_cache_equals_decoding_in_one_pass(options: dict[str, Any], sizes: list[int]) -> None:
     model, outputs = build(**options), []
     state = model(sources(), lengths=LENGTHS)
     for piece in targets().split(sizes, dim=1):
@@ -115,7 +115,7 @@ def test_writing_with_a_cache_equals_computing_all_steps_at_once(options: dict[s
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 @torch.no_grad()
-def test_cached_decoding_writes_the_tokens_of_decoding_without_a_cache(options: dict[str, Any]) -> None:
+def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache(options: dict[str, Any]) -> None:
     model, written = build(**options), torch.full((4, 1), 2)
     for _ in range(12):
         logits = model(sources(), written, LENGTHS)[:, -1]

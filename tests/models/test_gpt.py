@@ -105,7 +105,7 @@ def test_published_weights_give_the_logits_of_transformers(prefix: str) -> None:
     torch.testing.assert_close(model(tokens), reference(tokens).logits, atol=1e-5, rtol=0)
 
 
-def test_weights_of_gpt2_are_transposed_and_renamed_and_their_positions_cut() -> None:
+def test_weights_of_gpt2_are_transposed_and_renamed_and_extra_positions_are_dropped() -> None:
     model = GPT(7, 4, 7, 8, 1, 2)
     there = {"transformer.wte.weight": model.embedding.weight, "transformer.wpe.weight": torch.randn(9, 8)}
     names = {"ln_1": "norm1", "ln_2": "norm2", "attn.c_attn": "qkv", "attn.c_proj": "mix"}

@@ -1,4 +1,4 @@
-"""PatchTST, compared with the steps of the paper in torch's own modules."""
+"""PatchTST, compared with the steps of the paper, computed with modules of torch."""
 
 import pytest
 import torch

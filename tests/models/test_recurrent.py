@@ -76,7 +76,7 @@ def test_tokens_are_embedded_before_the_recurrent_layers() -> None:
     torch.testing.assert_close(model(tokens), head(model, states))
 
 
-def test_dropout_works_with_one_layer_and_does_not_warn() -> None:
+def test_dropout_of_a_single_layer_is_applied_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = Recurrent("lstm", 3, 5, num_layers=1, dropout=0.5)

@@ -94,7 +94,7 @@ def test_layer_norm_residuals_and_initial_state_equal_their_formulas_for_padded_
 
 
 def torch_twin(model: Recurrent, cell: str, bidirectional: bool) -> nn.Module:
-    """Return torch's stack of two layers with the weights of a `Stack` of torch's layers."""
+    """Return a module of torch with two layers that has the weights of `model`, whose layers are separate modules."""
     twin = TORCH[cell](3, 7, 2, batch_first=True, bidirectional=bidirectional).double()
     names = {
         f"{name.removesuffix('_l0')}_l{number}{'_reverse' if direction else ''}": value
@@ -198,7 +198,7 @@ def test_tied_embeddings_are_the_weights_of_the_output_layer_and_are_stored_once
     assert [name for name in model.state_dict() if name.startswith("head")] == ["head.bias"]
 
 
-def test_recurrent_weights_are_initialized_as_named() -> None:
+def test_recurrent_weights_and_forget_biases_are_initialized_as_configured() -> None:
     for cell, gates in (("rnn", 1), ("lstm", 4), ("gru", 3)):
         for layer_norm in (False, True):
             model = Recurrent(cell, 3, 5, recurrent_init="orthogonal", layer_norm=layer_norm, bidirectional=True)
@@ -254,7 +254,7 @@ def test_every_parameter_of_a_model_with_every_option_gets_a_gradient(cell: str)
     assert all(p.grad is not None and p.grad.abs().max() > 1e-6 for p in model.parameters())
 
 
-def test_only_layer_norm_loses_the_fused_kernels_and_a_note_reports_it() -> None:
+def test_only_layer_norm_prevents_fused_kernels_and_a_note_reports_it() -> None:
     assert "layer_norm" in Recurrent("gru", 3, 5, layer_norm=True).speed_note
     others = {"locked_dropout": True, "weight_dropout": 0.3, "residual": True, "learn_initial_state": True}
     model = Recurrent("gru", 3, 5, **others)

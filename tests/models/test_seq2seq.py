@@ -65,6 +65,7 @@ def test_attention_equals_its_formula_step_by_step(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("cell", "attention", "bidirectional"), [v for v in VARIANTS if v[1] != "none"])
+@torch.no_grad()
 def test_attention_weights_sum_to_1_and_are_0_on_padding(cell: str, attention: str, bidirectional: bool) -> None:
     model = build(cell, attention, bidirectional)
     _, state = model(targets(), state=model(sources(), lengths=LENGTHS))
@@ -89,7 +90,7 @@ def test_outputs_of_padded_sources_equal_those_of_each_source_alone(
 
 @pytest.mark.parametrize("sizes", [[1] * 6, [2, 1, 3]], ids=str)
 @pytest.mark.parametrize(("cell", "attention", "bidirectional"), VARIANTS)
-def test_decoding_step_by_step_equals_decoding_all_steps_at_once(
+def test_decoding_step_by_step_equals_decoding_in_one_pass(
     cell: str, attention: str, bidirectional: bool, sizes: list[int]
 ) -> None:
     model, outputs = build(cell, attention, bidirectional, dropout=0.5), []
@@ -152,7 +153,7 @@ def test_sinusoidal_positions_are_added_to_both_embeddings() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1] * 6, [4, 2]], ids=str)
-def test_decoding_with_positions_goes_on_at_the_position_of_the_next_token(sizes: list[int]) -> None:
+def test_decoding_with_positions_continues_at_the_position_of_the_next_token(sizes: list[int]) -> None:
     model, outputs = build("gru", "general", True, positions="sinusoidal"), []
     state = model(sources(), lengths=LENGTHS)
     for piece in targets().split(sizes, dim=1):

@@ -38,7 +38,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def advance(weights: Arrays, x: np.ndarray, hidden: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next state of an lstm, gru or rnn, which has 4, 3 or 1 gates, by the formulas of torch's docs."""
+    """Return the next state of an lstm, gru or rnn, which has 4, 3 or 1 gates, by PyTorch's formulas."""
     from_x = weights["weight_ih_l0"] @ x + weights["bias_ih_l0"]
     from_state = weights["weight_hh_l0"] @ hidden + weights["bias_hh_l0"]
     gates = len(from_x) // len(hidden)
@@ -54,7 +54,7 @@ def advance(weights: Arrays, x: np.ndarray, hidden: np.ndarray, cell: np.ndarray
 
 
 def expected(model: Seq2SeqForecaster, row: int, is_true: np.ndarray) -> np.ndarray:
-    """Return the forecast of one example; the decoder reads the true value before each step where `is_true`."""
+    """Return the forecast of one example; `is_true` selects the steps at which the decoder reads the true value."""
     own = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     encoder, decoder = (
         {name.partition(".")[2]: value for name, value in own.items() if name.startswith(part)}
@@ -68,7 +68,7 @@ def expected(model: Seq2SeqForecaster, row: int, is_true: np.ndarray) -> np.ndar
     value, found = window[-1, :COLUMNS], []
     for step in range(HORIZON):
         value = previous[step] if is_true[step] else value
-        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]  # of `horizon` steps later
+        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]  # those of `HORIZON` steps later
         hidden, cell = advance(decoder, np.concatenate([value, known]), hidden, cell)
         found.append((own["head.weight"] @ hidden + own["head.bias"]).reshape(COLUMNS, LEVELS) + added[step])
         value = found[-1].mean(-1)
@@ -97,7 +97,7 @@ def test_a_known_value_changes_the_forecast_from_its_own_step_on(options: dict[s
 
 
 @torch.no_grad()
-def test_attention_reads_all_true_values_at_once_as_step_by_step() -> None:
+def test_attention_gives_the_same_forecast_for_true_values_read_in_one_pass_or_step_by_step() -> None:
     model = build(attention="general", cell="gru")
     every = torch.ones(BATCH, HORIZON, dtype=torch.bool)
     torch.testing.assert_close(model(X, PREVIOUS), model(X, PREVIOUS, every), atol=1e-7, rtol=1e-6)
@@ -136,7 +136,7 @@ def test_the_window_may_be_shorter_than_the_horizon_without_known_values() -> No
     ],
     ids=str,
 )
-def test_wrong_arguments_are_rejected_in_one_line(options: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_rejected(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Seq2SeqForecaster(**{"features": 2, "columns": 2, "horizon": 4, "outputs": 8, **options})
     assert str(caught.value).startswith(message)

@@ -29,7 +29,7 @@ def keys_of(state: Any) -> Tensor:
 
 
 def count_rows(model: nn.Module) -> list[int]:
-    """Return a list that grows by the number of steps that a linear or recurrent layer reads at each call."""
+    """Return a list to which each call of a linear or recurrent layer appends the number of vectors that it reads."""
     rows = list[int]()
     for layer in model.modules():
         if isinstance(layer, nn.Linear | nn.RNNBase):
@@ -80,7 +80,7 @@ SOURCE_READERS = {"transformer": EncoderDecoder, "t5": T5, "seq2seq": Seq2Seq}
 
 @pytest.mark.parametrize("name", ["gpt", "lstm", *SOURCE_READERS])
 @torch.no_grad()
-def test_a_step_computes_its_token_alone(name: str) -> None:
+def test_each_step_reads_only_the_new_token(name: str) -> None:
     torch.manual_seed(0)
     if name in SOURCE_READERS:
         sizes: dict[str, Any] = {"attention": "general"} if name == "seq2seq" else {"num_heads": 4}

@@ -49,7 +49,7 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(version: str)
     )
     torch.manual_seed(1)
     theirs = transformers.T5ForConditionalGeneration(config).double().eval()
-    if version == "1.1":  # published weights have an output layer of their own; a new network has not
+    if version == "1.1":  # the published weights have a separate output layer, a new network has none
         theirs.lm_head.weight = nn.Parameter(torch.empty_like(theirs.lm_head.weight))
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.4)
@@ -61,7 +61,7 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(version: str)
 
 @pytest.mark.parametrize("version", VERSIONS)
 @torch.no_grad()
-def test_padding_and_other_rows_change_nothing(version: str) -> None:
+def test_padding_and_other_rows_change_no_output(version: str) -> None:
     model, previous = build(version).double(), targets()
     pairs = zip(sources().split(1), previous.split(1), LENGTHS.tolist(), strict=True)
     alone = torch.cat([model(source[:, :length], target) for source, target, length in pairs])
@@ -81,7 +81,7 @@ def test_a_later_token_of_the_target_changes_no_earlier_output() -> None:
 
 @pytest.mark.parametrize("sizes", [[1] * 30, [2, 1, 27]], ids=["one", "pieces"])
 @torch.no_grad()
-def test_writing_with_a_cache_equals_computing_all_steps_at_once(sizes: list[int]) -> None:
+def test_decoding_with_a_cache_equals_decoding_in_one_pass(sizes: list[int]) -> None:
     model, outputs = build("1.1").double(), []
     state = model(sources(), lengths=LENGTHS)
     for piece in targets().split(sizes, dim=1):
@@ -91,7 +91,7 @@ def test_writing_with_a_cache_equals_computing_all_steps_at_once(sizes: list[int
 
 
 @torch.no_grad()
-def test_cached_decoding_writes_the_tokens_of_decoding_without_a_cache() -> None:
+def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache() -> None:
     model, written = build().double(), torch.full((4, 1), 2)
     for _ in range(12):
         logits = model(sources(), written, LENGTHS)[:, -1]
@@ -108,7 +108,7 @@ def test_the_source_shares_the_embedding_only_if_the_vocabulary_is_the_same() ->
     assert not any("bias" in name for name in shared.state_dict())
 
 
-def test_initial_scores_and_outputs_are_of_order_1() -> None:
+def test_initial_queries_and_keys_have_the_scale_of_t5_and_outputs_are_of_order_1() -> None:
     torch.manual_seed(0)
     model = T5(500, 500, 64, 2, 4, shared_vocabulary=True)
     assert model.encoder[0].qkv.weight[:64].std().item() == pytest.approx((64 * 16) ** -0.5, rel=0.1)
@@ -117,7 +117,7 @@ def test_initial_scores_and_outputs_are_of_order_1() -> None:
 
 
 @torch.no_grad()
-def test_relative_positions_work_under_autocast() -> None:
+def test_outputs_with_relative_positions_are_finite_under_bfloat16_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert build()(sources(), targets(), LENGTHS).isfinite().all()
 

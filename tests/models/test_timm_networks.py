@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.timm_networks import TimmNetwork
 
 
-def test_without_timm_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
     with pytest.raises(ConfigError, match=r"^model: not supported because the package timm is not .*\[timm\]'$"):
         TimmNetwork(3, 32, 32, 10, "convnext_tiny")
@@ -55,7 +55,7 @@ def test_dropout_acts_in_training_only() -> None:
     ("name", "side", "message"),
     [
         ("convnext_tny", 64, r"model.name: expected a name of timm's networks, .* Did you mean convnext_tiny\?"),
-        ("hf-hub:somebody/network", 64, r"model.name: expected a name of timm's networks"),
+        ("hf-hub:user/network", 64, r"model.name: expected a name of timm's networks"),
         ("convnext_tiny", 8, r"data: expected images that timm's convnext_tiny can read, got 8x8. .*image_size"),
         ("test_vit", 40, r"data: expected images that timm's test_vit can read, got 40x40. Input height \(40\) should"),
     ],

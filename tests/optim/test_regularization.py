@@ -70,7 +70,7 @@ def test_biases_and_norm_scales_are_penalized_only_with_decay_biases(kind: str, 
         torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
 
 
-def test_l1_finds_the_support_of_scikit_learn_lasso() -> None:
+def test_l1_finds_the_coefficients_of_scikit_learn_lasso() -> None:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(200, 20, generator=generator)
     truth = torch.zeros(20)

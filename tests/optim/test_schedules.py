@@ -62,7 +62,7 @@ def test_a_number_of_steps_below_one_is_a_fraction_of_all_steps() -> None:
     assert factors(Noam(width=64, warmup=0.25)) == factors(Noam(width=64, warmup=25))
 
 
-@pytest.mark.parametrize("steps", [10, 100, 1001])
+@pytest.mark.parametrize("steps", [10, 100, 301])
 @pytest.mark.parametrize("kind", ["momentum", "beta1"])
 def test_one_cycle_equals_torch_in_rate_and_momentum_at_every_step(steps: int, kind: str) -> None:
     parameters = [torch.nn.Parameter(torch.zeros(1))]
