@@ -6,6 +6,7 @@ import io
 import json
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,15 +37,22 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes())
 
 
-@pytest.fixture(scope="session", autouse=True)
-def imports_are_frozen() -> Iterator[None]:
-    """Exclude imported modules from garbage collection, which every run triggers before it trains."""
-    gc.collect()
-    gc.freeze()
+@pytest.fixture(scope="session")
+def number_of_frozen_modules() -> Iterator[list[int]]:
+    """Return a list with the number of modules that are excluded from garbage collection."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "get_freeze_count", lambda: 1)  # counting all frozen objects takes longer than training
-        yield
+        yield [0]
     gc.unfreeze()  # libraries report frozen objects as leaks when Python ends
+
+
+@pytest.fixture(autouse=True)
+def imports_are_frozen(number_of_frozen_modules: list[int]) -> None:
+    """Exclude imported modules from garbage collection, which every run triggers before it trains."""
+    if len(sys.modules) > number_of_frozen_modules[0] + 20:  # libraries are imported when they are first needed
+        gc.collect()
+        gc.freeze()
+        number_of_frozen_modules[0] = len(sys.modules)
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def frozen_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def nothing_is_frozen(frozen_objects_are_counted: None) -> Iterator[None]:
+def nothing_is_frozen(imports_are_frozen: None, frozen_objects_are_counted: None) -> Iterator[None]:
     """Undo `imports_are_frozen` for one test."""
     gc.unfreeze()
     yield
