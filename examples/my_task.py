@@ -1,4 +1,4 @@
-"""A custom task: quantile regression, which predicts a lower and an upper bound."""
+"""A custom task: quantile regression, which predicts several quantiles of a number."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
