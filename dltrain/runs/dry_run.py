@@ -70,6 +70,8 @@ def prepare_run(
     del splits  # frees host memory if the batches have copied the data to another device
     try:
         dry_run(components, batches, job)
+        if begun is None and components.loaded is None and (fit := getattr(components.model, "fit_inputs", None)):
+            components.notes = (*components.notes, fit(batch["inputs"] for batch in batches["train"]))
         if note := components.task.fit_baselines(batches["train"], batches.get("val")):
             components.notes = (*components.notes, note)
         yield components, batches
