@@ -12,7 +12,7 @@ from dltrain.models.layers import check_sizes
 SIDE = 2  # of the patches that are whitened, in pixels
 WHITENED = 5000  # examples whose patches are used
 EPSILON = 5e-4  # added to the variance of each component of the patches
-REDUCTION = 8  # three pooling layers, each of 2x2 pixels, precede the maximum over each channel
+SMALLEST = 3  # pixels per side that leave at least 2x2 patches
 
 
 class Whitening(nn.Module):
@@ -76,6 +76,18 @@ class ShiftedNorm(nn.BatchNorm2d):
         return F.batch_norm(input, *statistics, self.ones, bias, self.training, self.momentum or 0.0, self.eps)
 
 
+class Halve(nn.Module):
+    """Maximum over each 2x2 pixels; maps of one row or column keep it.
+
+    Shape: (B, channels, H, W) -> (B, channels, max(1, H // 2), max(1, W // 2)), except that the other side of a map of
+        one row or column is rounded up.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the maxima."""
+        return F.max_pool2d(x, 2, ceil_mode=min(x.shape[2:]) == 1)
+
+
 class Airbench(nn.Module):
     """Whitened patches, three stages of two 3x3 convolutions with GELU, and a linear output layer.
 
@@ -83,7 +95,7 @@ class Airbench(nn.Module):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels, at least 9.
+        height, width: Size of the images in pixels, at least 3.
         hidden_size: Channels of the three stages.
         bias_factor: Factor of the biases of the norms, see `ShiftedNorm`.
         norm_momentum: Weight of the current batch in the running statistics of the norms, above 0 and at most 1.
@@ -110,8 +122,8 @@ class Airbench(nn.Module):
         check_sizes(channels=channels, outputs=outputs, hidden_size=min(hidden_size, default=1))
         if len(hidden_size) != 3:
             raise ConfigError(format_error("model.hidden_size", "three numbers, one for each stage", hidden_size))
-        if min(height, width) <= REDUCTION:
-            expected = f"images of at least {REDUCTION + 1}x{REDUCTION + 1} pixels for airbench"
+        if min(height, width) < SMALLEST:
+            expected = f"images of at least {SMALLEST}x{SMALLEST} pixels for airbench"
             hint = "Use larger images, or another model."
             raise ConfigError(format_error("data", expected, f"{height}x{width}", hint))
 
@@ -120,7 +132,7 @@ class Airbench(nn.Module):
             for conv in (first, second):
                 nn.init.dirac_(conv.weight[: conv.in_channels].detach())
             norms = (ShiftedNorm(width, bias_factor, norm_momentum) for _ in range(2))
-            return nn.Sequential(first, nn.MaxPool2d(2), next(norms), nn.GELU(), second, next(norms), nn.GELU())
+            return nn.Sequential(first, Halve(), next(norms), nn.GELU(), second, next(norms), nn.GELU())
 
         self.whitening = Whitening(channels)
         widths = [8 * channels, *hidden_size]

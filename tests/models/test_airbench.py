@@ -41,6 +41,10 @@ def test_airbench_has_the_published_number_of_parameters() -> None:
     assert round(count / 1e6, 2) == 1.97
 
 
+def test_airbench_reads_images_of_three_pixels() -> None:
+    assert Airbench(1, 3, 5, 7, [8, 8, 8])(torch.randn(2, 1, 3, 5)).shape == (2, 7)
+
+
 def test_each_convolution_starts_as_the_identity_on_its_first_channels() -> None:
     model, x = Airbench(1, 16, 16, 5, [8, 12, 12]), torch.randn(2, 8, 16, 16)
     first, second = model.features[1][0], model.features[1][4]
@@ -90,7 +94,7 @@ def test_a_run_whitens_the_patches_of_its_training_images_and_keeps_the_filters(
     ("wrong", "message"),
     [
         ({"hidden_size": [4, 8]}, r"model\.hidden_size: expected three numbers, one for each stage, got \[4, 8\]"),
-        ({"height": 8}, r"data: expected images of at least 9x9 pixels for airbench, got 8x16"),
+        ({"height": 2}, r"data: expected images of at least 3x3 pixels for airbench, got 2x16"),
     ],
 )
 def test_the_error_for_a_wrong_argument_of_airbench_names_its_key(wrong: dict[str, Any], message: str) -> None:
