@@ -1,6 +1,7 @@
 """Airbench: a small convolutional network that learns CIFAR-10 in few epochs."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ SMALLEST = 3  # pixels per side that leave at least 2x2 patches
 class Whitening(nn.Module):
     """Fixed 2x2 convolution with outputs that are uncorrelated and have a variance of 1, then trainable biases.
 
-    The filters are the principal components of the patches of training images, each divided by the standard deviation of
-    the patches along it, and the same filters with the opposite sign.
+    The filters are the principal components of the patches of training images, each divided by the standard deviation
+    of the patches along it, and the same filters with the opposite sign.
 
     Args:
         channels: Channels of the images.
@@ -136,7 +137,7 @@ class Airbench(nn.Module):
 
         self.whitening = Whitening(channels)
         widths = [8 * channels, *hidden_size]
-        stages = [stage(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)]
+        stages = [stage(*pair) for pair in pairwise(widths)]
         self.features = nn.Sequential(nn.GELU(), *stages)
         self.head = nn.Linear(widths[-1], outputs, bias=False)
         self.logit_scale = logit_scale
