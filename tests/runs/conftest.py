@@ -37,7 +37,14 @@ def classification_run(train: Callable[..., Outcome], small_data: Callable[[str]
 
 @pytest.fixture(scope="package")
 def forecasting_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    overrides = ["model=lstm", "optimizer=adam", "regularization.dropout=0.2", "trainer.log_every=4", "seed=7"]
+    overrides = [
+        "model=lstm",
+        "model.hidden_size=8",
+        "optimizer=adam",
+        "regularization.dropout=0.2",
+        "trainer.log_every=4",
+        "seed=7",
+    ]
     return train(
         *overrides, *small_data("timeseries"), f"trainer.max_steps={STEPS}", f"trainer.eval_every={STEPS}", MEDIA
     )

@@ -156,7 +156,7 @@ def test_a_resumed_run_uses_the_same_classifier(classifier_run: Path, tmp_path: 
 
 
 def error_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str) -> str:
-    """Return the one error line of a GAN run that does not start."""
+    """Return the only error line of a GAN run that is rejected before it starts."""
     folder = tmp_path / "rejected"
     capsys.readouterr()
     assert main.main([*GAN, f"hydra.run.dir={folder}", *overrides]) == 2

@@ -32,7 +32,10 @@ def test_a_run_whose_last_step_overflows_ends_as_diverged_for_every_on_non_finit
 
 @pytest.mark.parametrize(
     ("model", "data"),
-    [("vae", "digits"), ("autoencoder", "digits"), pytest.param("gpt", "text", marks=pytest.mark.slow)],
+    [
+        ("vae", "digits"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("autoencoder", "digits"), ("gpt", "text"))),
+    ],
 )
 def test_models_that_draw_samples_end_as_diverged_if_weights_are_non_finite(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str

@@ -40,7 +40,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "outputs"
 
 
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("name", ["table", "gan", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_a_run_of_version_0_1_resumes_and_finishes(name: str, runs: Path) -> None:
     overrides, steps, metrics = EXPECTED[name]
     assert main(["resume", f"outputs/{name}", *overrides]) == 0

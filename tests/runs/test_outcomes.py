@@ -128,10 +128,12 @@ def test_a_nan_test_metric_ends_the_run_as_diverged_without_a_result(train_with_
     assert not (outcome.folder / "result.json").exists()
 
 
-def test_the_saved_command_includes_config_dir_and_allow_targets(train_with_fault: Callable[..., Outcome]) -> None:
-    outcome = train_with_fault("metric", "task.after=1000", "trainer.max_steps=1")
-    words = shlex.split((outcome.folder / "command.txt").read_text())
-    assert words[:2] == ["dltrain", "--config-dir"] and "allow_targets=[faulty]" in words
+def test_the_saved_command_includes_config_dir_and_allow_targets(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "faulty.yaml").write_text(YAML)
+    job = compose.compose(["model=mlp", "data=digits", "task=faulty", "allow_targets=[faulty]"], (str(tmp_path),))
+    words = shlex.split(report.command_line(job))
+    assert words[:3] == ["dltrain", "--config-dir", str(tmp_path)] and "allow_targets=[faulty]" in words
 
 
 def test_training_without_a_limit_is_rejected_and_writes_nothing(

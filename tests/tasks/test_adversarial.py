@@ -326,7 +326,7 @@ def test_a_trained_conditional_generator_generates_the_requested_class(tmp_path:
 
 
 def test_the_averaged_generator_is_evaluated_and_stored(tmp_path: Path) -> None:
-    overrides = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=30", "regularization.ema_decay=0.9"]
+    overrides = ["model=gan", "data=ring", *SMALL, "trainer.max_steps=5", "regularization.ema_decay=0.9"]
     overrides += ["trainer.log_media=false"]
     job = compose.compose([*overrides, f"hydra.run.dir={tmp_path / 'run'}"])
     assert launch.train(job, Console(), 0.0).state == "finished"

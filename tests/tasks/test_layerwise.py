@@ -110,6 +110,7 @@ def test_every_layer_logs_its_loss_learning_rate_and_metric(
 @pytest.mark.parametrize("method", ["contrastive_divergence", pytest.param("denoising", marks=pytest.mark.slow)])
 def test_layers_learn_to_reconstruct_their_inputs(method: str, tmp_path: Path) -> None:
     more = [f"task.method={method}", "model.hidden_size=[64,32]", "task.pretrain_epochs=8", "optimizer.lr=0.005"]
+    more += ["trainer.checkpoint_every=100 epochs"]
     outcome, _ = trained(tmp_path, *more)
     for number in (1, 2):
         logged = [line.get(f"reconstruction_layer{number}") for line in lines(outcome, "val")]

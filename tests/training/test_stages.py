@@ -37,7 +37,7 @@ class Players(nn.Module):
 
 
 class Duel(Task):
-    """Task whose generator learns to copy, then competes with the critic. No loss is detached in the competition."""
+    """Task that trains a generator to copy its inputs, and then against a critic; no output is detached."""
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
