@@ -28,10 +28,10 @@ def pairs(count: int) -> Tensor:
 DISTRIBUTIONS = {
     "many sentences": (log_normal(5000, 20, 0.6), 64, 0.0),
     "few sentences": (log_normal(600, 20, 0.6), 32, 0.0),
-    "documents": (log_normal(3000, 180, 0.9), 16, 0.0),
+    "documents": (log_normal(1500, 180, 0.9), 16, 0.0),
     "recordings": (log_normal(445, 75, 0.8), 16, JITTER),
     "very few recordings": (log_normal(56, 75, 0.8), 16, JITTER),
-    "pairs": (pairs(5000), 32, JITTER),
+    "pairs": (pairs(3000), 32, JITTER),
     "few pairs": (pairs(900), 32, JITTER),
     "one long example": (torch.tensor([2000, *[20] * 500]), 64, 0.0),
 }
