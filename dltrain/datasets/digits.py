@@ -1,11 +1,13 @@
 """The bundled handwritten digits of 8x8 pixels."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dltrain.data.checks import at_least, check_fraction
 from dltrain.data.inputs import InputFiles
@@ -17,6 +19,12 @@ from dltrain.datasets.images import ImageTransform, image_spec, limit_labels, se
 BUNDLED = Path(__file__).parent / "bundled" / "digits.csv.gz"
 WHITE = 16.0
 TEST = 250
+
+
+@functools.cache
+def read_table() -> Tensor:
+    """Read the bundled file once per process; each row holds 64 pixels from 0 to 16 and the class. Do not modify it."""
+    return torch.from_numpy(np.loadtxt(BUNDLED, delimiter=",", dtype=np.uint8))
 
 
 class Digits:
@@ -53,8 +61,8 @@ class Digits:
         self.spec = self.transform.add_bounds(image_spec(1, 8, 8, [str(digit) for digit in range(10)]))
 
     def load(self) -> Splits:
-        """Return the splits; each line of the file holds 64 pixels from 0 to 16 and the class."""
-        table = torch.from_numpy(np.loadtxt(BUNDLED, delimiter=",", dtype=np.uint8))
+        """Return the splits."""
+        table = read_table()
         rows = {"pixels": table[:, :64].reshape(-1, 1, 8, 8), "labels": table[:, 64].contiguous()}
         rest, test = hold_out_stratified(rows["labels"], TEST / len(table))
         train, val = hold_out_stratified(rows["labels"][rest], self.validation)

@@ -63,9 +63,9 @@ def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def code_fingerprint(allow: Iterable[str]) -> str:
     """Return a hash of the source code of dltrain and of the imported modules in `allow` and their submodules."""
-    digest = _digest_of_dltrain().copy()
+    digest, prefixes = _digest_of_dltrain().copy(), tuple(f"{prefix}." for prefix in allow)
     for name, module in sorted(sys.modules.items()):
-        if any(f"{name}.".startswith(f"{prefix}.") for prefix in allow) and getattr(module, "__file__", None):
+        if f"{name}.".startswith(prefixes) and getattr(module, "__file__", None):
             digest.update(f"/{name}\0".encode() + Path(str(module.__file__)).read_bytes())
     return digest.hexdigest()[:16]
 

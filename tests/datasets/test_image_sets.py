@@ -58,6 +58,16 @@ def test_the_splits_of_digits_contain_each_scikit_learn_digit_once():
     assert sorted(pair for part in parts for pair in as_sorted(part.rows)) == expected
 
 
+def test_digits_that_are_changed_in_place_do_not_change_those_loaded_later():
+    changed = Digits().load()
+    expected = [as_sorted(part.rows) for part in (changed.train, changed.val, changed.test)]
+    for part in (changed.train, changed.val, changed.test):
+        for values in part.rows.values():
+            values.zero_()
+    splits = Digits().load()
+    assert [as_sorted(part.rows) for part in (splits.train, splits.val, splits.test)] == expected
+
+
 def test_the_splits_of_digits_are_stratified():
     counts = np.bincount(load_digits().target)
     splits = Digits().load()
