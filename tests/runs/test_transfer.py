@@ -50,15 +50,13 @@ def source(train: Train, animals: list[str]) -> Outcome:
     return train(*MLP, *animals)
 
 
-@pytest.fixture
-def notes(train: Train) -> Callable[..., list[str]]:
-    """Return a function that takes overrides and returns the messages printed before the run starts."""
-
-    def prepare(*overrides: str) -> list[str]:
-        with dry_run.prepare_run(compose.compose(["device=cpu", *overrides])) as (components, _):
-            return list(components.notes)
-
-    return prepare
+def notes(*overrides: str) -> list[str]:
+    """Return the messages about the initial weights that a run prints before it starts."""
+    job = compose.compose(["device=cpu", *overrides])
+    components = build_components(job)
+    components.loaded = initial_weights.prepare(components, job, None)
+    components.stages()  # checks the modules and the epochs of ``transfer``
+    return components.loaded.describe() if components.loaded else []
 
 
 def weights(folder: Path, name: str = "best.pt") -> dict[str, bytes]:
@@ -79,10 +77,13 @@ def test_a_run_starts_from_the_best_weights_of_another_run_and_records_them(
     assert set(record["names"]) == set(there) and not record["new"] and not record["unused"]
     entry = Checkpoints(source.folder).read_entry("best.pt")
     assert record["sha256"] == entry["sha256"] and f"step {entry['step']}" in record["origin"]
+    assert (
+        f"initial weights: {len(there)} of {len(there)} from {source.folder}" in (run.folder / "train.log").read_text()
+    )
 
 
 def test_a_head_of_the_same_size_with_other_classes_is_reinitialized_and_reported(
-    source: Outcome, birds: list[str], notes: Callable[..., list[str]]
+    source: Outcome, birds: list[str]
 ) -> None:
     messages = notes(*MLP, *birds, "transfer=finetune", f"transfer.weights={source.folder}")
     (new,) = [line for line in messages if "new:" in line]
@@ -189,9 +190,7 @@ def text(folder: Path, letters: str) -> list[str]:
     return ["data=text", f"data.path={path}", "data.context_length=8", "data.batch_size=8"]
 
 
-def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
-    train: Train, tmp_path: Path, notes: Callable[..., list[str]]
-) -> None:
+def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: Train, tmp_path: Path) -> None:
     source = train(*TEXT, *text(tmp_path, "abcdefg"))
     chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
     with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens differ"):
@@ -207,9 +206,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
-def test_bert_is_fine_tuned_from_a_run_on_masked_tokens(
-    train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
-) -> None:
+def test_bert_is_fine_tuned_from_a_run_on_masked_tokens(train: Train, own_files: dict[str, Path]) -> None:
     sizes = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
     data = ["data=text_table", f"data.path={own_files['text_table']}", "data.column=kind", "data.special_tokens=true"]
     chosen = ["model=bert", *sizes, *data, "trainer.max_steps=2"]
@@ -222,7 +219,7 @@ def test_bert_is_fine_tuned_from_a_run_on_masked_tokens(
 
 @pytest.mark.parametrize("form", ["safetensors", "state_dict", "wrapped", "parallel"])
 def test_weights_of_other_programs_are_loaded_except_for_the_head(
-    form: str, source: Outcome, animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
+    form: str, source: Outcome, animals: list[str], tmp_path: Path
 ) -> None:
     state = {name: value.clone() for name, value in model_of(source, "best.pt").items()}
     file = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
@@ -236,9 +233,7 @@ def test_weights_of_other_programs_are_loaded_except_for_the_head(
     assert any("different outputs: cat dog here, unknown in the loaded weights" in line for line in messages)
 
 
-def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(
-    animals: list[str], tmp_path: Path, notes: Callable[..., list[str]]
-) -> None:
+def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(animals: list[str], tmp_path: Path) -> None:
     class Payload:
         def __reduce__(self) -> Any:
             return Path.touch, (tmp_path / "ran",)
@@ -275,16 +270,14 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(
     ],
 )
 def test_an_invalid_transfer_setting_is_rejected_in_one_line(
-    overrides: list[str], message: str, animals: list[str], notes: Callable[..., list[str]]
+    overrides: list[str], message: str, animals: list[str]
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         notes(*MLP, *animals, *overrides)
     assert len(caught.value.problems) == 1
 
 
-def test_weights_of_another_model_are_rejected(
-    source: Outcome, animals: list[str], notes: Callable[..., list[str]]
-) -> None:
+def test_weights_of_another_model_are_rejected(source: Outcome, animals: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"transfer.weights: expected weights of this model, .* None of its"):
         notes("model=perceptron", *animals, f"transfer.weights={source.folder}")
 
@@ -317,7 +310,7 @@ def cells(own_files: dict[str, Path]) -> list[str]:
 
 
 def test_the_output_layer_of_a_segmenter_is_kept_only_for_the_same_class_names_in_the_same_order(
-    train: Train, cells: list[str], notes: Callable[..., list[str]]
+    train: Train, cells: list[str]
 ) -> None:
     small = [*cells, "data.image_size=8", "data.batch_size=6"]
     source = train(*small, "data.class_names=[rest,cell,wall]", "trainer.max_steps=1")
@@ -330,7 +323,7 @@ def test_the_output_layer_of_a_segmenter_is_kept_only_for_the_same_class_names_i
 
 
 def test_the_class_layer_of_a_detector_is_kept_only_for_the_same_class_names_in_the_same_order(
-    train: Train, own_files: dict[str, Path], notes: Callable[..., list[str]]
+    train: Train, own_files: dict[str, Path]
 ) -> None:
     small = ["model=fcos", "model.backbone=narrow", "model.fpn_width=32", "model.num_convs=1", "data=detection_folder"]
     small += [f"data.path={own_files['detection_folder']}", "data.image_size=32", "data.batch_size=8"]
