@@ -300,13 +300,6 @@ def test_a_model_that_is_not_an_rbm_is_rejected() -> None:
         ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
 
 
-def test_an_rbm_on_a_time_series_is_rejected_with_the_data_that_fit() -> None:
-    with pytest.raises(ConfigError, match="Data that fit"):
-        assemble.build_components(
-            compose.compose(["model=rbm", "data=timeseries", "task=contrastive_divergence", "device=cpu"])
-        )
-
-
 def test_likelihoods_are_exact_under_bfloat16_autocast(bar_overrides: Callable[..., list[str]]) -> None:
     components = assemble.build_components(compose.compose(bar_overrides()))
     nn.init.normal_(components.model.up.weight, std=0.5)
