@@ -41,23 +41,20 @@ class TimeSeries:
     A training window lies in the training rows. A validation or test window has its targets in its own split, but may
     read earlier rows. Scales are fitted on the training rows. Rows are assumed to be evenly spaced in time.
 
-    With ``group``, the rows of each value of that column are a separate series: each is split by time and has its own
-    scale, and no window spans two of them.
-
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
         column: Name of the column to forecast, or a list of names. ``auto`` takes columns of numbers, without
             timestamps, row numbers and, unless all are flags, flags (0 or 1); None takes row numbers and flags, too.
-        group: Column that distinguishes several series in one file, such as a store or a sensor.
+        group: Column that distinguishes several series in one file, such as a store or a sensor. Each series is split
+            by time and has its own scale, and no window spans two of them.
         where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
         missing_words: Words that mark a missing value in this file, in addition to NA, null and the like.
-        known: Columns that are known in advance, such as holidays, and never forecast. Each step of the input also has
-            their values, normalized, at that step and ``horizon`` steps later. Rows at the end of a file may have these
-            values only; ``dltrain predict`` needs ``horizon`` of them.
+        known: Columns known in advance, such as holidays, which are not forecast. Each input step also has their
+            normalized values at that step and ``horizon`` steps later, so ``dltrain predict`` reads later rows, too.
         calendar: Parts of the date that are inputs like known columns, as sine and cosine: ``minute``, ``hour``,
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.

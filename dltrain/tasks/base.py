@@ -160,10 +160,7 @@ class TextRequest:
 
 
 class Task(ABC):
-    """Base class of tasks: what to learn and how to measure it.
-
-    Most tasks implement only `facts`, `loss` and `evaluate`.
-    """
+    """Base class of tasks: what to learn and how to measure it. Most implement only `facts`, `loss` and `evaluate`."""
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"
