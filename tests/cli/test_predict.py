@@ -18,7 +18,7 @@ from dltrain.config import groups
 from dltrain.datasets.time_series import BUNDLED
 from dltrain.runs.inference import json_values
 
-# The data `sentence_pairs` are drawn from a text and have no input files.
+# `sentence_pairs` draws its examples from one text and has no input files.
 OPTIONS = sorted({file.stem for file in (groups.conf_dir() / "data").glob("*.yaml")} - {"sentence_pairs"})
 # Options with which other default tests of this folder predict; here they are marked `slow`.
 ELSEWHERE = {"cifar10", "csv", "detection_folder", "digits", "fashion_mnist", "image_folder", "image_masks", "midi"}

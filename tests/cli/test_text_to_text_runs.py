@@ -24,7 +24,7 @@ def test_a_run_summarizes_from_its_folder_alone_and_resumes_exactly(
     moved = tmp_path / "moved.jsonl"
     moved.write_text(own_files["summaries"].read_text())
     options = [*T5, "data=summaries", f"data.path={moved}", "data.batch_size=16", "optimizer.lr=0.03"]
-    options += ["data.max_length=16", "regularization.dropout=0.1"]
+    options += ["data.max_length=16", "regularization.dropout=0.1", "task.decode_examples=8"]
     whole = train(*options, "trainer.max_steps=12")
     part = train(*options, "trainer.max_steps=8")
     assert run_command(capsys, "resume", part, "trainer.max_steps=12").code == 0

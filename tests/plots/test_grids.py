@@ -48,7 +48,7 @@ def test_filters_are_scaled_by_their_own_maximum_and_zero_is_gray():
     assert (first[5, 5], second[5, 5], first[40, 40], second[40, 40]) == (255, 0, 128, 128)
 
 
-def test_filters_of_three_input_channels_are_colored_and_those_of_other_numbers_are_averaged():
+def test_filters_are_colored_if_they_have_three_input_channels_and_averaged_otherwise():
     weight = torch.zeros(1, 3, 2, 2)
     weight[0, 1] = 1
     assert grids.filters(weight)[:, 30, 30].tolist() == [128, 255, 128]
