@@ -2,11 +2,11 @@
 
 A test selects them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
 variable GATE names a folder; without it the classes never wait. A file ``train-7`` in the folder makes the process wait
-at its seventh loss. The process renames the file to ``train-7.reached`` and continues when the test removes it. The
-other moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1`` (loading the
-data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay``
-contains the seconds to wait at each of these moments. A file ``seen``, if it exists, collects the hashes of the
-examples of all training batches.
+at its seventh training batch. The process renames the file to ``train-7.reached`` and continues when the test removes
+it. The other moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1``
+(loading the data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file
+``delay`` contains the seconds to wait at each of these moments. A file ``seen``, if it exists, collects the hashes of
+the examples of all training batches.
 """
 
 import functools
@@ -70,7 +70,7 @@ class Gate:
 
 
 class Gated:
-    """Mixin that calls the gate for batches, images and saves of a task after the dry run, and for all its stages."""
+    """Mixin that calls the gate for batches, images and saves after the dry run, and whenever stages are built."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,7 +139,7 @@ class LanguageModeling(Gated, language_modeling.LanguageModeling):
 
 
 class Adversarial(Gated, adversarial.Adversarial):
-    """Adversarial training that calls the gate once per step, in the critic's turn."""
+    """Adversarial training that calls the gate once per batch, in the critic's turn."""
 
 
 class Variational(CodesWithoutAxes, Gated, variational.Variational):

@@ -16,8 +16,11 @@ STEPS = {
 }
 # The stops and kills of these kinds are marked `faults`, most of those of the other kinds `slow`.
 CORE = ("forecast", "vae", "dbn", "images", "gan", "text")
-ONCE = ("forecast", "vae", "dbn", "gan", "text")  # kinds without accumulation, or with one loss for each step
-LOSSES_PER_STEP = {kind: 1 if kind in ONCE else 2 for kind in STEPS}
+ONCE = ("forecast", "vae", "dbn", "text")  # kinds without accumulation
+# For each kind of run, the batches of the first epoch and those of the whole run. Epochs of batches of similar length
+# may end with a step of a single batch.
+BATCHES = {kind: tuple(n if kind in ONCE else 2 * n for n in steps) for kind, steps in STEPS.items()}
+BATCHES |= {"reviews": (15, 45), "translation": (11, 22), "speech": (12, 34)}
 
 COMMON = ["device=cpu", "trainer.log_every=1", "allow_targets=[gated]"]
 IMAGES = [

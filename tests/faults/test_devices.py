@@ -14,7 +14,7 @@ from same import assert_same, checkpoints, update_manifest
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-COMPILE_S = 240
+COMPILE_S = 600
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from children import Child, Gate
-from recipes import CORE, LOSSES_PER_STEP, STEPS, recipe
+from recipes import BATCHES, CORE, STEPS, recipe
 from same import assert_same, curves, status, steps
 
 KINDS = list(STEPS)
@@ -31,15 +31,15 @@ def test_running_a_command_twice_gives_identical_results(
 
 
 def moments(kind: str) -> dict[str, str]:
-    """Return the gate to close for each moment of a stop. Every process counts its losses from 1."""
-    epoch, losses = STEPS[kind][0], LOSSES_PER_STEP[kind]
+    """Return the gate to close for each moment of a stop. Every process counts its batches from 1."""
+    epoch, whole = BATCHES[kind]
     return {
         "the first step": "train-1",
-        "the middle of an epoch": f"train-{(epoch + epoch // 2) * losses}",
-        "the last step of an epoch": f"train-{epoch * losses}",
-        "the first step of an epoch": f"train-{epoch * losses + 1}",
+        "the middle of an epoch": f"train-{epoch + epoch // 2}",
+        "the last step of an epoch": f"train-{epoch}",
+        "the first step of an epoch": f"train-{epoch + 1}",
         "an evaluation": "evaluate-2",
-        "the last step": f"train-{STEPS[kind][1] * losses}",
+        "the last step": f"train-{whole}",
     }
 
 
