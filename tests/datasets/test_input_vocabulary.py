@@ -27,8 +27,18 @@ DATA: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {  # with a te
 }
 
 
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "bpe") for name in DATA),
+        ("text_table", "wordpiece"),
+        ("squad", "wordpiece"),
+        *(
+            pytest.param(name, "wordpiece", marks=pytest.mark.slow)
+            for name in ("text_pairs", "conll", "sentence_pairs")
+        ),
+    ],
+)
 def test_the_subwords_of_the_training_texts_are_restored_without_the_file(
     name: str, kind: str, own_files: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_crop_flip_and_rotation_are_the_same_in_all_frames_of_a_clip(tmp_path: P
     assert len({clip.numpy().tobytes() for clip in moved}) == 20
 
 
+@pytest.mark.slow
 def test_batches_have_the_same_bytes_with_and_without_workers(walks: str) -> None:
     augment = {"min_area": 0.2, "flip": True, "shift": 2}
     source = VideoFolder(walks, frames=3, image_size=6, augment=augment).load().train
