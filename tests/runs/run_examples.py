@@ -48,7 +48,7 @@ def model_of(outcome: Outcome, name: str = "last.pt") -> dict[str, Tensor]:
 
 
 def interrupted(outcome: Outcome, step: int, folder: Path) -> Path:
-    """Copy a run folder without the checkpoints after `step`, like that of a run that was killed; return the copy."""
+    """Copy a run folder with only the checkpoints up to `step` and without a result; return the path of the copy."""
     shutil.copytree(outcome.folder, folder, symlinks=True)
     for file in (folder / "checkpoints").iterdir():
         if not file.name.startswith("step-") or int(file.stem.removeprefix("step-")) > step:
