@@ -1,4 +1,4 @@
-"""Wrapper of networks of other libraries that keeps the names of their weights."""
+"""Wrapper for networks of other libraries that keeps the names of their weights."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class AdoptedNetwork(nn.Module):
-    """Wrapper that takes over the layers of a network of another library.
+    """Wrapper for a network of another library; its layers are the layers of the network.
 
     Parameter names get no prefix, so state dicts of that library can be loaded.
     """
 
     def adopt(self, network: nn.Module) -> None:
-        """Take over layers, weights and `forward` of a network."""
+        """Use the layers, weights and `forward` of a network."""
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         self._non_persistent_buffers_set = network._non_persistent_buffers_set
         self._network = (network,)  # in a tuple, so that it is not a submodule

@@ -10,17 +10,17 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import check_sizes
 
-SIDE = 2  # of the patches that are whitened, in pixels
-WHITENED = 5000  # examples whose patches are used
-EPSILON = 5e-4  # added to the variance of each component of the patches
+SIDE = 2  # side of the whitened patches in pixels
+WHITENED = 5000  # number of training images whose patches are used
+EPSILON = 5e-4  # added to each eigenvalue
 SMALLEST = 3  # pixels per side that leave at least 2x2 patches
 
 
 class Whitening(nn.Module):
-    """Fixed 2x2 convolution with outputs that are uncorrelated and have a variance of 1, then trainable biases.
+    """Fixed 2x2 convolution that whitens the patches of images, with trainable biases.
 
-    The filters are the principal components of the patches of training images, each divided by the standard deviation
-    of the patches along it, and the same filters with the opposite sign.
+    The filters are the eigenvectors of the second-moment matrix of patches of training images, each divided by the
+    square root of its eigenvalue, and the negatives of these filters.
 
     Args:
         channels: Channels of the images.
@@ -37,7 +37,7 @@ class Whitening(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2 * size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the whitened patches, without those that would leave the image."""
+        """Return the whitened patches plus the biases; images are not padded."""
         return F.conv2d(x, self.filters, self.bias)
 
     @torch.no_grad()
@@ -57,8 +57,7 @@ class ShiftedNorm(nn.BatchNorm2d):
 
     Args:
         channels: Number of channels.
-        bias_factor: Factor of the bias. With plain or momentum gradient descent, it multiplies the learning rate of the
-            bias by its square.
+        bias_factor: Factor of the bias; with SGD, its square in effect multiplies the learning rate of the bias.
         momentum: Weight of the current batch in the running statistics.
     """
 
@@ -78,10 +77,9 @@ class ShiftedNorm(nn.BatchNorm2d):
 
 
 class Halve(nn.Module):
-    """Maximum over each 2x2 pixels; maps of one row or column keep it.
+    """Max pooling over 2x2 pixels, or over 2 pixels of maps with one row or column.
 
-    Shape: (B, channels, H, W) -> (B, channels, max(1, H // 2), max(1, W // 2)), except that the other side of a map of
-        one row or column is rounded up.
+    Shape: (B, channels, H, W) -> (B, channels, H // 2, W // 2); if H or W is 1, both sides are rounded up.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +90,8 @@ class Halve(nn.Module):
 class Airbench(nn.Module):
     """Whitened patches, three stages of two 3x3 convolutions with GELU, and a linear output layer.
 
-    Each convolution starts as the identity on its first channels; the first one of a stage halves the image.
+    Each convolution starts as the identity on its first channels; max pooling after the first one of a stage halves the
+    image.
 
     Args:
         channels, outputs: At least 1.
@@ -104,8 +103,8 @@ class Airbench(nn.Module):
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.
-    Differs: the learning rate of the norms' biases is raised by `bias_factor` (8, the root of the published 64); the
-        biases of the whitening layer are trained in all epochs.
+    Differs: the learning rate of the norms' biases is raised by `bias_factor` (8, the square root of the published
+        64); the biases of the whitening layer are trained in all epochs.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Airbench(nn.Module):
         self.logit_scale = logit_scale
 
     def fit_inputs(self, batches: Iterable[Tensor]) -> str:
-        """Whiten the patches of the first training images, before training; return a note for the user."""
+        """Compute the whitening filters from the first training images; return a note for the user."""
         taken: list[Tensor] = []
         for images in batches:
             taken.append(images[: WHITENED - sum(map(len, taken))])

@@ -102,7 +102,8 @@ def make_heads(
         size: Features of a head; None for ``width / num_heads``.
 
     Raises:
-        ConfigError: ``num_heads`` does not divide ``width``, or ``num_kv_heads`` does not divide ``num_heads``.
+        ConfigError: ``size`` is None and ``num_heads`` does not divide ``width``; or ``num_kv_heads`` is below 1 or
+            does not divide ``num_heads``.
     """
     if size is None and width % num_heads:
         expected = f"a divisor of model.hidden_size, which is {width}"

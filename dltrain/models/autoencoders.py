@@ -21,7 +21,7 @@ class AutoencoderBase(nn.Module):
     """Base class of autoencoders: an encoder and a decoder.
 
     Args:
-        encoder: (B, *shape) and labels -> (B, statistics * latent).
+        encoder: (B, *shape) and labels -> (B, statistics * latent); see `DenseAutoencoder` for ``statistics``.
         decoder: (B, latent) and labels -> (B, *shape), unbounded; the task maps it to the range of the data.
 
     Shape: (B, *shape) -> (B, *shape).
@@ -117,8 +117,8 @@ def _halved(height: int, width: int, times: int) -> list[tuple[int, int]]:
     sizes = [(height >> number, width >> number) for number in range(times + 1)]
     if min(sizes[-1]) < 1:
         limit = min(height, width).bit_length() - 1
-        expected = f"at most {limit} convolutions, which halve images of {height}x{width} pixels"
-        raise ConfigError(format_error("model.hidden_size", expected, times))
+        expected = f"at most {limit} convolutions for images of {height}x{width} pixels"
+        raise ConfigError(format_error("model.hidden_size", expected, times, "Each convolution halves the image."))
     return sizes
 
 

@@ -27,8 +27,8 @@ class BERT(nn.Module):
     pairs of passages, a linear layer on the pooled first state also predicts whether the second passage follows the
     first.
 
-    Weights of BERT in the layout of Hugging Face's transformers can be initial weights; only the first ``length`` of
-    their positions are used.
+    Weights of BERT in the layout of Hugging Face's transformers can be loaded as initial weights; only the first
+    ``length`` of their positions are used.
 
     Args:
         vocabulary, length, outputs, hidden_size, num_layers: At least 1.

@@ -24,7 +24,7 @@ class StepBatchNorm(nn.BatchNorm1d):
 
 
 def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> nn.Module:
-    """Return the norm of states (B, T, width) called ``name``: ``layer`` or ``rms``.
+    """Return the normalization layer called ``name``, ``layer`` or ``rms``, for states (B, T, width).
 
     Source: Ba, Kiros and Hinton 2016 (layer); Zhang and Sennrich 2019 (rms, without a mean and a bias).
     """
@@ -41,16 +41,15 @@ class Block(nn.Module):
         gated: Whether the activated layer multiplies a second, linear one; with ``silu`` this is SwiGLU.
         pre_norm: Whether norms precede attention and feed-forward network (Radford et al. 2019) or follow the residual
             sums (Vaswani et al. 2017).
-        norm: ``layer``, ``rms``, or a function that builds a norm of a width.
+        norm: ``layer``, ``rms``, or a function that returns a normalization layer for a width.
         eps: Constant added to the variance by the norms.
         num_kv_heads, head_size, scale: See `make_heads`.
-        rotary: Whether positions rotate queries and keys.
+        rotary: Whether to rotate queries and keys by their positions; see `rotate`.
         causal: Whether steps attend only to themselves and earlier steps.
         bias: Whether linear layers and norms have biases.
 
     Raises:
-        ConfigError: ``num_heads`` does not divide ``width``, ``num_kv_heads`` does not divide ``num_heads``, or heads
-            with rotary positions have an odd number of features.
+        ConfigError: See `make_heads`; or ``rotary`` is true and heads have an odd number of features.
 
     Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3; gated layers, Shazeer 2020, section 2.
@@ -105,8 +104,8 @@ class Block(nn.Module):
         """Return the output of the block.
 
         Args:
-            mask: Mask of self-attention; see `Heads.attend`. Causal attention needs none for padding at the end,
-                to which no earlier step attends.
+            mask: Mask of self-attention; see `Heads.attend`. Causal attention needs no mask for padding at the end,
+                because no earlier step attends to it.
             source: Keys and values of the source, computed by ``cross.read``.
             source_mask: Mask of the attention to the source.
         """

@@ -129,7 +129,7 @@ class LeNet5(nn.Module):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; smaller images are zero-padded to 32x32.
+        height, width: Size of the images in pixels; sides below 32 are zero-padded to 32.
         variant: ``modern``, or ``original`` as in the paper: scaled tanh, pooling with trainable weights, and a second
             convolution in which each output map reads only some of the input maps.
         activation: Activation function of the modern variant.

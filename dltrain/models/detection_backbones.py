@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 from dltrain.models.layers import norm as make_norm
 
-# Stride of the second of the four stages: the finest feature map of RetinaNet, and of FCOS unless `fine`.
+# Stride of the second of the four stages. RetinaNet, and FCOS unless `fine`, use no finer feature map.
 STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
 WIDTH_UNIT = 32  # channels of a pyramid are a multiple of it: torchvision's FCOS head normalizes 32 groups of channels
@@ -78,7 +78,7 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
             ``group`` or ``layer``.
 
     Raises:
-        ConfigError: There is no such normalization.
+        ConfigError: `name` is ``none``. For unknown names, the returned function raises it.
     """
     if name == "frozen":
         return FrozenBatchNorm2d

@@ -11,11 +11,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 Outputs = dict[str, Any]
-UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and ignored by the losses
+UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and anchors that the losses ignore
 
 
 class Detector(nn.Module):
-    """Mixin for torchvision's detectors, to read batches of images of one size with padded boxes.
+    """Mixin that lets torchvision's detectors read batches of images of one size with padded boxes.
 
     In training, the output has ``losses``, means by name, and their ``weight``, the number of averaged items. In
     evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
@@ -23,7 +23,7 @@ class Detector(nn.Module):
 
     Shape:
         x (B, channels, height, width); boxes (B, M, 4) as left, top, right, bottom in pixels; kinds (B, M), classes
-        from 1 on, 0 for padding and negative for boxes that training ignores.
+        starting at 1, 0 for padding and negative for boxes that training ignores.
     """
 
     backbone: nn.Module
@@ -55,7 +55,7 @@ class OneStage(Detector):
     head: nn.Module
     anchor_generator: Callable[..., list[Tensor]]
     box_coder: Any  # of torchvision
-    levels: int | None = None  # feature maps to use, the finest ones; None for all
+    levels: int | None = None  # number of feature maps to use, starting with the finest; None for all
 
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
         """Return the outputs of the head."""
@@ -107,8 +107,8 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
     """Return the index of the box of each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
     An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if the anchor
-    has the highest IoU of all anchors, above 0, with any box. The others are `UNMATCHED` if their highest IoU is below
-    `low`, and `BETWEEN` otherwise.
+    has the highest IoU of all anchors, above 0, with some box. Other anchors are `UNMATCHED` if their highest IoU is
+    below `low`, and `BETWEEN` otherwise.
 
     Args:
         quality: Result of `overlaps`.
@@ -123,9 +123,9 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
 def match_priors(quality: Tensor, threshold: float) -> Tensor:
     """Return the index of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
 
-    The anchor with the highest IoU with a box, if this is above 0, is matched to that box, even if its IoU with another
-    one is higher. All other anchors are matched to the box with which they have the highest IoU, if this is at least
-    `threshold`.
+    For each box, the anchor with the highest IoU is matched to this box if the IoU is above 0, even if the anchor has a
+    higher IoU with another box. All other anchors are matched to the box with which they have the highest IoU, if this
+    is at least `threshold`.
 
     Args:
         quality: Result of `overlaps`.
@@ -149,6 +149,6 @@ def take(values: Tensor, matches: Tensor) -> Tensor:
 
 
 def one_hot(kinds: Tensor, classes: int, matched: Tensor) -> Tensor:
-    """Return 1 for the class of each matched anchor (B, N) and 0 elsewhere: (B, N, classes) in float32."""
+    """Return a tensor with 1 at the class of each matched anchor and 0 elsewhere, float32 (B, N, classes)."""
     numbers = torch.arange(classes, device=kinds.device)
     return ((kinds[..., None] == numbers) & matched[..., None]).float()

@@ -1,4 +1,4 @@
-"""Transformer that reads a source and writes a target: the encoder-decoder of Vaswani et al. 2017."""
+"""Encoder-decoder Transformer of Vaswani et al. 2017, which maps a source to a target."""
 
 import math
 from collections.abc import Callable
@@ -20,11 +20,11 @@ INITS = ("xavier", "uniform")
 
 
 class ReadAndWrite(nn.Module):
-    """Base class of transformers with an encoder and a decoder, which read a source and write a target.
+    """Base class of encoder-decoder transformers.
 
-    Called with a source and the previous tokens of the target, the model returns all outputs. To write step by step,
-    call it with the source alone for the state before the first token, then with tokens and a state. The state holds
-    the keys and values of the source, which are computed once, and of the tokens written so far.
+    Called with a source and the previous tokens of the target, the model returns all outputs. To decode step by step,
+    call it with the source alone, which returns the initial state, then with tokens and a state. The state holds the
+    keys and values of the source, which are computed once, and of the tokens decoded so far.
     """
 
     head_bias = True  # whether an output layer that does not share the weights of the embedding has a bias

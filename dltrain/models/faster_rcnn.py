@@ -17,7 +17,7 @@ from dltrain.models.layers import check_sizes
 
 SIDE = 8  # side of the anchors of a level, in strides
 POOLED = 7  # height and width of the features of a region
-SAMPLED = 512  # regions per image that the losses use
+SAMPLED = 512  # maximum number of regions per image that the losses use
 SEED = 0  # seed of the sampled regions in evaluation
 NAMES = {"loss_classifier": "classes", "loss_box_reg": "boxes", "loss_objectness": "proposals"}
 NAMES |= {"loss_rpn_box_reg": "proposed_boxes"}
@@ -86,7 +86,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         return {"scores": scores, "moves": moves, "classes": classes, "boxes": boxes}
 
     def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
-        """Return the losses (means over images) and the detections."""
+        """Return the losses, with the number of images as their weight, and the detections."""
         images = ImageList(x, [(x.shape[2], x.shape[3])] * len(x))
         result: Outputs = {}
         if learned is not None:

@@ -48,7 +48,7 @@ class GAN(GANBase):
     """Fully connected generator and critic for examples of any shape.
 
     Args:
-        size, latent: Values of an example and of the noise, at least 1.
+        size, latent: Number of values of an example and of the noise, at least 1.
         answers: Outputs of the critic for each example, at least 1.
         hidden_size: Width of the hidden layers; a list gives one per layer, in reverse order for the critic.
         num_layers: Number of hidden layers of each network; the length of ``hidden_size`` if that is a list.
@@ -86,13 +86,13 @@ class GAN(GANBase):
 class DCGAN(GANBase):
     """Convolutional generator and critic with strides instead of pooling and no fully connected hidden layers.
 
-    The critic halves the image until its shorter side has 4 to 7 pixels; the generator has the same sizes in reverse
-    order. They are 7-14-28 for 28x28 images, 4-8-16-32 for 32x32 and 4-8-16-32-64 for 64x64.
+    The critic halves the image until its shorter side has 4 to 7 pixels, and at least once; the generator has the same
+    sizes in reverse order. They are 7-14-28 for 28x28 images, 4-8-16-32 for 32x32 and 4-8-16-32-64 for 64x64.
 
     Args:
         channels: At least 1.
         answers: Outputs of the critic for each example, at least 1.
-        latent: Values of the noise, at least 1.
+        latent: Number of values of the noise, at least 1.
         height, width: Size of the images in pixels, at least 2.
         hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
         critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.

@@ -26,8 +26,8 @@ class GPT(nn.Module):
         dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
         causal: Whether the task needs outputs that do not depend on later tokens; must be true.
 
-    Weights of GPT-2 in the layout of Hugging Face's transformers can be initial weights, with ``gelu_tanh`` as the
-    activation; only the first ``length`` of their positions are used.
+    Weights of GPT-2 in the layout of Hugging Face's transformers can be loaded as initial weights, with ``gelu_tanh``
+    as the activation; only the first ``length`` of their positions are used.
 
     When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
     full, it is recomputed for the last half of the tokens, because their positions change.

@@ -24,7 +24,7 @@ class ScaledTanh(nn.Module):
     """Hyperbolic tangent that maps -1 to -1 and 1 to 1."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape."""
+        """Return ``AMPLITUDE * tanh(SLOPE * x)``."""
         return AMPLITUDE * torch.tanh(SLOPE * x)
 
 

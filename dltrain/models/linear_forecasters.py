@@ -1,4 +1,4 @@
-"""Linear forecasters: linear layers on the window, decomposed or relative to its last value."""
+"""Linear forecasters: linear layers on the window after decomposition, or relative to its last value."""
 
 from abc import ABC, abstractmethod
 
@@ -36,7 +36,7 @@ class KnownEffect(nn.Module):
 
     Args:
         known: Known values per step, at least 1.
-        levels: Outputs per step.
+        levels: Outputs per step, for all columns together.
         horizon: Steps of the forecast.
 
     Shape: (B, length, 2 * known), the known values of each step and of ``horizon`` steps later ->
@@ -61,10 +61,11 @@ class Forecaster(nn.Module, ABC):
 
     Args:
         columns, horizon: At least 1.
-        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column, such as quantiles.
+        outputs: ``horizon * columns * levels``, where ``levels`` is the number of outputs per step and column: 1 for a
+            point forecast, one per quantile, or 2 for a normal distribution.
         features: Values per step: the columns, then each known value twice, see `KnownEffect`. None for columns only.
 
-    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     """
 
     def __init__(self, columns: int, horizon: int, outputs: int, features: int | None) -> None:
@@ -95,7 +96,7 @@ class DLinear(Forecaster):
         kernel_size: Steps of the moving average, odd; the first and last value are repeated at the ends.
         individual: Whether each column has its own layers.
 
-    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section "An
     embarrassingly simple baseline".
     """
@@ -134,7 +135,7 @@ class NLinear(Forecaster):
         columns, horizon, outputs, features: See `Forecaster`.
         individual: Whether each column has its own layer.
 
-    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     Source: Zeng, Chen, Zhang and Xu 2023, "Are transformers effective for time series forecasting?", section "An
     embarrassingly simple baseline".
     """
@@ -159,7 +160,7 @@ class NLinear(Forecaster):
 
 
 def count_levels(outputs: int, horizon: int, columns: int) -> int:
-    """Return the number of outputs per step and column; raise ConfigError if the task does not forecast."""
+    """Return the number of outputs per step and column; raise ConfigError if it is not a whole number."""
     if outputs % (horizon * columns):
         hint = "This model only forecasts series; use another model for other tasks."
         expected = f"a multiple of {horizon * columns}, the horizon times the columns"

@@ -32,7 +32,7 @@ class PatchTST(Forecaster):
         norm: ``batch``, batch norm after each residual sum, as published; or ``layer``, layer norm before attention and
             feed-forward network, and at the end.
 
-    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     Source: Nie et al. 2023, "A time series is worth 64 words: Long-term forecasting with transformers", section 3.1.
     Differs: the default ``norm``, which is ``layer``.
     """

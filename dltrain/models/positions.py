@@ -79,11 +79,13 @@ class NoPositions(nn.Module):
 class RelativePositions(nn.Module):
     """Learned biases of attention scores, one per head and bucket of distances.
 
-    Half of the buckets hold one distance each; the other half grow with the logarithm of the distance up to
-    ``max_distance``, and the last one holds all longer distances.
+    Half of the buckets hold one distance each. The distances of the other half grow logarithmically up to
+    ``max_distance``; the last bucket also holds all longer distances. If ``bidirectional``, this applies to the half of
+    the buckets that each direction has.
 
     Args:
-        bidirectional: Whether keys after the query have separate buckets; otherwise they share that of distance 0.
+        bidirectional: Whether keys after the query have separate buckets; otherwise they share the bucket of
+            distance 0.
 
     Source: Raffel et al. 2020 (T5), section 2.1.
     """
@@ -106,7 +108,7 @@ class RelativePositions(nn.Module):
         return scores if mask is None else scores.masked_fill(~mask, -torch.inf)
 
     def buckets(self, distances: Tensor) -> Tensor:
-        """Return the bucket of each distance, the position of the key minus that of the query."""
+        """Return the bucket of each distance, which is the position of the key minus the position of the query."""
         number = self.num_buckets // 2 if self.bidirectional else self.num_buckets
         later = number * (distances > 0).long() if self.bidirectional else 0
         distances = distances.abs() if self.bidirectional else (-distances).clamp(min=0)
@@ -117,7 +119,7 @@ class RelativePositions(nn.Module):
 
 
 def embed_positions(kind: str, length: int, width: int, std: float = 0.02) -> Any:
-    """Return the module that adds learned or sinusoidal positions, or no positions for other kinds."""
+    """Return the module that adds ``learned`` or ``sinusoidal`` positions; for other kinds, one that adds none."""
     if kind == "learned":
         return Positions(length, width, std)
     return Sinusoids(length, width) if kind == "sinusoidal" else NoPositions()

@@ -133,8 +133,10 @@ class Recurrent(nn.Module):
         """Return the attention weight of each step, float32 (B, T), for ``readout: attention``.
 
         Raises:
-            ConfigError: The readout is not ``attention``.
+            ConfigError: The readout is not ``attention``, or the model returns an output at every step.
         """
+        if self.each_step:
+            raise ConfigError("model.readout: not supported because the model returns an output at every step")
         if self.pool is None:
             raise ConfigError(format_error("model.readout", "attention, which has weights", self.readout))
         return self.pool(self._states(self.steps(x), lengths), lengths)[1]
@@ -182,7 +184,7 @@ class Recurrent(nn.Module):
         return run_layer(self.layers, steps, self._before(len(steps)), self.weight_dropout)[0]
 
     def _run_ragged(self, steps: Tensor, lengths: Tensor) -> Tensor:
-        """Return the state after each step of sequences of different lengths, without computing padding if possible."""
+        """Return the state after each step of sequences of different lengths; states at padding are not used."""
         before = self._before(len(steps))
         if isinstance(self.layers, Stack):
             return self.layers(steps, before, lengths)[0]

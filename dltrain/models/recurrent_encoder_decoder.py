@@ -1,4 +1,4 @@
-"""Recurrent encoder and decoder, with attention: the common parts of translation and forecasting."""
+"""Recurrent encoder and decoder with attention, shared by the models for translation and forecasting."""
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +52,11 @@ class RecurrentEncoderDecoder(nn.Module):
     """Recurrent encoder, and recurrent decoder that starts from the last state of the encoder.
 
     Args:
-        source_embedding, target_embedding: Modules that compute the inputs of each part; subclasses call them.
+        source_embedding, target_embedding: Modules that compute the inputs of encoder and decoder, called by
+            subclasses.
         widths: Widths of the inputs of the encoder and of the decoder.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
-        hidden_size, num_layers: Width of the states, and number of layers of each part.
+        hidden_size, num_layers: Width of the states, and number of layers, of encoder and decoder.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
         dropout: Dropout probability between layers.

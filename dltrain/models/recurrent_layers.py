@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, choose, format_error
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 PARTS = {"rnn": ("hidden",), "lstm": ("hidden", "cell"), "gru": ("hidden",)}
 
-Parts = tuple[Tensor, ...]  # the state of all layers as torch has it: (layers * directions, B, hidden_size) per part
+Parts = tuple[Tensor, ...]  # state of all layers in the layout of torch: (layers * directions, B, hidden_size) per part
 
 
 class LockedDropout(nn.Module):

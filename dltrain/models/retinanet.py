@@ -61,7 +61,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
     def losses(
         self, outputs: dict[str, Tensor], anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
     ) -> tuple[dict[str, Tensor], int]:
-        """Return focal loss of the classes and L1 loss of the boxes, means over images."""
+        """Return the focal loss of classes and the L1 loss of boxes, as means over images, and the number of images."""
         matches = match_anchors(overlaps(boxes, real, anchors), FAR, NEAR)
         matched = matches >= 0
         count = matched.sum(1).clamp(min=1)

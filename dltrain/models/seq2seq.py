@@ -1,4 +1,4 @@
-"""Sequence to sequence: a recurrent encoder reads a source, and a recurrent decoder with attention writes a target."""
+"""Sequence to sequence: a recurrent encoder of a source, and a recurrent decoder of a target with attention."""
 
 from typing import Any
 
@@ -16,13 +16,14 @@ FIRST = 64  # positions to compute in advance
 class Seq2Seq(RecurrentEncoderDecoder):
     """Encoder and decoder of recurrent layers; the decoder starts from the last state of the encoder.
 
-    Called with a source and the previous tokens of the target, the model returns all outputs. To write step by step,
-    call it with the source alone for the state before the first token, then with tokens and a state.
+    Called with a source and the previous tokens of the target, the model returns all outputs. To decode step by step,
+    call it with the source alone, which returns the initial state, then with tokens and a state.
 
     Args:
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         vocabulary, outputs: Number of distinct tokens of the source and of the target.
-        hidden_size, num_layers: Width of embeddings and states, and number of layers of each part; at least 1.
+        hidden_size, num_layers: Width of embeddings and states, and number of layers of encoder and decoder, at
+            least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.

@@ -1,4 +1,4 @@
-"""Sequence to sequence for series: a recurrent encoder reads a window, and a recurrent decoder writes the forecast."""
+"""Sequence to sequence for series: a recurrent encoder reads a window, and a recurrent decoder forecasts."""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,15 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
     """Encoder and decoder of recurrent layers; each step of the decoder reads the forecast of the step before.
 
     The first step reads the last value of the window. Each step also reads the values that are known in advance for it.
-    If a forecast has several levels, such as quantiles, the next step reads their mean.
+    If a forecast has several outputs per step and column, such as quantiles, the next step reads their mean.
 
     Args:
         features: Values per step: the columns, then each known value twice: of the step, and of ``horizon`` steps
             later.
         columns, horizon: Number of series and of steps to forecast, at least 1.
-        outputs: A multiple of ``horizon`` times ``columns``: the levels of each step and column.
+        outputs: ``horizon * columns * levels``; see `dltrain.models.linear_forecasters.Forecaster`.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
-        hidden_size, num_layers: Width of the states, and number of layers of each part; at least 1.
+        hidden_size, num_layers: Width of the states, and number of layers of encoder and decoder; at least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
@@ -28,7 +28,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
             input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
         dropout: Dropout probability between layers and before the output layer, in [0, 1).
 
-    Shape: (B, length, features) -> (B, outputs), ordered by step, column and level.
+    Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     Source: Cho et al. 2014 and Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015,
     section 3 (attention, without input feeding); Lai et al. 2018 (linear layer, here over all columns).
     """
@@ -93,7 +93,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         return torch.cat(found, dim=1).flatten(1)
 
     def _write(self, values: Tensor, known: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the levels of the step after each value, (B, steps, columns, levels), and the next state."""
+        """Return the outputs for the step after each value, (B, steps, columns, levels), and the next state."""
         states, state = self.write(torch.cat([values, known], dim=-1), state)
         return self.head(self.dropout(states)).unflatten(-1, (self.columns, self.levels)), state
 

@@ -1,4 +1,4 @@
-"""T5: a Transformer with relative positions that reads and writes text."""
+"""T5: an encoder-decoder Transformer with relative positions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -20,8 +20,8 @@ class T5(ReadAndWrite):
     """Encoder and decoder with RMSNorm before each layer, linear layers without biases, and relative positions.
 
     Positions affect only the scores of self-attention, through biases that all blocks of a stack share. Attention
-    scores are not scaled. Weights of T5 in the layout of Hugging Face's transformers can be initial weights; those of
-    version 1.1 need ``gated=true activation=gelu_tanh tie_embeddings=false``.
+    scores are not scaled. Weights of T5 in the layout of Hugging Face's transformers can be loaded as initial
+    weights; weights of version 1.1 need ``gated=true activation=gelu_tanh tie_embeddings=false``.
 
     Args:
         vocabulary, outputs: Number of distinct tokens of the source and of the target.

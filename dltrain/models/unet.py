@@ -21,9 +21,6 @@ class UNet(nn.Module):
         norm: Normalization after each convolution: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability at the lowest resolution.
 
-    Raises:
-        ConfigError: ``hidden_size`` is empty.
-
     Shape: (B, channels, height, width) of any size -> (B, pixel_outputs, height, width).
     Source: Ronneberger, Fischer, Brox 2015, "U-Net: Convolutional networks for biomedical image segmentation".
     Differs: convolutions are normalized, and padded so that the output has the size of the image.

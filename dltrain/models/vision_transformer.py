@@ -15,7 +15,7 @@ from dltrain.models.attention_rollout import attention_rollout
 from dltrain.models.layers import check_sizes
 
 POSITIONS = "encoder.pos_embedding"
-MAX_PATCH, MIN_PATCHES = 16, 7  # of the default patches: maximum side in pixels, minimum number along a side
+MAX_PATCH, MIN_PATCHES = 16, 7  # default patches: maximum side in pixels, minimum number along the shorter side
 
 
 VARIANTS = {"tiny": 192, "small": 384, "base": 768}  # number of features

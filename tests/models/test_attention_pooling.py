@@ -52,3 +52,11 @@ def test_other_readouts_have_neither_attention_weights_nor_their_parameters() ->
         model.attention_weights(texts(), LENGTHS)
     with pytest.raises(ConfigError, match=r"^model.readout: not supported because"):
         Recurrent("lstm", **SIZES).start(2)
+
+
+def test_attention_weights_are_refused_for_a_model_with_an_output_at_every_step() -> None:
+    model = Recurrent("lstm", **SIZES, each_step=True)
+    with pytest.raises(
+        ConfigError, match=r"^model.readout: not supported because the model returns an output at every"
+    ):
+        model.attention_weights(texts(), LENGTHS)

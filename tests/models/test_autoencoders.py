@@ -43,7 +43,9 @@ def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: li
 
 def test_more_convolutions_than_halvings_of_the_image_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
-    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions, .* 8x12 .*, got 4"):
+    with pytest.raises(
+        ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions for images of 8x12 pixels, got 4"
+    ):
         ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2, 2])
 
 
