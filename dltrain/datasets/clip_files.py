@@ -59,7 +59,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def find_clip_problem(clip: Path) -> str | None:
-    """Return why a clip cannot be read, with its file, or None. Only the first frame of a video is decoded."""
+    """Return the file and reason if a clip cannot be read, or None. Only the first frame of a video is decoded."""
     if is_video(clip):
         try:
             next(_read_video(clip, ClipView(1, 1, 1, 1), lambda total: [0]))
@@ -117,7 +117,8 @@ def decode_clip(
     sizes: set[tuple[int, int]] = set()
     crop = partial(_window, sizes, augmentation, drawn)
     if is_video(path):
-        return np.stack([resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)])
+        frames = [resize_image(frame, view.size, view.size, crop) for frame in _read_video(path, view, choose)]
+        return np.stack(frames).reshape(-1, view.size, view.size, view.channels)
     files = frame_files(path)
     if not files:
         raise ValueError("no frames")

@@ -12,6 +12,7 @@ from PIL import Image
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets import clip_files
+from dltrain.datasets.moving_shapes import MovingShapes
 from dltrain.datasets.video_folder import VideoFolder
 from dltrain.errors import ConfigError
 
@@ -197,6 +198,14 @@ def test_a_video_file_is_read_like_a_folder_of_its_frames(tmp_path: Path) -> Non
     assert starts == set(range(11))
     (read,) = data.inputs(InputFiles((str(tmp_path / "a"),)))
     assert read.rows["pixels"].shape == (3, 3, 4, 16, 16) and read.names[0] == {"input": str(tmp_path / "a" / "0.mp4")}
+
+
+def test_a_color_video_is_read_in_gray_for_a_data_set_of_gray_clips(tmp_path: Path) -> None:
+    write_video(tmp_path / "one.mp4", 20)
+    (read,) = MovingShapes(frames=4, image_size=16).inputs(InputFiles((str(tmp_path / "one.mp4"),)))
+    pixels = read.rows["pixels"]
+    assert isinstance(pixels, torch.Tensor) and pixels.shape == (1, 1, 4, 16, 16)
+    np.testing.assert_allclose(pixels[0, 0, :, 8, 8], [80, 90, 100, 110], atol=4)
 
 
 def test_a_damaged_video_file_is_rejected_with_its_path(tmp_path: Path) -> None:
