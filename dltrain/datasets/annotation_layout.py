@@ -16,7 +16,7 @@ Parts = dict[str, list[Annotated]]
 
 
 def find_annotated(root: Path) -> Parts:
-    """Return the annotated images of each split; all are ``train`` if there are no splits, or only one JSON file.
+    """Return the annotated images of each split; all are ``train`` if there are no splits, or only one COCO file.
 
     Splits are defined by the names of JSON files, folders, or lists of images.
 
@@ -46,7 +46,9 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
     for path, content in found.items():
         split = _split_of_file(path, root)
         if split is None or split in parts:
-            expected = f"one annotation file for each of train, val and test in {root}, named after it or in its folder"
+            expected = (
+                f"one annotation file for each of train, val and test in {root}, with that name or in that folder"
+            )
             raise ConfigError(format_error("data.path", expected, path.relative_to(root)))
         parts[split] = read_coco(path, content, images, split)
     return _with_training(parts, root)
@@ -82,5 +84,5 @@ def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
 def _with_training(parts: Parts, root: Path) -> Parts:
     if TRAIN not in parts:
         expected = f"annotations for training in {root}"
-        raise ConfigError(format_error("data.path", expected, f"only those of {' and '.join(parts)}"))
+        raise ConfigError(format_error("data.path", expected, f"only annotations for {' and '.join(parts)}"))
     return parts

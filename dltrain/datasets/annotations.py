@@ -90,8 +90,8 @@ class ImageIndex:
 def probe(path: Path) -> tuple[int, int]:
     """Return the width and height of an image, upright according to its EXIF data, and check that it is complete.
 
-    JPEG files that end with the end marker are not decoded, and of most PNG files only the checksums are verified. All
-    other images are decoded.
+    JPEG files that end with the end marker are not decoded, and only the checksums of most PNG files are verified.
+    All other images are decoded.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.

@@ -21,7 +21,7 @@ UNREADABLE = (
 
 
 def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
-    """Return the arrays of a file that have these names.
+    """Return the arrays with these names from a file.
 
     Args:
         key: Configuration key for messages.
@@ -29,7 +29,7 @@ def load_arrays(key: str, path: Path, names: Sequence[str]) -> list[np.ndarray]:
         names: Names of the arrays.
 
     Raises:
-        ConfigError: The file is damaged, lacks an array or holds objects, or the arrays do not fit into memory.
+        ConfigError: The file cannot be read, lacks an array or holds objects, or the arrays do not fit into memory.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -36,7 +36,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Yield stacks of at most ``size`` examples; those before an error come first."""
+    """Yield stacks of at most ``size`` examples; an error is raised after the examples before it are yielded."""
     pending: list[Example] = []
     error = None
     try:
@@ -66,7 +66,7 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
         shape: Shape of one example. The file may hold one example or several; images may have the channels last.
 
     Raises:
-        ConfigError: The file has no example, or examples of another shape.
+        ConfigError: The file cannot be read, has no example, or has examples of a different shape.
     """
     array = _load(file, content)
     arranged, got = _arrange(array, shape), f"an array of shape {array.shape}"

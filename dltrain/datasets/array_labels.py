@@ -62,7 +62,7 @@ class Labels:
         return np.where(self.classes[found] == values, found, -1)
 
     def prepare(self, pixels: nn.Module) -> nn.Module:
-        """Return the module that prepares a batch: `pixels`, then `ClassTargets` if classes are also numbers."""
+        """Return the module that prepares a batch: `pixels`, then `ClassTargets` if the classes are floats."""
         if self.classes is None or self.targets is None:
             return pixels
         return nn.Sequential(pixels, ClassTargets(None if self.one_hot else torch.from_numpy(self.classes).float()))

@@ -42,7 +42,7 @@ class ArrayScale:
             name: Name of the array for messages.
 
         Raises:
-            ConfigError: The array is on another scale.
+            ConfigError: The array has a different dtype or scale.
         """
         expected = f"{self} in {name}, as in training"
         # Floats from 0 to 255; unsigned integers are accepted, too.

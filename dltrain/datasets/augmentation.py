@@ -143,7 +143,7 @@ def crop_window(
         drawn: Four uniform numbers: for area, aspect ratio, left and top.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
-        aspect: Aspect ratio of the result relative to that of the image, if they differ.
+        aspect: Aspect ratio of the crop, before the random change, divided by the aspect ratio of the image.
     """
     area, stretch, x, y = map(np.float32, drawn)
     minimum, rest = np.float32(augmentation.min_area), np.float32(1 - augmentation.min_area)

@@ -70,7 +70,7 @@ class CutMix(nn.Module):
 
 
 def make_blend(augmentation: Augmentation, classes: int | None) -> nn.Module | None:
-    """Return the module of the blend that is enabled; None if none is, or if there are no classes."""
+    """Return the `Mixup` or `CutMix` that is enabled; None if neither is, or if there are no classes."""
     if classes and augmentation.mixup:
         return Mixup(augmentation.mixup, classes)
     return CutMix(augmentation.cutmix, classes) if classes and augmentation.cutmix else None

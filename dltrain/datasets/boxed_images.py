@@ -18,7 +18,7 @@ from dltrain.datasets.image_inputs import UNREADABLE, Window, read_upright
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
-CACHED_BYTES = 2**29  # maximum size of the cached images that are cut into tiles, per process
+CACHED_BYTES = 2**29  # maximum size of the cached images that are cut into tiles, per split and process
 
 
 class Part(NamedTuple):
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the image path of each part with a hash of its boxes and window, and the file size (-1 if missing)."""
+        """Yield the image path of each part with a hash of its objects and window, and the file size; -1 if missing."""
         for number, window in self.parts:
             annotated = self.images[number]
             content = f"{annotated.boxes.tolist()} {annotated.names} {annotated.crowds} {window}"

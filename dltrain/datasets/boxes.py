@@ -75,7 +75,7 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
 def cut_boxes(
     boxes: np.ndarray, kinds: np.ndarray, window: Sequence[float], visible: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the boxes and kinds that are inside a window, clipped to it, in pixels of the image.
+    """Return the boxes inside a window, clipped to it, in pixels of the image, and their classes.
 
     Args:
         window: Left, top, right and bottom edge.

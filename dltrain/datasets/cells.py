@@ -15,7 +15,7 @@ MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-# Separators of thousands, in addition to the one of POINT and COMMA that is not the decimal mark.
+# Separators of thousands, in addition to POINT or COMMA, whichever is not the decimal mark.
 BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
 MIN_NARROW = 30  # minimum number of cells with a mark for `Evidence.narrow`
@@ -148,7 +148,10 @@ class Evidence(NamedTuple):
 
 
 def find_evidence(words: Sequence[str]) -> Evidence:
-    """Return the evidence in the distinct cells of a column; empty unless at least half of them are numbers."""
+    """Return the evidence in the distinct cells of a column.
+
+    It is empty if fewer than half of the cells are numbers, or if no number contains a mark.
+    """
     words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
     fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}
     numbers = [word for word in words if fits[word]]

@@ -28,10 +28,10 @@ class CIFAR10:
     Args:
         root: Folder with torchvision's ``cifar-10-batches-py``, or with ``cifar10/cifar10.npz`` (arrays x_train,
             y_train, x_test, y_test).
-        download: Download torchvision's files if neither the folder nor the .npz exists, or if they are incomplete.
+        download: Download torchvision's files if neither the folder nor the .npz exists, or the folder is incomplete.
         validation: Fraction of the 50,000 training images to hold out, in [0, 1).
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the result, above 0; one number, or one per channel.
+        std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.

@@ -19,7 +19,7 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
     """Return the sentences of a file.
 
     Raises:
-        ConfigError: The file is not UTF-8, has no such column, or has lines with different numbers of columns.
+        ConfigError: The file is not UTF-8, lacks one of the columns, or has lines with different numbers of columns.
     """
     rows = _rows(file.read_bytes(), str(file), "data.path")
     return [
@@ -54,7 +54,7 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ConfigError(format_error(key, f"a text in UTF-8 at {name}", str(error))) from error
+        raise ConfigError(format_error(key, f"UTF-8 text at {name}", str(error))) from error
     groups: list[list[tuple[int, list[str]]]] = [[]]
     first = 0
     for number, line in enumerate(lines, 1):

@@ -68,7 +68,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file is not a CSV file, or can be read in two ways; the message names the line.
+        ConfigError: The file or a line cannot be read, or the decimal mark is ambiguous; errors in a line name it.
     """
     with csv_errors(path):
         content = path.read_bytes()
@@ -98,7 +98,10 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
 
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
-    """Return the line number of each row; None for a single column, or if a row and the header differ in length."""
+    """Return the line number of each row, or None if the file is irregular.
+
+    It is regular if it has several columns and at least one row, and each row has as many cells as the header.
+    """
     if len(reader.header) == 1:
         return None
     if b'"' in content or b"\n" not in content or content.startswith(UTF16):
@@ -133,7 +136,8 @@ def iterate_tables(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file is not a CSV file, or has no rows; the message names the line.
+        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, or there are no rows; errors in
+            a line name it.
     """
     reader = Reader(lines, path, notation or Notation())
     rows = iter(reader)

@@ -36,7 +36,7 @@ class Table:
     Args:
         path: The file.
         header: Names of the columns.
-        columns: Their cells.
+        columns: Cells of each column.
         lines: Line of the file, from 1, on which each row ends.
         missing_words: Additional words for a missing value, in lower case.
         marks: Delimiter, decimal mark and quoting of the file.
@@ -156,7 +156,7 @@ def parse_column(table: Table, column: int, hint: str = "Choose columns of numbe
         hint: Advice for the error message about text in the column.
 
     Raises:
-        ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first.
+        ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first such cell.
     """
     values = table.numbers(column)
     text = table.text_mask(column)

@@ -27,7 +27,7 @@ class DateCells:
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts if another language reads their words as different months
+    other_months: list[str] | None = None  # the texts with the months of another language, if they differ
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -52,7 +52,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
     """Return the texts without their offsets from UTC, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
-    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # all equally long: faster
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # faster if all have the same length
         return [text[:-length] for text in texts], ends
     found = [OFFSET.search(text) for text in texts]
     bare = [
@@ -68,7 +68,7 @@ def sample_texts(texts: list[str]) -> list[str]:
 
 
 def _translate(cells: DateCells) -> None:
-    """Translate months to English and remove weekdays, if a language has all of these words."""
+    """Translate months to English and remove weekdays, if they are few and one language has all of them."""
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

@@ -47,7 +47,7 @@ def _parse_repeated(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
-    """Parse dates written as numbers of a fixed length; NaT for years before 1800 or after 2100."""
+    """Parse dates written as numbers of a fixed length; NaT for other texts and years outside 1800 to 2100."""
     digits = len(texts[0])
     length = len(re.sub(r"%\w", "00", pattern.replace("%Y", "0000"))) if pattern != "%s" else digits
     texts = [text if len(text) == length and text.replace(".", "").isdigit() else "" for text in texts]

@@ -47,8 +47,9 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates. None if fewer than nine in ten distinct cells are dates or, for dates that are also numbers such as
-        202105, if any cell is not a date.
+        The dates. None if no cell is known, if the first, middle and last known cells are not dates, if fewer than nine
+        in ten distinct cells are dates (all must be, if dates such as 202105 are also numbers), or if two consecutive
+        cells such as "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()
     if known.empty:
@@ -91,7 +92,7 @@ def _offset_seconds(offset: str) -> int:
 def _choose_reading(
     cells: DateCells, originals: list[str], day_first: bool | None, named_time: bool
 ) -> tuple[np.ndarray, DateForm] | None:
-    """Return the most plausible times of the distinct cells, and their format."""
+    """Return the most plausible times of the distinct cells, and their format; None if they are not dates."""
     texts = cells.texts
     probes = (texts[0], texts[len(texts) // 2], texts[-1])
     patterns = next((found for text in probes if (found := find_patterns(text, named_time))), [])
@@ -150,7 +151,7 @@ def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) ->
 
 
 def _parse_all(texts: list[str], pattern: str, named_time: bool) -> tuple[np.ndarray, str]:
-    """Parse dates of a pattern and of its variants, such as those without seconds.
+    """Parse dates that match a pattern or a variant of it, such as the pattern without seconds.
 
     Returns:
         The times and the longest pattern.
@@ -174,7 +175,8 @@ def _date_parts(pattern: str) -> set[str]:
 def _plausibility(times: np.ndarray) -> float:
     """Return the share of steps in one direction plus the share of the most frequent step length.
 
-    Lengths are measured in time, weekdays or months. Shares below `MIN_SHARE` count as 0.
+    Lengths are measured in time, weekdays or months. Shares below `MIN_SHARE` count as 0;
+    the sum is 0 for fewer than three distinct times.
     """
     known = pd.Series(times).dropna().drop_duplicates()
     if len(known) < 3:
@@ -194,7 +196,7 @@ def _plausibility(times: np.ndarray) -> float:
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
-    """Return the format with a pattern and the parts that were removed from the cells."""
+    """Return the format: the pattern, completed with the parts that were removed from the cells."""
     regex = pattern_regex(pattern)
     parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)

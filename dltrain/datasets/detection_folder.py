@@ -39,24 +39,25 @@ class DetectionFolder:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
-        class_names: Names of the classes; None takes those that occur in training, in alphabetical order.
+        class_names: Names of the classes; None uses those of the training images, in alphabetical order.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
-            lowest for testing, those above for validation. Images of fewer than three rows are used only for training.
+            lowest rows for testing, the rows above them for validation. Images of fewer than three rows are used only
+            for training.
         block: Number of consecutive images, in the order of their paths, that are kept in one split, at least 1.
         validation: Fraction of the training images to hold out, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the result, above 0; one number, or one per channel.
+        std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images and boxes outside their images: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip after `load` before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None takes the classes of the annotations.
+        fitted: Result of `fit` in an earlier run; None determines the classes by the arguments above.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class DetectionFolder:
         """Check all files and boxes, and return the splits.
 
         Raises:
-            ConfigError: A file or box is invalid, or a split has no box.
+            ConfigError: A file, box, class or fraction is invalid, or a split except an empty ``val`` has no box.
         """
         self.left_out = []
         found = {split: self._checked(images) for split, images in self.found.items()}
@@ -180,7 +181,7 @@ class DetectionFolder:
     def _split_areas(
         self, own: dict[str, list[int]], images: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
-        """Return the tiles of each split; one without images gets the lowest rows of tiles of the training images."""
+        """Return the tiles of each split; a missing split gets the lowest rows of tiles of the training images."""
         parts = {split: self._cut(own.get(split, []), images) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:
@@ -229,7 +230,7 @@ class DetectionFolder:
 
 
 def _hold_out(numbers: list[int], fraction: float, block: int) -> tuple[list[int], list[int]]:
-    """Return the images to keep and those to hold out, in blocks of consecutive ones."""
+    """Return the images to keep and the images to hold out, chosen in blocks of consecutive images."""
     blocks = [numbers[start : start + block] for start in range(0, len(numbers), block)]
     kept, held_out = (part.sort().values.tolist() for part in hold_out(len(blocks), fraction))
     return [n for index in kept for n in blocks[index]], [n for index in held_out for n in blocks[index]]

@@ -23,7 +23,7 @@ TEST = 250
 
 @functools.cache
 def read_table() -> Tensor:
-    """Read the bundled file once per process; each row holds 64 pixels from 0 to 16 and the class. Do not modify it."""
+    """Return rows of 64 pixels from 0 to 16 and a class, read once per process; the result must not be modified."""
     return torch.from_numpy(np.loadtxt(BUNDLED, delimiter=",", dtype=np.uint8))
 
 
@@ -34,7 +34,7 @@ class Digits:
         validation: Fraction of the other 1,547 images to hold out, in [0, 1).
         num_labels: Number of training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the result, above 0.
+        std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.

@@ -68,7 +68,7 @@ def continue_numbers(cells: Sequence[str], steps: int) -> list[int | float] | No
         steps: Number of numbers to return.
 
     Returns:
-        One number per step, or None if the median difference is 0.
+        One number per step, or None if there is only one number or the median difference is 0.
     """
     values = [Decimal(cell) for cell in cells]  # exact: 0.1 + 0.2 is 0.3
     step = median_low([after - before for before, after in pairwise(values)] or [Decimal(0)])

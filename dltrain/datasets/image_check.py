@@ -48,7 +48,7 @@ def reject_unreadable(
 
     Args:
         examples: The examples in order of importance; only the first ``limit`` are checked.
-        problem: Function that returns the file of an example and what is wrong with it, or None.
+        problem: Function that returns the file of an example and why it cannot be read, or None if it can.
         kind: Name of the examples for the message.
 
     Raises:

@@ -80,7 +80,7 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...], crop: Crop 
 
 
 def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Decode an image to bytes (height, width, channels), upright according to its EXIF orientation.
+    """Decode an image to bytes (height, width, channels), or (height, width) in mode L, upright according to EXIF.
 
     Without `crop`, it is scaled without distortion until it covers the size, and cropped at the center.
 
@@ -98,7 +98,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
 
 
 def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Resize an image to bytes (height, width, channels), as `decode_image` does."""
+    """Resize an image to bytes; see `decode_image` for the shape and the crop."""
     if crop is not None:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))

@@ -92,7 +92,8 @@ def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[s
 def _named(folders: list[Path]) -> dict[Path, str]:
     """Return the split of each folder named after a split.
 
-    Prefixed names (``seg_train``) are recognized only if every folder is a split.
+    Prefixed names (``seg_train``) are recognized only if every folder is a different split with subfolders, and one is
+    for training.
     """
     strict, prefixed = ({f: s for f in folders if (s := split_of(f.name, loose))} for loose in (False, True))
     only_splits = len(prefixed) == len(folders) == len(set(prefixed.values())) and TRAIN in prefixed.values()
@@ -118,7 +119,7 @@ def _reject_splits_below(root: Path, folders: list[Path]) -> None:
 
 
 def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
-    """Return the names of the class folders of a split that contain images, and of those that do not.
+    """Return the names of the class folders of a split with images, and of the class folders without images.
 
     Raises:
         ConfigError: No folder contains an image.

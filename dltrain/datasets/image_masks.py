@@ -38,7 +38,7 @@ PARTS = ("train", "val", "test")
 
 
 class ImageMasks:
-    """Images in ``images/`` and masks of the same names in ``masks/``, below ``path`` or below ``path/<split>``.
+    """Images in ``images/`` and masks with the same names in ``masks/``, below ``path`` or below ``path/<split>``.
 
     The layout of Pascal VOC is also read: ``JPEGImages``, ``SegmentationClass``, lists in ``ImageSets/Segmentation``. A
     split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
@@ -48,8 +48,8 @@ class ImageMasks:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
-        class_names: Names of the values 0, 1, ...; None takes the values that occur in the training masks.
-        ignore: Value of pixels without a class; None if all pixels have one. In masks with only 0 and 255,
+        class_names: Names of the values 0, 1, ...; None uses the values that occur in the training masks.
+        ignore: Value of pixels without a class; None if all have a class. In masks with only 0 and 255,
             both are classes.
         block: Number of consecutive images, by name, that stay in one split, at least 1. Use it if neighbors are
             similar, such as slices of a volume.
@@ -57,7 +57,7 @@ class ImageMasks:
             ``val``.
         test: Fraction to hold out for testing, in (0, 1); unused if there is a folder or list ``test``.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the result, above 0; one number, or one per channel.
+        std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
@@ -126,7 +126,7 @@ class ImageMasks:
         return {part: find_pairs(folder) for part, folder in folders.items()}
 
     def _find_pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split; splits without a folder are cut from ``train``."""
+        """Return the pairs of each split; splits without a folder or list are cut from ``train``."""
         pairs = self._find_folders()
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)

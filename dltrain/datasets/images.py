@@ -44,7 +44,7 @@ class ImageTransform:
     Args:
         channels: Channels of the images.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
-        std: Divisor of the result, above 0, on the same scale.
+        std: Divisor after the subtraction, above 0, on the same scale.
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
             arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
         white: Stored value of white; black is 0.
@@ -126,7 +126,7 @@ def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
 
 
 def limit_labels(splits: Splits, count: int | None) -> Splits:
-    """Keep the labels of only some training examples; all of them remain as ``unlabeled``.
+    """Keep the labels of only some training examples; all training examples are also ``unlabeled``.
 
     Args:
         splits: Splits of tensors.
@@ -134,7 +134,7 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
             to within one example. None keeps all.
 
     Raises:
-        ConfigError: ``count`` is larger than the training split.
+        ConfigError: ``count`` is below 1 or larger than the training split.
     """
     if count is None or not isinstance(splits.train.rows, Mapping):
         return splits

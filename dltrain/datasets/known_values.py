@@ -24,7 +24,7 @@ class KnownValues:
 
     Args:
         columns: One or several names of columns.
-        calendar: One or several parts of the date, of `PERIODS`.
+        calendar: One or several parts of the date, which are keys of `PERIODS`.
     """
 
     def __init__(self, columns: str | list[str] | None, calendar: str | list[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Text files that do not fit into memory, read in pieces."""
+"""Text files that are read in pieces, because they may not fit into memory."""
 
 import codecs
 import hashlib

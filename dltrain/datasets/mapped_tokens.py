@@ -94,7 +94,7 @@ class _Writer:
 
 
 def _open(folder: Path, number: int, part: Written, vocabulary: int) -> Encoded:
-    """Return the tokens of a part; unless they are stored, `Encoded.sizes` is None and `Encoded.spelling` is empty."""
+    """Return the tokens of a part; `Encoded.sizes` is None and `Encoded.spelling` empty if they are not stored."""
     paths = _paths(folder, number)
     tokens = _map(paths[0], part.tokens + ROOM, token_dtype(vocabulary))[: part.tokens]
     sizes, spelling = (_map(path, part.tokens * part.measured, torch.int32) for path in paths[1:])

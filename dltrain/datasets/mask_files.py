@@ -91,7 +91,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read, has
-            another size than the image, or contains a value that is not a class.
+            a different size than the image, or contains a value that is not a class.
     """
     values = _read(path)
     expected = image_size(image)

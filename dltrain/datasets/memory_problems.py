@@ -151,13 +151,14 @@ class CopyMemory:
                         [text for _, text in found], [{"input": file.name, "line": number} for number, _ in found]
                     )
         except UnicodeDecodeError as error:
-            raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
+            raise ConfigError(format_error("text", f"UTF-8 text at {file.path}", str(error))) from error
 
     def _read_all(self, texts: list[str], names: list[dict[str, object]]) -> Inputs:
         """Return rows of symbols.
 
         Raises:
-            ConfigError: A text has another number of symbols, or other characters; the message names its line.
+            ConfigError: A text has a different number of symbols, or other characters; the message names the line of a
+                file.
         """
         letters = self.characters[FIRST_SYMBOL:]
         for text, name in zip(texts, names, strict=True):

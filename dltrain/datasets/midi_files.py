@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Song(NamedTuple):
-    """Notes of a MIDI file on a time grid, by start and pitch, and the number of notes outside the piano range."""
+    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number outside the piano range."""
 
     notes: list[Note]
     outside: int
@@ -49,8 +49,8 @@ def read_song(content: bytes, path: Path, steps_per_beat: int) -> Song:
     Tempo, loudness, pedals, instruments and percussion are ignored.
 
     Raises:
-        ConfigError: It is not a MIDI file, is damaged, too large or too long, has separate pieces as tracks or time in
-            seconds, or has no note in the piano range.
+        ConfigError: The content is not a MIDI file, is damaged, too large or too long, has separate pieces as tracks or
+            time in seconds, or has no note in the piano range; or mido is not installed.
     """
     check_installed("data.path")
     problem = _find_problem(content)

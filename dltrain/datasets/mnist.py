@@ -32,7 +32,7 @@ class MNIST:
         validation: Fraction of the 60,000 training images to hold out, in [0, 1).
         num_labels: Number of training examples that keep their label, at least 1; None keeps all.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the result, above 0.
+        std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.

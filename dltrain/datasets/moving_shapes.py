@@ -41,7 +41,7 @@ class MovingShapes:
         frames: Frames of a clip, at least 1.
         image_size: Height and width of the frames in pixels, at least 1.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the result, above 0.
+        std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`. Flips are rejected.
         batch_size: Examples per step, at least 1.
         workers: Unused: the clips stay in memory.

@@ -101,7 +101,7 @@ def _check_piece(piece: Any, name: str) -> Steps:
     """Return the pitches of each step of a piece.
 
     Raises:
-        ConfigError: It is not a list of steps, has no notes, or has something other than pitches of a piano.
+        ConfigError: The piece is not a list of steps, has no notes, or has values that are not pitches of a piano.
     """
     if not isinstance(piece, list) or not all(isinstance(step, list) for step in piece):
         raise ConfigError(format_error("data.path", f"a list of steps, each a list of MIDI pitches, in {name}", piece))

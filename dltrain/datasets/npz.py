@@ -38,9 +38,9 @@ class Npz:
     Args:
         path: The .npz file.
         validation: Fraction of the training arrays to hold out, in [0, 1).
-        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or of the arrays if
-            these are floats on another scale than 0 to 1 or 0 to 255; one number, or one per channel.
-        std: Images only: divisor of the result, above 0; one number, or one per channel.
+        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or on the scale of
+            float arrays that is neither 0 to 1 nor 0 to 255; one number, or one per channel.
+        std: Images only: divisor after the subtraction, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the arrays stay in memory.
@@ -137,9 +137,8 @@ class Npz:
         shape = " x ".join(map(str, self.spec.shape or ()))
         if self.transform:
             scale = self.transform.arrays
-            return f"images of {shape}, {scale}" + (
-                "" if scale.known else ", not rescaled; the minimum counts as black and the maximum as white"
-            )
+            ends = f", not rescaled; {scale.black:g} counts as black and {scale.white:g} as white"
+            return f"images of {shape}, {scale}{'' if scale.known else ends}"
         sequences = f"sequences of {shape} (steps x features; float images need 4 axes)"
         kind = sequences if self.spec.length else f"vectors of {shape}"
         return f"{kind}, not scaled: {', '.join(self.ranges)}"

@@ -28,7 +28,7 @@ class PairFiles:
         bad: Policy for unreadable lines and empty texts.
 
     Raises:
-        ConfigError: Lists have different lengths.
+        ConfigError: A list does not have one value for each table, or an argument of `PairReader` is invalid.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PairFiles:
         """Return one value for each of ``count`` files: the elements of a list, or the same value.
 
         Raises:
-            ConfigError: A list has another length.
+            ConfigError: A list has a different length.
         """
         if not isinstance(value, Sequence) or isinstance(value, str):
             return [value] * count

@@ -18,7 +18,7 @@ class PairVocabularies:
     Args:
         kind: ``words``, ``characters``, ``bpe``, ``wordpiece`` or ``file``.
         lowercase: Whether to convert texts to lower case.
-        limits: Minimum occurrences of a piece, and maximum number of pieces.
+        limits: ``min_count`` and ``max_words`` of `dltrain.datasets.parallel.Parallel`.
         shared: Whether sources and targets have one vocabulary.
         sentinels: Number of sentinels, the last tokens of each vocabulary.
     """

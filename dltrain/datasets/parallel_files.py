@@ -60,7 +60,8 @@ class PairReader:
         """Read all pairs; pairs with an empty text are skipped or rejected, depending on `bad`.
 
         Raises:
-            ConfigError: The files do not exist, are not text, or have different numbers of lines; a text is empty.
+            ConfigError: The files do not exist, are not text, have different numbers of lines or lack a column, or a
+                text is empty and may not be skipped.
         """
         files = [existing_file(path, EXPECTED) for path in self.paths]
         if len(files) == 2:
@@ -113,7 +114,7 @@ def _read_lines(file: Path) -> list[str]:
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(format_error("data.path", f"a text in UTF-8 at {file}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"UTF-8 text at {file}", str(error))) from error
     lines = [line.rstrip("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 

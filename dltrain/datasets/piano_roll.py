@@ -143,7 +143,7 @@ class PianoRollData(ABC):
         return [*lines, splits_line({name: len(self.pieces.get(split, ())) for name, split in names}, "pieces")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read pieces from MIDI files and files in the JSB layout; the frame after each piece is unknown."""
+        """Read pieces from MIDI files and files in the JSB layout; the frame after each part is unknown."""
         for file in files.expand("a MIDI file or a piano roll in JSON", INPUTS):
             with file.errors_as_input():
                 for name, steps in self._read_input(file):

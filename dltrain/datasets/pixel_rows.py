@@ -49,7 +49,7 @@ def read_rows(
         path: The file, for messages.
         columns: Columns to read.
         bad: Policy for rows that cannot be read; None rejects them.
-        side: Height and width of the images in pixels; None for those of the first row.
+        side: Height and width of the images in pixels; None to use the size of the first image.
 
     Raises:
         ConfigError: A column is missing, or a row cannot be read and may not be skipped; the message names the line.

@@ -117,7 +117,7 @@ def stretch_contrast(images: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor) -> Tensor:
-    """Equalize the histogram of each channel of each image, 256 levels, as Pillow does."""
+    """Equalize the histogram of each channel of each image, with 256 levels, as Pillow does."""
     levels = (images * 255).round().clamp(0, 255).long().flatten(2)
     counts = levels.new_zeros(*levels.shape[:2], 256).scatter_add(2, levels, torch.ones_like(levels))
     highest = counts.gather(2, levels.amax(2, keepdim=True))

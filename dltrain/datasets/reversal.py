@@ -22,7 +22,7 @@ MIN_SEQUENCES = 8
 class Reversal:
     """Sequences of random letters, each with its reverse as the target; they do not depend on the seed of a run.
 
-    To write the target, a model must remember the whole source: a test of its memory, or of its attention, which can
+    To predict the target, a model must remember the whole source: a test of its memory, or of its attention, which can
     read the source backward.
 
     Args:

@@ -78,7 +78,7 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], encoder: Enc
     """Return the tokens of source texts.
 
     Raises:
-        ConfigError: A text is empty; the message names its line.
+        ConfigError: A text is empty; the message names the line of a file.
     """
     encoded = [encoder.encode(text) for text in texts]
     for name, tokens in zip(names, encoded, strict=True):
@@ -106,7 +106,7 @@ def read_lines(file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]
         if empty:
             raise ConfigError(format_error("text", f"a text in each line of {file.path}", "an empty file"))
     except UnicodeDecodeError as error:
-        raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
+        raise ConfigError(format_error("text", f"UTF-8 text at {file.path}", str(error))) from error
 
 
 def read_texts(files: InputFiles, encoder: Encoder) -> Iterator[Inputs]:

@@ -65,7 +65,7 @@ class SeriesReader:
         """Return the times of a table and its series.
 
         Raises:
-            ConfigError: The rows of a series are not in chronological order.
+            ConfigError: The rows of a series are not in chronological order or repeat a time, or a date is invalid.
         """
         times, series = find_times(table, self.day_first), self.known.split_series(table, self.group, names)
         check_order(table, times, series, self.group)

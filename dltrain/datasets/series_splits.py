@@ -39,7 +39,7 @@ class SeriesSplit:
             times: Times of the rows; None if the file has no dates.
 
         Raises:
-            ConfigError: There are no dates, or their step does not divide 30 days.
+            ConfigError: There are no dates, or their steps are irregular or do not divide 30 days.
 
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """
@@ -48,7 +48,7 @@ class SeriesSplit:
         step = None if times is None else infer_step(times)
         if step is None or times is None or step.weekdays or step.months or MONTH % step.length != 0 * DAY:
             got = "a file without dates" if times is None else f"steps of {step_words(times)}"
-            expected = "numbers of rows, because months of 30 days need a file with dates at a step that divides them"
+            expected = "numbers of rows, because months of 30 days need dates at a step that divides 30 days"
             raise ConfigError(format_error("data.split", expected, got))
         rows = int(MONTH / step.length)
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]

@@ -23,7 +23,7 @@ class Series(NamedTuple):
     """One series of a table.
 
     Args:
-        name: Its value in the column that distinguishes series; None if the table has one series.
+        name: Its value in the column that distinguishes series; None without such a column.
         rows: Indices of its rows in the table.
         later: Indices of the rows after them, without values to forecast.
     """
@@ -40,8 +40,8 @@ def choose_columns(
 
     Args:
         table: The file.
-        column: A name or a list of them; ``auto`` takes the numeric columns except timestamps, row numbers and,
-            unless all columns are flags, flags (0 or 1); None takes row numbers and flags as well.
+        column: A name or a list of them; ``auto`` selects the numeric columns except timestamps, row numbers and,
+            unless all columns are flags, flags (0 or 1); None also selects row numbers and flags.
         excluded: Columns to exclude: dates, and the one that distinguishes series.
 
     Raises:
@@ -85,7 +85,7 @@ def select_rows(table: Table, where: str | None) -> Table:
 
     Args:
         table: The file.
-        where: ``column:value`` or ``column=value``; None takes all rows.
+        where: ``column:value`` or ``column=value``; None selects all rows.
 
     Raises:
         ConfigError: There is no such column, or no row has this value.
@@ -171,7 +171,7 @@ def continue_times(
 
 
 def describe_rows(table: Table, where: str | None, names: Sequence[str], left_out: Sequence[str]) -> list[str]:
-    """Return lines about the rows of a table, the columns to forecast and those left out."""
+    """Return lines about the rows of a table, the columns to forecast and the columns left out."""
     rows = f"{table.path.name}: {count(len(table), 'row')}" + (f" with {where}" * bool(where))
     lines = [f"{rows}, to forecast: {listed(names)}"]
     if left_out:

@@ -30,7 +30,7 @@ class Shapes:
         image_size: Height and width of the images in pixels, at least 1.
         examples: Number of training images, at least 1; there are always 100 each for validation and testing.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
-        std: Divisor of the result, above 0.
+        std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.
         workers: Unused: the images stay in memory.

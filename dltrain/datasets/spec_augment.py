@@ -17,9 +17,9 @@ class Masks:
 
     Args:
         frequency_masks: Number of masks over consecutive mel bands, at least 0.
-        frequency_mask_size: Maximum number of bands of each.
+        frequency_mask_size: Maximum number of bands of each mask.
         time_masks: Number of masks over consecutive frames, at least 0.
-        time_mask_size: Maximum number of frames of each.
+        time_mask_size: Maximum number of frames of each mask.
         time_mask_share: Maximum share of the frames of a recording that one time mask covers, in [0, 1].
     """
 
@@ -31,12 +31,12 @@ class Masks:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is masked."""
+        """Whether there are no masks, or only masks of size 0."""
         return not (self.frequency_masks and self.frequency_mask_size) and not (self.time_masks and self.time_mask_size)
 
 
 class SpecAugment(nn.Module):
-    """SpecAugment: random bands and random stretches of time become zero, the mean of normalized features.
+    """SpecAugment: random bands and random frames become zero, the mean of normalized features.
 
     Sizes are uniform from 0 to their maximum, and positions are uniform among those inside the recording.
 

@@ -89,6 +89,7 @@ class Features:
 
         Raises:
             UnreadableAudio: The content cannot be decoded.
+            ConfigError: The sample rate must be converted, and scipy is not installed.
         """
         assert self.rate is not None and self.log_mel is not None, "the rate must be fitted first"
         original = decode_audio(content)

@@ -68,7 +68,8 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist, or an audio file or a transcript is missing.
+            ConfigError: The path or a column does not exist, or an audio file or a transcript is missing and may not be
+                skipped.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))

@@ -142,7 +142,7 @@ class Squad:
             with file.open_text() as lines:
                 found = [(number, _parse(line, number, file)) for number, line in enumerate(lines, 1) if line.strip()]
         except UnicodeDecodeError as error:
-            raise ConfigError(format_error("text", f"a text in UTF-8 at {file.path}", str(error))) from error
+            raise ConfigError(format_error("text", f"UTF-8 text at {file.path}", str(error))) from error
         for first in range(0, len(found), size):
             part = found[first : first + size]
             names: list[dict[str, Any]] = [

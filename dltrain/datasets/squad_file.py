@@ -29,8 +29,8 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file.
 
     Raises:
-        ConfigError: The file is not JSON in UTF-8 or has another structure, or a question has no answer or one that is
-            not in its context.
+        ConfigError: The file is not JSON in UTF-8 or has a different structure, or a question has no answer or one that
+            is not in its context.
     """
     try:
         content = json.loads(file.read_text("utf-8-sig"))

@@ -63,7 +63,7 @@ class Ring:
     """Points of Gaussians whose means lie evenly on a circle; the class is the index of the Gaussian.
 
     The points do not depend on a seed: every run uses the same 10,000 training, 2,000 validation and 2,000 test points,
-    whose class counts differ by at most one. On another kind of CPU, the last digits of some points may differ.
+    whose class counts differ by at most one. On other CPUs, the last digits of some points may differ.
 
     Args:
         modes: Number of Gaussians, at least 1.

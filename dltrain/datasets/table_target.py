@@ -23,7 +23,7 @@ class TableTarget(NamedTuple):
         words: Words that are classes, in order; None for numbers.
         numbers: Whole numbers that can be classes, in order; None for words, and for numbers that are not classes.
         mean: Mean of the numbers in the training rows.
-        scale: Their standard deviation.
+        scale: Standard deviation of the numbers in the training rows.
     """
 
     name: str

@@ -133,7 +133,7 @@ class Text:
         return self._held_out(self._encode(self._read(0, 0))[0][0])
 
     def _read(self, validation: float, test: float) -> TextParts:
-        """Return the parts of the file, which is in memory unless it is long."""
+        """Return the parts of the file, which is read into memory unless it is larger than `map_above`."""
         raw = self.kind == "bytes"
         shares = validation, test, self.separator
         if self.map_above is not None and self.path.stat().st_size > self.map_above * 2**20:
@@ -206,7 +206,7 @@ class Text:
 
 
 def _check_separator(separator: str | None, isolate: bool, streams: bool) -> str | None:
-    """Return the text between two documents."""
+    """Return the text between two documents, with escape sequences replaced; None if the file is one document."""
     if isolate and separator is None:
         raise ConfigError(format_error("data.isolate_documents", "false without data.separator", isolate))
     if isolate and streams:

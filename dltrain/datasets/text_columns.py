@@ -53,7 +53,7 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
     """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
 
     Raises:
-        ConfigError: No column, or more than one, could be predicted, or values are missing.
+        ConfigError: No column, or more than one, could be predicted, the column holds the texts, or values are missing.
     """
     others = [column for column in range(len(table.header)) if column not in texts]
     found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]

@@ -27,4 +27,4 @@ def read_utf8(path: Path, hint: str = HINT) -> str:
 
 def not_utf8(path: Path, error: UnicodeDecodeError, hint: str = HINT) -> ConfigError:
     """Return the error for a file that is not UTF-8."""
-    return ConfigError(format_error("data.path", f"a text in UTF-8 at {path}", str(error), hint))
+    return ConfigError(format_error("data.path", f"UTF-8 text at {path}", str(error), hint))

@@ -58,7 +58,7 @@ def read_text(file: Path, bad: BadSamples | None = None) -> str | None:
     try:
         return file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        (bad or BadSamples()).add(format_error("data.path", f"a text in UTF-8 at {file}", str(error)))
+        (bad or BadSamples()).add(format_error("data.path", f"UTF-8 text at {file}", str(error)))
         return None
 
 
@@ -70,7 +70,7 @@ def iterate_json(
     Args:
         path: The file, for messages.
         size: Rows per table; None reads all rows into one.
-        header: Fields to read; None for those of the first object.
+        header: Fields to read; None for the fields of the first object.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:

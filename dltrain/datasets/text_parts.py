@@ -24,8 +24,8 @@ class TextParts:
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last document.
         empty: Empty content, a text or bytes.
-        file: The file, if it does not fit into memory: a text without documents is then read in pieces that end with a
-            line break. None for a file in memory.
+        file: The file, if it is not read into memory at once: a text without documents is then divided after line
+            breaks, and bytes into chunks of the file. None for a file in memory.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TextParts:
         return "".join({character for _, piece in self for character in set(piece)})
 
     def pieces(self, number: int = 0) -> Iterator[Content]:
-        """Yield the first part, or the whole text, in pieces: documents, or parts of a text without documents.
+        """Yield the documents of the training part or of the whole text, or pieces of a text without documents.
 
         Args:
             number: 0 for the training part, 2 for the whole text.

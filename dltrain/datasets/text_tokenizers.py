@@ -149,7 +149,8 @@ class CharacterTokenizer:
 
 
 class PieceTokenizer:
-    """Words with the space before them, or subwords. Except for some user-provided tokenizers, decoding restores texts.
+    """Words with the space before them, or subwords. Decoding restores texts, except unknown pieces, and except with
+    some user-provided tokenizers.
 
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
@@ -197,7 +198,7 @@ class PieceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text.
 
-        A text that starts with a word that is only known after a space is read as if it started with a space.
+        If the first word is in the vocabulary only with a space before it, a space is added to the text.
 
         Raises:
             ConfigError: A piece of the text is not in the vocabulary.
@@ -252,12 +253,12 @@ def as_text(content: str | bytes) -> str:
         try:
             content = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ConfigError(format_error("text", "a text in UTF-8", str(error))) from error
+            raise ConfigError(format_error("text", "UTF-8 text", str(error))) from error
     return content.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _is_utf8(content: bytes) -> bool:
-    """Return whether the content is a part of a text in UTF-8; it may start and end within a character."""
+    """Return whether the content is a part of UTF-8 text; it may start and end within a character."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(content.lstrip(CONTINUATION))
     except UnicodeDecodeError:

@@ -44,8 +44,8 @@ class TimeSeries:
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
-        column: Name of the column to forecast, or a list of names. ``auto`` takes columns of numbers, without
-            timestamps, row numbers and, unless all are flags, flags (0 or 1); None takes row numbers and flags, too.
+        column: Name of the column to forecast, or a list of names. ``auto`` selects columns of numbers, without
+            timestamps, row numbers and, unless all are flags, flags (0 or 1); None also selects row numbers and flags.
         group: Column that distinguishes several series in one file, such as a store or a sensor. Each series is split
             by time and has its own scale, and no window spans two of them.
         where: ``column:value``: only the rows with this value are read.
@@ -59,13 +59,13 @@ class TimeSeries:
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
         horizon: Steps that a model predicts, at least 1.
-        season: Steps per season, at least 1; None infers it, 1 if this fails or if there are fewer than three seasons.
+        season: Steps per season, at least 1; None infers it; 1 if this fails, or for fewer than three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the training
             rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
-            is filled from a later split; missing values at the start take the first known value.
+            is filled from a later split; missing values at the start become the first known value.
         validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.
         split: Training, validation and test rows instead of the fractions: three numbers, or months of 30 days such as
             ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of values divided by the
@@ -210,7 +210,7 @@ class TimeSeries:
     def _windows(
         self, found: SeriesValues, ranges: Sequence[SplitRange], numbers: Sequence[int]
     ) -> Mapping[str, Field]:
-        """Return the windows of all series by name and, with ``group``, the index of the series of each."""
+        """Return the windows of all series by name and, with ``group``, the series index of each window."""
         rows: dict[str, Field] = {
             name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()
         }

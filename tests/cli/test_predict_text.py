@@ -45,7 +45,7 @@ def test_text_is_read_from_standard_input_and_checked_against_the_vocabulary(
     characters = train(*TEXT, *small_data("text"))
     for words, stdin, message in (
         (["-"], "Grüße €".encode(), "INPUT 1: expected characters of the training text"),
-        (["-"], b"\xff", "INPUT 1: expected a text in UTF-8"),
+        (["-"], b"\xff", "INPUT 1: expected UTF-8 text"),
         (["-"], b"", "INPUT 1: expected a text of at least one character"),
         (["--text", "€"], b"", "--text: expected characters of the training text"),
         ([], b"", "INPUT: expected a text file, or - for standard input, got nothing"),

@@ -62,7 +62,7 @@ def test_other_pairs_are_evaluated_with_the_vocabularies_of_the_run(
     [
         ("the dog\n\nthe cat\n", "INPUT 1: expected a text in line 2 of"),
         ("", "INPUT 1: expected a text in each line of"),
-        (b"caf\xe9\n", "INPUT 1: expected a text in UTF-8"),
+        (b"caf\xe9\n", "INPUT 1: expected UTF-8 text"),
     ],
 )
 def test_texts_that_cannot_be_translated_are_rejected_in_one_line(

@@ -168,7 +168,7 @@ def test_three_files_column_names_for_text_files_and_files_not_in_utf_8_are_reje
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
     assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
     (tmp_path / "a.es").write_bytes(b"caf\xe9\n" * 9)
-    assert error_of(lambda: Parallel(paths))[0].startswith(f"data.path: expected a text in UTF-8 at {paths[1]}")
+    assert error_of(lambda: Parallel(paths))[0].startswith(f"data.path: expected UTF-8 text at {paths[1]}")
 
 
 def test_inputs_are_lines_of_text_or_the_column_of_sources(tmp_path: Path) -> None:

@@ -113,12 +113,12 @@ def test_sentences_end_at_marks_before_a_capital_letter_and_documents_at_blank_l
 def test_an_unsuitable_text_is_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One sentence. Another one. A third one.\n\nNo more.")
     expected = (
-        r"^data.path: expected two documents, separated by a blank line, .* in the training split of .*, got 1 document"
+        r"^data.path: expected at least two documents, separated by blank lines, .* training split .*, got 1 document"
     )
     with pytest.raises(ConfigError, match=expected):
         SentencePairs(str(tmp_path / "a.txt"), min_count=1, validation=0.0).load()
     with pytest.raises(ConfigError, match=r"^data.path: expected an existing text file, got nowhere.txt"):
         SentencePairs("nowhere.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match=r"^data.path: expected a text in UTF-8 at .*: invalid start byte$"):
+    with pytest.raises(ConfigError, match=r"^data.path: expected UTF-8 text at .*: invalid start byte$"):
         SentencePairs(str(tmp_path / "a.txt"))

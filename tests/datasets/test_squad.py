@@ -96,7 +96,7 @@ def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r'"question" and "context" in line 1 .*, got an object without \'context\''):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
     (tmp_path / "q.jsonl").write_bytes(b'{"question": "\xff"}\n')
-    with pytest.raises(ConfigError, match=r"^INPUT 1: expected a text in UTF-8 at .*q\.jsonl, got"):
+    with pytest.raises(ConfigError, match=r"^INPUT 1: expected UTF-8 text at .*q\.jsonl, got"):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
 
 

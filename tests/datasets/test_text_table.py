@@ -196,7 +196,7 @@ def test_unreadable_lines_and_files_can_be_skipped(tmp_path: Path) -> None:
     assert len(data.table) == 20 and len(data.bad.found) == 1
     folder = Path(write_folders(tmp_path, ()))
     (folder / "neg" / "broken.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ConfigError, match=r"^data.path: expected a text in UTF-8 at .*broken.txt"):
+    with pytest.raises(ConfigError, match=r"^data.path: expected UTF-8 text at .*broken.txt"):
         TextTable(str(folder))
     assert len(TextTable(str(folder), on_bad_sample="skip").table) == 20
 
