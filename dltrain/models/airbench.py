@@ -116,7 +116,7 @@ class Airbench(nn.Module):
         hidden_size: list[int],
         bias_factor: float = 8.0,
         norm_momentum: float = 0.4,
-        logit_scale: float = 1 / 9,
+        logit_scale: float = 0.11111111,
     ) -> None:
         super().__init__()
         check_sizes(channels=channels, outputs=outputs, hidden_size=min(hidden_size, default=1))
