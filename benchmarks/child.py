@@ -69,7 +69,7 @@ def around(stamps: list[float], step: int) -> float:
 
 
 def peak_mb() -> float:
-    """Return the peak memory of this process, from VmHWM because ru_maxrss includes the parent's memory at the fork."""
+    """Return the peak memory in MiB, from VmHWM because ru_maxrss includes the parent's memory at the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
@@ -77,7 +77,7 @@ def peak_mb() -> float:
 
 
 def resident_mb() -> float:
-    """Return the current memory of this process."""
+    """Return the current memory of this process in MiB, or the peak memory without /proc."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_mb()

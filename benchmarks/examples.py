@@ -1,4 +1,4 @@
-"""Training loops with the layers, operations and reads from the device of PyTorch's public examples.
+"""Training loops of PyTorch's public examples, with the same layers, operations and reads of the loss.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """

@@ -2,10 +2,10 @@
 
     python generation.py [--models gpt,t5] [--tokens N] [--context N] [--rounds N]
 
-Models have random weights. Without a cache, all tokens are computed again for each new token: by `Window`, or by a call
-with all previous tokens for models that read a source. Both ways write the same tokens, unless the context of a gpt
-is shorter than the text. They alternate in one process on one thread. The time is that of the CPU, and the ratio is
-computed within a round.
+Models have random weights. Without a cache, the context is computed again for each new token: by `Window`, or, for
+models that read a source, by a call with all previous tokens. Both methods give the same tokens, unless the context of
+a gpt or an lstm is shorter than the text. They alternate in one process on one thread. Times are CPU times, and the
+ratio is computed within a round.
 """
 
 import argparse
@@ -46,7 +46,7 @@ MODELS: Mapping[str, Callable[[int], nn.Module]] = {
 
 
 class Recomputed:
-    """Step-by-step interface, without a cache, of a model that reads a source: each step computes all tokens again."""
+    """Adapter that runs an encoder-decoder step by step without a cache: each step computes all tokens again."""
 
     def __init__(self, model: nn.Module, source: Tensor) -> None:
         self.model, self.source = model, source
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
     parser.add_argument("--tokens", type=int, default=256, help="tokens to generate")
-    parser.add_argument("--context", type=int, help="maximum tokens that a model reads at once (default: --tokens)")
+    parser.add_argument("--context", type=int, help="context of gpt and lstm in tokens (default: --tokens)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -88,7 +88,7 @@ def compare(name: str, count: int, context: int, rounds: int) -> None:
 
 @torch.inference_mode()
 def write(model: nn.Module, count: int, context: int, cached: bool) -> tuple[list[int], float]:
-    """Return tokens, and the seconds of CPU time that they took."""
+    """Return `count` generated tokens, and the CPU time in seconds."""
     started = time.thread_time()
     tokens = [int(token) for token in itertools.islice(stream(model, context, cached), count)]
     return tokens, time.thread_time() - started

@@ -65,9 +65,9 @@ class Task:
 
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
-    """Train with the installed command, including log, progress, TensorBoard, metrics and result.
+    """Train with the `dltrain` command in this process, including log, progress, TensorBoard, metrics and result.
 
-    Evaluations and checkpoints come after the last measured step.
+    Evaluation and checkpoints follow the last measured step.
     """
     import json
 
