@@ -22,9 +22,9 @@ def are_entities(tags: Sequence[str]) -> bool:
 
 
 def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return precision, recall and F1 score of exactly predicted entities, over all entities and for each kind.
+    """Return precision, recall and F1 score of exactly predicted entities, over all entities and for each entity type.
 
-    The scores of a kind include ``support``, its number of true entities.
+    The scores of a type include ``support``, its number of true entities.
 
     Args:
         found, true: Predicted and true tags of the same words.
@@ -34,7 +34,7 @@ def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float],
     from seqeval.metrics import classification_report
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # seqeval warns about kinds that are never predicted
+        warnings.simplefilter("ignore")  # seqeval warns about types that are never predicted
         report = classification_report([list(row) for row in true], [list(row) for row in found], output_dict=True)
     scores = {
         kind: {"precision": float(row["precision"]), "recall": float(row["recall"]), "f1": float(row["f1-score"])}

@@ -1,6 +1,6 @@
 """Scores of generative models: similarity of two sets of features.
 
-Computed on the CPU in double precision, so that a score does not depend on the device.
+Scores are computed on the CPU in double precision, so that they do not depend on the device.
 """
 
 import math

@@ -36,7 +36,7 @@ class Recurrent(nn.Module):
         layer_norm: Use layer norm inside the cell; see `dltrain.models.recurrent_layers.NormalizedCell`. The layers are
             then computed step by step, without the fast kernels of torch.
         locked_dropout: Whether dropout sets the same features to 0 at all steps of a sequence.
-        weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask per batch.
+        weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask for all steps.
         residual: Add the input of each layer after the first to its output; needs at least two layers.
         tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
         learn_initial_state: Whether the state before the first step is learned, instead of zeros.

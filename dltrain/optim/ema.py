@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class EMA:
     """Exponential moving average of the weights, kept as a copy of the model.
 
-    Floating point buffers (running statistics) are averaged like weights. Other buffers, and those with NaN or
-    infinity, are copied.
+    Floating point buffers (running statistics) are averaged like weights. Other buffers, and buffers
+    that initially hold NaN or infinity, are copied.
 
     Args:
         model: The model, on its device.
@@ -52,6 +52,6 @@ class EMA:
         return {"model": self.module.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.module.load_state_dict(state["model"])
         self.updates = state["updates"]

@@ -79,7 +79,7 @@ def match_state_layout(optimizer: Any) -> None:
     Fused kernels check neither shape nor layout.
 
     Raises:
-        ValueError: A state has another shape than its weight, or is not strided.
+        ValueError: The shape of a state is not that of its weight (for ``step``, a scalar), or a state is not strided.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

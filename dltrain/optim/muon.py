@@ -71,7 +71,7 @@ class Muon:
         return {"parts": [optimizer.state_dict() for optimizer in self._optimizers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         for optimizer, saved in zip(self._optimizers, state["parts"], strict=True):
             optimizer.load_state_dict(saved)
 

@@ -90,7 +90,7 @@ class Optimizer:
     def step(self, number: int, measure: bool = False) -> Tensor | None:
         """Update the weights at step `number` of the stage and drop the gradients.
 
-        If `measure`, return the total norm of the gradients, including penalties, before clipping. If all
+        If `measure` or `skip` is true, return the norm of all gradients, including penalties, before clipping. If all
         micro-batches have weight 0, neither the parameters nor the optimizer's state change; if these weights are
         tensors, optimizers without fused kernels read them, which waits for the device.
         """
@@ -195,7 +195,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned, but keep this optimizer's choice of kernels."""
+        """Restore the state that `state_dict` returned, but keep this optimizer's choice of kernels."""
         self.optimizer.load_state_dict(state["optimizer"])
         self._groups, self._factor = self.optimizer.param_groups, math.nan  # the next step sets the rates
         for group in self._groups:

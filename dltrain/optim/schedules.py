@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 
 class Schedule:
-    """Base of all schedules: a constant rate after a linear warm-up.
+    """Base class of schedules: a constant rate after a linear warm-up.
 
     Args:
         warmup: Steps in which the factor rises linearly from ``1 / warmup`` to 1; a value between 0 and 1 is a
@@ -21,7 +21,7 @@ class Schedule:
         return (step + 1) / warmup if step < warmup else 1.0
 
     def momentum(self, step: int, steps: int) -> float | None:
-        """Return the momentum (or Adam's beta1) at `step`; None keeps that of the optimizer."""
+        """Return the momentum (or Adam's beta1) at `step`; None keeps the optimizer's momentum."""
         return None
 
     def observe(self, metric: float, better: Literal["min", "max"]) -> None:
@@ -32,7 +32,7 @@ class Schedule:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
 
 class Constant(Schedule):
@@ -75,7 +75,7 @@ class Cosine(Schedule):
         self.end_factor = end_factor
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the factor of the warm-up, and after it that of the cosine."""
+        """Return the factor of the warm-up and, after the warm-up, the factor of the cosine."""
         warmup = to_steps(self.warmup, steps)
         if step < warmup:
             return super().factor(step, steps)
@@ -89,8 +89,8 @@ class OneCycle(Schedule):
         pct_start: Fraction of all steps in which the rate rises, between 0 and 1.
         start_factor: Factor of the first step.
         end_factor: Factor of the last step.
-        momentum: Lowest and highest momentum; the lowest coincides with the highest rate. None keeps that of the
-            optimizer.
+        momentum: Lowest and highest momentum; the lowest coincides with the highest rate. None keeps the
+            optimizer's momentum.
 
     Source: Smith and Topin 2018, "Super-convergence"; with half cosines instead of lines, as in fastai and torch.
     Differs: an optimizer without momentum (plain SGD) stays without momentum.
@@ -192,7 +192,7 @@ class Plateau(Schedule):
         return {"scale": self.scale, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
         self.scale, self.best, self.waited = state["scale"], state["best"], state["waited"]
 
 

@@ -31,7 +31,7 @@ class ReceptiveField:
         self.held: list[Tensor] = list(inputs)
 
     def field(self, tensor: Tensor) -> tuple[int, ...] | None:
-        """Return the number of inputs that one value of ``tensor`` depends on, per spatial axis."""
+        """Return the number of inputs that one value of ``tensor`` depends on, per spatial axis; None if unknown."""
         found = self.fields.get(id(tensor))
         return None if found is None else tuple(size for size, _ in found)
 

@@ -145,7 +145,7 @@ class _Tracer(TorchDispatchMode):
         self.outputs[module] = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:
-        """Yield layers without sublayers, and those with parameters or operations outside their sublayers."""
+        """Yield each layer that has no sublayers, or has parameters or operations outside its sublayers."""
         names = {module: name for name, module in model.named_modules()}
         counted: set[Tensor] = set()
         for module, output in self.outputs.items():

@@ -27,7 +27,7 @@ PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 @dataclass(eq=False)
 class Adversarial(Task):
-    """Adversarial training: the critic learns to separate real from generated samples, the generator to fool it.
+    """Adversarial training: a critic learns to separate real from generated samples, a generator to fool the critic.
 
     Each step updates the critic; every ``n_critic``-th step then updates the generator on the same batch. Each update
     draws new noise. A critic with batch norm sees real and generated examples in separate passes (Radford et al. 2016).
@@ -84,7 +84,7 @@ class Adversarial(Task):
             self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of outputs of the critic per example: 1."""
+        """Return the facts for the model: one output of the critic per example."""
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -146,7 +146,7 @@ class Adversarial(Task):
             torch._foreach_clamp_max_(weights, self.clip)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Compare real examples with generated examples of the same classes, and the critic's outputs on both."""
+        """Return losses, and scores of generated examples in comparison with real examples of the same classes."""
         real, labels = sampling.first_examples(batches, MAX_EVALUATED)
         noise = sampling.reproducible_noise(model, len(real), Generator().manual_seed(0))
         fake = apply_in_batches(self.sample, model, noise, labels)

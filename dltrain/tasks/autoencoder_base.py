@@ -46,7 +46,7 @@ class Autoencoding(Task):
         return self.pixel_range.bounded and len(self.shape) == 3
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of encoder outputs per latent variable."""
+        """Return the facts for the model: the number of encoder outputs per latent variable."""
         return {"statistics": self.statistics}
 
     def stages(self, model: nn.Module) -> list[Stage]:
@@ -91,7 +91,7 @@ class Autoencoding(Task):
         return self.to_data_range(decode(model, codes, labels))[: request.count]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return examples next to their reconstructions, and a scatter plot of the codes, colored by class."""
+        """Return images next to their reconstructions, and a scatter plot of codes of several dimensions by class."""
         collected: CollectedExamples = evaluation.extra["collected"]
         media = []
         if self.has_images:

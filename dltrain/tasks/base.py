@@ -21,9 +21,10 @@ class Loss(NamedTuple):
 
     Args:
         total: Mean loss over ``weight`` examples or tokens, a differentiable scalar.
-        weight: Number of examples or tokens: a number, or a 0-d tensor if it is computed on the device. Losses of
-            weight 0 are ignored, and a step whose weights are all 0 changes nothing. If a weight tensor is 0, the total
-            must be finite and have a gradient of 0: for example, divide a sum by ``weight.clamp(min=1)``.
+        weight: Number of examples or tokens, or the sum of their weights: a number, or a 0-d tensor if it is computed
+            on the device. Losses of weight 0 are ignored, and a step whose weights are all 0 changes nothing. If a
+            weight tensor is 0, the total must be finite and have a gradient of 0: for example, divide a sum by
+            ``weight.clamp(min=1)``.
         parts: Named scalars to log with the loss, means over the same weight.
     """
 
@@ -45,7 +46,7 @@ class Turn:
         parameters: The parameters that this turn updates; it must not change other parameters.
         loss: ``loss(batch, progress)``, where progress rises from 0 to 1 over the run.
         every: Number of steps per update; 1 updates in every step.
-        lr: Learning rate at a schedule factor of 1; None for that of the optimizer.
+        lr: Learning rate at a schedule factor of 1; None for the optimizer's learning rate.
         rates: Learning rate factors of some parameters; 1 for the rest.
     """
 
@@ -107,7 +108,7 @@ class Stage:
         epochs: Passes over the data; None for ``trainer.epochs``.
         data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples
             without their targets. If all examples are labeled, both use the same batches.
-        goal: Goal of the stage; None for that of the task.
+        goal: Goal of the stage; None for the goal of the task.
     """
 
     name: str
@@ -278,7 +279,7 @@ class Task(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have no state
-        """Restore what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
         """Return images and text for the log, from ``evaluation.extra`` and the model."""
@@ -293,6 +294,6 @@ class Task(ABC):
 
 
 def check_parts(model: nn.Module, parts: Iterable[str], expected: str) -> None:
-    """Raise ConfigError if a model lacks a module of these names."""
+    """Raise ConfigError if a model lacks one of the modules named `parts`."""
     if not all(hasattr(model, part) for part in parts):
         raise ConfigError(format_error("model", expected, type(model).__name__))

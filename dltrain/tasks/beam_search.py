@@ -1,4 +1,4 @@
-"""Beam search for the most likely target of each source, with a model that writes step by step."""
+"""Beam search for the most likely target of each source, with a model that decodes step by step."""
 
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ class BeamSearch:
 
     Args:
         begin, end: Tokens before the first and after the last token of a target.
-        excluded: Tokens that are never written.
+        excluded: Tokens that are never generated.
         length: Maximum number of tokens of a target, including the end; longer ones are cut off.
         beam: Unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
         length_penalty: 0 compares log-probabilities, which favors short targets; 1 compares their means per token.
@@ -43,7 +43,7 @@ class BeamSearch:
     def __call__(self, model: Any, state: State) -> Hypotheses:
         """Return the best target of each source.
 
-        A beam may drop the greedy target, so it is searched separately: no score is below that of the greedy target.
+        A beam may drop the greedy target, which is therefore searched separately, so that no result scores lower.
 
         Args:
             model: ``model.forward(tokens (B, 1), state=state)`` returns logits (B, 1, vocabulary) and the next state.
@@ -105,7 +105,7 @@ class _Best:
         self.counts = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def add_finished(self, paths: Tensor, totals: Tensor, step: int) -> Tensor:
-        """Keep targets that end here, and return the positions (B, beam) of the paths to continue.
+        """Keep targets that end at this step, and return the positions (B, beam) of the paths to continue.
 
         Args:
             paths: The token ``begin`` and ``step`` further tokens of each path, most likely path first,

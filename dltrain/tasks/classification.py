@@ -66,7 +66,7 @@ class Classification(TaskOverSteps, Supervised):
         self.weights = check_class_weights(self.class_weights, self.classes)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per class, for the whole example."""
+        """Return the facts for the model: one output per class, for the whole example."""
         return {"outputs": self.classes, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -85,7 +85,7 @@ class Classification(TaskOverSteps, Supervised):
         return Loss(each / whole.clamp(min=torch.finfo(torch.float32).tiny), whole)
 
     def fit_targets(self, targets: Iterable[Tensor]) -> str | None:
-        """Compute balanced weights from the classes of the training examples."""
+        """Compute balanced weights from the classes of the training examples; return a note with the weights."""
         counts = sum(torch.bincount(part.cpu(), minlength=self.classes) for part in targets)
         assert isinstance(counts, Tensor), "a split has at least one example"
         present = counts > 0
@@ -208,10 +208,10 @@ class ClassScores:
 
 
 def check_class_weights(weights: str | list[float] | None, classes: int) -> Tensor | None:
-    """Return numeric class weights as a tensor (classes,), or None for other settings.
+    """Return numeric class weights as a tensor (classes,); None for ``balanced`` and for equal weights.
 
     Raises:
-        ConfigError: The weights are not one number of at least 0 per class, with one above 0.
+        ConfigError: The weights are not one number of at least 0 per class, or all are 0.
     """
     if weights is None or weights == BALANCED:
         return None

@@ -29,7 +29,7 @@ class Ctc(Task):
 
     Args:
         vocabulary: Number of distinct tokens V, including blank.
-        blank_token: Token of a step that writes nothing.
+        blank_token: Index of the blank token, which emits no output.
         decode: Function that turns tokens into text.
         beam: See `dltrain.tasks.ctc_search.PrefixSearch`.
         bands: Mel bands of a frame, to draw recordings; None for other inputs.
@@ -58,7 +58,7 @@ class Ctc(Task):
         self.unigram: Unigram | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per token at every step."""
+        """Return the facts for the model: one output per token at every step, computed from all steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -28,5 +28,5 @@ class Unigram:
         self.token, self.rate = int(counts.argmax()), tokens / max(1, steps)
 
     def __call__(self, lengths: Tensor) -> list[list[int]]:
-        """Return the transcript of each input of these lengths."""
+        """Return the transcript for each of these input lengths."""
         return [[self.token] * round(self.rate * length) for length in lengths.tolist()]

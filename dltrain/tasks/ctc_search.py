@@ -1,4 +1,4 @@
-"""Decode the outputs of connectionist temporal classification: the best path, or a beam search over prefixes."""
+"""Decoding of connectionist temporal classification: the best path, or a beam search over prefixes."""
 
 import math
 from collections import defaultdict
@@ -32,7 +32,7 @@ class PrefixSearch:
     is below that of a beam of 1.
 
     Args:
-        blank: Token of a step that writes nothing.
+        blank: Index of the blank token, which emits no output.
         beam: Number of prefixes to keep at each step, at least 1.
 
     Source: Graves et al. 2006, section 3.2 (best path); Hannun et al. 2014, "First-pass large vocabulary continuous

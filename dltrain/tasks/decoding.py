@@ -19,7 +19,7 @@ class Sampling:
     """Rule that draws the next token from the model's probabilities.
 
     Args:
-        temperature: Divides the logits, at least 0; 0 takes the most likely token.
+        temperature: Divisor of the logits, at least 0; 0 takes the most likely token.
         top_k: Draw from the ``top_k`` most likely tokens, at least 1; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
             (0, 1]; None for all.
@@ -118,8 +118,8 @@ def search_tokens(
         model: See `sample_tokens`.
         prompt: Tokens (B, T), T at least 1; rows must end with the same token.
         length: Maximum number of tokens that the model reads at once.
-        excluded: Tokens that are never written.
-        end: Token for the end of a text, after which nothing is written; None if there is none.
+        excluded: Tokens that are never generated.
+        end: Token for the end of a text, which then fills the rest of its row; None if there is none.
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))

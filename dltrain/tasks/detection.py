@@ -27,8 +27,8 @@ Detections = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in a
 class Detection(Task):
     """Detection with a model that returns ``losses``, their ``weight`` and, in evaluation, ``detections``.
 
-    A batch has ``boxes`` (B, M, 4) as left, top, right and bottom in pixels of the input, ``kinds`` (B, M) in int64 as
-    classes from 1 on, 0 for padding and the negative class for crowds, and optionally ``frame`` (B, 4): left, top,
+    A batch has ``boxes`` (B, M, 4) as left, top, right and bottom in pixels of the input, ``kinds`` (B, M), int64:
+    classes starting at 1, 0 for padding and the negative class for crowds; and optionally ``frame`` (B, 4): left, top,
     horizontal and vertical scale, which map a box to the pixels of its file. Metrics are those of COCO.
 
     Args:
@@ -59,7 +59,7 @@ class Detection(Task):
         self.pixel_range = PixelRange(self.low, self.high)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per class of objects, and one for the background."""
+        """Return the facts for the model: one output per class of objects, and one for the background."""
         return {"object_outputs": self.object_classes + 1}
 
     def example(self, facts: Any, batch_size: int = 2) -> Batch:

@@ -13,7 +13,7 @@ class ForecastErrors(Mean):
 
     Args:
         by: ``none``; ``horizon`` adds the mean absolute error of single steps, evenly spaced from the first to the last
-            one; ``origin`` adds that of consecutive groups of windows, in the order in which they are added.
+            one; ``origin`` adds the mean absolute error of consecutive groups of windows, in the order of `add_errors`.
     """
 
     def __init__(self, by: str) -> None:

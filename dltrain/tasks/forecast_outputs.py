@@ -1,7 +1,7 @@
 """Types of forecasts: a value, quantiles, or a normal distribution for each step and column.
 
-For each type, a model returns ``parts`` levels of the series per step and column, in normalized units. A model that
-adds the last value or undoes a normalization can therefore treat all levels in the same way.
+For each type, a model returns ``parts`` raw forecasts per step and column, each on the normalized scale of the series.
+A model that adds the last value or undoes a normalization can therefore treat all of them in the same way.
 """
 
 from abc import ABC, abstractmethod
@@ -15,13 +15,16 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.metrics.distributions import normal_crps, normal_nll, normal_quantiles, pinball
 
 MEDIAN = 0.5
-MIN_DEVIATION = 1e-3  # of a normal distribution, in normalized units, so that the likelihood stays bounded
+MIN_DEVIATION = 1e-3  # minimum standard deviation in normalized units, so that the likelihood stays bounded
 
 
 class Output(ABC):
-    """Interpretation of the levels (B, horizon, columns, parts) that a model returns."""
+    """Interpretation of raw forecasts, the normalized outputs of a model.
 
-    parts: int
+    Methods read the raw forecasts as ``levels``, (B, horizon, columns, parts).
+    """
+
+    parts: int  # raw forecasts per step and column: 1 for a value, one per quantile, 2 for a normal distribution
     metric: str  # the metric that selects the best checkpoint
 
     @abstractmethod
@@ -81,7 +84,7 @@ class Probabilistic(Output):
 
     @abstractmethod
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the levels that best describe a normal distribution, (B, horizon, columns, parts)."""
+        """Return the raw forecasts that best describe a normal distribution, (B, horizon, columns, parts)."""
 
     def point(self, levels: Tensor) -> Tensor:
         """Return the median."""
@@ -132,7 +135,7 @@ class Quantiles(Probabilistic):
         return self._pinball(levels.float(), targets).mean()
 
     def quantiles(self, levels: Tensor) -> Tensor:
-        """Return the levels, sorted."""
+        """Return the raw forecasts, sorted."""
         return levels.sort(dim=-1).values
 
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -143,7 +146,8 @@ class Quantiles(Probabilistic):
 class Gaussian(Probabilistic):
     """Normal distribution, trained by maximum likelihood.
 
-    The mean is the mean of the two levels. The standard deviation is ``softplus(second - first) + MIN_DEVIATION``.
+    The mean is the mean of the two raw forecasts. The standard deviation is
+    ``softplus(second - first) + MIN_DEVIATION``.
     """
 
     parts, metric = 2, "crps"
@@ -157,7 +161,7 @@ class Gaussian(Probabilistic):
         return normal_quantiles(*self._normal(levels), levels.new_tensor(self.quantile_levels))
 
     def of_normal(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        """Return the two levels of a normal distribution."""
+        """Return the two raw forecasts of a normal distribution."""
         spread = (deviation - MIN_DEVIATION).clamp(min=MIN_DEVIATION)
         half = (spread + torch.log(-torch.expm1(-spread))) / 2  # the inverse of the softplus
         return torch.stack([mean - half, mean + half], dim=-1)

@@ -24,11 +24,13 @@ ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fra
 
 
 class Forecasting(TaskOverSteps):
-    """Forecasting: the model's outputs (B, block * columns * parts) are the next ``block`` steps of every column.
+    """Forecasting: the model's outputs (B, block * columns * parts) forecast ``block`` steps of every column.
+
+    ``parts`` is the number of outputs per step and column; see `dltrain.tasks.forecast_outputs`.
 
     Batches have these fields:
 
-    - ``inputs`` (B, window, columns) and ``targets`` (B, horizon, columns), normalized;
+    - ``inputs`` (B, window, features) and ``targets`` (B, horizon, columns), normalized;
     - ``shift``, ``shift_rest`` and ``scale`` (B, 1, columns), which undo the normalization;
     - in evaluation, ``history`` (B, past, columns) and ``ahead`` (B, horizon, columns), the past and future values
       minus the shift, in the units of the data;
@@ -49,8 +51,8 @@ class Forecasting(TaskOverSteps):
         normalize: Normalization of the data; None if it does not depend on the window.
         features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
-            at the end of training, in [0, 1]. The share falls linearly from 1. Instead of the other values, and of all
-            values outside training, the model reads its own forecasts.
+            at the end of training, in [0, 1]. The share falls linearly from 1. For the remaining steps, and always
+            outside training, the model reads its own forecasts.
         gradient_distance: Show the gradient of the loss at each distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
@@ -105,7 +107,7 @@ class Forecasting(TaskOverSteps):
         self._check_block(normalize, features or columns)
 
     def _check_block(self, normalize: str | None, features: int) -> None:
-        """Reject a block for which the model's forecasts cannot become its inputs."""
+        """Reject a block that is not from 1 to the horizon, or for which forecasts cannot become inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(
                 format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
@@ -120,7 +122,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the number of outputs and, if the block is shorter than the horizon, its steps as ``horizon``."""
+        """Return the facts for the model: the number of outputs and, for a shorter block, the block as ``horizon``."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}
@@ -135,7 +137,7 @@ class Forecasting(TaskOverSteps):
         return self.output.point(self.levels(model, batch))
 
     def levels(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return normalized levels, (B, horizon, columns, parts), which `output` interprets."""
+        """Return raw forecasts, normalized, (B, horizon, columns, parts), which `output` interprets."""
         if self.block == self.horizon:
             return self._block(model, batch)
 
@@ -145,11 +147,11 @@ class Forecasting(TaskOverSteps):
         return roll_out(forecast, batch["inputs"], self.horizon, self.relative)[..., None]
 
     def _block(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the levels that the model predicts at once, (B, block, columns, parts)."""
+        """Return the raw forecasts of one call of the model, (B, block, columns, parts)."""
         return call_model(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
     def begin(self, model: nn.Module) -> None:
-        """Raise ConfigError if `teacher_forcing` is set and the model does not read the value before each step."""
+        """Raise ConfigError if the model does not support `gradient_distance` or `teacher_forcing` and this is set."""
         super().begin(model)
         if self.teacher_forcing and not reads(model, "previous"):
             reason = f"{type(model).__name__} does not read the value before each step; model=seq2seq_forecaster does"
@@ -220,7 +222,7 @@ class Forecasting(TaskOverSteps):
         return Evaluation(metrics, baselines, {"first": first})
 
     def _ridge_levels(self, batch: Batch) -> Tensor:
-        """Return the levels of ridge regression, whose errors are assumed to be normally distributed."""
+        """Return the raw forecasts of ridge regression, whose errors are assumed to be normally distributed."""
         assert self.ridge is not None
         targets = batch["targets"]
         mean = self.ridge(batch["inputs"]).to(targets).view_as(targets)
@@ -230,7 +232,7 @@ class Forecasting(TaskOverSteps):
         return self.output.of_normal(mean, deviation)
 
     def _add_levels(self, mean: ForecastErrors, levels: Tensor, batch: Batch) -> None:
-        """Add the errors and scores of normalized levels."""
+        """Add the errors and scores of raw forecasts."""
         targets = batch["targets"]
         self._add(mean, denormalize_error(self.output.point(levels) - targets, batch), batch)
         if isinstance(self.output, Probabilistic):
@@ -246,7 +248,10 @@ class Forecasting(TaskOverSteps):
             mean.add(error.numel(), **{name: score.mean() for name, score in scores.items()})
 
     def _add(self, mean: ForecastErrors, error: Tensor, batch: Batch) -> None:
-        """Add the errors of a batch, (B, horizon, columns) in the units of the data: overall, and of each series."""
+        """Add the errors of a batch, (B, horizon, columns) in the units of the data.
+
+        Two to eight series, or columns of one series, are also added separately.
+        """
         mean.add_errors(error)
         if "naive_error" in batch:
             mean.add(error.numel(), mase=(error.abs() / batch["naive_error"]).mean())

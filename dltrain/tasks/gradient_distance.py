@@ -1,4 +1,4 @@
-"""Gradient of the last step with respect to the inputs of earlier steps: how far back in time a model learns."""
+"""Gradient of the last step's loss with respect to the inputs of earlier steps: how far back in time a model learns."""
 
 import contextlib
 import sys
@@ -40,7 +40,7 @@ class TaskOverSteps(Task):
         """Check that the gradients can be computed.
 
         Raises:
-            ConfigError: The model has no module ``steps``.
+            ConfigError: `gradient_distance` is true and the model has no module ``steps``.
         """
         if self.gradient_distance and not isinstance(getattr(model, "steps", None), nn.Module):
             reason = f"{type(model).__name__} has no module `steps`; rnn, lstm, gru and transformer have one"

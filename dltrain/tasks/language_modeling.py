@@ -67,7 +67,7 @@ class LanguageModeling(TaskOverSteps):
                     raise
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for a language model: one output per token of the vocabulary at every step, and causal."""
+        """Return the facts for the model: one output per token at every step, computed from the steps so far."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:
@@ -231,6 +231,6 @@ class CharacterRate:
             self.characters = self.characters + batch["characters"].sum()
 
     def read(self) -> dict[str, float]:
-        """Return the metric; empty if the number of characters is unknown."""
+        """Return ``bits_per_character``, or an empty dict if the number of characters is unknown."""
         characters = int(self.characters)
         return {"bits_per_character": float(self.nats) / characters / math.log(2)} if characters else {}

@@ -38,7 +38,7 @@ class Layerwise(Classification):
         persistent: Whether ``contrastive_divergence`` continues the Gibbs chains of the previous update.
         noise: Fraction of the units that ``denoising`` sets to 0.
         pretrain_epochs: Epochs per layer; 0 for no pretraining.
-        pretrain_lr: Learning rate of pretraining; None for that of the optimizer.
+        pretrain_lr: Learning rate of pretraining; None for the optimizer's learning rate.
 
     Source: Hinton, Osindero and Teh 2006, "A fast learning algorithm for deep belief nets"; Bengio, Lamblin, Popovici
     and Larochelle 2007, "Greedy layer-wise training of deep networks"; Vincent et al. 2010, "Stacked denoising
@@ -122,7 +122,7 @@ class Layerwise(Classification):
         return {"chains": [chains.visible for chains in self.chains]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the persistent chains; without a training run there are none, and `state` is ignored."""
+        """Restore the persistent chains; `state` is ignored if `begin` has not created chains."""
         for chains, visible in zip(self.chains, state["chains"], strict=False):
             chains.visible = visible
 

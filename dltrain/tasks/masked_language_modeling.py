@@ -100,7 +100,7 @@ class MaskedLanguageModeling(Task):
         return allowed
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the masked tokens, in nats, and for pairs also that of their classes.
+        """Return the mean cross-entropy over the masked tokens, plus, for pairs, that of their classes, in nats.
 
         The weight is the number of masked tokens.
         """

@@ -38,7 +38,7 @@ def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
 
 
 def reads(model: nn.Module, field: str) -> bool:
-    """Return whether the model has an argument for a field other than the inputs."""
+    """Return whether `forward` has an argument named `field` after the inputs."""
     return field in _named_fields(type(model).forward, (field,))
 
 

@@ -21,7 +21,7 @@ from dltrain.tasks.note_baselines import NoteCounts, is_known
 
 NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
-    "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames, the first included",
+    "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames including the first",
     "accuracy": "hits / (hits + misses + false alarms) over all frames, predicting notes with a probability above 0.5",
     "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
 }
@@ -65,7 +65,7 @@ class Polyphony(Task):
         self.counts: NoteCounts | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per note at every step, and causal."""
+        """Return the facts for the model: one output per note at every step, computed from the steps so far."""
         return {"outputs": self.notes, "each_step": True, "causal": True}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -110,7 +110,7 @@ class Polyphony(Task):
         return lines
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield the frames of the prompt, if one is requested, and those that follow, a line of text each."""
+        """Yield the frames of the prompt, if one is requested, and the following frames, as one line of text each."""
         for name in ("top_k", "top_p"):
             if getattr(request, name) is not None:
                 reason = "the notes of a frame are drawn independently of one another"
@@ -121,7 +121,7 @@ class Polyphony(Task):
         yield from map(self._text, self._continuation(model, request, start))
 
     def _continuation(self, model: nn.Module, request: TextRequest, start: Tensor) -> Iterator[Tensor]:
-        """Yield the frames after the first frames of a piece, bool (frames, notes)."""
+        """Yield the frames after the prompt `start` (frames, notes), bool (notes,) each."""
         prompt = torch.cat([start.new_zeros(1, self.notes), start]).to(next(model.parameters()).device, torch.float32)
         temperature = self.temperature if request.temperature is None else request.temperature
         noise = Generator().manual_seed(request.seed)

@@ -20,7 +20,7 @@ NUM_SHOWN = 4
 
 
 class Answer(NamedTuple):
-    """An answer from one window of a context: its question, score, text and the correct answers."""
+    """An answer from one window of a context, with its place in the context and the correct answers."""
 
     question: int
     score: float
@@ -36,7 +36,7 @@ class QuestionAnswering(Task):
 
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
     token of the answer, both 0 if a window does not contain it; ``text``, the code points of the part of the context in
-    the window, then of the correct answers, each after a null character; ``offset`` (B,), the place of the part in the
+    the window, then of the correct answers, each after a null character; ``offset`` (B,), the start of this part in the
     context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this part, both 0 outside of it;
     and ``question`` (B,), the index of the question.
 
@@ -77,7 +77,7 @@ class QuestionAnswering(Task):
         return (F.cross_entropy(starts, batch["start"]) + F.cross_entropy(ends, batch["end"])) / 2
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the outputs, (B, T, 2); those of tokens outside of the context, except the first one, are very low."""
+        """Return the outputs, (B, T, 2), set to a very low value outside of the context, except at the first token."""
         logits: Tensor = call_model(model, batch).float()
         if logits.shape != (*batch["inputs"].shape, 2):
             raise ConfigError(format_error("model", "two outputs at every step", f"outputs {tuple(logits.shape)}"))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dltrain.tasks.base import Loss
 
-RBM = Any  # nn.Module has no type for its parts
+RBM = Any  # nn.Module has no type for its submodules
 
 MAX_EXACT_UNITS = 16  # largest number of units on the smaller side for which the partition function is computed
 STATES_AT_ONCE = 4096  # terms of the partition function that are computed at a time
@@ -138,7 +138,7 @@ class GibbsChains:
         return Loss(energy - free_energy(rbm, states).mean(), len(visible), {"free_energy": energy})
 
     def _advance(self, rbm: RBM, visible: Tensor, rows: Tensor | None) -> Tensor:
-        """Advance the persistent chains, by default all, and return their states; new chains start at the data."""
+        """Advance the chains of `rows`, or all if it is None, and return their states; new chains start at the data."""
         chains = visible[:0] if self.visible is None else self.visible.to(visible.device)
         first, last = (0, max(len(chains), len(visible))) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
         states = gibbs(rbm, chains[first:last] if last <= len(chains) else visible, self.steps)

@@ -18,7 +18,7 @@ from dltrain.tasks.sampling import apply_in_batches, class_labels, first_example
 DISTANCES = {name: name for name in ("mse", "bernoulli")}
 CORRUPTIONS = {name: name for name in ("none", "gaussian", "masking", "salt_and_pepper")}
 CODES = {"identity": nn.Identity, "relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
-NUM_FITTED = 10_000  # training examples for the Gaussian of the codes
+NUM_FITTED = 10_000  # training examples whose codes the Gaussian is fitted to
 MAX_COMPONENTS_SIZE = 2_048  # largest size of an example for which an evaluation computes principal components
 
 
@@ -96,7 +96,7 @@ class Reconstruction(Autoencoding):
         return self.activation(encode(model, inputs, labels))
 
     def distances(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return the distance of each example, (B,), from the decoder's output."""
+        """Return the distance between each target and its reconstruction, (B,), from the decoder's output."""
         if self.distance == "bernoulli":
             each = F.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
         else:

@@ -53,7 +53,7 @@ class Regression(TaskOverSteps, Supervised):
         self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per target, for the whole example."""
+        """Return the facts for the model: one output per target, for the whole example."""
         return {"outputs": self.targets, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
@@ -150,5 +150,5 @@ def add_errors(mean: Mean, error: Tensor) -> None:
 
 
 def mse_to_rmse(metrics: dict[str, float]) -> dict[str, float]:
-    """Replace the mean squared error by its root."""
+    """Return the metrics with ``rmse`` in place of ``mse``."""
     return {("rmse" if k == "mse" else k): (v**0.5 if k == "mse" else v) for k, v in metrics.items()}

@@ -23,8 +23,8 @@ class Ridge:
         val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
             per training example, which suits inputs of a scale of about 1.
 
-    Its attribute ``deviation``, (outputs,), has the root mean square error of each output on the examples of ``val``,
-    or on those of ``train`` without ``val``.
+    Its attribute ``deviation``, (outputs,), has the root mean squared error of each output on the examples of ``val``,
+    or of ``train`` if ``val`` is None.
 
     Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
     """
@@ -68,7 +68,7 @@ class Moments:
         return weights, self.target_mean - self.input_mean @ weights
 
     def deviation(self, model: tuple[Tensor, Tensor]) -> Tensor:
-        """Return the root mean square error of each output, (outputs,)."""
+        """Return the root mean squared error of each output, (outputs,)."""
         weights, bias = model
         offset = self.input_mean @ weights + bias - self.target_mean
         variance = self.target_variance + (weights * (self.inputs @ weights - 2 * self.products)).sum(0)

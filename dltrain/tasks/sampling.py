@@ -64,7 +64,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
         draw: Whether to draw random classes if no class is requested; if False, None is returned in that case.
 
     Raises:
-        ConfigError: The model does not have the requested class.
+        ConfigError: A class is requested, and the model is not conditional or does not have this class.
     """
     classes = num_classes(model)
     if request.label is None:

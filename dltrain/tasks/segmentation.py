@@ -52,7 +52,7 @@ class Segmentation(Supervised):
         self.pixel_range = PixelRange(self.low, self.high)
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per class of each pixel."""
+        """Return the facts for the model: one output per class at each pixel."""
         return {"pixel_outputs": self.pixel_classes}
 
     def criterion(self, outputs: Tensor, batch: Batch) -> Loss:

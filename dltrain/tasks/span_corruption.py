@@ -1,4 +1,4 @@
-"""Span corruption, the pretraining of T5: a model reads a text with masked spans and writes the spans."""
+"""Span corruption, the pretraining of T5: a model reads a text with masked spans and predicts the spans."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Media
 from dltrain.tasks.noise_spans import count_spans, draw_spans, fill_spans, mask_spans
 from dltrain.tasks.translation import Translation, read_source
 
-LENGTH_MULTIPLE = 8  # the largest length of targets is a multiple of this, as for data
+LENGTH_MULTIPLE = 8  # the maximum length of targets is rounded up to a multiple of this
 NUM_SHOWN = 4  # texts in the log
 
 
@@ -58,7 +58,7 @@ class SpanCorruption(Translation):
 
     @property
     def excluded(self) -> tuple[int, ...]:
-        """Tokens that are never written."""
+        """Tokens that are never generated."""
         return self.pad_token, self.begin_token
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
@@ -106,7 +106,7 @@ class SpanCorruption(Translation):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with masked spans, their spans, and the spans that the model writes."""
+        """Return texts with masked spans, their spans, and the spans that the model predicts."""
         batch = evaluation.extra["shown"]["batch"]
         if batch is None:
             return []

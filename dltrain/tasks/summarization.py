@@ -1,4 +1,4 @@
-"""Summarization: a model reads a text and writes its summary."""
+"""Summarization: a model generates the summary of a text."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -46,7 +46,7 @@ class Summarization(Translation):
         return "without ROUGE, because rouge-score is not installed: pip install 'dltrain[text]'"
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return ROUGE, and how it was computed."""
+        """Return ROUGE, and how it was computed; both are empty if rouge-score is not installed."""
         return metrics.score_summaries(texts.found, texts.references) if metrics.is_available() else ({}, {})
 
     def _first_sentences(self, batch: Batch) -> list[list[int]]:

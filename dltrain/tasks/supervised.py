@@ -10,7 +10,7 @@ from dltrain.tasks.model_call import call_model
 
 
 class Supervised(Task):
-    """Base of tasks whose training loss compares the model's outputs with the targets of the batch.
+    """Base class of tasks whose training loss compares the model's outputs with the targets of the batch.
 
     In training, a model may return ``(outputs, heads)``, where ``heads`` maps the name of each auxiliary head to its
     weight and its outputs: ``{"aux": (0.4, outputs)}``. The loss of each head is multiplied by its weight, added to the

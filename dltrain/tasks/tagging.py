@@ -25,8 +25,8 @@ class Tagging(Task):
 
     Args:
         tags: Number of tags.
-        tag_names: Names of the tags. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score is computed by
-            seqeval and selects the best checkpoint.
+        tag_names: Names of the tags. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score selects the
+            best checkpoint if seqeval, which computes it, is installed.
         vocabulary: Number of distinct tokens, for the baseline.
         label_smoothing: Share of each target that is spread evenly over all tags, in training only.
     """
@@ -117,7 +117,7 @@ class Tags:
             self.true.append([target for _, target in known])
 
     def read(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Return the metrics, and those of each kind of entity."""
+        """Return the metrics over all words, and the scores of each entity type."""
         pairs = [pair for rows in zip(self.found, self.true, strict=True) for pair in zip(*rows, strict=True)]
         accuracy = {"token_accuracy": sum(found == true for found, true in pairs) / max(1, len(pairs))}
         if not self.task.scores_entities:

@@ -1,4 +1,4 @@
-"""Texts that a task writes, with their references, collected for scoring."""
+"""Generated texts and their references, collected for scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Texts:
-    """Written texts and their references.
+    """Generated texts and their references.
 
     Args:
         found: The texts, without unknown tokens, so that these never count as correct.
         references: The reference of each text.
         exact: Whether each text equals its reference and has no unknown token.
-        kinds: Index of the kind of each pair; 0 if there is only one.
+        kinds: Index of the task of each pair; 0 if there is only one task.
     """
 
     found: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Texts:
         self.kinds += kinds
 
     def of_kind(self, kind: int) -> "Texts":
-        """Return the texts of one kind."""
+        """Return the texts of one task."""
         rows = [row for row, own in enumerate(self.kinds) if own == kind]
         return Texts(
             [self.found[row] for row in rows],

@@ -16,13 +16,13 @@ COUNTED_BATCHES = 200  # number of training batches whose answers are counted fo
 
 @dataclass(eq=False)
 class TextToText(Translation):
-    """Text to text: the model reads ``classify: a slow film`` and writes ``bad``; measured by exact match.
+    """Text to text: the model reads ``classify: a slow film`` and generates ``bad``; scored by exact match.
 
-    A batch has the field ``text_task`` (B,), the index of the kind of each pair, if there are several kinds. The
-    baseline is the most frequent answer of each kind.
+    A batch has the field ``text_task`` (B,), the index of the task of each pair, if there are several tasks. The
+    baseline is the most frequent answer of each task.
 
     Args:
-        prefixes: Prefix of the sources of each kind; the part before its colon names the kind in the metrics.
+        prefixes: Prefix of the sources of each task; the part before its colon names the task in the metrics.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.4.
     """
@@ -45,7 +45,7 @@ class TextToText(Translation):
         return None
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the share of exact answers, over all texts and of each kind, and the ROUGE-L of each kind."""
+        """Return the share of exact answers, over all texts and by task, and, with rouge-score, ROUGE-L by task."""
         found, definitions = {"exact_match": texts.exact_match}, dict[str, str]()
         names = [prefix.partition(":")[0] or str(number) for number, prefix in enumerate(self.prefixes or ())]
         for kind, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Translation: a model reads a sequence of tokens and writes another one."""
+"""Translation: a model maps a source, a sequence of tokens, to a target sequence."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,11 +43,11 @@ class Translation(Task):
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
-        sentinels: Tokens of the target for masked spans of a text, which are never written.
+        sentinels: Tokens of the target for masked spans of a text, which are never generated.
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        teacher_forcing: Share of the true previous tokens at the end of training, in [0, 1]. It falls linearly from 1;
-            the other previous tokens are the model's most likely ones (scheduled sampling). Below 1, training computes
-            the targets step by step.
+        teacher_forcing: Share of true tokens among the previous tokens at the end of training, in [0, 1]. The share
+            falls linearly from 1; the other tokens are the model's most likely ones (scheduled sampling). Below 1,
+            training computes the targets step by step.
         beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
 
@@ -56,7 +56,7 @@ class Translation(Task):
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
-    written: ClassVar[str] = "translation"  # name of a written text in predictions and logs
+    written: ClassVar[str] = "translation"  # name of a generated text in predictions and logs
     shown: ClassVar[str] = "translations"  # name of the texts in the log
 
     vocabulary: int
@@ -86,7 +86,7 @@ class Translation(Task):
 
     @property
     def excluded(self) -> tuple[int, ...]:
-        """Tokens that are never written."""
+        """Tokens that are never generated."""
         return self.pad_token, self.begin_token, *self.sentinels
 
     def _search(self, length: int, beam: int) -> BeamSearch:
@@ -157,7 +157,7 @@ class Translation(Task):
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
 
     def _first(self, batch: Batch, seen: int) -> Batch:
-        """Return those examples of a batch that are among the first ones, which are translated.
+        """Return the examples of a batch that are translated, because they are among the first `decode_examples`.
 
         Args:
             seen: Examples in the batches before this one.
@@ -169,7 +169,7 @@ class Translation(Task):
         return {name: value[rows.to(value.device)] for name, value in batch.items()}
 
     def _add(self, texts: Texts, found: list[list[int]], batch: Batch) -> None:
-        """Add written tokens and the targets of a batch."""
+        """Add generated tokens and the targets of a batch."""
         references, unknown = self._cut(batch["targets"]), self.unknown_token
         exact = [one == other and unknown not in other for one, other in zip(found, references, strict=True)]
         known = [self.text([token for token in tokens if token != unknown]) for tokens in found]
@@ -185,11 +185,11 @@ class Translation(Task):
 
     @staticmethod
     def kinds(batch: Batch) -> list[int]:
-        """Return the index of the kind of each pair, 0 if there is only one."""
+        """Return the index of the task of each pair, 0 if there is only one task."""
         return batch["text_task"].tolist() if "text_task" in batch else [0] * len(batch["targets"])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the text written for each source, and its log-probability divided by a power of its length."""
+        """Return the text generated for each source, and its log-probability divided by a power of its length."""
         found = self.search(model, read_source(model, batch))
         texts = map(self.text, self._cut(found.tokens))
         return [{self.written: text, "score": score} for text, score in zip(texts, found.scores.tolist(), strict=True)]
@@ -214,7 +214,7 @@ class Translation(Task):
         """Return the tokens of a prompt.
 
         Raises:
-            ConfigError: There is no prompt, or a word of it is unknown.
+            ConfigError: The sources are not text, the prompt is missing or empty, or it has unknown words.
         """
         if self.encode_source is None:
             raise ConfigError("--prompt: not supported because the sources of this run are not text")
@@ -254,7 +254,7 @@ class Translation(Task):
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return translations with their references and, for models with attention, a plot of the first weights."""
+        """Return translations with their references, and a plot of the attention of the first target, if any."""
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []
@@ -288,7 +288,5 @@ def read_source(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """
     state = call_model(model, {name: value for name, value in batch.items() if name not in ("previous", "targets")})
     if not isinstance(state, dict):
-        raise ConfigError(
-            format_error("model", "a model that reads a source and writes a target", type(model).__name__)
-        )
+        raise ConfigError(format_error("model", "a model that maps a source to a target", type(model).__name__))
     return state

@@ -53,7 +53,8 @@ class Variational(Autoencoding):
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.
 
     Raises:
-        ConfigError: The likelihood is unknown or does not fit the data.
+        ConfigError: The likelihood is unknown or does not fit the data, or ``binarize`` is true and the likelihood is
+            Gaussian.
 
     Source: Kingma and Welling 2014, "Auto-encoding variational Bayes", equation 10 and appendix B; beta, Higgins et al.
     2017; warm-up, Sønderby et al. 2016; importance-weighted bound, Burda et al. 2016, equation 8.

@@ -19,7 +19,7 @@ LEGEND = f"Words of at least {BOLD} times the mean weight are **bold**, of at le
 def word_weights(
     model: nn.Module, batch: Batch, decode: Callable[[list[int]], str] | None
 ) -> list[list[dict[str, Any]]]:
-    """Return the words of each text with the weights of the attention of the model, which sum to 1.
+    """Return the words of each text with their attention weights, which sum to 1 for each text.
 
     Args:
         model: A model with a method ``attention_weights(x, lengths)``, which returns weights (B, T).

@@ -219,7 +219,5 @@ def test_arguments_out_of_range_are_rejected(options: dict[str, Any], message: s
 
 def test_a_model_that_does_not_read_a_source_is_rejected() -> None:
     model = Recurrent("gru", 9, 9, vocabulary=9, each_step=True)
-    with pytest.raises(
-        ConfigError, match="model: expected a model that reads a source and writes a target, got Recurrent"
-    ):
+    with pytest.raises(ConfigError, match="model: expected a model that maps a source to a target, got Recurrent"):
         task().predict(model, {name: batch()[name] for name in ("inputs", "lengths")})
