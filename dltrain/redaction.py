@@ -1,8 +1,8 @@
 """Redaction of secrets: by key name in structures, by pattern in URLs, by value in free text.
 
-In a configuration or JSON, each value under a key such as ``token``, ``password`` or ``api_key`` becomes ``***``. Keys
-and all other values stay, so the result is still valid YAML or JSON. An override that contains a secret becomes
-``key=***``.
+In a configuration or JSON, each value under a key such as ``token``, ``password`` or ``api_key`` becomes ``***``,
+except for references, switches, numbers of tokens and empty values. Keys stay, so the result is still valid YAML or
+JSON. An override that contains a secret becomes ``key=***``.
 
 In free text (messages, tracebacks), the values registered by `register_secrets` are replaced. Values that ordinary text
 may contain by chance are not registered: values with fewer than 8 characters, and lowercase words or numbers with fewer

@@ -72,7 +72,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _check_flags(
     arguments: argparse.Namespace, components: "Components", is_text: bool, formats: Mapping[str, TextEncoder]
 ) -> None:
-    """Raise ConfigError for flags that do not apply to what the task generates, and for flags that exclude each other.
+    """Raise ConfigError for flags that do not apply to what the task generates or exclude each other.
+
+    A suffix of ``--out`` that is not in `formats` is an error too, unless `formats` is empty.
 
     Args:
         formats: Suffix -> encoder, for each file format in which the text can be written.
@@ -109,7 +111,7 @@ def _text_request(arguments: argparse.Namespace) -> "TextRequest":
 def _write_file(
     arguments: argparse.Namespace, components: "Components", checkpoint: str, formats: Mapping[str, TextEncoder]
 ) -> None:
-    """Write the text to a file in the format of its suffix, and print its name."""
+    """Write the text to the file ``--out`` in the format of its suffix, and print the name of the file."""
     from dltrain.runs import generation
 
     out, pieces = Path(os.path.expanduser(arguments.out)), list[str]()

@@ -26,7 +26,7 @@ HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code, one of those that ``dltrain --help`` lists."""
+    """Run one command and return its exit code; ``dltrain --help`` lists all exit codes."""
     argv = list(sys.argv[1:] if argv is None else argv)
     gc.set_threshold(*RARE_COLLECTIONS)
     redaction.clear()

@@ -1,4 +1,4 @@
-"""``dltrain resume RUN``: continue a run from its newest intact checkpoint, with bitwise identical results."""
+"""``dltrain resume RUN``: continue a run from its newest intact checkpoint."""
 
 import argparse
 from pathlib import Path

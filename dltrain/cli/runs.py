@@ -41,7 +41,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
     """Return the rows with reordered overrides: first those that differ between the runs of a folder.
 
-    Among these and among the others, ``--config-dir`` comes last.
+    In both parts, ``--config-dir`` comes last.
     """
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]

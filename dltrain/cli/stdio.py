@@ -13,7 +13,7 @@ from dltrain.errors import OutputError
 class StandardOutput:
     """Standard output that raises `OutputError` instead of `OSError`, except for a broken pipe.
 
-    Thus callers can distinguish its errors from those of files.
+    Callers can thus distinguish errors of standard output from errors of files.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -45,7 +45,7 @@ class StandardOutput:
 def standard_streams() -> Iterator[None]:
     """Make standard streams safe to use for the duration of a command; reject a closed standard output."""
     closed = sys.stdout is None
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # otherwise a file would get the number of a closed stream
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file would get a closed stream's number
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

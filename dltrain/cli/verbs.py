@@ -84,7 +84,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--count", type=count, metavar="N", help="number of examples (default: 64)")
     add("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
-    add("--class", dest="label", metavar="NAME", help="only this class, by name or number, of a conditional model")
+    add("--class", dest="label", metavar="NAME", help="conditional models: generate only this class, a name or number")
     add("--interpolate", action="store_true", help="interpolate between samples")
     given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
@@ -147,8 +147,8 @@ dltrain model=lstm --cfg job""",
         usage="dltrain resume RUN [KEY=VALUE ...] [--change-schedule]",
         description="""\
 Continue a run that was interrupted, was killed or ran out of time, in its own folder. Its curves and checkpoints are
-bitwise identical to those of an uninterrupted run. If the last checkpoint is damaged, the newest intact one is used;
-exit code 5 if there is none.""",
+bitwise identical to those of an uninterrupted run (on CUDA with device.deterministic=true). If the last checkpoint is
+damaged, the newest intact one is used; exit code 5 if there is none.""",
         examples="""\
 dltrain resume latest
 dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40""",
@@ -176,8 +176,8 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
         summary="metrics of a run's checkpoint on one of its splits, or on other data",
         usage="dltrain evaluate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
-Compute the metrics of a checkpoint and print the table that the run printed at its end. The run's folder is
-not changed, and the run may still be training.
+Compute the metrics of a checkpoint and print them in the same table as at the end of the run. The run's folder is not
+changed, and the run may still be training.
 
 The data are those of the run. data.path= gives their new location, or names other data: then all examples of that file
 or folder are evaluated, with the normalization, vocabulary and classes of the run.""",

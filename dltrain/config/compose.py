@@ -59,7 +59,7 @@ class Job:
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
     def set_environment(self) -> None:
-        """Set environment variables for CUDA libraries; call it before torch is imported."""
+        """Make cuBLAS deterministic if the configuration says so; call this before torch is imported."""
         if self.resolved["device"]["deterministic"]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -108,7 +108,7 @@ def _job_of(
 
     Args:
         base: Hydra's configuration of the options that were chosen.
-        content: The same with values set, and without Hydra's keys.
+        content: `base` with the values of the command line, without Hydra's keys.
         parsed: The overrides.
     """
     choices = {k: v for k, v in base.hydra.runtime.choices.items() if v is not None and not k.startswith("hydra/")}
@@ -137,7 +137,7 @@ def _folder_of(base: DictConfig, content: dict[str, Any], parsed: Sequence[Overr
 
 @contextmanager
 def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
-    """Initialize Hydra for dltrain's groups and the user's own."""
+    """Initialize Hydra for dltrain's groups and the user's own, and yield the composer."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name="dltrain"):
         yield Composer(config_dirs, sweep)

@@ -48,7 +48,8 @@ class Composer:
         """Compose and check one run.
 
         Returns:
-            Hydra's configuration of the options; with the values of `parsed`, without Hydra's keys; and that resolved.
+            Hydra's configuration of the options; the configuration with all values of `parsed`, without Hydra's keys;
+            and the second one with interpolations resolved.
         """
         chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
@@ -95,13 +96,13 @@ class Composer:
         return found
 
     def wrong_option(self, override: Override) -> str | None:
-        """Return the error in ``group=option``, or None. A deleted group is checked in the whole configuration."""
+        """Return the error in ``group=option``, or None. Deleted groups are checked in the composed configuration."""
         if override.is_delete():
             return None
         return validation.wrong_option(override.key_or_group, override.value(), self.options(override.key_or_group))
 
     def wrong_value(self, override: Override, content: dict[str, Any]) -> str | None:
-        """Return the error in ``key=value``, or None. An added key is checked in the whole configuration."""
+        """Return the error in ``key=value``, or None. Added keys are checked in the composed configuration."""
         key, value = override.key_or_group, override.value()
         if first_name(override) == "hydra":
             settable = SETTABLE_IN_HYDRA[self.sweep]
@@ -171,7 +172,7 @@ def sweep_to_resume(content: Mapping[str, Any]) -> Any:
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """Return the override that makes Hydra search the user's own folders."""
+    """Return a list of the override that makes Hydra search the user's own folders; empty if there are none."""
     folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
     return [f"hydra.searchpath=[{folders}]"] if folders else []
 

@@ -36,7 +36,7 @@ ALLOWED = "a class of dltrain, torch.nn, torch.optim or torchvision.models"
 
 
 def build(node: Node, key: str, allow: tuple[str, ...] = (), **given: Any) -> Any:
-    """Build the object that a node describes, and those that it contains.
+    """Build the object that a node describes, and the objects nested in it.
 
     Args:
         node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are ignored.
@@ -45,7 +45,8 @@ def build(node: Node, key: str, allow: tuple[str, ...] = (), **given: Any) -> An
         given: Arguments that are not part of the configuration.
 
     Raises:
-        ConfigError: The node is invalid; the message lists all of its errors.
+        ConfigError: The node is invalid, and the message lists all of its errors; or a constructor of torch or
+            torchvision rejects the arguments.
     """
     return partial(node, key, allow)(**given)
 
@@ -159,14 +160,14 @@ def _is_model_builder(found: Any) -> bool:
 
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """Return the facts that a node requires: those of arguments that do not accept None."""
+    """Return the facts that a node requires: facts passed to arguments that do not accept None."""
     hints = annotations(find_target(node.get("_target_"), key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]
 
 
 def facts_of_yaml(node: Node, allow: tuple[str, ...] = ()) -> list[str]:
-    """Return the facts that the unresolved YAML of a model requires; none if its class is not available."""
+    """Return the facts that the unresolved YAML of a model requires; an empty list if its class is not available."""
     found = {name: FACT.match(str(value)) for name, value in node.items()}
     facts = {name: Fact(match[1]) for name, match in found.items() if match is not None}
     try:

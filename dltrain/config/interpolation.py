@@ -36,7 +36,7 @@ def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def reject_computed_names(content: Any, file: Path) -> None:
-    """Reject environment variables with computed names, which could read any secret unnoticed."""
+    """Reject computed names of environment variables, as they hide which variable is read."""
     found = [(key, text) for key, text in validation.leaves(content) if COMPUTED_NAME.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a literal name in {file}"
@@ -107,8 +107,8 @@ def _resolve(config: Any, node: Any, errors: list[str], prefix: str = "") -> Any
     """Return a copy of a configuration with every interpolation replaced by its value.
 
     Args:
-        config: The configuration as dictionaries and lists, of which most values are not interpolations.
-        node: The same as a node of OmegaConf, with placeholders for facts.
+        config: The configuration as dictionaries and lists.
+        node: `config` as a node of OmegaConf, with placeholders for facts.
         errors: A list to which an error is added for each interpolation that has no value or is part of a cycle.
     """
     found: dict[Any, Any] = {}

@@ -96,7 +96,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """Return, for each key of a sweep, a list with one override per value; and an error for each key without values."""
+    """Return a list with one override per value for each of `parsed`, and errors for those that yield no override."""
     values, errors = [], []
     for override in parsed:
         try:
@@ -125,7 +125,7 @@ def apply(override: Override, content: dict[str, Any], merge: bool = True) -> st
     """Set, add or delete a key of a configuration in place; return the error if that is not possible, else None.
 
     Args:
-        merge: Whether a mapping is merged into the mapping that the key has, instead of replacing it.
+        merge: Whether a mapping is merged into the key's current mapping instead of replacing it.
     """
     *parents, name = override.key_or_group.split(".")
     node: Any = content

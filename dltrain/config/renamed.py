@@ -56,7 +56,7 @@ def new_key(key: str) -> str | None:
 
 
 def new_target(target: str) -> str | None:
-    """Return the new ``_target_`` of a class that has moved, or None."""
+    """Return the new ``_target_`` of a class that has moved, or None if it has not."""
     module, _, name = target.rpartition(".")
     return f"{MODULES[module]}.{name}" if module in MODULES else None
 
@@ -67,7 +67,7 @@ def new_facts(text: str) -> str:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Convert the content of an earlier version's job.yaml to the new names, and keep how its data are read."""
+    """Convert the content of an earlier version's job.yaml: use the new names, and read its data as before."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     data = config.get("data") or {}

@@ -77,7 +77,7 @@ def _check_shape(content: dict[str, Any], own: dict[str, Any], groups: list[str]
 
 
 def _select_group(content: dict[str, Any], choices: dict[str, str], key: str, base: DictConfig) -> None:
-    """Replace a group, and the groups within it, by those of a configuration with the chosen option."""
+    """Replace a group and the groups within it by the option that `base` was composed with."""
     path = key.replace("/", ".")
     parent, _, name = path.rpartition(".")
     owner = validation.lookup(parent, content) if parent else content

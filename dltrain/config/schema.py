@@ -248,7 +248,7 @@ def is_too_large(value: Any) -> bool:
 
 
 def check_type(key: str, value: Any, default: Any) -> str | None:
-    """Return the error if an override's value has another type than the default in YAML, else None."""
+    """Return the error if an override's value does not have the type of the default in YAML, else None."""
     field = field_of(key)
     if default is None or default == "auto" or is_deferred(default) or is_deferred(value):
         return None

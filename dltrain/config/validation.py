@@ -11,7 +11,7 @@ Node = Mapping[str, Any]
 
 # Groups of plain values: their keys are exactly those of dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "transfer", "device", "sweep")
-LISTED = 40  # options in a message
+LISTED = 40  # maximum number of options to list in a message
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
 
 
@@ -96,12 +96,14 @@ def _in_some_group(name: str, content: Node) -> str:
 
 
 def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[str]:
-    """Yield an error for each unknown key and each missing required key of the plain groups.
+    """Yield an error for each unknown key and each missing key, at the top level and in the groups of `PLAIN`.
+
+    An unknown key that an interpolation refers to is accepted.
 
     Args:
         content: The configuration.
         own: dltrain's own configuration, unchanged.
-        groups: Names of all groups. Constructors check the keys of those that are not in `PLAIN`.
+        groups: Names of all groups. Constructors check the keys of groups that are not in `PLAIN`.
     """
     text = str(content)
     for prefix, node, known in (("", content, own), *((f"{g}.", content.get(g, {}), own[g]) for g in PLAIN)):

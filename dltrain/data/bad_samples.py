@@ -10,7 +10,7 @@ MAX_BAD_SAMPLES = 100
 
 
 class BadSamples:
-    """Policy for unreadable examples, and the record of those that a run has skipped.
+    """Policy for unreadable examples, and the messages of the examples that a run has skipped.
 
     Args:
         policy: ``stop`` or ``skip``. None also stops, for data without the key data.on_bad_sample.
@@ -42,5 +42,5 @@ class BadSamples:
         self.found.append(message)
 
     def restore(self, found: Iterable[str]) -> None:
-        """Restore the examples that an earlier session of the run skipped."""
+        """Restore the messages of the examples that earlier sessions of the run skipped."""
         self.found = list(found)

@@ -22,8 +22,8 @@ def fingerprint(splits: Splits) -> dict[str, str]:
     Tensors are hashed by name, shape, dtype and bytes, before `Source.prepare` is applied. For overlapping
     windows, the memory that they share is hashed once. Tensors above 256 MiB are sampled: evenly spaced blocks of
     about 256 MiB in total, including the first and the last, so a change between two blocks is missed. `Files` have two
-    hashes joined by a dash: one of the file names and one of the file sizes. For computed data, the settings are hashed
-    instead of the values.
+    hashes joined by a dash: one of the number of examples and the file names, and one of the file sizes. For computed
+    data, the settings are hashed instead of the values.
     """
     # "unlabelled" is the name in the environment.json of earlier runs.
     sources = {"train": splits.train, "val": splits.val, "test": splits.test, "unlabelled": splits.unlabeled}

@@ -124,7 +124,8 @@ def check_inputs(names: Iterable[str]) -> None:
     """Check that all inputs exist and are readable, before any of them is read.
 
     Raises:
-        ConfigError: An input does not exist or cannot be read; the message has one line for each.
+        ConfigError: An input does not exist, cannot be read, or is a pipe or device, or standard input is closed or
+            used twice. The message has one line per error.
     """
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]

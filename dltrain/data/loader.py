@@ -32,7 +32,7 @@ CHUNK_BYTES = 8 * 2**20
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes: images, clips
 
-DECODE, BLEND, CORRUPT = 1, 2, 3  # parts of the keys of these operations; the keys of `augment` have none
+DECODE, BLEND, CORRUPT = 1, 2, 3  # hashed into the keys of these operations; keys of `augment` have no such number
 
 
 class Batches:
@@ -116,7 +116,7 @@ class Batches:
             raise ConfigError(format_error("data.path", "at least one readable example in each split", got))
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from batch number ``start`` on, without reading the earlier ones.
+        """Yield the batches of an epoch from batch number ``start`` on, without decoding the earlier ones.
 
         Unreadable examples are left out of their batch. A batch without any readable example is ``{}``, so
         that batch numbers stay the same when a run resumes.
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # With one example, threads may share a sum over the whole tensor, and their number changes the rounding.
+            # For a single example, torch may split a sum among threads, and their number changes the rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
@@ -155,7 +155,7 @@ class Batches:
 
     @property
     def padding(self) -> float | None:
-        """Fraction of the values of epoch 0 that are padding; None if all examples have the same length."""
+        """Fraction of the values of epoch 0 that are padding; None without `Ragged` fields."""
         fields = self._loader.ragged.values() if isinstance(self._loader, TensorLoader) else ()
         return padding_share(fields, self.plan(0)) if fields else None
 
@@ -192,7 +192,7 @@ class Batches:
         return batch
 
     def _finish(self, batch: Batch, number: int, indices: Tensor, epoch: int) -> Batch:
-        """Add the field ``continues`` and apply the blend; both depend on the whole batch."""
+        """Add the field ``continues`` if the plan is contiguous, and apply the blend, if any."""
         if self._divide.contiguous:
             batch["continues"] = torch.full((len(batch["inputs"]),), number > 0)
         if self.blend is None:
@@ -222,7 +222,7 @@ class TensorLoader:
 
     @property
     def lengths(self) -> Tensor | None:
-        """Steps of each row."""
+        """Steps of each row in its first `Ragged` field; None if it has no such field."""
         return next((padding.lengths for padding in self.ragged.values()), None)
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:

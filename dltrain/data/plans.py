@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-# Share of padding above which batches are divided: with the jitter of training, it stays at most 5%.
+# Share of padding above which batches are divided. With the jitter of training, the share stays at most 5%.
 MAX_PADDING = 0.04
 JITTER = 0.03  # relative change of the widths in training, for data in which few examples have the same width
 
@@ -59,9 +59,9 @@ class FixedSize:
 class ByLength:
     """Batches of examples of similar length, to reduce padding.
 
-    Examples are sorted by padded width, the widest first, and cut into batches. Those with two lengths are sorted by
-    the first one, and then by the second one within strips of several batches, so that both are similar in a batch;
-    with `max_tokens`, they are sorted by the larger one. A batch has ``batch_size`` examples, or as many as fit into
+    Examples are sorted by padded width, the widest first, and cut into batches. Examples with two lengths are sorted by
+    the first length, and then by the second one within strips of several batches, so that both are similar in a batch;
+    with `max_tokens`, they are sorted by the larger length. A batch has ``batch_size`` examples, or as many as fit into
     `max_tokens`; a longer example forms its own batch. Batches are then divided as in `divide_batches`.
 
     In training, examples of the same width are in random order, and so are the batches.
@@ -92,7 +92,7 @@ class ByLength:
         if shuffle is None:
             parts = self._divide(self._sort(examples, batch_size, None), batch_size)
             return sorted((part.sort().values for part in parts), key=lambda part: int(part[0]))
-        other = torch.Generator().manual_seed(0)  # another order, which determines the number of batches of all epochs
+        other = torch.Generator().manual_seed(0)  # a fixed order, which determines the number of batches of all epochs
         count = len(self._divide(self._sort(examples, batch_size, other), batch_size))
         batches = self._divide(self._sort(examples, batch_size, shuffle), batch_size, count)
         return [batches[number] for number in torch.randperm(count, generator=shuffle).tolist()]
@@ -103,7 +103,7 @@ class ByLength:
         return (lengths + self.multiple - 1) // self.multiple
 
     def _sort(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> Tensor:
-        """Return the examples in the order in which they are cut into batches; `shuffle` mixes those of one width."""
+        """Return the examples in the order in which they are cut into batches, randomized by `shuffle`."""
         if shuffle is not None:
             examples = examples[torch.randperm(len(examples), generator=shuffle)]
         widths = self._widths(examples)
@@ -136,11 +136,11 @@ class ByLength:
 def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -> list[int]:
     """Return the sizes of batches after the divisions that remove the most padding.
 
-    They end when the share of padding is at most `MAX_PADDING`, or no division removes any.
+    The divisions end when the share of padding is at most `MAX_PADDING`, or when none removes padding.
 
     Args:
         widths: Width of each field of each example, (N, fields).
-        sizes: Examples of each batch, which are N in total.
+        sizes: Number of examples of each batch, N in total.
         count: Number of batches at which the divisions end instead, from ``len(sizes)`` to N.
     """
     if not sizes or count == len(sizes):

@@ -72,7 +72,7 @@ class Spec:
         tags: Number of tags of words (tagging).
         tag_names: One name per tag.
         answer_spans: Whether the examples are questions whose answers are parts of a context (question answering).
-        sentence_pairs: Whether the examples are pairs of passages, the second of which may follow the first one.
+        sentence_pairs: Whether the examples are pairs of passages (next sentence prediction).
         targets: Number of values to predict per example (regression).
         target_names: One name per predicted number or column.
         series_names: Names of the series, if a file has several; each is split by time separately.
@@ -233,7 +233,8 @@ class Data(Protocol):
     - ``check()``: called after `load` before a run is trained; raises ConfigError for examples that cannot be read, so
       that they do not stop the run later.
     - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`. Its batches
-      follow ``plan`` if that is contiguous, otherwise their order, padded to a multiple of ``pad_multiple`` steps.
+      follow ``plan`` if that is contiguous; else they keep the order of the rows, and are padded to a multiple of
+      ``pad_multiple`` steps.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
@@ -250,7 +251,10 @@ class Data(Protocol):
         """Read the data and return the splits."""
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Yield user-provided examples in batches of about ``files.batch_size``, also those before an invalid one."""
+        """Yield user-provided examples in batches of about ``files.batch_size``.
+
+        Examples before an invalid one are yielded before the error is raised.
+        """
 
 
 def describe_data(data: Data) -> list[str]:

@@ -73,7 +73,7 @@ class WorkerLoader:
 
         Raises:
             ConfigError: An example cannot be read and may not be skipped.
-            WorkerError: A worker died or hangs.
+            WorkerError: A worker died or hangs, or shared memory is full.
         """
         self._start_epoch([_requests(part, key) for part in plan[start:]])
         for number in itertools.count(start):
@@ -125,7 +125,7 @@ class WorkerLoader:
         """Raise as soon as a worker dies while the body of the with statement waits for the workers.
 
         Raises:
-            WorkerError: A worker died.
+            WorkerError: A worker died, or shared memory is full.
             TimeoutError: All workers are alive but returned nothing for a while.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()

@@ -164,7 +164,10 @@ def _points(curves: dict[str, float]) -> list[Summary.Value]:
 
 
 def _file_name(folder: Path) -> str:
-    """Return a name that sorts after earlier sessions even if the clock went back: TensorBoard reads in that order."""
+    """Return a name that sorts after the names of earlier sessions, even if the clock went back.
+
+    TensorBoard reads event files in the order of their names.
+    """
     matches = (EVENTS_TIME.match(file.name) for file in folder.glob(f"{EVENTS}.*"))
     earlier = [int(match[1] + match[2]) for match in matches if match]
     now = max(time.time_ns(), *(number + 1 for number in earlier), 0)

@@ -82,8 +82,8 @@ def find_damage(file: Path, sha256: str | None) -> str | None:
 def upgrade(content: Any) -> dict[str, Any]:
     """Convert a loaded checkpoint to the current format; raise `ValueError` if it is invalid.
 
-    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored the losses to be logged next by name,
-    format 3 by turn.
+    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored the losses that were not logged yet
+    by name, format 3 stores them by turn.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version not in range(1, FORMAT + 1) or type(version) is not int:

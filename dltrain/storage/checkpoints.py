@@ -77,7 +77,7 @@ class Checkpoints:
         """Write a checkpoint and have the thread make it durable.
 
         If an earlier one is still queued, the new one replaces it, so that a slow disk does not slow down training.
-        A queued best checkpoint is only replaced by a better one.
+        A queued best checkpoint is only replaced by a better one; otherwise `save` waits until it is durable.
 
         Args:
             state: Tensors and plain Python values.

@@ -25,7 +25,7 @@ def save(folder: Path, content: dict[str, Any]) -> str:
 
 
 def intact_sha256(folder: Path) -> str | None:
-    """Return the SHA-256 of the file of a run, or None if it is missing or damaged."""
+    """Return the SHA-256 of a run's ``fitted.pt``, or None if it is missing or damaged."""
     file = folder / FITTED
     if find_damage(file, Checkpoints(folder).fitted_sha256()):
         return None
@@ -33,7 +33,7 @@ def intact_sha256(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load the file of a run; return None if it has none, like runs of earlier versions and of data without `fit`.
+    """Load a run's ``fitted.pt``; return None if it has none, like runs of earlier versions and of data without `fit`.
 
     Raises:
         CheckpointError: The file is damaged or invalid, or the manifest lists it and it is missing.

@@ -22,7 +22,7 @@ def check_available(path: str | None, root: Path) -> None:
 
 
 def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
-    """Raise ConfigError if the folder `path`, the value of `key`, cannot be created; leave no files behind."""
+    """Raise ConfigError if the folder `path`, the value of `key`, cannot be created or written; leave no files."""
     existing = path.expanduser().absolute()
     while not existing.exists():
         existing = existing.parent
@@ -57,7 +57,7 @@ def has_foreign_lock(path: Path) -> bool:
 
 
 def check_entries(path: Path, links: bool = True) -> None:
-    """Raise ConfigError if a run folder contains pipes, devices, sockets or links that are not allowed.
+    """Raise ConfigError if a run folder cannot be read or contains pipes, devices, sockets or rejected links.
 
     Opening a pipe, device or socket can block forever.
 

@@ -29,7 +29,7 @@ class RunDir:
     Args:
         path: An existing folder.
         created: Folders that were created for it, innermost first; `discard` removes them.
-        resume: The folder already holds the run to be resumed.
+        resume: Whether the folder holds the run to be resumed.
     """
 
     def __init__(self, path: Path, created: list[Path], resume: bool = False) -> None:
@@ -106,7 +106,7 @@ def create(path: str | None, root: Path, name: str) -> RunDir:
 
 
 def reopen(path: Path) -> RunDir:
-    """Open and lock the folder of a run to resume it; links and special files in it are rejected."""
+    """Open and lock the folder of a run to resume it; reject special files, and links except last.pt and best.pt."""
     check_entries(path, links=False)
     try:
         return RunDir(path, [], resume=True)
@@ -153,7 +153,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _process_lives(status: Mapping[str, Any]) -> bool:
-    """Return whether the process that wrote a status may be alive; True if it ran on another machine."""
+    """Return whether the process that wrote a status may be alive; True if unknown, as on another machine."""
     pid = status.get("pid")
     if status.get("host") != platform.node() or not isinstance(pid, int) or pid < 1:
         return True

@@ -48,7 +48,7 @@ class Sweep:
     """A sweep in its folder."""
 
     jobs: list[Job]
-    chosen: list[dict[str, str]]  # for each job, the values in which it differs from other jobs
+    chosen: list[dict[str, str]]  # for each job, its values of the keys that differ between jobs
     paths: list[Path]  # the folder of each job
     home: run_dir.RunDir  # the sweep's folder, locked
     console: Console

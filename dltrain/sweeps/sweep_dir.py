@@ -20,7 +20,7 @@ MAX_SHOWN = 5  # differences in one message
 
 
 def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.RunDir:
-    """Return the locked folder of a sweep: a new folder, or that of the sweep to resume.
+    """Return the locked folder of a sweep: a new folder, or the folder of the sweep to resume.
 
     Args:
         names: Name of each job's folder.
