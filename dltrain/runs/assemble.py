@@ -146,7 +146,7 @@ def build_data(job: Job, fitted: Fitted | None = None) -> Data:
 
     Raises:
         ConfigError: An argument or a file is wrong.
-        CheckpointError: `fitted` was not written by these data.
+        CheckpointError: `fitted` does not fit these data.
     """
     if fitted is None:
         return instantiate.build(job.resolved["data"], "data", job.allow)

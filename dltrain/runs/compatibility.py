@@ -44,7 +44,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
 
 
 def find_missing(job: Job, group: str, facts: Facts) -> tuple[list[str], list[str]]:
-    """Return the facts that the task or model chosen for `group` needs, and those of them that `facts` lack."""
+    """Return the facts that the task or model chosen for `group` needs, and which of them `facts` lacks."""
     needed = list(instantiate.required_facts(job.resolved[group], group, job.allow))
     return needed, list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
 
@@ -59,7 +59,7 @@ def _whole(fact: str) -> str:
 
 
 def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
-    """Return the names of the data options that fit the task or model chosen for `group`, which needs some facts.
+    """Return the names of the data options that fit the task or model chosen for `group`, given its needed facts.
 
     A model gets its facts from the data and a task: the task that the model's YAML file selects, or else the task that
     the data's YAML file selects.
@@ -102,7 +102,7 @@ def _matching_models(job: Job) -> str:
 
 
 def _matching_task(job: Job, group: str, missing: set[str]) -> str:
-    """Return the task that the chosen option selects in its YAML file, or else those that provide the missing facts."""
+    """Return the task that the chosen option selects in its YAML file, or else tasks that provide the missing facts."""
     tasks = _selected_tasks(compose.options(group, job.config_dirs).get(job.choices[group], {}))
     if tasks:
         return f"task={tasks[0]}"

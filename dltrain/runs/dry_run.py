@@ -105,7 +105,7 @@ def training_targets(components: Components, splits: Splits) -> Iterator[torch.T
 
 
 class NumbersAsTargets(nn.Module):
-    """Preparation of rows that takes ``targets`` from the numbers of a column that could also be read as classes."""
+    """Preparation of rows whose ``targets`` are numbers, for a column that could also be read as classes."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -161,7 +161,9 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
     are restored afterwards.
 
     Raises:
-        ConfigError: Model, task and data do not fit together, or the optimizer rejects its arguments.
+        ConfigError: Model, task and data do not fit together, the optimizer cannot be used, the precision is not
+            supported, batch normalization gets a batch of one example, or a state cannot be stored in a checkpoint.
+        OutOfMemory: A batch needs too much memory.
     """
     components.task.begin(components.model)
     _check_checkpointable(components)

@@ -33,7 +33,7 @@ Encode = Callable[[Generated], bytes]
 
 
 def encoders(spec: Spec) -> dict[str, Encode]:
-    """Return the file formats for examples of this data: file extension -> encoder."""
+    """Return the file formats for examples of these data: file extension -> encoder."""
     shape = spec.shape or ()
     if len(shape) == 3 and spec.low is not None:
         return {".png": _grid, ".gif": _gif, ".npy": _npy}

@@ -16,7 +16,7 @@ from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, rea
 MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
 TAIL_BYTES = 4096  # more than one line of metrics.jsonl
 MANIFEST = f"{run_files.CHECKPOINTS}/{run_files.MANIFEST}"
-LOST = "lost"  # state of a run whose status is running, but whose lock no process holds
+LOST = "lost"  # state of a run that is recorded as running, but not locked by any process
 
 RunInfo = dict[str, Any]
 
@@ -106,7 +106,7 @@ def _last_step(path: Path) -> Any:
 
 
 def _typed_overrides(path: Path) -> str | None:
-    """Return the words of a run's command, except those that choose a group with its own column, or None."""
+    """Return the words of a run's command, except choices with their own column; None if it is unreadable."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):

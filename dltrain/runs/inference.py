@@ -130,7 +130,7 @@ def rebuild_components(job: Job, path: Path | None = None) -> Components:
 
 
 def own_prepare(components: Components) -> nn.Module | None:
-    """Return the module that prepares a user's inputs, or None if it must first be fitted to the run's data.
+    """Return the module that prepares a user's inputs, or None if there is none or it must be fitted first.
 
     The run's data are not needed if nothing is fitted to them or if the fitted state is stored with the run.
     """
@@ -151,8 +151,8 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     Args:
         path: The run's folder.
         name: The checkpoint: ``best.pt``, ``last.pt`` or a file in ``checkpoints/``.
-        reject_other_data: Whether to load the data and raise ConfigError if they are not those that the run was trained
-            on. If false, data are loaded only if needed, and a difference is reported in `Trained.notes`.
+        reject_other_data: Whether to load the data and raise ConfigError if the run was trained on other data. If
+            false, data are loaded only if needed, and a difference is reported in `Trained.notes`.
     """
     if not reject_other_data and own_prepare(components) is not None:
         _check_class_names(components, path)
@@ -164,11 +164,11 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     if others and reject_other_data:
         hint = "data.path= or data.root= sets their location, or names other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
-        expected = "those the run was trained on"
+        expected = "the data that the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "other data", f"{hint}. {other}."))
     _check_class_names(components, path)
     scales = "; normalization and names are fitted on the new data" * hasattr(components.data, "fit")
-    notes = (f"data ({others}): not those that the run was trained on{scales}",) if others else ()
+    notes = (f"data ({others}): not the data that the run was trained on{scales}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
 
@@ -191,7 +191,7 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
     others = components.data.evaluation()
     where = next((job.resolved["data"][key] for key in ("path", "root") if job.resolved["data"].get(key)), "them")
     size = f"all {len(others):,} examples of {where} are evaluated, with the normalization and names of the run"
-    notes = (f"data: not those that the run was trained on; {size}",)
+    notes = (f"data: not the data that the run was trained on; {size}",)
     return Trained(components, None, restore_weights(components, path, name), notes, others)
 
 
@@ -247,7 +247,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Add to errors about missing data that the run's own data are needed."""
+    """Extend errors of ``data`` keys by a hint that the run's own data are needed."""
     try:
         yield
     except ConfigError as error:

@@ -23,7 +23,7 @@ Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the initial weights of a new run, or read the record of those loaded if the stages depend on it.
+    """Load the initial weights of a new run, or read the record of the loaded weights if the stages depend on it.
 
     Args:
         begun: Folder of the run, if it already has a checkpoint.
@@ -102,7 +102,7 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
-    """Return the weights whose shape depends on the number of outputs, and on the vocabulary."""
+    """Return the weights whose shape depends on the number of outputs, and those that depend on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     known = {name: facts.get(name) for name in ("tokens", "target_tokens")}
@@ -159,7 +159,7 @@ def _other_outputs(here: list[str] | None, found: InitialWeights) -> str:
 
 
 def read_record(path: Path, model: nn.Module) -> Loaded:
-    """Read from a run folder which weights were loaded when the run began.
+    """Return the record of the weights that were loaded when the run in a folder began.
 
     Raises:
         CheckpointError: The file is missing or damaged; without it, the frozen weights are unknown.

@@ -25,7 +25,7 @@ def dump_job(job: Job) -> str:
 def open_run(name: str, typed: list[str]) -> tuple[Path, Job, Changes]:
     """Return a run's folder, its job with the overrides `typed`, and what they change.
 
-    ``allow_targets`` is read from `typed` only; that of ``job.yaml`` is ignored.
+    ``allow_targets`` is read from `typed` only; its value in ``job.yaml`` is ignored.
     """
     path = find_run(name)
     return path, *revise_job(load_job(path, overrides.allowed_modules(typed)), typed)

@@ -30,7 +30,7 @@ def train(
 
     Args:
         started: Start of the command, by `time.perf_counter`.
-        path: Folder of the run within a sweep; None uses that of the job.
+        path: Folder of the run within a sweep; None uses `Job.run_dir`.
         stop: Signal handler; a sweep passes one for all jobs, so that no signal is lost between them.
         origin: Run that this run repeats; the differences are printed first.
 
@@ -70,8 +70,8 @@ def resume(
         change_schedule: Allow a new length of training to change the learning rate.
 
     Raises:
-        ConfigError: The folder is in use or its content is invalid; it is left unchanged.
-        CheckpointError: All checkpoints are damaged; the folder is left unchanged.
+        ConfigError: The folder is in use, or its content or an override is invalid.
+        CheckpointError: All checkpoints are damaged, or the newest intact one does not fit this run.
         Stopped: A signal arrived before training started.
     """
     standalone, stop = stop is None, stop or Stop()

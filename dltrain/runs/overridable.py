@@ -1,4 +1,4 @@
-"""Configuration keys that `resume` may override, and those that `evaluate`, `predict` and `generate` may override."""
+"""Configuration keys that `resume` may override, and keys that `evaluate`, `predict` and `generate` may override."""
 
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError, format_error, shorten

@@ -45,7 +45,7 @@ class Origin:
 
 
 def load_environment(path: Path) -> dict[str, Any]:
-    """Return the environment in which a run began, or an empty dictionary if its file is missing."""
+    """Return the environment in which a run began, or an empty dictionary if its file is missing or invalid."""
     return safe_read.read_mapping(path / run_files.ENVIRONMENT)
 
 
@@ -103,7 +103,7 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def _git_commit() -> dict[str, Any] | None:
-    """Return the commit of dltrain's checkout and whether files were changed since, or None if it is unknown."""
+    """Return the commit of dltrain's checkout and whether tracked files differ from it; None if unknown."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

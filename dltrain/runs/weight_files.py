@@ -59,7 +59,7 @@ def read_weights(name: str, allow: tuple[str, ...]) -> InitialWeights:
     """Read the weights that ``transfer.weights`` names.
 
     Raises:
-        ConfigError: The source does not exist or contains no named tensors.
+        ConfigError: The source does not exist, cannot be loaded, or contains no named tensors.
     """
     if name.startswith(TORCHVISION):
         from dltrain.datasets.pretrained import download  # imports torchvision

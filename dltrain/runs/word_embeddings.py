@@ -21,7 +21,8 @@ def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str]
         name: File of word vectors.
 
     Raises:
-        ConfigError: The model has no embedding, the vectors have another width, or no token is in the file.
+        ConfigError: The inputs are not text, the model does not have exactly one embedding of the vocabulary, its width
+            differs from the vectors, or the file is invalid or contains no token.
     """
     texts = token_texts(tokens)
     modules = {f"{part}.weight": module for part, module in model.named_modules() if isinstance(module, nn.Embedding)}

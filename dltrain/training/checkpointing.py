@@ -71,7 +71,7 @@ class Checkpointer:
     def state_dict(self, state: TrainState) -> dict[str, Any]:
         """Return the state as tensors and plain Python values.
 
-        At a given step it is the same whether or not the run was interrupted.
+        The state at a given step is the same whether or not the run was interrupted.
         """
         return {
             "model": self.model.state_dict(),

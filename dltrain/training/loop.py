@@ -90,7 +90,7 @@ class Loop:
         # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
         # these thresholds, it soon finds cycles that hold tensors.
         gc.collect()
-        frozen = gc.get_freeze_count() > 0  # by the calling program, whose choice unfreezing would undo
+        frozen = gc.get_freeze_count() > 0  # by the calling program; unfreezing would undo it
         if not frozen:
             gc.freeze()
         thresholds = gc.get_threshold()

@@ -50,7 +50,7 @@ class Loaded:
         names: Weights and buffers that were loaded.
         new: Weights that were not loaded -> reason.
         unused: Names in the source that the model does not have.
-        heads: Those of `names` whose shape depends on the number of outputs.
+        heads: Weights in `names` whose shape depends on the number of outputs.
         note: A line for the user.
     """
 
@@ -125,7 +125,7 @@ def plan(
     Args:
         loaded: Names of the initial weights that were loaded.
         epochs: Epochs of a stage that does not set its own number.
-        heads: Those of `loaded` that are output weights; ``freeze: auto`` does not freeze them.
+        heads: Output weights in `loaded`; ``freeze: auto`` does not freeze them.
     """
     parts = _parts(model, transfer, loaded, heads)
     rates = {p: part.rate for part in parts for p in part.parameters if part.rate != 1}

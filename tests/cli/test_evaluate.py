@@ -141,7 +141,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     result = evaluate(run)
     assert (result.code, result.out) == (2, "")
-    assert "data (train, val, test): expected those the run was trained on, got other data" in result.err
+    assert "data (train, val, test): expected the data that the run was trained on, got other data" in result.err
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
@@ -164,7 +164,7 @@ def test_changed_data_are_rejected_even_if_their_class_has_an_attribute_fitted(
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
     result = evaluate(run, trusted)
-    assert result.code == 2 and "expected those the run was trained on, got other data" in result.err
+    assert result.code == 2 and "expected the data that the run was trained on, got other data" in result.err
 
 
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(

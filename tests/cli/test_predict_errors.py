@@ -83,7 +83,7 @@ def test_a_run_without_fitted_values_reads_its_training_data(
     assert result.out == before and "warning" not in result.err
     (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))
     result = predict(folder, own_files["csv"])
-    assert result.code == 0 and "not those that the run was trained on" in result.err
+    assert result.code == 0 and "not the data that the run was trained on" in result.err
 
 
 @pytest.mark.parametrize(
