@@ -52,7 +52,7 @@ class Narrow(nn.Module):
 
 
 class NarrowBlock(nn.Module):
-    """Two 3x3 convolutions whose output is added to the input; the first one has the stride."""
+    """Two 3x3 convolutions whose output is added to the input; the first one has the given stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()

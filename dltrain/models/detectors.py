@@ -17,7 +17,7 @@ UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and an
 class Detector(nn.Module):
     """Mixin that lets torchvision's detectors read batches of images of one size with padded boxes.
 
-    In training, the output has ``losses``, means by name, and their ``weight``, the number of averaged items. In
+    In training, the output has ``losses``, means by name, and their ``weight`` in means over batches. In
     evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
     and also the losses if boxes are given. On the meta device, it has the outputs of all heads.
 

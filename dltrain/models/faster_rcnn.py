@@ -79,7 +79,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         )
 
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
-        """Return the outputs for all anchors, and for as many regions as training samples from each image."""
+        """Return the outputs for all anchors, and for `SAMPLED` regions of each image."""
         scores, moves = self.rpn.head(list(features.values()))
         regions = torch.empty(SAMPLED * len(x), features["0"].shape[1], POOLED, POOLED, device=x.device)
         classes, boxes = self.roi_heads.box_predictor(self.roi_heads.box_head(regions))

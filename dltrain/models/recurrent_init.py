@@ -13,8 +13,8 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
 
     Args:
         layers: Layers of torch, or of `dltrain.models.recurrent_layers`.
-        recurrent_init: ``uniform`` keeps the weights of torch, within 1 / sqrt(hidden_size); ``orthogonal`` gives each
-            gate an orthogonal matrix; ``identity``, for rnn only, gives the identity matrix and biases of 0.
+        recurrent_init: ``uniform`` keeps the weights of torch, within 1 / sqrt(hidden_size); ``orthogonal`` is a random
+            orthogonal matrix for each gate; ``identity``, for rnn only, is the identity matrix, with biases of 0.
         forget_bias: Bias of the forget gates; None for 1. The second bias of torch's layers keeps its random value.
 
     Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN, with ``relu``),
@@ -22,7 +22,7 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
     """
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":
-        reason = f"it is defined only for layers without gates, unlike the {cell}. Use model=rnn."
+        reason = f"it is defined only for layers without gates, and the {cell} has gates. Use model=rnn."
         raise ConfigError(f"model.recurrent_init: identity is not supported because {reason}")
     if forget_bias is not None and cell != "lstm":
         raise ConfigError(f"model.forget_bias: not supported because the {cell} has no forget gate; the lstm has one")

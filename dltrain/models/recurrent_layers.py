@@ -33,7 +33,7 @@ class LockedDropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the input, in training with some of its features set to 0 and the others scaled by 1 / (1 - p)."""
+        """Return the input; in training, some features are set to 0 and the others are scaled by 1 / (1 - p)."""
         if not self.training or not self.p:
             return x
         return x * F.dropout(torch.ones_like(x[:, :1] if x.dim() > 2 else x), self.p)
@@ -286,6 +286,6 @@ def _cell_options(cell: str, activation: str | None) -> dict[str, Any]:
     if cell == "rnn":
         return {"nonlinearity": choose("model.activation", activation or "tanh", {"tanh": "tanh", "relu": "relu"})}
     if activation is not None:
-        reason = f"the activation functions of the {cell} are fixed. model=rnn takes tanh or relu."
+        reason = f"the activation functions of the {cell} are fixed. model=rnn accepts tanh or relu."
         raise ConfigError(f"model.activation: not supported because {reason}")
     return {}

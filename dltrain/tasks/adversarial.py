@@ -21,7 +21,7 @@ from dltrain.tasks.sampling import apply_in_batches, class_labels
 
 MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
 GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # size of a grid of samples
-PLOTTED_POINTS = 1_000  # real points of a scatter plot; as many generated points are added
+PLOTTED_POINTS = 1_000  # real points of a scatter plot, and number of generated points
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 
@@ -88,7 +88,7 @@ class Adversarial(Task):
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage in which critic and generator take turns."""
+        """Return one stage with a turn of the critic and a turn of the generator."""
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
         if self.penalty and has_batch_norm(model):

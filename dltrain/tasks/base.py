@@ -244,7 +244,7 @@ class Task(ABC):
         raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the predictions for all batches, each as soon as it is known.
+        """Yield the predictions for all batches, each as soon as it is computed.
 
         By default, call `predict` for each batch. Override this method if a prediction needs the examples of several
         batches.
@@ -272,7 +272,7 @@ class Task(ABC):
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
         """Yield text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
-        raise ConfigError(format_error("generate", "a run whose task writes text", type(self).__name__))
+        raise ConfigError(format_error("generate", "a run whose task generates text", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the task carries from step to step, as tensors and plain Python."""

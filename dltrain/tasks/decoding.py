@@ -36,8 +36,8 @@ class Sampling:
     def draw(self, logits: Tensor, noise: Generator) -> Tensor:
         """Return a token for each row of logits: (B, vocabulary) -> (B,), drawn on the CPU.
 
-        Each token has its own random number, whatever its rank. Rounding errors, which may swap the ranks of tokens
-        with almost equal probabilities, therefore rarely change the drawn token.
+        Each token has its own random number, independent of its rank. Rounding errors, which may swap the ranks of
+        tokens with almost equal probabilities, therefore rarely change the drawn token.
         """
         logits = logits.float().cpu()
         if self.excluded:

@@ -114,7 +114,7 @@ class MaskedLanguageModeling(Task):
         return Loss(total + some * of_pairs, count, parts)
 
     def _outputs(self, model: nn.Module, batch: Batch, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits of the tokens and, for pairs, those of their classes."""
+        """Return the logits of the tokens and, for pairs, the logits of their classes."""
         found = call_model(model, batch, inputs=inputs)
         logits, pairs = found if isinstance(found, tuple) else (found, None)
         if self.next_sentence and pairs is None:

@@ -25,10 +25,10 @@ def count_spans(lengths: Tensor, share: float, span_length: float) -> tuple[Tens
 
 
 def draw_spans(keys: Tensor, lengths: Tensor, masked: Tensor, spans: Tensor, width: int) -> Tensor:
-    """Return which tokens are masked, bool (B, width); texts start with a visible part and end with a masked one.
+    """Return which tokens are masked, bool (B, width); texts start with a visible segment and end with a span.
 
-    The masked tokens are divided into spans, and the visible ones into as many parts, with equal probability for each
-    division into parts of at least one token.
+    The masked tokens are divided into spans, and the visible tokens into the same number of segments. All divisions
+    without empty spans or segments are equally likely.
 
     Args:
         keys: Random key of each text, int64 (B,), on the device of the result.
@@ -50,7 +50,7 @@ def draw_spans(keys: Tensor, lengths: Tensor, masked: Tensor, spans: Tensor, wid
 
 
 def _divide(items: Tensor, parts: Tensor, noise: Tensor, most: int) -> Tensor:
-    """Return the sizes of random parts of at least one item each, int64 (B, most); 0 for parts that do not exist."""
+    """Return the sizes of `parts` random, nonempty segments of the items, int64 (B, most); 0 for missing segments."""
     places = torch.arange(noise.shape[1], device=noise.device)
     exists = places < items[:, None]
     inner = exists & (places > 0)

@@ -40,7 +40,8 @@ class QuestionAnswering(Task):
     context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this part, both 0 outside of it;
     and ``question`` (B,), the index of the question.
 
-    The answer to a question is the part of the context with the highest sum of both outputs, over all windows.
+    The answer to a question is the part of the context whose first and last token have the highest sum of outputs, over
+    all windows.
 
     Args:
         answer_spans: Whether the data have questions about contexts.

@@ -23,7 +23,7 @@ class Ridge:
         val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
             per training example, which suits inputs of a scale of about 1.
 
-    Its attribute ``deviation``, (outputs,), has the root mean squared error of each output on the examples of ``val``,
+    The attribute ``deviation``, (outputs,), has the root mean squared error of each output on the examples of ``val``,
     or of ``train`` if ``val`` is None.
 
     Source: Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".

@@ -120,7 +120,7 @@ class SpanCorruption(Translation):
 
 
 def _keep_first(batches: Iterable[Batch], kept: list[Batch]) -> Iterable[Batch]:
-    """Yield batches, and append the first examples of the first one to a list."""
+    """Yield batches, and append the first examples of the first batch to `kept`."""
     for batch in batches:
         if not kept:
             kept.append({name: value[:NUM_SHOWN] for name, value in batch.items()})
