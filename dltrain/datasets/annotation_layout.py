@@ -47,7 +47,7 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
         split = _split_of_file(path, root)
         if split is None or split in parts:
             expected = (
-                f"one annotation file for each of train, val and test in {root}, with that name or in that folder"
+                f"one annotation file for each of train, val and test in {root}, with the split in its name or path"
             )
             raise ConfigError(format_error("data.path", expected, path.relative_to(root)))
         parts[split] = read_coco(path, content, images, split)

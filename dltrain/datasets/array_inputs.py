@@ -97,7 +97,7 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
 
 
 def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return the array as (examples, *shape), or None if it has another shape."""
+    """Return the array as (examples, *shape), or None if its shape does not fit."""
     if array.shape in (shape, *_image_layouts(shape)):
         array = array[None]
     if array.shape[1:] == shape:

@@ -68,7 +68,8 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file or a line cannot be read, or the decimal mark is ambiguous; errors in a line name it.
+        ConfigError: The file or a line cannot be read, or the decimal mark is ambiguous; the message names the line,
+            if there is one.
     """
     with csv_errors(path):
         content = path.read_bytes()
@@ -136,8 +137,8 @@ def iterate_tables(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, or there are no rows; errors in
-            a line name it.
+        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, or there are no rows; the
+            message names the line, if there is one.
     """
     reader = Reader(lines, path, notation or Notation())
     rows = iter(reader)

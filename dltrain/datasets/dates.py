@@ -47,9 +47,9 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates. None if no cell is known, if the first, middle and last known cells are not dates, if fewer than nine
-        in ten distinct cells are dates (all must be, if dates such as 202105 are also numbers), or if two consecutive
-        cells such as "May 14" and "May 15" are days without a year.
+        The dates. None if none of the first, middle and last known cells is a date, if fewer than nine in ten distinct
+        cells are dates (or not all, for dates that are also numbers such as 202105), or if two consecutive cells such
+        as "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()
     if known.empty:

@@ -39,7 +39,7 @@ class DetectionFolder:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
-        class_names: Names of the classes; None uses those of the training images, in alphabetical order.
+        class_names: Names of the classes; None uses the classes of the training images, in alphabetical order.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
@@ -144,7 +144,7 @@ class DetectionFolder:
         """Check all files and boxes, and return the splits.
 
         Raises:
-            ConfigError: A file, box, class or fraction is invalid, or a split except an empty ``val`` has no box.
+            ConfigError: A file, box, class or fraction is invalid, or a split has no box (``val`` may be empty).
         """
         self.left_out = []
         found = {split: self._checked(images) for split, images in self.found.items()}
@@ -210,7 +210,7 @@ class DetectionFolder:
                 raise ConfigError(format_error(key, f"a size that leaves images for {split}", size))
 
     def describe(self) -> list[str]:
-        """Return lines about the images, splits and boxes that were found, and about those left out."""
+        """Return lines about the images, splits and boxes that were found, and about images and boxes left out."""
         counts = {split: files.count_boxes() for split, files in self.splits.items()}
         images = {part.image for files in self.splits.values() for part in files.parts}
         what = "images" if self.tile is None else f"tiles of {self.tile} x {self.tile} pixels"

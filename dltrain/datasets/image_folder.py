@@ -59,7 +59,7 @@ class ImageFolder:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None takes the classes of the folder.
+        fitted: Result of `fit` in an earlier run; None uses the names of the class folders.
     """
 
     def __init__(

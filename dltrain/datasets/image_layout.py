@@ -154,6 +154,6 @@ def list_images(root: Path, split: str, classes: list[str], skipped: SkippedFile
 
 
 def split_listing(listing: Listing, fraction: float) -> tuple[Listing, Listing]:
-    """Return the examples to keep and those to hold out, with the same fraction of each class."""
+    """Return the examples to keep and the examples to hold out, with the same fraction of each class."""
     kept, held_out = hold_out_stratified(torch.tensor([label for _, label in listing]), fraction)
     return [listing[index] for index in kept.tolist()], [listing[index] for index in held_out.tolist()]

@@ -64,7 +64,7 @@ class ImageMasks:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images and masks: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None takes the classes of the training masks.
+        fitted: Result of `fit` in an earlier run; None uses the classes of the training masks.
     """
 
     def __init__(

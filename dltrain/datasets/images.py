@@ -126,7 +126,7 @@ def select_rows(rows: Mapping[str, Tensor], indices: Tensor) -> Rows:
 
 
 def limit_labels(splits: Splits, count: int | None) -> Splits:
-    """Keep the labels of only some training examples; all training examples are also ``unlabeled``.
+    """Keep the labels of only some training examples; all training examples form the split ``unlabeled``.
 
     Args:
         splits: Splits of tensors.

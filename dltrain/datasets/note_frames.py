@@ -37,7 +37,7 @@ def encode_text(text: str) -> list[list[int]]:
     The text has MIDI pitches, and a line break or a comma between two frames.
 
     Raises:
-        ConfigError: The text has no frame, or a word that is neither a pitch of a piano nor `REST`.
+        ConfigError: The text has an empty frame, or a word that is neither a pitch of a piano nor `REST`.
     """
     frames = [frame.split() for frame in re.split(r"[,\n]", text.strip())]
     expected = f"frames of MIDI pitches from {LOWEST} to {HIGHEST}, such as '60 64 67, 60 65 69'; {REST} for a rest"

@@ -247,7 +247,7 @@ class Parallel:
 
 
 def _mix(count: int, files: int) -> Tensor:
-    """Return the order of held-out pairs: for several files random but fixed, so that the first pairs are mixed."""
+    """Return the order of held-out pairs: random but fixed for several files, to mix their pairs."""
     return permutation(count) if files > 1 else torch.arange(count)
 
 

@@ -43,7 +43,7 @@ class PixelsCsv:
         workers: Unused: the images stay in memory.
         on_bad_sample: Policy for rows that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of rows to skip before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None takes classes and size from the file.
+        fitted: Result of `fit` in an earlier run; None reads classes and size from the file.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class PixelsCsv:
 
 
 def _find_values(rows: Sequence[PixelRow], names: list[str] | None) -> list[str]:
-    """Return the values of the column of classes: 0, 1, ... for given names, otherwise those of the training rows."""
+    """Return the values of the column of classes: 0, 1, ... for given names, otherwise the values in training."""
     if names:
         return [str(number) for number in range(len(names))]
     values = {row.label for row in rows} - {""}

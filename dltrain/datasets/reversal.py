@@ -22,8 +22,7 @@ MIN_SEQUENCES = 8
 class Reversal:
     """Sequences of random letters, each with its reverse as the target; they do not depend on the seed of a run.
 
-    To predict the target, a model must remember the whole source: a test of its memory, or of its attention, which can
-    read the source backward.
+    To predict the target, a model must remember the whole source, or read it backward by attention.
 
     Args:
         sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.

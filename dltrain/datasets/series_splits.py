@@ -39,7 +39,7 @@ class SeriesSplit:
             times: Times of the rows; None if the file has no dates.
 
         Raises:
-            ConfigError: There are no dates, or their steps are irregular or do not divide 30 days.
+            ConfigError: There are no dates, or their usual step is not a fixed time that divides 30 days.
 
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """

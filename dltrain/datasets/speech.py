@@ -54,7 +54,7 @@ class PrepareSpeech(nn.Module):
 class Speech:
     """Recordings with transcripts; the splits are random but fixed, unless there are folders for them.
 
-    If each transcript occurs twice or more on average, they are also classes, for the recognition of single words.
+    If transcripts occur at least twice on average, they are also classes, for the recognition of single words.
 
     Args:
         path: A table (CSV or TSV) with a column of audio files (WAV, FLAC, OGG or MP3) and one of transcripts, or a

@@ -148,7 +148,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
 
 
 def descends(numbers: np.ndarray) -> bool:
-    """Return whether numbers only decrease, unlike those that restart every year or day."""
+    """Return whether numbers only decrease, unlike numbers that restart every year or day."""
     return bool(len(numbers) > 2 and numbers[-1] < numbers[0] and (np.diff(numbers) <= 0).all())
 
 

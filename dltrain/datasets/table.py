@@ -48,8 +48,8 @@ class CsvTable:
     week and, if the column has hours, of the time of day.
 
     If the predicted column holds words, ``targets`` are class indices; if it holds numbers, ``targets`` are the
-    numbers. At most 20 distinct whole numbers are classes, too: then ``targets`` are class indices and ``values`` the
-    numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest,
+    numbers. If it holds at most 20 distinct whole numbers, they are also classes: ``targets`` are class indices and
+    ``values`` the numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest,
     where shift_rest is the rounding error of shift; all three are (B, 1).
 
     Args:

@@ -43,22 +43,22 @@ class Text:
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
-        tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (with the space before them, symbols, and other
-            whitespace), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``, which
-            splits a word as BERT does, but keeps the space before it, other whitespace and case.
+        tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (and symbols, each with the space before it,
+            and other whitespace), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``,
+            which splits a word as BERT does, but keeps the space before it, other whitespace and case.
         tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
         max_words: Maximum number of words, or of subwords including bytes or characters, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with
-            ``streams``, with a ``separator`` and for files above ``map_above``.
+            ``streams``, with a ``separator`` or for a file above ``map_above``.
         streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
             batch; at most 16 in evaluation, so that few tokens are predicted without context.
         separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
             Documents are packed into windows, with an end token before, between and after them, and are not divided
             between splits. None if the file is one document.
-        isolate_documents: Whether a model reads each document as if it were alone in its window.
+        isolate_documents: Whether a model reads each document without the other documents of its window.
         validation: Fraction of the text to hold out for validation, in [0, 1).
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         map_above: Size of a file in MiB, at least 0, above which its tokens are written to a cache and memory-mapped;

@@ -149,8 +149,8 @@ class CharacterTokenizer:
 
 
 class PieceTokenizer:
-    """Words with the space before them, or subwords. Decoding restores texts, except unknown pieces, and except with
-    some user-provided tokenizers.
+    """Words with the space before them, or subwords. Decoding restores texts, unless pieces are unknown
+    or a user-provided tokenizer changes texts.
 
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
