@@ -43,10 +43,10 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
         """Compute the filters from batches of images (B, channels, H, W)."""
-        moments, count = torch.zeros(()), 0
+        moments, count = torch.zeros((), dtype=torch.float64), 0
         for images in batches:
-            patches = F.unfold(images.float(), SIDE).double().transpose(0, 1).flatten(1)
-            moments, count = moments.to(patches) + patches @ patches.T, count + patches.shape[1]
+            patches = F.unfold(images.cpu().double(), SIDE).transpose(0, 1).flatten(1)
+            moments, count = moments + patches @ patches.T, count + patches.shape[1]
         variances, components = torch.linalg.eigh(moments / count)
         filters = (components / (variances + EPSILON).sqrt()).T.reshape(-1, *self.filters.shape[1:])
         self.filters.copy_(torch.cat([filters, -filters]))
