@@ -55,7 +55,7 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
 
 
 def _split_of_file(path: Path, root: Path) -> str | None:
-    """Return the split that a file or one of its folders is named after: ``val`` for ``instances_val2017.json``."""
+    """Return the split in the name of a file or its folders, such as ``val`` in ``instances_val2017.json``; or None."""
     names = (path.stem, *reversed(path.relative_to(root).parts[:-1]))
     return next(filter(None, map(split_in, names)), None)
 

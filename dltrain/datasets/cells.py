@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# Words for a missing value, in lower case: in all columns, and in columns of numbers and dates.
+# Words for a missing value, in lower case: MISSING in all columns, MISSING_NUMBERS in columns of numbers and dates.
 MISSING = frozenset({"", "na", "nan", "n/a", "null", "#n/a", "#na", "<na>", "?"})
 MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n.v.", "(null)", r"\n", "-nan"}
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}

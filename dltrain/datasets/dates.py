@@ -14,7 +14,7 @@ from dltrain.datasets.date_values import UNSURE, parse_texts
 
 DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column; the others are errors
 REGULAR = 2  # plausibility of equal steps in one direction
-MARGIN = 0.05  # minimum lead in plausibility of an irregular reading over the next one
+MARGIN = 0.05  # minimum difference in plausibility between an irregular reading and the next one
 TINY = 1e-9
 MIN_SHARE = 0.7  # minimum share of steps in one direction or of one length; a smaller one may be chance
 

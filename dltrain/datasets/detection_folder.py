@@ -24,7 +24,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 PARTS = ("train", "val", "test")
 SPLIT_BY = ("picture", "area")
-ONLY = "object"  # name of the class, if all objects are of one class
+ONLY = "object"  # name of the only class with `single_class`
 MIN_TILE_ROWS = 3  # an image with fewer rows of tiles is not divided among the splits
 
 

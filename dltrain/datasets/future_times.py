@@ -16,8 +16,9 @@ from dltrain.datasets.steps import SATURDAY, infer_step
 def continue_dates(times: pd.Series, form: DateForm, steps: int) -> list[str] | None:
     """Return the dates of the steps after the last row.
 
-    Dates advance by calendar months if all rows are on the same day of the month or on its last day; otherwise by the
-    lower median of the steps between rows, without weekends if the rows are days without weekends.
+    Dates advance by calendar months if all rows are in different months, on the same day of the month or on its last
+    day; otherwise by the lower median of the steps between rows, without weekends if the rows are days without
+    weekends.
 
     Args:
         times: Local times of the rows, in ascending order.

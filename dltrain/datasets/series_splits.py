@@ -12,7 +12,7 @@ from dltrain.datasets.steps import DAY, infer_step, step_words
 from dltrain.datasets.windows import SplitRange
 from dltrain.errors import ConfigError, format_error
 
-MONTH = 30 * DAY  # the month of the published splits of ETT
+MONTH = 30 * DAY  # as in the published splits of ETT
 MONTHS = re.compile(r"(\d+)mo", re.ASCII)
 EXAMPLES = "such as [8640,2880,2880] or [12mo,4mo,4mo]"
 

@@ -45,7 +45,7 @@ def choose_columns(
         excluded: Columns to exclude: dates, and the one that distinguishes series.
 
     Raises:
-        ConfigError: A named column is missing, repeated or not numeric, or there is no column to forecast.
+        ConfigError: A column to forecast is missing, repeated or not numeric, or there is none.
     """
     if isinstance(column, list) or column not in ("auto", None):
         return _check_columns(table, [column] if isinstance(column, str) else list(column or [])), []

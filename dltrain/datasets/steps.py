@@ -19,8 +19,9 @@ class Step(NamedTuple):
 
     Args:
         length: Median step, above 0.
-        months: Calendar months per step if all rows are on the same day of the month or on its last day; otherwise 0.
-        last_day: Whether all rows are on the last day of a month.
+        months: Calendar months per step if all rows are in different months, on the same day of the month or on its
+            last day; otherwise 0.
+        last_day: Whether all rows are on the last day of different months.
         weekdays: Whether the step is a day and rows on weekends are missing.
     """
 

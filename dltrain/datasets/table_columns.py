@@ -122,8 +122,8 @@ def fit_column(
         day_first: Whether the day precedes the month; None infers it from the column.
 
     Raises:
-        ConfigError: The training rows have no number or date, a date is invalid or ambiguous, or there are too many
-            different words.
+        ConfigError: The training rows have no number or date, a number is beyond the range of float32, a date is
+            invalid or ambiguous, or there are too many different words.
     """
     name = table.header[column]
     if dates and (is_time_name(name) or not table.is_numeric(column)):
