@@ -2,8 +2,8 @@
 
     python convert_weights.py efficientnet_lite0.pth tf_efficientnet_lite0 lite0.pt
 
-Weights are paired by their position. Layers of the same shape in another order are not detected: compare the outputs of
-the network with those of the program that the file was written for.
+Weights are paired by their position. Layers of the same shape in a different order are not detected: compare the
+outputs of the network with the outputs of the program that the file was written for.
 """
 
 import sys
@@ -27,7 +27,7 @@ def rename(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Te
 
 
 def kind(name: str) -> str:
-    """Return the last part of a name."""
+    """Return the last component of a dotted name."""
     return name.rpartition(".")[2]
 
 
