@@ -70,7 +70,7 @@ def _parse_block(number: int, block: Mapping[str, Any], activation: str, norm: s
     if not isinstance(block, Mapping):
         raise ConfigError(format_error(key, "a mapping such as {channels: 32, pool: max}", block))
     known = [field.name for field in fields(_Block) if field.name != "key"]
-    expected = f"some of {' '.join(known)}"
+    expected = f"only the keys {' '.join(known)}"
     wrong = [format_error(key, expected, name, suggest(name, known)) for name in block if name not in known]
     if "channels" not in block:
         wrong.append(format_error(f"{key}.channels", "a whole number of at least 1", None))

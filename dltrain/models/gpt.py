@@ -57,7 +57,7 @@ class GPT(nn.Module):
             hint = "A gpt predicts the next token; use another model for other tasks."
             raise ConfigError(format_error("model.outputs", f"{vocabulary}, the size of the vocabulary", outputs, hint))
         if not causal:
-            reason = "a gpt reads only earlier tokens, and the task needs a model that reads all"
+            reason = "a gpt reads only earlier tokens, and the task needs a model that reads all tokens"
             raise ConfigError(f"model: not supported because {reason}; use another model, such as bert or transformer")
         self.embedding = nn.Embedding(vocabulary, hidden_size)
         self.positions = Positions(length, hidden_size)

@@ -26,10 +26,12 @@ def word_weights(
         batch: ``inputs`` (B, T) and ``lengths`` (B,).
 
     Raises:
-        ConfigError: The model has no attention weights, or tokens cannot be decoded.
+        ConfigError: The model has no attention weights, or ``decode`` is None.
     """
     attention = getattr(model, "attention_weights", None)
-    if decode is None or attention is None:
+    if decode is None:
+        raise ConfigError("--explain: not supported because the tokens of this run have no text")
+    if attention is None:
         reason = f"a {type(model).__name__} has no attention weights; rnn, lstm and gru have model.readout=attention"
         raise ConfigError(f"--explain: not supported for texts because {reason}")
     weights: Tensor = attention(batch["inputs"], batch["lengths"])
