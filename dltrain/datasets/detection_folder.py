@@ -31,7 +31,7 @@ MIN_TILE_ROWS = 3  # an image with fewer rows of tiles is not divided among the 
 class DetectionFolder:
     """Images with boxes below ``path``: one COCO JSON file per split, or one Pascal VOC XML file per image.
 
-    A split without a file, folder or list is cut from ``train``. Images are decoded when they are needed
+    A split without a file, folder or list is held out from ``train``. Images are decoded when they are needed
     and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned,
     and detections of them count neither as right nor as wrong.
 

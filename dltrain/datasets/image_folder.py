@@ -41,8 +41,8 @@ CHANNELS = 3
 class ImageFolder:
     """Images in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/`` below ``path``, or in ``<class>/`` only.
 
-    A split without a folder is cut from ``train``. Folders may be links; hidden files and folders are left out. Images
-    are decoded when they are needed, converted to RGB (on white if they are transparent), scaled without
+    A split without a folder is held out from ``train``. Folders may be links; hidden files and folders are left out.
+    Images are decoded when they are needed, converted to RGB (on white if they are transparent), scaled without
     distortion until they cover a square, and cropped at the center.
 
     Args:

@@ -41,8 +41,8 @@ class ImageMasks:
     """Images in ``images/`` and masks with the same names in ``masks/``, below ``path`` or below ``path/<split>``.
 
     The layout of Pascal VOC is also read: ``JPEGImages``, ``SegmentationClass``, lists in ``ImageSets/Segmentation``. A
-    split without a folder or list is cut from ``train``. A mask holds the class of each pixel as a palette index or
-    gray level. Images and masks are decoded when they are needed and resized to a square, masks by nearest neighbor.
+    split without a folder or list is held out from ``train``. A mask holds the class of each pixel as a palette index
+    or gray level. Images and masks are decoded when they are needed and resized to a square, masks by nearest neighbor.
 
     Args:
         path: The folder.
@@ -126,7 +126,7 @@ class ImageMasks:
         return {part: find_pairs(folder) for part, folder in folders.items()}
 
     def _find_pairs(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split; splits without a folder or list are cut from ``train``."""
+        """Return the pairs of each split; splits without a folder or list are held out from ``train``."""
         pairs = self._find_folders()
         if "test" not in pairs:
             check_held_out(0 if "val" in pairs else self.validation, self.test)

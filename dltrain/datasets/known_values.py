@@ -61,7 +61,7 @@ class KnownValues:
     ) -> dict[str, Tensor]:
         """Return the field ``known``, (1, width, window + horizon), of the last window and the steps after it.
 
-        Empty if there are no known values.
+        The result is empty if there are no known values.
         """
         if not self.width:
             return {}

@@ -38,8 +38,8 @@ class Npz:
     Args:
         path: The .npz file.
         validation: Fraction of the training arrays to hold out, in [0, 1).
-        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white). For float arrays
-            that are scaled neither 0 to 1 nor 0 to 255, on the scale of the arrays. One number, or one per channel.
+        mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or on the scale of
+            x_train if it is neither 0 to 1 nor 0 to 255; one number, or one per channel.
         std: Images only: divisor after the subtraction, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
         batch_size: Examples per step, at least 1.

@@ -26,7 +26,7 @@ class PixelsCsv:
     """A CSV file with a class, a square gray image as text, and a split in each row.
 
     ``Training`` rows are the training split, ``PublicTest`` rows the validation split, ``PrivateTest`` rows the test
-    split. A split without rows is cut from the training rows, with the same fraction of each class.
+    split. A split without rows is held out from the training rows, with the same fraction of each class.
 
     Args:
         path: The file.
@@ -131,7 +131,7 @@ class PixelsCsv:
         return Source(self._rows(rows), self.prepare)
 
     def load(self) -> Splits:
-        """Return the splits; splits without rows are cut from the training rows."""
+        """Return the splits; splits without rows are held out from the training rows."""
         for split, fraction in self.fractions.items():
             if split not in self.parts:
                 train = self.parts["train"]

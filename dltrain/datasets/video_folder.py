@@ -43,7 +43,7 @@ class VideoFolder:
     """Clips in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/`` below ``path``, or in ``<class>/`` only.
 
     A clip is a folder of frames, in the order of the numbers in their names, or a video file. A split without a folder
-    is cut from ``train``. Clips are decoded when they are needed. In training a clip starts at a random frame; in
+    is held out from ``train``. Clips are decoded when they are needed. In training a clip starts at a random frame; in
     evaluation the middle of the clip is read. A clip that is too short ends with repetitions of its last frame.
 
     Args:
