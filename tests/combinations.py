@@ -83,7 +83,7 @@ WITH_SENTINELS = {
     "summaries": [],
     "text_to_text": [],
 }
-# Tasks that write text, and the data set on which each of the last three is trained.
+# For each task that generates text, the only data set on which it is trained, or "" if it is trained on all.
 WRITING = {
     "translation": "",
     "summarization": "summaries",

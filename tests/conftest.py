@@ -59,7 +59,7 @@ def imports_are_frozen(number_of_frozen_modules: list[int]) -> None:
 
 @pytest.fixture
 def frozen_objects_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restore `gc.get_freeze_count`, which `imports_are_frozen` replaces."""
+    """Restore `gc.get_freeze_count`, which `number_of_frozen_modules` replaces."""
     monkeypatch.setattr(gc, "get_freeze_count", GET_FREEZE_COUNT)
 
 

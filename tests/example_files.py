@@ -70,7 +70,7 @@ def write_rolls(path: Path, training: int, held_out: int) -> None:
 
 
 def write_songs(folder: Path, count: int) -> None:
-    """Write MIDI files of 5 to 12 chords of one eighth note; the chord changes after every second one."""
+    """Write MIDI files of 5 to 12 eighth-note chords; the pitches change after every second chord."""
     import mido
 
     folder.mkdir(parents=True, exist_ok=True)

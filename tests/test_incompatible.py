@@ -19,7 +19,7 @@ SHARE = 24  # the default tests take every 24th incompatible combination of digi
 
 
 @pytest.mark.parametrize("model", ["gpt", "t5", "lstm", "unet", "vae", "dbn", "timm"])
-def test_the_data_that_a_message_lists_for_a_model_are_those_with_which_it_is_trained(model: str) -> None:
+def test_an_error_message_lists_exactly_the_data_that_fit_a_model(model: str) -> None:
     job = compose.compose([f"model={model}"])
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     assert set(compatibility.matching_data(job, "model", needed).split()) == FITS[model]
@@ -30,8 +30,8 @@ def incompatible_jobs(
 ) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
     """Yield, for each incompatible combination of one model per family with these data, a function that makes its job.
 
-    The data are composed once; exchanging model and task is faster than composing each combination.
-    Also yield the facts of the data and the names of the three options.
+    Also yield the facts of the data and the names of the three options. The data are composed once, because replacing
+    the model and the task is faster than composing each combination.
     """
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}

@@ -167,7 +167,7 @@ def run(*arguments: str) -> int:
 
 
 def assert_no_secrets(output: str, *more: str) -> None:
-    """Assert that no secret is in the output, in a run or in the name of a file."""
+    """Assert that no secret is in the output or in the content or name of a file of a run."""
     for secret in (SECRET, FROM_ENV, "p4ssw0rd", *more):
         assert secret not in output
         for file in Path("runs").rglob("*"):

@@ -45,6 +45,6 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 def generate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
-    """Return a function that runs ``dltrain generate`` in an empty folder."""
+    """Return a function that runs ``dltrain generate`` in the temporary folder of the test."""
     monkeypatch.chdir(tmp_path)
     return lambda *words: run_command(capsys, "generate", *words)

@@ -23,7 +23,7 @@ class Result(NamedTuple):
 
 
 def run_command(capsys: pytest.CaptureFixture[str], *words: object) -> Result:
-    """Run ``dltrain`` with arguments and return what it prints."""
+    """Run ``dltrain`` with arguments and return its exit code and output."""
     capsys.readouterr()
     code = main.main([str(word) for word in words])
     return Result(code, *capsys.readouterr())

@@ -19,7 +19,7 @@ def train(folder: Path, *overrides: str) -> Path:
 
 
 def write_table(path: Path, rows: int, seed: int, shift: float = 0.0) -> list[dict[str, str]]:
-    """Write a table with two numeric columns, a column of words, a class and a number as targets; return its rows."""
+    """Write a table with two numeric columns, a column of words and two target columns; return its rows."""
     random = np.random.default_rng(seed)
     lines = []
     for number in random.normal(shift, 3, size=rows):

@@ -54,7 +54,7 @@ Generate = Callable[..., Result]
 
 
 def error_line(result: Result) -> str:
-    """Return the only line of an error message with exit code 2."""
+    """Check that a command was rejected with exit code 2 and one line of error, and return the line."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
     return line
@@ -95,7 +95,7 @@ def scans(tmp_path: Path) -> list[Path]:
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
-def test_the_list_of_generative_models_is_not_empty() -> None:
+def test_the_list_of_generative_models_includes_vae_and_gan_but_not_mlp_and_gpt() -> None:
     assert {"gan", "vae", "autoencoder", "rbm"} <= set(GENERATIVE)
     assert not {"mlp", "cnn", "gpt", "perceptron"} & set(GENERATIVE)
 
@@ -121,7 +121,7 @@ def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", [m if m in FIRST else pytest.param(m, marks=pytest.mark.slow) for m in GENERATIVE])
-def test_every_flag_writes_a_file_or_is_rejected_in_one_line(
+def test_interpolate_given_and_class_write_a_file_or_are_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -302,7 +302,7 @@ def test_invalid_arguments_are_rejected_without_importing_torch(words: str, tmp_
     assert "Traceback" not in completed.stderr
 
 
-def test_generate_prints_only_the_path_of_its_file(finished_run: FinishedRun, generate: Generate) -> None:
+def test_standard_output_is_only_the_path_of_the_generated_file(finished_run: FinishedRun, generate: Generate) -> None:
     run = finished_run("model=gan", *SHORT)
     result = generate(run, "--count", 9, "--out", "nine.png", "device=cpu")
     assert result == (0, "nine.png\n", f"{run}: best checkpoint, step 2: 9 examples\n")

@@ -101,7 +101,7 @@ def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, 
 
 
 @pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
-def test_words_and_subwords_continue_a_prompt_with_the_training_text_moved_away(
+def test_models_of_words_and_subwords_continue_a_prompt_after_the_training_text_was_deleted(
     tokens: str,
     train: Train,
     generate,  # type: ignore[no-untyped-def]

@@ -100,7 +100,7 @@ def test_commands_that_do_not_train_import_neither_torch_nor_numpy(tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
-# Remove the signals and functions that Windows lacks, except SIGCHLD, which torch needs on every other platform.
+# Remove signals and functions that Windows lacks; keep SIGCHLD, which torch needs on every other platform.
 NOT_EVERYWHERE = """
 import os, signal, sys
 for name in ("SIGUSR1", "SIGALRM", "SIGBUS", "alarm", "sigtimedwait", "pthread_sigmask"):

@@ -1,4 +1,4 @@
-"""Runs on music: predict, evaluate, generate and resume from the run folder, with the training data moved away."""
+"""Runs on music: predict and generate without the training data, evaluate data at another path, and resume."""
 
 import json
 import shutil
@@ -62,7 +62,7 @@ def test_music_is_written_as_text_or_to_a_midi_file(
     ],
 )
 @pytest.mark.parametrize("kind", ["pianoroll", "midi_events"])
-def test_flags_and_prompts_that_do_not_fit_music_are_rejected_in_one_line(
+def test_flags_and_prompts_that_do_not_fit_music_are_rejected_and_no_file_is_written(
     kind: str, flags: list[str], message: str, runs: dict[str, Path], generate: Callable[..., Result]
 ) -> None:
     result = generate(runs[kind], *flags)
@@ -112,7 +112,7 @@ def test_predictions_of_pieces_agree_with_the_evaluation(
         ("new.json", b"\xff\xfe", "INPUT 1: expected JSON of "),
     ],
 )
-def test_music_that_cannot_be_read_is_rejected_in_one_line(
+def test_music_that_cannot_be_read_is_rejected_without_a_traceback(
     name: str, content: bytes, message: str, runs: dict[str, Path], predict: Predict, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -127,7 +127,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("kind", ["pianoroll", pytest.param("midi_events", marks=pytest.mark.slow)])
-def test_a_run_on_music_that_is_continued_has_the_weights_of_a_longer_run(
+def test_an_extended_run_on_music_has_the_weights_of_one_longer_run(
     kind: str, small_data: SmallData, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [*RESUMED[kind], *small_data(kind), "regularization.dropout=0.2", "data.batch_size=2"]

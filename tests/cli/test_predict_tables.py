@@ -73,7 +73,7 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
         (lambda text: "", "INPUT 1: expected a line of names and at least one row"),
     ],
 )
-def test_an_error_in_a_table_names_its_input_line_and_column(
+def test_a_table_that_cannot_be_read_is_rejected_with_the_reason(
     change: Callable[[str], str], message: str, held_out: Callable, predict: Predict, own_files: dict
 ) -> None:
     folder, _, _ = held_out("kind")

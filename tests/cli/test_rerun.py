@@ -42,12 +42,12 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 def hashes(run: Path) -> list[str]:
-    """Return the hashes of the last and the best checkpoint. On a slow disk, others may be left out."""
+    """Return the hashes of the last and the best checkpoint. On a slow disk, a run may not write the others."""
     return [Checkpoints(run).read_entry(name)["sha256"] for name in ("last.pt", "best.pt")]
 
 
 @pytest.mark.parametrize("kind", ["augmented", "forecast"])
-def test_a_rerun_without_changes_has_the_same_bytes(
+def test_a_rerun_without_changes_writes_the_same_last_and_best_checkpoints(
     finished_run: FinishedRun, rerun: Callable[..., Result], tmp_path: Path, kind: str
 ) -> None:
     run = finished_run(kind)
@@ -96,7 +96,7 @@ def test_differences_from_the_original_run_are_listed_before_training(
     assert result.err.index("differences from") < result.err.index("epoch 1/1")
 
 
-def test_a_run_without_environment_json_can_be_rerun(
+def test_a_run_with_a_damaged_environment_json_can_be_rerun(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(plain_run, tmp_path)
@@ -107,7 +107,7 @@ def test_a_run_without_environment_json_can_be_rerun(
     assert hashes(tmp_path / "again") == hashes(run)
 
 
-def test_the_stored_command_repeats_the_new_run(
+def test_the_stored_command_composes_the_configuration_of_the_new_run(
     finished_run: FinishedRun, rerun: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = finished_run("model=mlp", "data=digits", "trainer.max_steps=2", "optimizer.lr=0.3", "model.hidden_size=8")

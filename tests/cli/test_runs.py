@@ -121,7 +121,7 @@ def test_a_killed_run_is_shown_as_lost_and_a_run_in_progress_as_running(
         owner.kill()
     dead = runs(run, "--json").rows[0]
     assert (alive["state"], dead["state"]) == ("running", "lost")
-    assert alive["step"] == dead["step"] == 21  # the step is read from the log, not from status.json
+    assert alive["step"] == dead["step"] == 21  # the step is read from metrics.jsonl
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
     started = datetime.fromisoformat(json.loads((run / "status.json").read_text())["started"]).timestamp()
@@ -227,7 +227,7 @@ def test_sorting_by_step_or_time_lists_the_longest_run_first(
     assert values == sorted(values, reverse=True) and len(set(values)) > 1
 
 
-def test_damaged_files_leave_empty_cells_and_no_traceback(five_runs: Path, runs: Callable[..., Result]) -> None:
+def test_runs_with_damaged_files_are_listed(five_runs: Path, runs: Callable[..., Result]) -> None:
     wrong = ["", "{", "[]", '"text"', '{"choices": 3, "metric": [], "test": "x", "step": "y", "started": 5, "a": 1}']
     for run, content in zip(sorted(five_runs.glob("*/[a-d]")), wrong, strict=False):
         for name in ("environment.json", "result.json", "checkpoints/manifest.json", "metrics.jsonl", "command.txt"):

@@ -75,7 +75,7 @@ def test_other_recordings_are_evaluated_with_the_scale_and_vocabulary_of_the_run
         (None, "a file without samples"),
     ],
 )
-def test_a_file_without_readable_audio_is_rejected_in_one_line(
+def test_a_file_without_readable_audio_is_rejected_without_a_traceback(
     content: bytes | None, message: str, run: Path, predict: Predict, tmp_path: Path
 ) -> None:
     file = tmp_path / "new.wav"
@@ -88,7 +88,7 @@ def test_a_file_without_readable_audio_is_rejected_in_one_line(
     assert result.code == 2 and result.err.count(message) == 1 and "Traceback" not in result.err
 
 
-def test_a_transcript_that_needs_more_steps_than_its_recording_has_is_rejected_in_one_line(
+def test_a_transcript_that_needs_more_steps_than_its_recording_has_is_rejected(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], own_files: dict[str, Path]
 ) -> None:
     shutil.copytree(own_files["speech"].parent, tmp_path / "speech")

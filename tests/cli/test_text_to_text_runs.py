@@ -1,4 +1,4 @@
-"""Runs that summarize and that learn several tasks: predictions and generation from the folder, and bad input."""
+"""Runs that summarize or learn several tasks: predictions and generation from the folder, and bad input."""
 
 import json
 from pathlib import Path

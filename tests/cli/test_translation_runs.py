@@ -1,4 +1,4 @@
-"""Runs that translate: predictions and evaluations from the run folder alone, with the training data moved away."""
+"""Runs that translate, used without their training data, and runs that fill masked spans."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_other_pairs_are_evaluated_with_the_vocabularies_of_the_run(
         (b"caf\xe9\n", "INPUT 1: expected UTF-8 text"),
     ],
 )
-def test_texts_that_cannot_be_translated_are_rejected_in_one_line(
+def test_texts_that_cannot_be_translated_are_rejected_without_a_traceback(
     content: str | bytes, message: str, run: Path, predict: Predict, tmp_path: Path
 ) -> None:
     file = tmp_path / "new.txt"
@@ -97,7 +97,7 @@ HIDDEN = ["model=t5", "model.hidden_size=16", "model.num_layers=1", "model.num_h
 HIDDEN += ["data.shared_vocabulary=true", "data.sentinels=8", "data.min_count=1", "data.max_length=12"]
 
 
-def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_with_the_same_vocabulary(
+def test_span_corruption_fills_masked_spans_and_its_weights_initialize_a_translation_model(
     train: Train,
     small_data: SmallData,
     predict: Predict,
@@ -122,7 +122,7 @@ def test_span_corruption_fills_masked_spans_and_its_weights_start_a_translation_
     assert rejected.code == 2 and "transfer.weights: expected weights for the same tokens" in rejected.err
 
 
-def test_a_resumed_span_corruption_ends_with_the_weights_of_an_uninterrupted_run(
+def test_a_resumed_run_of_span_corruption_ends_with_the_weights_of_an_uninterrupted_run(
     train: Train, small_data: SmallData, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = [*small_data("parallel"), *HIDDEN, "data.batch_size=24", "regularization.dropout=0.1", "device=cpu"]

@@ -1,6 +1,6 @@
 """Predict and generate without the training data, with the stored normalization, vocabulary and classes.
 
-Only autoencoders without a prior, which sample from the codes of training examples, need these data.
+Only autoencoders without a prior need the training data, because they sample from the codes of training examples.
 """
 
 import json

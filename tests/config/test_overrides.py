@@ -31,7 +31,7 @@ def test_a_value_is_set_and_a_mapping_merged_as_by_omegaconf(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["trainer={epochs: 7}", "trainer.limits={steps: {a: 1}}", "seed={a: 1}", "blocks.0=5"])
-def test_without_merging_a_mapping_replaces_another(text: str) -> None:
+def test_without_merging_the_new_value_replaces_the_old_value(text: str) -> None:
     override, content, expected = parse_override(text), copy.deepcopy(CONTENT), OmegaConf.create(CONTENT)
     OmegaConf.update(expected, override.key_or_group, override.value(), merge=False)
     assert apply(override, content, merge=False) is None

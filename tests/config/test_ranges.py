@@ -60,7 +60,7 @@ FACTS: dict[str, Any] = {
 def options() -> list[Any]:
     """Return each option with every choice and every limit that the schema has for the keys of its class.
 
-    The default tests build each class with one of its options.
+    The default tests check each limit of a class for one option only; the repetitions are marked `slow`.
     """
     found, seen = [], set()
     for group in ("model", "data", "task", "optimizer/schedule"):

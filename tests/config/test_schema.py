@@ -53,7 +53,7 @@ def test_integer_fields_reject_booleans_floats_and_strings() -> None:
         ([1], None),
     ],
 )
-def test_an_interval_is_a_number_and_a_unit(value: Any, expected: tuple[float, str] | None) -> None:
+def test_an_interval_is_a_number_of_steps_epochs_or_minutes(value: Any, expected: tuple[float, str] | None) -> None:
     assert schema.parse_interval(value) == expected
 
 

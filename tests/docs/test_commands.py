@@ -1,7 +1,7 @@
 """The commands of the pages run if they are shortened.
 
-The default tests run those of the README and some of the others. Of the commands that need long training or downloads,
-they compose a third.
+The default tests run the quick commands of the README and every twelfth quick command of all pages. They compose every
+third of the commands that need long training or downloads.
 """
 
 import json
@@ -31,7 +31,7 @@ SLOW = re.compile(
     r"KINETICS|electricity|movie_reviews|sentiment|verses|"
     r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
-# Overrides that shorten commands, by a pattern of the command.
+# For each pattern, the overrides that shorten the commands that match it.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "trainer.log_media=false", "device=cpu"],
     "midi_events": ["data.context_length=16"],
@@ -212,7 +212,7 @@ def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
     return ["forecast"] if "predict" in line else ["plain"]
 
 
-# The default tests run the quick commands of the README, and every twelfth quick command.
+# The default tests run these commands.
 DEFAULT = [
     line for number, line in enumerate(QUICK) if line in (ROOT / "README.md").read_text("utf-8") or number % 12 == 0
 ]

@@ -55,7 +55,7 @@ def test_every_example_trains_in_a_sweep_resumes_and_predicts(
     assert lines and all(keys <= set(line) for line in lines)
 
 
-def test_invalid_input_of_the_examples_is_rejected_without_a_traceback(
+def test_invalid_input_of_the_examples_is_rejected_with_the_reason(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = "allow_targets=[my_data,my_task]"
@@ -115,7 +115,7 @@ class Flat:
         ),
     ],
 )
-def test_an_incomplete_class_or_yaml_is_rejected_in_one_line(
+def test_an_incomplete_class_or_yaml_or_a_misplaced_verb_is_rejected(
     command: str, message: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, text in OWN.items():

@@ -13,8 +13,8 @@ class Faulty(Classification):
 
     The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in steps ``begin``
     to ``end`` of a run of ``steps`` steps, counted from 1. The fault ``memory`` runs out of memory in each training
-    batch of more than ``most`` examples, and ``metric`` makes a metric NaN in each evaluation. ``witness`` receives the
-    inputs of the first faulty batch after step 1.
+    batch of more than ``most`` examples, and ``metric`` makes a metric NaN in each evaluation. The file ``witness``
+    receives the inputs of the first faulty batch after step 1.
     """
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):

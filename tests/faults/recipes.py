@@ -14,11 +14,11 @@ STEPS = {
     **{"resnet20": (7, 14), "resnet18": (4, 8), "finetune": (4, 12), "freeze": (4, 12), "gradual": (4, 12)},
     **{"gradual_head": (4, 12), "mask_files": (3, 12), "mask_workers": (3, 12), "boxes": (3, 9), "clips": (4, 12)},
 }
-# The stops and kills of these kinds are marked `faults`, most of those of the other kinds `slow`.
+# Most tests that stop or kill a run are marked `faults` for these kinds of run and `slow` for all others.
 CORE = ("forecast", "vae", "dbn", "images", "gan", "text")
 ONCE = ("forecast", "vae", "dbn", "text")  # kinds without accumulation
-# For each kind of run, the batches of the first epoch and those of the whole run. Epochs of batches of similar length
-# may end with a step of a single batch.
+# For each kind of run, the numbers of batches of the first epoch and of the whole run. Epochs of batches of similar
+# length may end with a step of a single batch.
 BATCHES = {kind: tuple(n if kind in ONCE else 2 * n for n in steps) for kind, steps in STEPS.items()}
 BATCHES |= {"reviews": (15, 45), "translation": (11, 22), "speech": (12, 34)}
 

@@ -111,7 +111,7 @@ def fill_caches() -> None:
 
 
 def skip_teardown_of_imports() -> None:
-    """Drop the finalizers of imported modules, which would write to memory that a child shares with the server."""
+    """Disable the finalizers at exit: they would write to memory that a child shares with the server."""
     for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
         finalizer.atexit = False
 

@@ -1,4 +1,4 @@
-"""Malicious checkpoints that contain only tensors, and malicious files that libraries load."""
+"""Malicious checkpoints that contain no code, and malicious files that libraries load."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ def sparse_exp_avg(state: dict[str, Any]) -> None:
     ],
     ids=lambda f: f.__name__,
 )
-def test_an_optimizer_state_with_the_wrong_shape_is_rejected(
+def test_an_optimizer_state_with_the_wrong_shape_or_layout_is_rejected(
     change: Callable[..., None], run_copy: Path, dltrain: Callable[..., Child]
 ) -> None:
     forge(run_copy, change)

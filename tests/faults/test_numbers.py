@@ -9,7 +9,7 @@ Rows refer to the table of faults in README.md.
 | 26 | the tests of non-finite losses, modules and gradients, and of `trainer.on_non_finite` |
 | 27 | test_a_nan_metric_is_reported_and_never_the_best |
 | 28 | test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_resumed |
-| 29 | test_out_of_memory_errors_suggest_settings_that_need_less |
+| 29 | test_out_of_memory_errors_suggest_settings_that_need_less_memory |
 | 29 | test_a_batch_too_large_for_memory_is_split_without_changing_the_step |
 """
 
@@ -168,7 +168,7 @@ def test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_
     assert Checkpoints(tmp_path / "half").read_entry("last.pt")["sha256"] == last
 
 
-def test_out_of_memory_errors_suggest_settings_that_need_less(run_with_fault: Run) -> None:
+def test_out_of_memory_errors_suggest_settings_that_need_less_memory(run_with_fault: Run) -> None:
     child, run = run_with_fault("memory", 0, 0, "task.most=20")
     assert child.code == 4
     assert read(run / "status.json")["state"] == "out_of_memory"

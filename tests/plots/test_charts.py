@@ -113,7 +113,7 @@ def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, 
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    # Settings of the user and earlier charts must have no effect; otherwise a resumed run would write other bytes.
+    # Settings of the user and earlier charts must have no effect; otherwise a resumed run would write different bytes.
     import matplotlib
 
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def test_a_run_weights_its_classes_and_stores_the_scores_of_each_class(
     assert json.loads(capsys.readouterr().out)["per_class"] == scores
 
 
-def test_classes_of_image_files_are_counted_without_decoding_images(tmp_path: Path) -> None:
+def test_the_targets_of_image_files_are_known_without_decoding_images(tmp_path: Path) -> None:
     for number in range(40):
         folder = tmp_path / "pictures" / ("red" if number % 4 else "blue")
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def test_classes_of_image_files_are_counted_without_decoding_images(tmp_path: Pa
 
 
 @pytest.mark.parametrize("weights", ["none", "[1.0]"])
-def test_invalid_class_weights_are_rejected_in_one_line(
+def test_invalid_class_weights_are_rejected_before_a_run_folder_is_created(
     weights: str,
     unbalanced: list[str],
     tmp_path: Path,

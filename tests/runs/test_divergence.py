@@ -20,7 +20,7 @@ HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
 @pytest.mark.parametrize(
     "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
 )
-def test_a_run_whose_last_step_overflows_ends_as_diverged_for_every_on_non_finite(
+def test_a_run_with_a_non_finite_test_loss_ends_as_diverged_for_every_on_non_finite(
     train: Train, small_data: Callable[[str], list[str]], more: list[str]
 ) -> None:
     outcome = train("model=mlp", *small_data("digits"), *HUGE, *more)
@@ -37,7 +37,7 @@ def test_a_run_whose_last_step_overflows_ends_as_diverged_for_every_on_non_finit
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("autoencoder", "digits"), ("gpt", "text"))),
     ],
 )
-def test_models_that_draw_samples_end_as_diverged_if_weights_are_non_finite(
+def test_models_that_draw_samples_end_as_diverged_at_a_huge_learning_rate(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:
     outcome = train(f"model={model}", *small_data(data), *HUGE)

@@ -24,7 +24,7 @@ NETWORKS |= {"vgg13": ["model.norm=batch"]}
 TRANSFER = ["transfer=finetune", "transfer=freeze"]
 
 
-def test_for_other_classes_only_the_output_layers_of_auxiliary_heads_are_new(
+def test_for_other_classes_the_output_layers_of_the_network_and_its_auxiliary_heads_are_new(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "googlenet.pt"
@@ -56,7 +56,9 @@ def test_losses_of_auxiliary_heads_are_logged(train: Callable[..., Outcome]) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_resumed_run_ends_with_the_same_bytes(name: str, train: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_checkpoint_and_metrics_of_an_uninterrupted_run(
+    name: str, train: Callable[..., Outcome], tmp_path: Path
+) -> None:
     chosen = [f"model={name}", "model.stem=small", "data=digits", *NETWORKS[name], "data.batch_size=16"]
     whole = train(*chosen, "trainer.max_steps=3", "trainer.checkpoint_every=1", "trainer.keep_last=5")
     path = tmp_path / "run"

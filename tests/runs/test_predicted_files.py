@@ -53,7 +53,7 @@ def test_objects_are_drawn_on_a_copy_of_their_image(tmp_path: Path) -> None:
     assert all((drawn[point] != 255).any() for point in ((27, 10), (27, 49), (20, 40), (34, 30))), "its edges are drawn"
 
 
-def test_for_objects_of_standard_input_and_arrays_no_image_is_written(tmp_path: Path) -> None:
+def test_no_image_is_written_for_objects_of_standard_input_and_arrays(tmp_path: Path) -> None:
     files = PredictedFiles(str(tmp_path))
     for record in ({"input": "-", "width": 6, "height": 4}, {"input": "x.npy[0]"}):
         assert "picture" not in files.store({**record, "objects": []})

@@ -1,4 +1,4 @@
-"""Runs on texts that stop within an epoch and are resumed end with the same weights as uninterrupted runs."""
+"""Resuming a run on texts within an epoch gives the weights of an uninterrupted run."""
 
 from collections.abc import Callable
 from pathlib import Path

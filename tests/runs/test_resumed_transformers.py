@@ -1,4 +1,4 @@
-"""Runs of each kind of transformer that stop within an epoch and are resumed end with the same weights, bit for bit."""
+"""Resuming a run of each kind of transformer within an epoch gives the weights of an uninterrupted run, bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -24,9 +24,7 @@ FILES += ["metrics.jsonl", "result.json", "status.json", "train.log"]
         ("language_model_run", ["data.txt", "fitted.pt"]),
     ],
 )
-def test_a_run_writes_exactly_the_documented_files(
-    kind: str, described: list[str], request: pytest.FixtureRequest
-) -> None:
+def test_a_run_writes_exactly_the_listed_files(kind: str, described: list[str], request: pytest.FixtureRequest) -> None:
     outcome = request.getfixturevalue(kind)
     found = sorted(str(f.relative_to(outcome.folder)) for f in outcome.folder.rglob("*") if f.is_file())
     event_files = [name for name in found if name.startswith("events.out.tfevents.")]
@@ -91,7 +89,7 @@ def test_manifest_hashes_are_correct_and_checkpoints_load_with_weights_only(clas
         assert saved["loop"]["step"] == entry["step"]
 
 
-def test_training_logs_and_evaluations_follow_their_intervals(classification_run: Outcome) -> None:
+def test_training_is_logged_at_the_first_step_at_its_interval_and_at_evaluations(classification_run: Outcome) -> None:
     steps = {
         split: [line["step"] for line in lines(classification_run) if line["split"] == split]
         for split in ("train", "val")
@@ -140,7 +138,7 @@ def test_tensorboard_has_every_tag_with_ascending_steps(kind: str, request: pyte
         assert found.Scalars(tag)[-1].step == last
 
 
-def test_tensorboard_scalars_equal_those_of_the_log(classification_run: Outcome) -> None:
+def test_tensorboard_scalars_equal_the_values_in_metrics_jsonl(classification_run: Outcome) -> None:
     found = events(classification_run)
     for split, name in (("train", "loss"), ("val", "loss"), ("val", "accuracy"), ("test", "macro_f1")):
         expected = [(line["step"], line[name]) for line in lines(classification_run) if line["split"] == split]

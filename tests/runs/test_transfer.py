@@ -140,7 +140,7 @@ GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "tr
 
 
 @pytest.mark.slow
-def test_gradual_unfreezing_resumes_to_identical_checkpoints_within_and_between_stages(
+def test_gradual_unfreezing_resumed_within_or_between_stages_ends_with_the_same_checkpoint(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     weights_of = [f"transfer.weights={source.folder}", "trainer.checkpoint_every=1", "regularization.ema_decay=0.9"]
@@ -206,7 +206,9 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
-def test_bert_is_fine_tuned_from_a_run_on_masked_tokens(train: Train, own_files: dict[str, Path]) -> None:
+def test_a_bert_classifier_starts_from_the_weights_of_a_run_on_masked_tokens(
+    train: Train, own_files: dict[str, Path]
+) -> None:
     sizes = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
     data = ["data=text_table", f"data.path={own_files['text_table']}", "data.column=kind", "data.special_tokens=true"]
     chosen = ["model=bert", *sizes, *data, "trainer.max_steps=2"]

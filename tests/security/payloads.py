@@ -39,7 +39,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
 # Representative payloads, for tests in which all of them would take too long: one that Hydra allows, one that it
 # rejects, and a class of the user.
 FEW = ("torch.load", "os.system", "evil.Model")
-# All payloads. The others are marked `slow`: the default tests try every payload on the command line.
+# All payloads; those not in `FEW` are marked `slow`, because the default tests try every payload on the command line.
 FEW_BY_DEFAULT = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PAYLOADS]
 # Keys of a run's configuration at which a node is inserted.
 KEYS = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]

@@ -1,4 +1,4 @@
-"""Run folders and checkpoints are data: nothing in them is run, and their names cannot refer to files outside."""
+"""Run folders and checkpoints are data: nothing in them is run, and names in them cannot refer to files outside."""
 
 import contextlib
 import hashlib

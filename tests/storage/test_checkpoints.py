@@ -222,7 +222,7 @@ def test_all_damaged_checkpoints_are_reported_with_their_reasons(checkpoints: Ch
 
 
 @pytest.mark.parametrize("manifest", [None, "", "{", "[]", '{"step-00000005.pt": {}}', '{"step-00000003.pt": 7}'])
-def test_without_a_manifest_the_newest_valid_checkpoint_is_found(
+def test_without_a_valid_manifest_the_newest_valid_checkpoint_is_found(
     checkpoints: Checkpoints, manifest: str | None
 ) -> None:
     save(checkpoints, 3, 3.0)

@@ -155,7 +155,7 @@ def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_nex
     for number, why in ((1, "the third step is broken"), (2, "out of memory"), (3, "nan"), (4, "test split: ")):
         assert f"job {number} {states[number]}" in captured.err
         assert why in rows[number]["error"]
-    # Memory is freed: when a job builds its model, that of the previous job no longer exists.
+    # Memory is freed: when a job builds its model, the model of the previous job no longer exists.
     alive = [line.split() for line in (model_folder / "alive").read_text().splitlines()]
     assert dict(reversed(alive)) == dict.fromkeys(("none", "raise", "memory", "loss", "metric"), "1")
     first, last = (model_folder / "whole" / rows[number]["folder"] for number in (0, 5))

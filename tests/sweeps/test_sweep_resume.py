@@ -1,4 +1,4 @@
-"""A sweep is resumed by repeating its command: finished jobs are kept, unfinished jobs run again."""
+"""A sweep is resumed by repeating its command: failed and unfinished jobs run again, all others are kept."""
 
 import json
 import os
