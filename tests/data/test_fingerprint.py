@@ -150,7 +150,7 @@ def test_the_fingerprint_of_files_depends_on_names_and_sizes_but_not_on_the_fold
 # --- a run and its data ---------------------------------------------------------------------------------------------
 
 
-def test_a_run_saves_the_fingerprints_of_its_data_its_threads_and_its_metric(plain_run: Path) -> None:
+def test_a_run_saves_its_number_of_threads_its_metric_and_the_fingerprints_of_its_data(plain_run: Path) -> None:
     environment = json.loads((plain_run / "environment.json").read_text())
     assert environment["data"].keys() == {"train", "val", "test"}
     assert (environment["threads"], environment["metric"]) == (

@@ -221,7 +221,7 @@ def test_batches_of_several_examples_are_prepared_with_fewer_threads_if_there_ar
         batches.close()
 
 
-def test_each_worker_takes_one_thread_but_the_last_thread_remains(three_threads):
+def test_each_worker_takes_one_thread_but_at_least_one_thread_remains(three_threads):
     for workers, expected in ((0, 3), (1, 2), (2, 1), (5, 1)):
         with leave_cores(workers):
             assert torch.get_num_threads() == expected

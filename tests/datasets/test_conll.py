@@ -27,7 +27,7 @@ def write(folder: Path, count: int = 30, middle: str = " NN ") -> str:
 
 
 def sentences_of(data: Conll) -> Iterator[list[tuple[str, str]]]:
-    """Yield the words and tags of all splits, as a model gets them."""
+    """Yield the words and tags of each sentence of all splits, decoded from the inputs of a model."""
     splits = data.load()
     for source in (splits.train, splits.val, splits.test):
         assert source is not None and data.tokens.decode is not None
@@ -99,7 +99,7 @@ def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
         ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column of at least two different tags"),
     ],
 )
-def test_an_unsuitable_file_is_rejected_in_one_line(content: str, message: str, tmp_path: Path) -> None:
+def test_an_unsuitable_file_is_rejected_with_its_key(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text(content)
     with pytest.raises(ConfigError, match=message):
         Conll(str(tmp_path / "a.conll"))

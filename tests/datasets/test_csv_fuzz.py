@@ -33,7 +33,7 @@ def write_number(value: float, digits: int, decimal: str, thousands: str) -> str
 
 
 def random_file(random: np.random.Generator) -> RandomFile:
-    """Write a table of counts, prices, fractions and words in a random notation."""
+    """Return a table of counts, prices, fractions and words in a random notation."""
     rows = int(random.integers(5, 60))
     decimal = random.choice(list(DECIMALS))
     thousands = random.choice(DECIMALS[decimal])
@@ -72,7 +72,7 @@ def random_file(random: np.random.Generator) -> RandomFile:
 
 
 def check(path: Path, seed: int) -> bool:
-    """Read a random file; return whether it was accepted."""
+    """Check that a random file is read correctly or rejected; return whether it was accepted."""
     written = random_file(np.random.default_rng(seed))
     path.write_bytes(written.content)
     try:

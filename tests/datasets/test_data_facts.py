@@ -1,4 +1,4 @@
-"""Facts, batches and fitted state of every data set in conf/data, built from its YAML."""
+"""Facts, batches and fitted state of every data set in conf/data, built from its YAML file."""
 
 import functools
 import importlib
@@ -61,7 +61,7 @@ FROM_FILES = (
 
 
 def read_yaml(name):
-    """Return the configuration of a YAML, and the class and the arguments that it names."""
+    """Return the content of a YAML file, and the class and the arguments that it names."""
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
@@ -146,7 +146,7 @@ def write_user_data(name, folder):
 
 @pytest.fixture(scope="module")
 def user_path(tmp_path_factory):
-    """Return a function that returns the path of the user data of a data set, which are written once."""
+    """Return a function that writes the user data of a data set once and returns their path."""
     return functools.cache(lambda name: write_user_data(name, tmp_path_factory.mktemp(name)))
 
 

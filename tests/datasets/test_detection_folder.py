@@ -17,7 +17,7 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.datasets.shapes import draw_shapes
 from dltrain.errors import ConfigError
 
-BOX = (2.0, 1.0, 8.0, 5.0)  # of the cat in each image of 12 x 8 pixels; the first image of `coco` has no cat
+BOX = (2.0, 1.0, 8.0, 5.0)  # the cat in each image of 12 x 8 pixels; the first image of `coco` has no cat
 Edit = dict[str, Any]
 
 
@@ -211,7 +211,7 @@ def test_split_by_area_divides_each_image_among_the_splits(tmp_path: Path) -> No
     assert [sorted({part.image for part in each}) for each in parts] == [list(range(6))] * 3
 
 
-def test_crops_in_training_move_boxes_with_the_pixels(tmp_path: Path) -> None:
+def test_boxes_in_training_crops_map_back_to_boxes_of_the_image_unless_they_are_cut(tmp_path: Path) -> None:
     crop = {"min_area": 0.3}
     rows: Any = DetectionFolder(str(drawn(tmp_path)), image_size=96, channels=1, augment=crop).load().train.rows
     for key in range(20):
@@ -371,7 +371,7 @@ def test_all_objects_can_be_one_class(tmp_path: Path) -> None:
     assert {abs(int(kind)) for n in range(len(rows)) for kind in rows.example(n, None).kinds} == {1}
 
 
-def test_changed_boxes_have_another_fingerprint(tmp_path: Path) -> None:
+def test_changed_boxes_change_the_names_in_the_fingerprint(tmp_path: Path) -> None:
     def names(root: Path) -> list[tuple[str, int]]:
         return list(DetectionFolder(str(root)).load().train.rows.files())  # type: ignore[union-attr]
 

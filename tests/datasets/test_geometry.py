@@ -102,7 +102,7 @@ def test_crops_have_the_configured_area_and_aspect_ratio_and_stay_inside_the_ima
     assert top.min() > -1e-3 and (top + along * HEIGHT).max() < HEIGHT + 1e-3
 
 
-def test_the_crop_of_one_image_has_the_same_bits_as_that_of_a_batch_of_one_image() -> None:
+def test_one_image_and_a_batch_of_one_image_have_bitwise_equal_crops() -> None:
     augmentation, keys = Augmentation(min_area=0.3, max_stretch=2.0), mix(torch.arange(200))
     # In larger batches, vectorized arithmetic may round differently.
     for key in keys:

@@ -142,7 +142,7 @@ def truncated_image(mask: Path) -> None:
         (truncated_image, "images/05.png: ", "val"),
     ],
 )
-def test_a_mask_that_does_not_fit_is_found_before_training(
+def test_an_invalid_mask_or_a_truncated_image_is_found_before_training(
     damage: Callable[[Path], None], message: str, part: str, tmp_path: Path
 ) -> None:
     for each in ("train", "val", "test"):

@@ -113,14 +113,14 @@ def test_images_and_masks_are_transformed_together() -> None:
     assert (moved["targets"] == -1).any()
 
 
-def test_shapes_are_the_same_in_every_run_and_every_class_occurs() -> None:
+def test_shapes_are_the_same_each_time_they_are_loaded_and_every_class_occurs() -> None:
     one, other = (Shapes(examples=100).load() for _ in range(2))
     assert torch.equal(one.train.rows["pixels"], other.train.rows["pixels"])
     for split in (one.train, one.val, one.test):
         assert set(split.rows["masks"].unique().tolist()) == {0, 1, 2, 3}
 
 
-def test_validation_and_test_shapes_do_not_depend_on_the_number_of_training_shapes() -> None:
+def test_validation_and_test_images_do_not_depend_on_the_number_of_training_images() -> None:
     few, many = Shapes(examples=50).load(), Shapes(examples=500).load()
     for one, other in ((few.val, many.val), (few.test, many.test)):
         assert torch.equal(one.rows["pixels"], other.rows["pixels"])

@@ -47,7 +47,7 @@ def test_the_targets_of_the_copying_problem_are_the_symbols_after_the_delay() ->
     assert counts[2:].min() > 300, "each of the 4 symbols has an expected count of 375"
 
 
-def test_the_loss_without_memory_is_that_of_a_constant_distribution_per_step() -> None:
+def test_the_loss_of_predictions_without_memory_equals_its_formula() -> None:
     delay, items, symbols = 20, 10, 8
     targets = whole(CopyMemory(sequences=40, delay=delay, items=items, symbols=symbols).load())["targets"]
     logits = torch.full((*targets.shape, symbols + 2), -1e4)

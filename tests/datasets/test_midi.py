@@ -64,7 +64,7 @@ def test_events_survive_writing_and_reading_a_midi_file_and_keep_repeated_notes(
         assert from_events(to_events(notes)) == notes
 
 
-def test_events_that_a_model_may_write_are_read_without_an_error() -> None:
+def test_random_events_are_read_without_an_error() -> None:
     draw = random.Random(0)
     for _ in range(20):
         events = [draw.randrange(SIZE) for _ in range(200)]
@@ -89,7 +89,7 @@ def test_voices_on_one_pitch_do_not_overlap_and_unended_notes_last_to_the_end() 
     assert read_song(content, PATH, 1).notes == [Note(60, 0, 1), Note(60, 1, 3), Note(70, 3, 4)]
 
 
-def test_percussion_and_notes_outside_the_piano_are_left_out_and_only_the_notes_are_counted(tmp_path: Path) -> None:
+def test_percussion_and_notes_outside_the_piano_are_left_out_and_percussion_is_not_counted(tmp_path: Path) -> None:
     messages = [on(60), on(36, channel=9), on(10), on(110), off(60, 96), off(36, channel=9), off(10), off(110)]
     song = read_song(content_of(*messages), PATH, 1)
     assert song.notes == [Note(60, 0, 1)] and song.outside == 2
@@ -173,7 +173,7 @@ def test_midi_files_are_rejected_with_an_install_hint_if_mido_is_missing(
             kind(str(tmp_path))
 
 
-def test_a_midi_file_and_a_roll_with_the_same_notes_have_the_same_frames(tmp_path: Path) -> None:
+def test_midi_and_pianoroll_read_the_same_frames_from_a_midi_file(tmp_path: Path) -> None:
     write_songs(tmp_path, 6)
     rolls = Midi(str(tmp_path), steps_per_beat=2)
     write_rolls(tmp_path / "rolls.json", 20, 2)

@@ -15,7 +15,7 @@ from dltrain.datasets.moving_shapes import MOTIONS, MovingShapes, draw_clips
 from dltrain.errors import ConfigError
 
 
-def test_clips_are_the_same_in_every_run_and_classes_are_equally_frequent() -> None:
+def test_clips_are_the_same_each_time_they_are_loaded_and_classes_are_equally_frequent() -> None:
     one, other = (MovingShapes(clips=80, frames=3, image_size=12).load() for _ in range(2))
     assert torch.equal(one.train.rows["pixels"], other.train.rows["pixels"])
     assert [len(part) for part in (one.train, one.val, one.test)] == [56, 8, 16]

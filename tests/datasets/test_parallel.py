@@ -92,7 +92,7 @@ def test_vocabularies_are_fitted_to_the_training_texts(tmp_path: Path) -> None:
     assert all("<unknown>" in target for _, target in texts_of(data)[2])
 
 
-def test_batches_have_little_padding_and_at_most_max_tokens(tmp_path: Path) -> None:
+def test_batches_have_at_most_5_percent_padding_and_at_most_max_tokens(tmp_path: Path) -> None:
     data = Parallel(write_table(tmp_path, phrases(400)), max_length=15, max_tokens=64, min_count=1)
     batches = Batches(data.load().train, 99, training=True)
     assert all(batch[name].numel() <= 64 for batch in batches for name in ("inputs", "targets"))
@@ -231,7 +231,7 @@ def save_tokenizer(path: Path, words: str) -> str:
 
 
 @MISSING
-def test_tokenizers_of_the_user_follow_the_special_tokens_and_are_kept_with_the_run(tmp_path: Path) -> None:
+def test_tokens_of_user_tokenizers_follow_the_special_tokens_and_are_restored_without_the_files(tmp_path: Path) -> None:
     path = write_table(tmp_path, phrases())
     files = [save_tokenizer(tmp_path / "en.json", "the dog cat"), save_tokenizer(tmp_path / "es.json", "perro el y ve")]
     data = Parallel(path, tokenizer=files)
@@ -286,7 +286,7 @@ def test_random_pairs_are_uniform_and_the_same_in_all_splits() -> None:
 
 
 @pytest.mark.parametrize("kind", ["words", *SUBWORDS])
-def test_a_shared_vocabulary_is_fitted_to_both_sides_and_kept_with_the_run(tmp_path: Path, kind: str) -> None:
+def test_a_shared_vocabulary_is_fitted_to_both_sides_and_restored(tmp_path: Path, kind: str) -> None:
     path = write_table(tmp_path, phrases())
     separate, shared = (Parallel(path, tokens=kind, shared_vocabulary=value) for value in (False, True))
     assert separate.spec.shared_vocabulary is False and shared.spec.shared_vocabulary is True
@@ -323,7 +323,7 @@ def test_a_single_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Pa
     assert int(lengths.max()) == 5 and any("sources cut to 5 tokens" in line for line in data.describe())
 
 
-def test_sentinels_follow_the_vocabulary_and_are_read_only_in_texts_of_the_user(tmp_path: Path) -> None:
+def test_sentinels_follow_the_vocabulary_and_are_not_recognized_in_training_texts(tmp_path: Path) -> None:
     pairs = [*phrases(), ("dog <extra_id_0>", "perro")]
     data = Parallel(write_table(tmp_path, pairs), sentinels=3, shared_vocabulary=True, min_count=1)
     tokens = data.spec.tokens

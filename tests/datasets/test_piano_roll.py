@@ -122,7 +122,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
         PianoRoll(str(path))
 
 
-def test_a_folder_of_rolls_or_a_file_for_midi_is_rejected_with_the_data_set_that_reads_it(tmp_path: Path) -> None:
+def test_a_folder_for_pianoroll_or_a_file_for_midi_is_rejected_with_the_data_set_that_reads_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got the folder .*\. data=midi reads a folder of MIDI files"):
         PianoRoll(str(tmp_path))
     with pytest.raises(ConfigError, match=r"got the file .*\. data=pianoroll reads piano rolls in JSON"):

@@ -66,7 +66,7 @@ def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_cod
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_normalized_errors_equal_those_of_published_tables_for_every_normalization(ett: Path, normalize: str) -> None:
+def test_normalized_errors_equal_those_on_published_windows_for_every_normalization(ett: Path, normalize: str) -> None:
     split = ["12mo", "4mo", "4mo"]
     data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalize=normalize, split=split)
     evaluation = Forecasting(HORIZON, 7, STEPS_PER_DAY).evaluate(RepeatLast(), Batches(data.load().test, 100))
@@ -110,7 +110,7 @@ def test_splits_in_months_need_dates_with_a_step_that_divides_a_month(tmp_path: 
         TimeSeries("elnino", split=["1mo", "1mo", "1mo"])
 
 
-def test_a_run_with_a_published_split_reports_and_repeats_its_normalized_errors(
+def test_evaluating_a_run_with_a_published_split_reports_its_normalized_error(
     ett: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Pairs of passages: half are consecutive in the file, the others are not, drawn by seed, epoch and index."""
+"""Pairs of passages: half are consecutive in the file, and half are from different documents."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ DOCUMENTS, SENTENCES, LENGTH = 120, 30, 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SentencePairs:
-    """Return pairs from documents of sentences of 2 to 8 words, which name their document and their place in it."""
+    """Return pairs from sentences of 2 to 8 words; each word but the last names its document and sentence."""
     path = tmp_path_factory.mktemp("pairs") / "text.txt"
     documents = [
         " ".join(
@@ -85,7 +85,7 @@ def test_training_pairs_depend_on_seed_epoch_and_index_and_those_of_other_splits
     assert torch.equal(batches(splits.test, 0)["inputs"], batches(splits.test, 1, seed=5)["inputs"])
 
 
-def test_every_sentence_except_the_last_ones_is_in_one_first_passage(data: SentencePairs) -> None:
+def test_every_sentence_except_the_last_of_each_document_is_in_one_first_passage(data: SentencePairs) -> None:
     val = data.load().val
     assert val is not None
     batch = batches(val)
@@ -110,7 +110,7 @@ def test_sentences_end_at_marks_before_a_capital_letter_and_documents_at_blank_l
     assert split_documents("One. Two\nthree\n\nfour", "lines") == [["One. Two", "three"], ["four"]]
 
 
-def test_an_unsuitable_text_is_rejected_in_one_line(tmp_path: Path) -> None:
+def test_a_text_that_is_missing_not_utf8_or_a_single_document_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One sentence. Another one. A third one.\n\nNo more.")
     expected = (
         r"^data.path: expected at least two documents, separated by blank lines, .* training split .*, got 1 document"

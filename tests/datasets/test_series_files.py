@@ -148,7 +148,9 @@ def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
     splits = read(write(tmp_path, **panel(["date", "store"])), group="store").load()
     windows = splits.train.rows["values"]
     assert isinstance(windows, Selection)
-    assert windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4  # stores, training rows, parts, bytes
+    assert (
+        windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4
+    )  # stores, training rows, values and rounding errors, bytes
     assert len(windows) == 4 * (140 - 8 - 3 + 1) and windows[:5].shape == (5, 2, 11)
 
 
@@ -162,7 +164,7 @@ def test_errors_of_a_panel_are_listed_by_series(tmp_path: Path) -> None:
     assert metrics["mae"] == pytest.approx(np.mean([metrics[f"mae {store}"] for store in "ABCD"]), rel=1e-5)
 
 
-def test_each_series_of_a_panel_is_forecast_from_its_own_last_row(tmp_path: Path) -> None:
+def test_a_panel_has_a_forecast_for_each_series_and_an_unknown_series_is_rejected(tmp_path: Path) -> None:
     data = read(write(tmp_path, **panel(["date", "store"])), group="store")
     pieces = list(data.inputs(InputFiles()))
     assert [piece.names[0]["series"] for piece in pieces] == list("ABCD")

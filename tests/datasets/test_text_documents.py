@@ -1,4 +1,4 @@
-"""Texts of several documents, packed into windows with end tokens between them."""
+"""Texts of several documents, packed into windows with an end token between two documents."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def test_the_number_of_target_characters_includes_the_separators(tmp_path):
         ),
     ],
 )
-def test_documents_that_cannot_be_read_are_rejected(text, settings, line, tmp_path):
+def test_unusable_documents_and_settings_are_rejected(text, settings, line, tmp_path):
     with pytest.raises(ConfigError, match=line):
         Text(write(tmp_path / "a.txt", text), context_length=4, **settings).load()
 

@@ -64,7 +64,7 @@ def test_the_fitted_vocabulary_restores_the_tokens_without_the_file(tokens, tmp_
     assert again.spec.tokens.size == data.spec.tokens.size and again.fit() == fitted
 
 
-def test_a_tokenizer_of_the_user_is_read_from_its_file_and_kept_with_the_run(tmp_path):
+def test_a_tokenizer_of_the_user_is_read_from_its_file_and_restored_without_it(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     known = {"[UNK]": 0, "call": 1, "me": 2, "Ishmael": 3}
     own = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
@@ -85,7 +85,7 @@ def test_a_tokenizer_of_the_user_is_read_from_its_file_and_kept_with_the_run(tmp
 
 
 @pytest.mark.parametrize(("content", "line"), [(None, "got gone.json"), ("{}", "tokenizer.json")])
-def test_a_file_that_is_not_a_tokenizer_is_rejected(content, line, tmp_path, monkeypatch):
+def test_a_missing_file_and_a_file_that_is_not_a_tokenizer_are_rejected(content, line, tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.chdir(tmp_path)
     if content:
@@ -94,7 +94,7 @@ def test_a_file_that_is_not_a_tokenizer_is_rejected(content, line, tmp_path, mon
         Text(tokenizer="gone.json")
 
 
-def test_a_tokenizer_of_the_user_replaces_characters_and_is_stored_with_the_run(tmp_path):
+def test_a_tokenizer_of_the_user_replaces_characters_and_is_restored_without_its_file(tmp_path):
     vocabularies = pytest.importorskip("tokenizers")
     words = {"[UNK]": 0, "[MASK]": 1, "call": 2, "me": 3, "ish": 4, "##mael": 5, ".": 6}
     tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))
@@ -112,7 +112,7 @@ def test_a_tokenizer_of_the_user_replaces_characters_and_is_stored_with_the_run(
     assert given.rows["tokens"].tolist() == [[2, 3, -1]]
 
 
-def test_the_tokens_of_each_split_and_the_share_of_unknown_ones_are_described(tmp_path):
+def test_the_vocabulary_the_length_of_tokens_and_the_share_of_unknown_tokens_are_described(tmp_path):
     text = "the whale " * 80 + "the ship " * 20
     data = Text(write(tmp_path / "a.txt", text), tokens="words", context_length=4)
     data.load()

@@ -18,7 +18,7 @@ from dltrain.errors import ConfigError
 
 
 def write_clip(folder: Path, levels: list[int], size: tuple[int, int] = (12, 8)) -> Path:
-    """Write frames 1.png, 2.png, ... with these gray levels."""
+    """Write frames 1.png, 2.png, ... with the given gray levels."""
     folder.mkdir(parents=True)
     for number, level in enumerate(levels, 1):
         Image.new("RGB", size, (level, level, level)).save(folder / f"{number}.png")
@@ -59,7 +59,7 @@ def test_training_starts_at_every_possible_frame_and_the_key_decides_which(walks
     assert np.array_equal(files.example(0, 7)[0], files.example(0, 7)[0])
 
 
-def test_a_clip_that_is_too_short_ends_with_its_last_frame(tmp_path: Path) -> None:
+def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path) -> None:
     data = VideoFolder(write(tmp_path, frames=3), frames=5, frame_stride=1, image_size=6)
     splits = data.load()
     for key in (None, 3):

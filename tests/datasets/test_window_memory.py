@@ -22,7 +22,7 @@ def test_windows_are_views_of_the_rows(series, tmp_path):
         fields = TimeSeries(path=str(path), column="value", window=window, **group).load().train.rows
         tensors = [part for field in fields.values() for part in parts(field)]
         stored.append(sum(tensor.untyped_storage().nbytes() for tensor in tensors))
-    assert stored[1] <= stored[0] < 40 * series * ROWS, "at most five numbers per row"
+    assert stored[1] <= stored[0] < 40 * series * ROWS, "at most 40 bytes per row"
 
 
 def parts(field: torch.Tensor | Selection) -> list[torch.Tensor]:

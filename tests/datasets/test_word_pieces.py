@@ -65,7 +65,7 @@ def test_words_are_split_into_pieces_as_in_bert() -> None:
     assert vocabulary.encode("a" * 101) == [UNKNOWN] != vocabulary.encode("a" * 100)
 
 
-def test_the_tokens_are_those_of_the_trainer_of_the_package() -> None:
+def test_the_tokens_are_those_of_the_package_trainer_and_the_continuing_forms_of_first_letters() -> None:
     words = ["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["bun"] * 4 + ["hugs"] * 5 + ["Hugs,pun"] * 3
     own = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     own.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -99,7 +99,7 @@ def test_tokens_of_a_language_model_preserve_case_and_white_space(tmp_path: Path
     (tmp_path / "a.txt").write_text(text, "utf-8")
     data = Text(str(tmp_path / "a.txt"), tokens="wordpiece", context_length=8, max_words=1000)
     assert data.spec.tokens.unknown == UNKNOWN and data.spec.tokens.size == 1000
-    text = text[:20_000]  # of the training split
+    text = text[:20_000]  # within the training split
     part = data.tokenizer.encode_content(text)
     assert data.spec.tokens.decode(part.tokens.tolist()) == text
     assert int(part.sizes.sum()) == len(text) and not part.spelling.any()

@@ -1,4 +1,4 @@
-"""Text files and batches that several tests of texts share."""
+"""Texts and functions that several test files share."""
 
 from dltrain.data.loader import Batches
 

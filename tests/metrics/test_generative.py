@@ -181,5 +181,6 @@ def test_scores_do_not_depend_on_autocast_or_the_precision_of_examples() -> None
     plain = quality.measure(real, fake)
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         assert quality.measure(real, fake) == plain
+    assert quality.measure(real, fake.float()) == plain
     assert set(plain) == set(Quality.metrics)
     assert quality.name == "a network"

@@ -1,4 +1,4 @@
-"""Mode coverage, compared with a calculation by hand, and that of real points."""
+"""Mode coverage, compared with a calculation by hand, and the coverage of real points."""
 
 import math
 

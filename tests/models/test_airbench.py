@@ -86,7 +86,9 @@ def test_a_run_whitens_the_patches_of_its_training_images_and_keeps_the_filters(
     expected = Whitening(3)
     expected.fit([torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1])
     filters = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]["whitening.filters"]
-    torch.testing.assert_close(filters.abs(), expected.filters.abs(), atol=1e-3, rtol=1e-3)  # a component has no sign
+    torch.testing.assert_close(
+        filters.abs(), expected.filters.abs(), atol=1e-3, rtol=1e-3
+    )  # the sign of a component is arbitrary
     assert "whitening filters: from 60 training images" in (run / "train.log").read_text()
 
 

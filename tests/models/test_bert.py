@@ -134,7 +134,7 @@ def test_without_segments_all_tokens_are_in_the_first_segment() -> None:
     assert not torch.allclose(network(x), network(x, segments=torch.ones_like(x)))
 
 
-def test_the_weights_of_the_embedding_are_those_of_the_output_layer_for_masked_tokens() -> None:
+def test_the_embedding_and_the_output_layer_for_masked_tokens_share_their_weights() -> None:
     network = bert(each_step=True)
     assert sum(p.shape[0] == SIZE and p.dim() == 2 for p in network.parameters()) == 1
     assert network(tokens()).shape == (3, LENGTH, SIZE)

@@ -238,7 +238,9 @@ def t5_bucket(distance: int, bidirectional: bool, number: int, longest: int) -> 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_position_buckets_follow_the_rule_of_t5(bidirectional: bool, number: int, longest: int) -> None:
     positions = RelativePositions(HEADS, number, longest, bidirectional)
-    distances = [d for d in range(-200, 201) if abs(d) not in (16, 32, 64)]  # exact powers: rounding decides
+    distances = [
+        d for d in range(-200, 201) if abs(d) not in (16, 32, 64)
+    ]  # rounding decides the bucket of these distances
     found = positions.buckets(torch.tensor(distances)).tolist()
     assert found == [t5_bucket(distance, bidirectional, number, longest) for distance in distances]
     nn.init.normal_(positions.weight)

@@ -91,7 +91,7 @@ def test_losses_of_a_batch_equal_those_of_torchvision(kind: DetectorClass) -> No
     model = build(kind)
     expected = reference(model)(list(x), targets(boxes, kinds))
     result = model(x, boxes, kinds)
-    # torchvision divides by the number of matches; FCOS and SSDLite here by the number of matches plus images.
+    # torchvision divides by the number of matches; FCOS and SSDLite of dltrain add the number of images to it.
     factor = 1.0 if kind is RetinaNet else result["weight"] / (result["weight"] - len(x))
     assert result["losses"].keys() == {NAMES[name] for name in expected}
     for name, value in expected.items():

@@ -43,7 +43,7 @@ def written(name: str) -> dict[str, Any]:
 
 
 def without(excluded: set[str], slow: set[str] = LARGER) -> list[Any]:
-    """Return the names of all other models as parameters of a test; those in `slow` are marked slow."""
+    """Return the names of the models not in `excluded` as test parameters; the names in `slow` are marked slow."""
     return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in NAMES if n not in excluded]
 
 
@@ -51,7 +51,7 @@ WITHOUT_DROPOUT = {name for name in NAMES if "dropout" not in written(name)}
 
 
 BUILT = without(DETECTORS)
-OF_THE_CELL = ("activation", "forget_bias")  # null in constructors; their YAML has the value of the cell
+OF_THE_CELL = ("activation", "forget_bias")  # None in constructors; the YAML files have the value of the cell
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
@@ -189,7 +189,7 @@ def test_a_model_builds_and_runs_on_the_meta_device(name: str) -> None:
 
 # The first convolution of each shape in bf16 is slow; other models have convolutions of few shapes.
 @pytest.mark.parametrize("name", without(DETECTORS, LARGER | {"deeplabv3", "resnet18"}))
-def test_a_model_trains_under_bfloat16_autocast(name: str) -> None:
+def test_a_model_has_close_outputs_and_finite_gradients_under_bfloat16_autocast(name: str) -> None:
     model, x = example(name)
     if any(isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d) for module in model.modules()):
         model.eval()  # batch statistics of few pixels amplify rounding errors

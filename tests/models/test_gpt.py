@@ -91,7 +91,7 @@ def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: i
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_published_weights_give_the_logits_of_transformers(prefix: str) -> None:
+def test_weights_of_transformers_with_and_without_a_prefix_give_its_logits(prefix: str) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=50, n_positions=20, n_embd=24, n_layer=3, n_head=4)
     torch.manual_seed(0)

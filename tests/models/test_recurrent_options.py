@@ -163,7 +163,7 @@ def test_weight_dropout_equals_torch_with_the_dropped_weights(cell: str, packed:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_weight_dropout_inside_layer_norm_sets_weights_to_0_in_training_only(cell: str) -> None:
+def test_weight_dropout_with_layer_norm_sets_weights_to_0_in_training_only(cell: str) -> None:
     model, x = build(cell, num_layers=1, weight_dropout=0.5, layer_norm=True), steps_of()
     torch.manual_seed(5)
     found = model(x)
@@ -236,7 +236,7 @@ def test_a_model_without_options_draws_the_weights_of_torch_in_the_order_of_earl
 
 @pytest.mark.parametrize("sizes", [[1] * 9, [4, 5]], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_model_with_every_option_reads_in_pieces_as_it_reads_the_whole(cell: str, sizes: list[int]) -> None:
+def test_a_model_with_every_option_has_the_same_outputs_in_pieces_and_in_one_pass(cell: str, sizes: list[int]) -> None:
     model = build(cell, features=11, outputs=11, vocabulary=11, tie_embeddings=True, dropout=0.5, **EVERY).eval()
     tokens, outputs = torch.randint(0, 11, (4, 9)), []
     state = model.start(4)

@@ -64,7 +64,7 @@ def test_without_an_auxiliary_loss_there_is_no_auxiliary_classifier() -> None:
     assert shapes_of(model) == shapes_of(reference)
 
 
-def test_for_gray_images_only_the_first_convolution_has_another_shape() -> None:
+def test_for_gray_images_only_the_first_convolution_has_a_different_shape() -> None:
     gray = DeepLabV3(1, 4, "mobilenet_v3_large").eval()
     assert gray(torch.randn(1, 1, 40, 56)).shape == (1, 4, 40, 56)
     with torch.device("meta"):

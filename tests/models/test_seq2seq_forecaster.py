@@ -68,7 +68,7 @@ def expected(model: Seq2SeqForecaster, row: int, is_true: np.ndarray) -> np.ndar
     value, found = window[-1, :COLUMNS], []
     for step in range(HORIZON):
         value = previous[step] if is_true[step] else value
-        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]  # those of `HORIZON` steps later
+        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]  # the known values `HORIZON` steps later
         hidden, cell = advance(decoder, np.concatenate([value, known]), hidden, cell)
         found.append((own["head.weight"] @ hidden + own["head.bias"]).reshape(COLUMNS, LEVELS) + added[step])
         value = found[-1].mean(-1)
@@ -105,7 +105,7 @@ def test_attention_gives_the_same_forecast_for_true_values_read_in_one_pass_or_s
 
 
 @torch.no_grad()
-def test_the_share_of_true_values_falls_linearly_in_training_and_is_0_outside() -> None:
+def test_the_share_of_true_values_falls_from_1_to_0_in_training_and_is_0_outside() -> None:
     model, targets = build(), draw(BATCH, HORIZON, COLUMNS, seed=3)
     task = Forecasting(HORIZON, COLUMNS, features=FEATURES, output="gaussian")
     batch = {"inputs": X, "targets": targets}

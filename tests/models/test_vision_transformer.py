@@ -64,7 +64,7 @@ def test_a_number_of_heads_that_does_not_divide_the_features_is_rejected() -> No
         ViT(1, 8, 8, 2, hidden_size=48, num_heads=5)
 
 
-def test_the_mean_is_that_of_the_normalized_states_of_all_patches() -> None:
+def test_the_mean_is_computed_from_the_normalized_states_of_all_patches() -> None:
     model = ViT(1, 8, 8, 3, patch_size=4, num_layers=1, hidden_size=8, pool="mean").double().eval()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     patches = F.unfold(x, 4, stride=4).transpose(1, 2)  # (B, patches, pixels)

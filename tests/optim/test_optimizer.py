@@ -60,7 +60,7 @@ def test_accumulation_starts_over_at_each_step() -> None:
     assert_same_parameters(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_returns_the_gradient_norm_only_on_request_and_clears_gradients() -> None:
+def test_a_step_returns_no_gradient_norm_by_default_and_clears_gradients() -> None:
     model = network()
     optimizer = optimizer_of(model, clip_norm=1.0)
     optimizer.backward(Loss(loss_of(model), 32))

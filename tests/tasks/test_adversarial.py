@@ -1,4 +1,4 @@
-"""Adversarial turns, losses and metrics, compared with the papers' formulas and scikit-learn."""
+"""Adversarial turns, losses and metrics, compared with the formulas of the papers and scikit-learn."""
 
 import json
 import math

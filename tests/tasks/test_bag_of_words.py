@@ -89,7 +89,7 @@ def test_predicted_numbers_equal_ridge_regression_of_scikit_learn(penalty: float
     np.testing.assert_allclose(matrix.times(weights[:-1]) + weights[-1], theirs.predict(x).reshape(-1, 1), atol=1e-3)
 
 
-def test_the_penalty_with_the_best_validation_accuracy_is_selected() -> None:
+def test_the_features_and_the_penalty_with_the_best_validation_accuracy_are_selected() -> None:
     train, val = texts(90, 0), texts(60, 1)
     model = LinearModel(train, val, WORDS, classes_of, CLASSES)
     held_out, found = Texts(val, classes_of), []

@@ -137,7 +137,7 @@ def test_error_rates_count_edits_of_all_references_and_ignore_padding() -> None:
     example = {"inputs": given(paths), "lengths": lengths, "transcript": transcript, "transcript_lengths": widths}
     evaluation = build().evaluate(Given(), [example])
     assert evaluation.metrics["cer"] == pytest.approx(3 / 7)
-    assert evaluation.metrics["wer"] == pytest.approx(3 / 4)  # ab, c and b are wrong; a is right
+    assert evaluation.metrics["wer"] == pytest.approx(3 / 4)  # abb, c and b are wrong; a is right
     assert [line["transcript"] for line in build().predict(Given(), example)] == ["ab", "", "a bb"]
 
 

@@ -38,7 +38,7 @@ class Fixed(nn.Module):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TimeSeries:
-    """Return two random walks of different scales."""
+    """Return a data set of two random walks of different scales."""
     values = np.random.default_rng(0).normal(size=(300, COLUMNS)).cumsum(axis=0) * [1, 50]
     path = tmp_path_factory.mktemp("walks") / "a.csv"
     path.write_text("a,b\n" + "".join(f"{a:.4f},{b:.4f}\n" for a, b in values))
@@ -93,7 +93,7 @@ def test_crps_and_coverage_of_a_normal_distribution_are_in_the_units_of_the_data
 
 
 @pytest.mark.parametrize("output", ["quantile", "gaussian"])
-def test_ridge_regression_predicts_normal_distributions_with_the_deviation_on_validation(
+def test_ridge_regression_predicts_normal_distributions_with_the_deviation_of_its_validation_errors(
     data: TimeSeries, output: str
 ) -> None:
     task = Forecasting(HORIZON, COLUMNS, output=output)
@@ -134,7 +134,9 @@ def test_each_loss_is_lowest_for_the_distribution_of_the_targets() -> None:
 
 @pytest.mark.parametrize("model", [DLinear, NLinear])
 @pytest.mark.parametrize("individual", [False, True])
-def test_linear_forecasters_order_their_outputs_by_step_column_and_level(model: Any, individual: bool) -> None:
+def test_linear_forecasters_order_their_outputs_by_step_column_and_output_of_the_column(
+    model: Any, individual: bool
+) -> None:
     torch.manual_seed(0)
     whole = model(WINDOW, COLUMNS, HORIZON, HORIZON * COLUMNS * 2, individual=individual).eval()
     x = torch.randn(4, WINDOW, COLUMNS)

@@ -148,7 +148,7 @@ def test_windows_of_more_than_2048_numbers_have_no_ridge_baseline() -> None:
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_adding_a_large_constant_to_a_series_changes_neither_errors_nor_forecasts(
+def test_adding_a_large_constant_to_a_series_shifts_the_forecasts_and_changes_no_errors(
     normalize: str, tmp_path: Path
 ) -> None:
     moves = np.random.default_rng(2).integers(-20, 20, size=160).cumsum() / 4

@@ -82,7 +82,7 @@ def test_maps_of_one_pixel_and_pooling_to_a_fixed_size_are_ignored() -> None:
     torch.testing.assert_close(heat, (sums / sums.max().clamp(min=1e-30)).detach())
 
 
-def test_an_explanation_leaves_no_gradients_or_hooks_and_works_in_inference_mode() -> None:
+def test_an_explanation_computed_in_inference_mode_leaves_no_gradients_or_hooks() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(18, 3)).eval()
     task = Classification(3)

@@ -56,7 +56,7 @@ def test_padding_is_left_out_and_distances_count_from_the_last_step_of_each_text
     torch.testing.assert_close(found, norms.nanmean(0))
 
 
-def test_a_language_model_shows_the_gradient_of_its_last_token_only() -> None:
+def test_a_language_model_uses_only_the_loss_of_its_last_token() -> None:
     torch.manual_seed(0)
     model = Recurrent("lstm", 11, 11, hidden_size=8, vocabulary=11, each_step=True, causal=True)
     batch = {"inputs": torch.randint(0, 11, (4, 9)), "targets": torch.randint(0, 11, (4, 9))}
@@ -68,7 +68,7 @@ def test_a_language_model_shows_the_gradient_of_its_last_token_only() -> None:
 
 
 class Counted:
-    """Batches; the number of batches read is counted."""
+    """Iterable of batches that counts how many batches are read."""
 
     def __init__(self, batches: list[Batch]) -> None:
         self.batches, self.read = batches, 0
@@ -103,13 +103,13 @@ def test_evaluation_has_the_same_metrics_and_draws_the_gradients_without_changin
     assert not model.steps._forward_hooks
 
 
-def test_a_model_without_a_steps_module_is_rejected_in_one_line() -> None:
+def test_a_model_without_a_steps_module_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^task\.gradient_distance: not supported because MLP has no module `steps`"):
         Classification(3, gradient_distance=True).begin(MLP(12, 3))
     Classification(3).begin(MLP(12, 3))
 
 
-def test_norms_of_0_can_be_drawn_and_other_norms_give_another_chart() -> None:
+def test_norms_of_0_can_be_drawn_and_different_norms_have_different_charts() -> None:
     with_zero, zeros = (distance_chart(torch.tensor(norms)) for norms in ([1.0, 0.0, 1e-9], [0.0, 0.0, 0.0]))
     assert with_zero.shape == zeros.shape and with_zero.shape[0] == 3
     assert not torch.equal(with_zero, zeros)

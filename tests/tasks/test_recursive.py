@@ -106,7 +106,7 @@ def test_models_are_built_for_a_block(model: str) -> None:
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],
 )
-def test_an_unsupported_block_or_grouping_is_rejected_in_one_line(arguments: dict[str, Any], message: str) -> None:
+def test_an_unsupported_block_or_grouping_is_rejected(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"^{message}"):
         Forecasting(HORIZON, COLUMNS, **arguments)
 

@@ -1,4 +1,4 @@
-"""Summaries and answers: ROUGE, the first sentence as the baseline, and the metrics of each kind of pairs."""
+"""Summaries and answers: ROUGE, the first sentence as the baseline, and the metrics of each prefix."""
 
 import importlib.util
 from typing import Any
@@ -65,7 +65,7 @@ def test_the_baseline_is_the_first_sentence_of_the_source_without_its_prefix() -
     assert {"loss", "token_accuracy", "rouge1", "rouge2", "rougeL"} == set(evaluation.metrics)
 
 
-def test_answers_are_counted_for_each_kind_and_compared_with_the_most_frequent_one() -> None:
+def test_exact_matches_are_counted_for_each_prefix_and_compared_with_the_most_frequent_answer() -> None:
     task = TextToText(**OPTIONS, prefixes=("summarize: ", "classify: "))
     whole = {**batch([[6], [7], [8], [6]], [[6], [7], [7], [7]]), "text_task": torch.tensor([0, 0, 1, 1])}
     task.fit_baselines([whole, {**whole, "targets": whole["targets"].flip(0)}], None)
@@ -76,7 +76,7 @@ def test_answers_are_counted_for_each_kind_and_compared_with_the_most_frequent_o
     assert (baseline["exact_match summarize"], baseline["exact_match classify"]) == (0.5, 1)
 
 
-def test_texts_of_a_kind_are_counted_separately() -> None:
+def test_texts_of_one_prefix_can_be_counted_separately() -> None:
     texts = Texts()
     texts.add(["a", "b", "c"], ["a", "x", "c"], [True, False, True], [0, 1, 1])
     assert texts.exact_match == pytest.approx(2 / 3) and texts.of_kind(1).exact_match == 0.5 and len(texts) == 3

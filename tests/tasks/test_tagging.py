@@ -56,7 +56,7 @@ def test_an_entity_counts_only_if_all_of_its_tags_are_predicted() -> None:
     assert evaluation.per_class["PER"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
 
 
-def test_tags_of_other_kinds_have_no_f1_score() -> None:
+def test_tags_without_entity_prefixes_have_no_f1_score() -> None:
     found = task(tag_names=["NN", "VB", "DT", "IN"])
     evaluation = found.evaluate(Logits(), [batch()])
     assert found.goal.metric == "token_accuracy"

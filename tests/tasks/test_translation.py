@@ -81,7 +81,7 @@ def test_without_target_tokens_the_loss_its_weight_and_its_gradients_are_0() -> 
     assert all(float(p.grad.abs().max()) == 0 for p in model.parameters() if p.grad is not None)
 
 
-def test_training_reads_true_tokens_at_the_start_and_those_of_the_model_at_the_end() -> None:
+def test_training_reads_true_tokens_at_the_start_and_predicted_tokens_at_the_end() -> None:
     model, whole = network(), batch()
     forced = task().loss(model, whole, 1.0).total
     torch.testing.assert_close(task(teacher_forcing=0.0).loss(model, whole, 0.0).total, forced)

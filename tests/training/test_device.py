@@ -157,7 +157,7 @@ def test_the_peak_memory_of_a_process_is_at_least_its_current_memory_and_at_most
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_reused_by_the_next_step() -> None:
     def faults() -> int:
-        """Return the number of page faults of a tensor of 64 MB, which are 16,000 pages."""
+        """Return the number of page faults caused by a tensor of 64 MB, about 16,000 pages."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(16_000_000)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
