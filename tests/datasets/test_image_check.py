@@ -29,7 +29,7 @@ def is_readable(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "ppm", "webp"])
-def test_a_file_has_a_problem_exactly_if_it_cannot_be_decoded(suffix: str, tmp_path: Path) -> None:
+def test_a_file_has_a_problem_if_and_only_if_it_cannot_be_decoded(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(NOISE).save(path)
     content = path.read_bytes()
@@ -171,7 +171,7 @@ def test_a_truncated_frame_and_frames_of_other_sizes_are_found_before_training(t
         data.check()
 
 
-def test_a_run_with_a_truncated_test_image_ends_with_one_line_and_leaves_nothing_behind(
+def test_a_run_with_a_truncated_test_image_ends_with_one_line_and_leaves_no_run_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

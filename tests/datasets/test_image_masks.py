@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError
 
 
 def write(root: Path, masks: dict[str, Image.Image], size: tuple[int, int] = (12, 8)) -> str:
-    """Write masks, and for each an image whose gray level is the number of its file."""
+    """Write masks and an image for each; the gray level of an image is its number in `masks`."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number, (name, mask) in enumerate(masks.items()):
@@ -153,7 +153,7 @@ def larger_mask(root: Path) -> None:
         (lambda root: (root / "masks" / "00.png").write_bytes(b"none"), "cannot identify"),
     ],
 )
-def test_a_mask_that_cannot_be_used_is_rejected_with_its_file(damage: object, message: str, tmp_path: Path) -> None:
+def test_a_mask_that_cannot_be_used_is_rejected_with_its_image(damage: object, message: str, tmp_path: Path) -> None:
     path = many(tmp_path)
     damage(tmp_path)  # type: ignore[operator]
     files = ImageMasks(path, class_names=["a", "b", "c"]).load()

@@ -107,7 +107,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_is_not_in_the_layout_is_rejected_in_one_line(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_in_the_jsb_layout_is_rejected_in_one_line(kind: str, tmp_path: Path) -> None:
     content, message = BAD[kind]
     with pytest.raises(ConfigError, match=message) as caught:
         PianoRoll(write(tmp_path, content))

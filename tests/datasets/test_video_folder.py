@@ -68,7 +68,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path) -> None
 
 
 def gradient(root: Path) -> str:
-    """Write clips of equal frames: the red channel is the relative column, the green channel the relative row."""
+    """Write clips of equal frames; red increases from 0 to 255 over the columns and green over the rows."""
     across = np.broadcast_to(np.linspace(0, 255, 120)[None], (80, 120))
     along = np.broadcast_to(np.linspace(0, 255, 80)[:, None], (80, 120))
     frame = Image.fromarray(np.stack([across, along, 0 * along], -1).round().astype(np.uint8))

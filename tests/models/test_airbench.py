@@ -41,7 +41,7 @@ def test_airbench_has_the_published_number_of_parameters() -> None:
     assert round(count / 1e6, 2) == 1.97
 
 
-def test_airbench_reads_images_of_three_pixels() -> None:
+def test_airbench_reads_images_with_a_height_of_three_pixels() -> None:
     assert Airbench(1, 3, 5, 7, [8, 8, 8])(torch.randn(2, 1, 3, 5)).shape == (2, 7)
 
 
@@ -76,7 +76,7 @@ def test_the_bias_of_a_norm_learns_faster_by_the_square_of_its_factor() -> None:
     torch.testing.assert_close(shifted.bias * 8, reference.bias)
 
 
-def test_a_run_whitens_the_patches_of_its_training_images_and_keeps_the_filters(
+def test_a_run_whitens_the_patches_of_its_training_images_and_saves_the_filters(
     finished_run: Callable[..., Path], data_root: Path
 ) -> None:
     pixels = np.load(data_root / "cifar10" / "cifar10.npz")["x_train"]

@@ -11,7 +11,7 @@ from dltrain.models.timm_networks import TimmNetwork
 
 
 def test_the_error_without_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "timm", None)  # import timm then fails
     with pytest.raises(ConfigError, match=r"^model: not supported because the package timm is not .*\[timm\]'$"):
         TimmNetwork(3, 32, 32, 10, "convnext_tiny")
 
@@ -33,7 +33,7 @@ def test_weights_and_outputs_are_those_of_timm(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_moving_a_network_moves_weights_outside_its_layers() -> None:
+def test_converting_a_network_converts_weights_outside_its_layers() -> None:
     pytest.importorskip("timm")
     model = TimmNetwork(1, 32, 32, 7, "test_vit").double()
     assert {p.dtype for p in model.parameters()} == {torch.float64}

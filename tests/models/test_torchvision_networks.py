@@ -174,7 +174,7 @@ def test_auxiliary_outputs_equal_those_of_torchvision_and_have_the_published_wei
 
 
 @pytest.mark.parametrize("name", ["resnet18", "googlenet"])
-def test_a_new_first_convolution_is_initialized_as_the_one_of_torchvision(name: str) -> None:
+def test_a_new_first_convolution_is_initialized_like_the_one_of_torchvision(name: str) -> None:
     torch.manual_seed(0)
     first = FAMILIES[name].first
     deviation = [

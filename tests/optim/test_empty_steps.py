@@ -75,7 +75,7 @@ def test_steps_of_weight_zero_change_neither_weights_nor_momentum(make: partial,
     assert skipping.skipped == 0, "a step without losses is not an overflow"
 
 
-def test_momentum_is_correct_after_the_first_step_overflows() -> None:
+def test_a_first_step_that_overflows_does_not_change_the_momentum_of_later_steps() -> None:
     ours, theirs = network(), network()
     make = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
     scaled = optimizer_of(ours, make, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))

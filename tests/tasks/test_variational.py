@@ -327,7 +327,7 @@ def test_numeric_targets_are_not_used_as_classes() -> None:
 
 def test_samples_are_compared_with_the_data_if_task_features_is_set(trained: nn.Module) -> None:
     class Ends:
-        """A classifier whose features are the means of the first and the last column."""
+        """A classifier with the means of the first and the last column as features."""
 
         name = "two columns"
 
