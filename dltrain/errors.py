@@ -32,7 +32,7 @@ class ConfigError(DltrainError):
 
 
 class CheckpointError(DltrainError):
-    """Failure to load a checkpoint or another state file of a run; the message gives the reason for each file."""
+    """Failure to load a state file of a run, such as a checkpoint; the message gives the reason for each file."""
 
     code = 5
 

@@ -190,7 +190,7 @@ def test_a_run_stores_no_secret_and_resume_requires_it_again(
     assert_no_secrets("".join(capfd.readouterr()))
     assert run(*longer) == 2
     stderr = capfd.readouterr().err
-    assert "model.api_key: expected its value, got nothing. Secrets are not stored. Give it again" in stderr
+    assert "model.api_key: expected its value, got nothing. Secrets are not stored. Set it with" in stderr
     assert "model.logins.0.password" in stderr and "header" not in stderr
     assert run(*longer, KEY, LOGIN) == 0
     assert_no_secrets("".join(capfd.readouterr()))

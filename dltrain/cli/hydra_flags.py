@@ -1,4 +1,4 @@
-"""Flags that Hydra handles: ``--cfg``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
+"""Flags that Hydra handles: ``--cfg``, ``--package``, ``--info``, ``--hydra-help`` and ``--shell-completion``."""
 
 import argparse
 import os

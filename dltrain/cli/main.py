@@ -81,7 +81,7 @@ def _printable(text: str) -> str:
 
 @contextlib.contextmanager
 def _weights_only_loading() -> Iterator[None]:
-    """Make every `torch.load`, including those in libraries, load only tensors and plain values."""
+    """Make every `torch.load`, including calls in libraries, load only tensors and plain values."""
     names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ[names[0]] = "1"

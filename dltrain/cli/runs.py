@@ -39,7 +39,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with reordered overrides: first those that differ between the runs of a folder.
+    """Return the rows with reordered overrides: first the overrides that differ between the runs of a folder.
 
     In both parts, ``--config-dir`` comes last.
     """

@@ -255,8 +255,8 @@ dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-
         summary="a table of runs: choices, metric, state, age",
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
-List the runs below a folder, including jobs of sweeps. The metric is the test metric once a run has ended, and the best
-validation metric until then. The state lost means that the process was killed during the run; dltrain resume
+List the runs below a folder, including jobs of sweeps. Finished runs are listed with the test metric, all others
+with the best validation metric. The state lost means that the process was killed during the run; dltrain resume
 continues it.""",
         examples="""\
 dltrain runs
@@ -283,7 +283,7 @@ dltrain inspect data=timeseries data.path=sales.csv data.group=store""",
         usage="dltrain summary [GROUP=OPTION ...] [KEY=VALUE ...] [--input SHAPE --outputs N]",
         description="""\
 Print layers, parameters, multiply-adds, the receptive field, and the memory of a training step. Nothing is trained
-and no weights are allocated: large models take no longer than small ones.""",
+and no weights are allocated, so that wide layers take no longer than narrow ones.""",
         examples="""\
 dltrain summary model=cnn data=digits
 dltrain summary model=lenet5 --input 1x28x28 --outputs 10

@@ -37,7 +37,7 @@ class Job:
 
     config: dict[str, Any]  # without ``hydra`` and ``sweep``, interpolations unresolved
     choices: dict[str, str]  # group -> the option chosen: {"model": "lstm"}
-    overrides: tuple[str, ...]  # in Hydra's syntax, without those that set the run's location
+    overrides: tuple[str, ...]  # in Hydra's syntax, without overrides of the run's location
     run_dir: str | None  # the run folder given, or None for a new one
     sweep_dir: str | None  # the sweep folder given, or None for a new one
     config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own

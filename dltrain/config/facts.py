@@ -7,7 +7,7 @@ from typing import Any
 from dltrain.errors import ConfigError, format_error, suggest
 
 FACT = re.compile(r"\$\{spec\.(\w+(?:\.\w+)*)")
-# Facts that had another name in earlier versions, and their new names.
+# Name of a fact in earlier versions -> its new name.
 RENAMED = {
     "vocabulary": "tokens.size",
     "pad": "tokens.pad",

@@ -1,4 +1,4 @@
-"""Parse the overrides of a command line and expand those of a sweep into single values."""
+"""Parse the overrides of a command line, and expand the overrides of a sweep into single values."""
 
 import functools
 import os

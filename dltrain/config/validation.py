@@ -9,7 +9,7 @@ from dltrain.errors import format_error, suggest
 
 Node = Mapping[str, Any]
 
-# Groups of plain values: their keys are exactly those of dltrain's own YAML.
+# Groups of plain values: their keys are exactly the keys in dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "transfer", "device", "sweep")
 LISTED = 40  # maximum number of options to list in a message
 NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"

@@ -66,7 +66,7 @@ def attach_features(components: Components) -> None:
     if folder is None or components.task.quality is None:
         return
     device = components.device.device
-    # Building a model draws random numbers, which must not affect those of the run.
+    # Building a model draws random numbers, which must not change the random state of the run.
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []):
         network = load_features(str(folder), components.data.spec, components.allow)
     components.task.quality.network = network.to(device)

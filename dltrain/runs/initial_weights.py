@@ -1,4 +1,4 @@
-"""Load the initial weights of a new run from another run or a file, and record which were loaded."""
+"""Load the initial weights of a new run from another run or a file, and record which weights were loaded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -139,7 +139,7 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
-    """Return the splits that differ from those at the start of a run; none if its environment is unknown.
+    """Return the splits that changed since the start of a run; none if its environment is unknown.
 
     With `skipping`, sizes of files are not compared: files damaged since the start are skipped as bad samples.
     """

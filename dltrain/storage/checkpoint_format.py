@@ -117,7 +117,7 @@ def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise a `CheckpointError` that names some weights that are missing, unexpected or of another shape, if any."""
+    """Raise a `CheckpointError` that names weights that are missing, unexpected or differ in shape, if any."""
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [

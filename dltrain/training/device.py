@@ -143,7 +143,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def configure_process(device: Device, seed: int) -> None:
-    """Set seeds and global options of torch for a run, and reset those of an earlier run in a sweep."""
+    """Set seeds and global options of torch for a run, including options that an earlier run of a sweep changed."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)

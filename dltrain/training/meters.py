@@ -91,7 +91,7 @@ class Timer:
         return self.earlier.get("training_seconds", 0.0) + here
 
     def total_seconds(self) -> float:
-        """Return the seconds since the command began, plus those of earlier sessions."""
+        """Return the seconds since the command began, plus the seconds of earlier sessions."""
         return self.earlier.get("seconds", 0.0) + time.perf_counter() - self.started
 
     def seconds_to_first_step(self) -> float:
