@@ -54,7 +54,7 @@ def write_photos(folder: Path, count: int) -> None:
 
 
 def compare(folder: Path, workers: int, rounds: int) -> None:
-    """Print the median rates of both, and the median and range of their ratio over the rounds."""
+    """Print the median rates of dltrain and torchvision, and the median and range of their ratio over the rounds."""
     ours, theirs = dltrain(folder, workers), torchvision(folder, workers)
     rate(ours(0)), rate(theirs(0))
     rates = [(rate(ours(number)), rate(theirs(number))) for number in range(1, rounds + 1)]

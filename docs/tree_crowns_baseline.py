@@ -1,4 +1,4 @@
-"""Print a baseline without learning for `experiment=tree_crowns`: the mAP of a grid of boxes of the median size.
+"""Print the mAP of a baseline for `experiment=tree_crowns`: a grid of boxes of the median size.
 
 Run `python docs/tree_crowns_baseline.py`. Like the recipe, it reads your own annotated images from
 `$DLTRAIN_DATA/trees` (default `~/.cache/dltrain/trees`): images of trees seen from above, with a Pascal VOC file of
@@ -15,7 +15,7 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.metrics.average_precision import AveragePrecision
 
 TILE = 200
-DISTANCES = (0.25, 0.5, 0.75, 1.0)  # of neighboring boxes, in sides of a box
+DISTANCES = (0.25, 0.5, 0.75, 1.0)  # between neighboring boxes, as multiples of their side
 
 
 def true_boxes(files: Any) -> list[Tensor]:
