@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.cli import main
 from dltrain.errors import ConfigError
 from dltrain.models.airbench import Airbench, ShiftedNorm, Whitening
+from dltrain.storage.checkpoints import Checkpoints
 
 
 def normalized(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -90,6 +93,24 @@ def test_a_run_whitens_the_patches_of_its_training_images_and_saves_the_filters(
         filters.abs(), expected.filters.abs(), atol=1e-3, rtol=1e-3
     )  # the sign of a component is arbitrary
     assert "whitening filters: from 60 training images" in (run / "train.log").read_text()
+
+
+def test_a_resumed_run_keeps_the_whitening_filters_and_equals_an_uninterrupted_one(
+    finished_run: Callable[..., Path], data_root: Path, tmp_path: Path
+) -> None:
+    data = ["data=cifar10", f"data.root={data_root}", "data.batch_size=16", "augment=cutout"]
+    steps = ["trainer.max_steps=5", "trainer.checkpoint_every=2 steps", "trainer.keep_last=9"]
+    average = "regularization.ema_decay=0.9"
+    whole = finished_run("model=airbench", "model.hidden_size=[24,24,24]", *data, *steps, average)
+    part = tmp_path / "part"
+    shutil.copytree(whole, part, symlinks=True)
+    for file in (part / "checkpoints").iterdir():
+        if file.name != "step-00000002.pt":
+            file.unlink()
+    (part / "result.json").unlink()
+    assert main.main(["resume", str(part)]) == 0
+    one, other = (Checkpoints(folder).read_entry("last.pt")["sha256"] for folder in (whole, part))
+    assert one == other
 
 
 @pytest.mark.parametrize(
