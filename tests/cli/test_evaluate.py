@@ -199,7 +199,7 @@ def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rej
     assert "data.path: expected only the classes a, b in" in strange.err
 
 
-def test_a_sweep_job_whose_folder_name_looks_like_an_override_can_be_evaluated(
+def test_a_run_whose_folder_name_looks_like_an_override_can_be_evaluated(
     plain_run: Path, evaluate: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy_of(plain_run, tmp_path).rename(tmp_path / "model=mlp,lr=0.1")

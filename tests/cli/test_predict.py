@@ -66,7 +66,7 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
 @pytest.mark.parametrize(
     "option", [pytest.param(name, marks=pytest.mark.slow) if name in ELSEWHERE else name for name in OPTIONS]
 )
-def test_every_data_option_predicts_for_input_files(
+def test_every_data_option_with_input_files_predicts(
     option: str, train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     unet = ["model=unet", "model.hidden_size=[4,4]"]
@@ -92,7 +92,7 @@ def test_every_data_option_predicts_for_input_files(
         assert "tags" in line or (numbers and np.isfinite(numbers).all())
 
 
-def test_data_without_input_files_are_rejected_in_one_line(
+def test_predict_is_rejected_for_data_without_input_files(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     sizes = ["model.hidden_size=8", "model.num_heads=2", "model.num_layers=1"]

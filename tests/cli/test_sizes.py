@@ -1,4 +1,4 @@
-"""Models larger than any memory end with a one-line error and exit code 4."""
+"""Models larger than any memory end with an error and exit code 4."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ def test_lines_are_translated_by_greedy_decoding_or_beam_search(run: Path, predi
     assert line["translation"] == greedy[0]["translation"] and line["line"] == 2
 
 
-def test_other_pairs_are_evaluated_with_the_vocabularies_of_the_run(
+def test_pairs_in_another_file_are_evaluated_with_the_vocabularies_of_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], predict: Predict, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     rows = [row.split("\t") for row in own_files["parallel"].read_text().splitlines()]

@@ -90,7 +90,9 @@ def run_on_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed", "replaced"])
-def test_damaged_fitted_values_are_rejected(damage: str, run_on_table: Path, predict: Predict, tmp_path: Path) -> None:
+def test_missing_or_damaged_fitted_values_are_rejected(
+    damage: str, run_on_table: Path, predict: Predict, tmp_path: Path
+) -> None:
     run = Path(shutil.copytree(run_on_table, tmp_path / "run", symlinks=True))
     write_table(tmp_path / "new.csv", 3, seed=2)
     assert predict(run, tmp_path / "new.csv").code == 0

@@ -59,7 +59,7 @@ def test_a_deleted_key_is_gone(key: str) -> None:
         ("+trainer.epochs.x=1", "trainer.epochs"),
     ],
 )
-def test_a_key_below_a_value_is_an_error(text: str, parent: str) -> None:
+def test_adding_or_deleting_a_key_whose_parent_is_not_a_mapping_is_an_error(text: str, parent: str) -> None:
     error = apply(parse_override(text), copy.deepcopy(CONTENT))
     assert error is not None
     assert error.endswith(f"not supported because {parent} is not a mapping. Set {parent} itself.")

@@ -53,7 +53,7 @@ def test_a_run_of_version_0_1_resumes_and_finishes(name: str, runs: Path) -> Non
     assert (runs / name / "job.yaml").read_text() == stored
 
 
-def test_predict_works_with_a_table_model_of_version_0_1(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_model_of_version_0_1_classifies_new_rows(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
     classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
     assert classes == ["plum", "apple", "pear"]

@@ -70,9 +70,7 @@ def test_a_resumed_run_of_version_0_2_reaches_the_metrics_of_that_version(name: 
     assert fitted.load(runs / name)
 
 
-def test_predict_works_with_a_table_model_and_a_language_model_of_version_0_2(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_of_version_0_2_classify_new_rows_and_score_text(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "outputs/table", "new.csv"]) == 0
     classes = [json.loads(line)["class_name"] for line in capsys.readouterr().out.splitlines()]
     assert classes == ["plum", "apple", "pear"]
