@@ -1,4 +1,4 @@
-"""Messages and progress on standard error, result tables on standard output, and a run's log file with all of them."""
+"""Messages and progress on standard error, result tables on standard output, and the log file of a run."""
 
 import contextlib
 import logging

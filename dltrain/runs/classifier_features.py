@@ -81,7 +81,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         allow: Prefixes of modules that the run's configuration may name.
 
     Raises:
-        ConfigError: There is no such run, or its classifier does not fit.
+        ConfigError: There is no such run, or its classifier cannot score these data.
     """
     path = _find_classifier(folder)
     try:

@@ -10,9 +10,9 @@ from dltrain.tasks.pixel_range import PixelRange
 
 
 def explained(components: Components, batches: Batches) -> Iterator[Line]:
-    """Yield predictions of images, each with an image ``explanation``, or of texts, with the weights of their words.
+    """Yield predictions with explanations: ``explanation`` of an image, or the weights ``words`` of a text.
 
-    An explanation is uint8 (3, height, width).
+    The explanation of an image is an image, uint8 (3, height, width).
     """
     task, model, spec = components.task, components.model, components.data.spec
     pixel_range = PixelRange(spec.low, spec.high)

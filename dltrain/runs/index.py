@@ -54,7 +54,7 @@ def run_info(path: Path) -> RunInfo:
 
 
 def last_active(path: Path) -> float:
-    """Return when a run last wrote its status, log or checkpoints, in seconds since 1970.
+    """Return when a run last wrote its status, metrics or checkpoints, in seconds since 1970.
 
     A killed process does not write its status.
     """
@@ -93,7 +93,7 @@ def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], unti
 
 
 def _last_step(path: Path) -> Any:
-    """Return the step of the last complete line of a run's log, or None."""
+    """Return the step of the last complete line of ``metrics.jsonl``, or None."""
     if not path.is_file():
         return None
     try:
