@@ -13,9 +13,9 @@ from dltrain.datasets.cells import is_time_name
 from dltrain.datasets.date_form import write_dates
 from dltrain.datasets.dates import Dates, parse_dates
 
-# Formats of strftime, each with the NumPy unit of its precision.
 DATES = ("%Y-%m-%d", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%-d/%-m/%Y", "%-m/%-d/%y", "%d %b %Y")
 CLOCKS = (" %H:%M", " %H:%M:%S", " %-H:%M", " %I:%M %p", " %-I:%M:%S%p", "T%H:%M:%S.%f")
+# Formats of strftime, each with the NumPy unit of its precision.
 FORMATS = [
     *(
         pytest.param(

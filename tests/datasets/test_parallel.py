@@ -191,7 +191,7 @@ def test_an_empty_line_to_translate_is_rejected_with_its_number(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["words", "characters", *SUBWORDS])
-def test_a_restored_vocabulary_encodes_equally_and_texts_have_no_special_tokens(kind: str) -> None:
+def test_a_restored_vocabulary_encodes_equally_and_names_of_special_tokens_are_read_as_text(kind: str) -> None:
     texts = ["A cafe, a café: 東京!", "<end> a <pad>"] * 3
     vocabulary = vocabularies.fit(kind, texts, lowercase=False, min_count=2, max_words=400)
     again = vocabularies.restore(kind, vocabulary.content, lowercase=False)

@@ -67,7 +67,7 @@ def test_half_of_the_second_passages_are_next_in_the_file_and_the_others_are_in_
     assert float(torch.stack(shares).mean()) == pytest.approx(0.5, abs=0.01)
 
 
-def test_training_pairs_depend_on_seed_epoch_and_index_and_those_of_other_splits_on_the_index(
+def test_training_pairs_depend_on_seed_epoch_and_index_and_test_pairs_only_on_the_index(
     data: SentencePairs,
 ) -> None:
     splits = data.load()

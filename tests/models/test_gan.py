@@ -40,7 +40,7 @@ def test_images_of_28_pixels_are_upsampled_from_7_and_images_of_64_from_4() -> N
 
 
 def pytorch_dcgan(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Return both networks of pytorch/examples/dcgan, for images of 64 pixels, without tanh and sigmoid."""
+    """Return both networks of pytorch/examples/dcgan without tanh and sigmoid, with biases in layers without norm."""
     generator: list[nn.Module] = [nn.ConvTranspose2d(latent, 8 * hidden, 4, 1, 0, bias=False)]
     critic: list[nn.Module] = [nn.Conv2d(3, hidden, 4, 2, 1), nn.LeakyReLU(0.2)]
     for times in (8, 4, 2):
@@ -53,7 +53,7 @@ def pytorch_dcgan(latent: int, hidden: int) -> tuple[nn.Sequential, nn.Sequentia
     return nn.Sequential(*generator), nn.Sequential(*critic, nn.Conv2d(8 * hidden, 1, 4, 1, 0))
 
 
-def test_the_networks_for_64_pixels_equal_those_of_the_pytorch_example() -> None:
+def test_the_networks_for_64_pixels_equal_the_pytorch_example_with_biases_in_layers_without_norm() -> None:
     model = DCGAN(3, 64, 64, 1, latent=10, hidden_size=4)
     generator, critic = pytorch_dcgan(10, 4)
     ours, theirs = list(model.generator.parameters()), list(generator.parameters())

@@ -84,7 +84,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(name: str) -> No
         nn.init.normal_(norm.running_mean, std=0.1), nn.init.uniform_(norm.running_var, 0.5, 2.0)
     model = make(name, side=side)
     model.load_state_dict(reference.state_dict())
-    reference.load_state_dict(model.state_dict())  # so that torchvision can also read weights of dltrain
+    reference.load_state_dict(model.state_dict())  # torchvision can also load the weights of dltrain
     x = torch.randn(2, 3, side, side + 16)
     with torch.inference_mode():
         torch.testing.assert_close(model.eval()(x), reference.eval()(x), atol=1e-6, rtol=0)

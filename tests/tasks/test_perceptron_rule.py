@@ -17,7 +17,7 @@ from dltrain.tasks.perceptron_rule import PerceptronRule
 
 ROSENBLATT = ["model=perceptron", "task=perceptron_rule", "optimizer=sgd", "optimizer.lr=1", "data.batch_size=1"]
 ROSENBLATT += ["device=cpu", "trainer.log_every=1000", "trainer.log_media=false"]
-ROSENBLATT += ["trainer.checkpoint_every=1000 epochs"]  # write one only at the end
+ROSENBLATT += ["trainer.checkpoint_every=1000 epochs"]  # save only at the end
 SEPARABLE = ["and", "or", "nand", "nor"]
 SELDOM = "trainer.eval_every=1000 epochs"  # evaluate only at the end
 

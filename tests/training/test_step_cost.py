@@ -113,7 +113,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
     assert watch.waits == {}
 
 
-def test_buffered_losses_are_read_in_one_copy(tmp_path: Path) -> None:
+def test_buffered_losses_are_not_read_one_by_one(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, regularization=EVERYTHING, log_every=NEVER, max_steps=1, val=False)
     loop.run()
     loop.runner.loss_buffer.add("train", Loss(torch.tensor(1.0), 3, {"part": torch.tensor(2.0)}))
