@@ -54,7 +54,7 @@ def hashed_arrays(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return arrays
 
 
-def test_fingerprints_are_equal_only_for_equal_data() -> None:
+def test_a_change_of_values_names_shapes_types_or_order_changes_the_fingerprint() -> None:
     known = digest(x=numbers(), y=numbers(8))
     assert known == digest(x=numbers(), y=numbers(8))
     others = [

@@ -37,7 +37,7 @@ def test_an_unlabeled_batch_has_only_inputs_and_the_same_augmentation():
     assert splits.unlabeled.augment is splits.train.augment is not None
 
 
-def test_labeled_examples_are_stratified_and_always_the_same():
+def test_labeled_examples_are_stratified_and_the_same_each_time_they_are_loaded():
     one, other = (Digits(num_labels=100).load().train.rows for _ in range(2))
     assert torch.equal(one["pixels"], other["pixels"])
     shares = torch.bincount(Digits().load().train.rows["labels"].long(), minlength=10) * 100 / 1299
