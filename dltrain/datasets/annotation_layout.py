@@ -21,7 +21,8 @@ def find_annotated(root: Path) -> Parts:
     Splits are defined by the names of JSON files, folders, or lists of images.
 
     Raises:
-        ConfigError: There are no annotations, none for training, or some cannot be read or assigned to a split.
+        ConfigError: There are no annotations, none for training, several JSON files for one split, or annotations that
+            cannot be read or assigned to a split.
     """
     files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
     found = {path: content for path in sorted(files) if _is_json(path) and is_coco(content := read_json(path))}
@@ -84,5 +85,6 @@ def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
 def _with_training(parts: Parts, root: Path) -> Parts:
     if TRAIN not in parts:
         expected = f"annotations for training in {root}"
-        raise ConfigError(format_error("data.path", expected, f"only annotations for {' and '.join(parts)}"))
+        got = f"only annotations for {' and '.join(parts)}" if parts else "none"
+        raise ConfigError(format_error("data.path", expected, got))
     return parts

@@ -77,7 +77,8 @@ class Labels:
         if self.one_hot:
             lines.append(f"labels: one-hot, {len(names)} columns")
         elif names != [str(number) for number in range(len(names))]:
-            lines.append(f"labels: {shorten_names(names)} become outputs 0 to {len(names) - 1}, named by the labels")
+            mapped = f"{shorten_names(names)} are mapped to class indices 0 to {len(names) - 1}"
+            lines.append(f"labels: {mapped}; class names are the labels")
         if self.targets is not None:
             lines.append("labels are floats: task=regression predicts them as numbers")
         if unseen := [name for number, name in enumerate(names) if not counts[number]]:
@@ -106,7 +107,7 @@ def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
             return Labels(classes, targets=1 if is_float or classes is None else None)
     elif numeric and is_float and len(train):
         return Labels(None, targets=train.reshape(len(train), -1).shape[1])
-    expected = "one whole number from 0 per example (a class), one-hot classes, or floats, in y_train and y_test"
+    expected = "one whole number per example, at least 0 (a class), one-hot classes, or floats, in y_train and y_test"
     got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
     raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
 
@@ -124,7 +125,9 @@ def _are_classes(numbers: np.ndarray, is_float: bool) -> bool:
 
 
 class ClassTargets(nn.Module):
-    """Module that converts numbers to class indices, -1 for other numbers, and keeps the numbers as ``values``.
+    """Module that converts targets to class indices and keeps the original targets as ``values``.
+
+    The index is -1 for a number that is not a class.
 
     Args:
         numbers: The numbers that are classes, in ascending order; None if targets are one-hot.

@@ -78,7 +78,7 @@ def read_rate(file: Path) -> int | None:
 
 
 def resample(recording: Recording, rate: int) -> Recording:
-    """Convert a recording to a sample rate by a polyphase low-pass filter, unless it already has that rate.
+    """Resample a recording to `rate` with a polyphase low-pass filter, unless it already has this rate.
 
     Raises:
         ConfigError: The package scipy is not installed.

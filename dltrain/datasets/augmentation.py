@@ -136,8 +136,8 @@ def crop_window(
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Return left, top, relative width and relative height of one random crop, as `crop_windows` does.
 
-    Tensor operations on single numbers would take several times as long. The bits are the same: exponentials and roots
-    are left to torch, which rounds them differently from NumPy.
+    Tensor operations on single numbers would take several times as long. The results are bitwise identical, because
+    torch computes the exponentials and roots, which NumPy rounds differently.
 
     Args:
         drawn: Four uniform numbers: for area, aspect ratio, left and top.

@@ -77,7 +77,7 @@ def make_blend(augmentation: Augmentation, classes: int | None) -> nn.Module | N
 
 
 def mix_targets(targets: Tensor, partner: Tensor, share: Tensor, classes: int) -> Tensor:
-    """Return class probabilities (B, classes): `share` (B,) for an example's own class, the rest for its partner's."""
+    """Return class probabilities (B, classes): `share` (B,) for `targets`, 1 - `share` for the targets of `partner`."""
     own = F.one_hot(targets, classes).float()
     return own[partner].lerp(own, share[:, None])
 

@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Return squares that cover an image without overlap, row by row; the last ones may extend beyond its edge."""
+    """Return squares, row by row, that cover an image without overlap; they may extend beyond its right and bottom."""
     rows, columns = math.ceil(height / tile), math.ceil(width / tile)
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
     return [(left, top, left + tile, top + tile) for left, top in corners]
@@ -61,7 +61,7 @@ class BoxedImages:
         kinds: Name of a class -> its number, from 1.
         size: Height and width of an example in pixels.
         mode: PIL mode of the images.
-        visible: Minimum share of the area of a box inside a part; other boxes are dropped.
+        visible: Minimum share of the area of a box that lies inside a part; boxes with a smaller share are dropped.
         augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 

@@ -22,7 +22,7 @@ class Boxed(NamedTuple):
 
     Args:
         pixels: (size, size, channels) in uint8.
-        boxes: Edges in these pixels, (M, 4) in float32.
+        boxes: Left, top, right and bottom edge in these pixels, (M, 4) in float32.
         kinds: Classes from 1, negative for crowds, (M,) in int64.
         frame: Left, top, horizontal and vertical scale, which map boxes to pixels of the file, (4,) in float32.
         parts: Number of parts that the image is cut into.
@@ -79,7 +79,7 @@ def cut_boxes(
 
     Args:
         window: Left, top, right and bottom edge.
-        visible: Minimum share of the area of a box inside the window; other boxes are dropped.
+        visible: Minimum share of the area of a box that lies inside the window; boxes with a smaller share are dropped.
     """
     left, top, right, bottom = window
     inside = boxes.clip([left, top, left, top], [right, bottom, right, bottom])
@@ -100,7 +100,7 @@ def to_window(boxes: np.ndarray, window: Sequence[float], size: int) -> tuple[np
 def stack_boxed(examples: Sequence[Boxed]) -> dict[str, Tensor]:
     """Return ``pixels`` (B, channels, size, size), ``boxes`` (B, M, 4), ``kinds`` (B, M), ``frame`` and ``parts``.
 
-    Images are padded with boxes of kind 0 to the largest number of boxes in an image, at least 1.
+    The boxes of each image are padded with boxes of kind 0 to the largest number M in the batch, at least 1.
     """
     most = max(1, *(len(each.kinds) for each in examples))
     boxes = np.zeros((len(examples), most, 4), np.float32)

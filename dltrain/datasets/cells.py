@@ -112,7 +112,7 @@ def number_pattern(decimal: str) -> re.Pattern[str]:
 
 
 def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
-    """Return the numbers in float64, with NaN for text and for numbers beyond float64."""
+    """Return the numbers in float64, with NaN for text and for numbers beyond the range of float64."""
     if decimal == POINT and PLAIN.fullmatch("".join(words)):
         try:
             found = np.array(words, dtype=np.float64)
@@ -134,7 +134,7 @@ class Evidence(NamedTuple):
     """Evidence in one column for the decimal mark of its file.
 
     Args:
-        proofs: Decimal mark -> a cell that proves it, usually the first that is a number with this mark only.
+        proofs: Decimal mark -> a cell that proves it, usually the first that is a number only with this mark.
         ambiguous: The first cell that is a number with either mark, but has a different value with each.
         bare: Whether some numbers contain neither mark.
         narrow: Whether at least `MIN_NARROW` numbers contain a mark and, read with decimal points, lie within a factor
@@ -150,7 +150,7 @@ class Evidence(NamedTuple):
 def find_evidence(words: Sequence[str]) -> Evidence:
     """Return the evidence in the distinct cells of a column.
 
-    It is empty if fewer than half of the cells are numbers, or if no number contains a mark.
+    It is empty if fewer than half of the cells with a value are numbers, or if no number contains a mark.
     """
     words = [word for word in words[:SAMPLE] if word.casefold() not in MISSING_NUMBERS]
     fits = {word: [mark for mark in MARKS if number_pattern(mark).fullmatch(word)] for word in words}

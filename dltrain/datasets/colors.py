@@ -29,15 +29,15 @@ class Unit(nn.Module):
         self.register_buffer("std", std.float())
 
     def change(self, inputs: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function of images from 0 to 1 to normalized inputs."""
+        """Convert normalized inputs to images from 0 to 1, apply `function`, and normalize the result."""
         return (function(inputs * self.std + self.mean) - self.mean) / self.std
 
 
 class Colors(nn.Module):
     """Random brightness, contrast and saturation of each example, in this order.
 
-    Each factor is uniform between 1 - x and 1 + x for the value x of the augmentation. Only images of 3 channels have
-    a saturation.
+    Each factor is uniform between 1 - x and 1 + x, where x is the maximum change in `augmentation`. Only images of 3
+    channels have a saturation.
 
     Args:
         augmentation: What to change and how much.

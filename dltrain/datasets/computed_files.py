@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dltrain.errors import ConfigError, format_error
+from dltrain.errors import ConfigError
 from dltrain.storage.safe_read import read_mapping
 
 MANIFEST = "manifest.json"
@@ -29,7 +29,7 @@ def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None])
 
     Args:
         kind: Folder in `cache_root` for caches of this kind.
-        key: What the files depend on, as plain Python.
+        key: Values that the files depend on, which must be serializable as JSON.
         compute: Function that writes the files into an empty folder.
 
     Raises:
@@ -47,7 +47,7 @@ def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None])
     except OSError as error:
         hint = "Set the environment variable DLTRAIN_DATA to another folder, or data.map_above=null"
         got = error.strerror or str(error)
-        raise ConfigError(format_error("data.path", f"to write a cache to {root}", got, hint)) from error
+        raise ConfigError(f"data.path: writing a cache to {root} failed: {got}. {hint}") from error
     return folder
 
 

@@ -28,8 +28,9 @@ NO_TAG = -1  # target of tokens that are not the first one of a word
 class PrepareTags(nn.Module):
     """Module that converts rows of tokens and tags to the fields of a batch.
 
-    Shape: tokens, starts and, if known, targets (B, T), and lengths (B,) -> inputs and targets (B, T), int64, starts
-    (B, T), bool, and lengths (B,), int64 on the CPU.
+    Shape:
+        tokens, starts and optional targets (B, T), and tokens_lengths (B,) -> inputs and targets (B, T) in int64,
+        starts (B, T) in bool, and lengths (B,) in int64 on the CPU
     """
 
     def forward(self, rows: Batch) -> Batch:
@@ -41,8 +42,8 @@ class PrepareTags(nn.Module):
 class Conll:
     """Sentences with a tag for each word; the splits are random but fixed.
 
-    A file has one word per line, its columns separated by spaces or tabs, and an empty line after each sentence. Lines
-    that begin with ``-DOCSTART-`` are left out.
+    A file has one word per line, with columns separated by spaces or tabs, and an empty line after each sentence. Lines
+    whose first column is ``-DOCSTART-`` are left out.
 
     Args:
         path: The file.
@@ -51,7 +52,8 @@ class Conll:
             The first subword of a word gets its tag.
         lowercase: Whether words are converted to lower case.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
-        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
+        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
+            characters, which are kept even if they exceed it. At least 1.
         max_length: Maximum number of tokens of a sentence, including begin and end; the rest is cut off. At least 1, or
             3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.

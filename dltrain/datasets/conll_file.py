@@ -9,7 +9,7 @@ DOCUMENT = "-DOCSTART-"  # first cell of the lines between documents
 
 
 class Sentence(NamedTuple):
-    """Words and their tags; no tags if they are unknown."""
+    """Words of a sentence and their tags; `tags` is empty if they are unknown."""
 
     words: list[str]
     tags: list[str]

@@ -1,4 +1,4 @@
-"""Find how the cells of a CSV file are delimited."""
+"""Infer the delimiter of a CSV file."""
 
 import csv
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
 
     Args:
         head: The first lines.
-        usual: Delimiter to use if the first line contains it.
+        usual: Delimiter to use if the first line contains it, or if no delimiter splits the header.
     """
     if usual and head and usual in head[0]:
         return usual

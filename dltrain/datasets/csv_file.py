@@ -68,8 +68,8 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file or a line cannot be read, or the decimal mark is ambiguous; the message names the line,
-            if there is one.
+        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, the first line holds values
+            instead of names, or there are no rows; the message names the line, if there is one.
     """
     with csv_errors(path):
         content = path.read_bytes()
@@ -137,8 +137,8 @@ def iterate_tables(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, or there are no rows; the
-            message names the line, if there is one.
+        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, the first line holds values
+            instead of names, or there are no rows; the message names the line, if there is one.
     """
     reader = Reader(lines, path, notation or Notation())
     rows = iter(reader)
@@ -194,7 +194,8 @@ class Reader:
     def __iter__(self) -> Iterator[tuple[list[str], int]]:
         """Yield the rows.
 
-        An empty line is a missing value in a file of one column, except at its end; otherwise it is ignored.
+        In a file of one column, an empty line is a missing value, except at the end of the file; in other files, it is
+        ignored.
         """
         yield from self.first
         empty: list[tuple[list[str], int]] = []
@@ -253,7 +254,8 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
         return reader.notation.trained_on.decimal
     for name, one in found.items():
         word = one.ambiguous
-        # In a comma-separated file, 4,006 next to 960 is grouped, and 23.110 among numbers like it is a fraction.
+        # In a comma-separated file, a comma separates thousands if the column also has numbers without a mark (4,006
+        # and 960), and a point is a decimal point if all numbers have a mark and similar sizes (23.110 and 21.005).
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]

@@ -20,7 +20,7 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
         settings: Arguments of a data set; ``header``, ``decimal``, ``missing_words`` and ``day_first`` are used.
 
     Raises:
-        ConfigError: The file cannot be read at all.
+        ConfigError: `read_csv` rejects the file.
     """
     words = settings.get("missing_words") or ()
     notation = Notation(settings.get("header", True), settings.get("decimal"), tuple(words))
@@ -38,7 +38,7 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
 
 
 def _kind(table: Table, column: int, day_first: bool | None) -> str:
-    """Return the kind of a column, in the plural."""
+    """Return what a column holds: dates, numbers, words, or words and numbers."""
     cells, named = table.columns[column], is_time_name(table.header[column])
     if (named or not table.is_numeric(column)) and parse_cells(cells, day_first is not False, named) is not None:
         return "dates"

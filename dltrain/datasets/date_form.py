@@ -105,7 +105,10 @@ class DateForm:
 
     @property
     def day_first(self) -> bool | None:
-        """Whether the day precedes the month; None if the year comes first, or if `day_precedes` returns None."""
+        """Whether the day precedes the month.
+
+        None if the pattern begins with the year, or if `day_precedes` returns None.
+        """
         return None if re.search("^%[Yy]", self.pattern) else day_precedes(self.pattern)
 
 
@@ -186,7 +189,7 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
     "p": lambda time, form: form.noon[time.hour >= 12],
     "z": lambda time, form: form.offset,
-    # Integers, as floats cannot hold nanoseconds. 16 digits are microseconds; each further digit is a factor of 10.
+    # Integers, as floats cannot hold nanoseconds. 16 digits are microseconds; one digit more or less is a factor of 10.
     "s": lambda time, form: str(
         (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
     ),

@@ -61,8 +61,7 @@ def find_languages(
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
     """Return the languages that contain every word, with the numbers of the months and of the weekdays.
 
-    If there are several, only those with the fewest abbreviations are returned, and only English if it has all words as
-    names.
+    If there are several, only those with the fewest abbreviations are returned; only English if it needs none.
     """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():

@@ -47,9 +47,9 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates. None if none of the first, middle and last known cells is a date, if fewer than nine in ten distinct
-        cells are dates (or not all, for dates that are also numbers such as 202105), or if two consecutive cells such
-        as "May 14" and "May 15" are days without a year.
+        The dates. None if none of the first, middle and last cells that are not missing is a date, if fewer than nine
+        in ten distinct cells are dates (all must be if they may also be numbers, such as 202105), or if the month
+        repeats in consecutive cells such as "May 14" and "May 15", which are days without a year.
     """
     known = cells.dropna()
     if known.empty:
@@ -121,7 +121,7 @@ def _choose_reading(
 
 
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
-    """Choose between readings with the year first and last by the span of time, if one is clearly shorter."""
+    """Drop the year-first or the year-last readings if their dates span at least twice the time of the others."""
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
     first = shortest[1].startswith("%y")
@@ -142,7 +142,7 @@ def _share(times: np.ndarray) -> float:
 
 
 def _two_readings(originals: list[str], best: Reading, rivals: list[Reading]) -> tuple[str, ...]:
-    """Return the first cell with another date in a rival reading, and both dates; empty if there is none."""
+    """Return the first cell with a different date in a rival reading, and both dates; empty if there is none."""
     for _, _, times in rivals:
         different = np.flatnonzero((times != best[2]) & ~np.isnat(times) & ~np.isnat(best[2]))
         if len(different):

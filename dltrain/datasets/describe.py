@@ -17,7 +17,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is one."""
+    """Return a number and its noun, which is plural unless the number is 1."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
@@ -29,7 +29,7 @@ def missing_line(table: Table, columns: Iterable[int]) -> list[str]:
 
 
 def classes_line(names: Sequence[str], splits: Mapping[str, np.ndarray]) -> list[str]:
-    """Return a line with the number of examples per class, and a warning for each split that lacks a class.
+    """Return a line with the number of examples per class, and a warning for each non-empty split that lacks a class.
 
     Args:
         names: The classes.

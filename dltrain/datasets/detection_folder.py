@@ -42,7 +42,8 @@ class DetectionFolder:
         class_names: Names of the classes; None uses the classes of the training images, in alphabetical order.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
-        min_visible: Minimum share of the area of a box inside a tile or crop, in [0, 1]; other boxes are dropped.
+        min_visible: Minimum share of the area of a box that lies inside a tile or crop, in [0, 1]; boxes with a smaller
+            share are dropped.
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
             lowest rows for testing, the rows above them for validation. Images of fewer than three rows are used only
             for training.
@@ -55,9 +56,11 @@ class DetectionFolder:
         batch_size: Examples per step, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
-        on_bad_sample: Policy for unreadable images and boxes outside their images: ``stop`` or ``skip``.
+        on_bad_sample: Policy for unreadable images, images of a different size than annotated, and boxes outside their
+            images: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip after `load` before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None determines the classes by the arguments above.
+        fitted: Result of `fit` in an earlier run; None determines the classes from `class_names`, `single_class` and
+            the training images.
     """
 
     def __init__(

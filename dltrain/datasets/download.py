@@ -32,7 +32,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
     Args:
         dataset: Name of its class in torchvision.
         root: Folder of all data sets.
-        is_complete: Function that returns whether its files exist; another process may have downloaded them meanwhile.
+        is_complete: Function that returns whether the files exist; another process may have downloaded them meanwhile.
 
     Raises:
         ConfigError: The download failed; the message has a command to download the files by hand.
@@ -49,9 +49,8 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
                 _move_files(temporary, root)
     except (OSError, RuntimeError, HTTPException, tarfile.TarError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        failed = format_error("data.download", f"to download {dataset} into {root}", reason)
         hint = f"Check the network and the folder. To download by hand: {shell_command(kind, root)}"
-        raise ConfigError(f"{failed}. {hint}") from error
+        raise ConfigError(f"data.download: downloading {dataset} into {root} failed: {reason}. {hint}") from error
 
 
 def shell_command(kind: Any, root: Path) -> str:

@@ -62,7 +62,7 @@ def _add_months(time: datetime, months: int, last_day: bool) -> datetime:
 
 
 def continue_numbers(cells: Sequence[str], steps: int) -> list[int | float] | None:
-    """Return the numbers after the last one, which advance by the lower median of the differences.
+    """Return the numbers that continue a sequence by the lower median of its differences.
 
     Args:
         cells: Texts of at least one number; the decimal separator is a point.

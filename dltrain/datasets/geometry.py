@@ -131,7 +131,7 @@ def sample_nearest(values: Tensor, matrix: Tensor, outside: Tensor, aligned: boo
 
 
 def sample_bilinear(values: Tensor, matrix: Tensor, outside: Tensor, aligned: bool) -> Tensor:
-    """Sample each pixel by bilinear interpolation of its source, with `outside` beyond the edges.
+    """Sample each pixel by bilinear interpolation at its source, with `outside` beyond the edges.
 
     Shape:
         values (B, channels, height, width); matrix (B, 2, 3); outside (channels, 1, 1) -> (B, channels, height, width)

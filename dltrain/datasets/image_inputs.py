@@ -18,7 +18,7 @@ from dltrain.errors import ConfigError, format_error
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Pillow detects the format from the content, and would pass PostScript on to Ghostscript.
+# Formats to open. Pillow detects the format from the content, and would otherwise run Ghostscript for PostScript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per channel, such as I;16
 WHITE_16_BIT = 65535
@@ -107,7 +107,7 @@ def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None 
 def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
     """Decode an image in a PIL mode, upright according to its EXIF orientation; raises as `decode_image` does."""
     with warnings.catch_warnings():
-        # Pillow warns above 90 million pixels, which cameras produce, and raises above twice as many.
+        # Pillow warns above 90 million pixels, which cameras produce, and raises an error above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(source, formats=FORMATS) as image:
             ImageOps.exif_transpose(image, in_place=True)

@@ -64,7 +64,7 @@ class ImageMasks:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images and masks: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of images to skip before the run stops, at least 1.
-        fitted: Result of `fit` in an earlier run; None uses the classes of the training masks.
+        fitted: Result of `fit` in an earlier run; None determines the classes from `class_names` or the training masks.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ImageMasks:
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_folders(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder or list; all are ``train`` if there is none."""
+        """Return the pairs of each split that has a folder or list; all are ``train`` without ``train/images``."""
         path = existing_folder(self.path, "an existing folder with images/ and masks/")
         if has_voc_layout(path):
             return find_voc_pairs(path)

@@ -46,7 +46,8 @@ class ImageTransform:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor after the subtraction, above 0, on the same scale.
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
-            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas become black.
+            arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas get
+            the stored value 0, which is black unless arrays have a different scale.
         white: Stored value of white; black is 0.
         arrays: Scale of user-provided arrays; None for the scale of the stored values.
     """

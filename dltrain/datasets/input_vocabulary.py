@@ -1,4 +1,4 @@
-"""Vocabularies of texts that models only read: words, subwords, or a user-provided tokenizer."""
+"""Vocabularies of input texts, which models do not generate: words, subwords, or a user-provided tokenizer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ KINDS = ("words", *NAMES)
 
 
 class FittedSubwords(TokenizerFile):
-    """Subwords that are fitted to texts. In a text, ``<mask>`` is the only name that is read as a special token."""
+    """Subwords that are fitted to texts.
+
+    `encode` reads ``<mask>`` as a special token if the vocabulary has it; names of other special tokens are plain text.
+    """
 
     def __init__(self, content: str) -> None:
         super().__init__(content)
@@ -28,7 +31,7 @@ class FittedSubwords(TokenizerFile):
         return [*first, *(token for part in others for token in (mask, *part))]
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens and their (start, end) in a text, without the space that byte pairs may start with."""
+        """Return the tokens and their (start, end) in a text; a span excludes spaces at the start of its token."""
         tokens, spans = super().encode_spans(text)
         return tokens, [(stop - len(text[start:stop].lstrip()), stop) for start, stop in spans]
 
@@ -42,7 +45,8 @@ class VocabularySettings:
         tokenizer: File ``tokenizer.json``, which replaces ``tokens``.
         lowercase: Whether to convert texts to lower case.
         min_count: Minimum number of occurrences of a word, or of a pair of subwords to join, at least 1.
-        max_words: Maximum number of words or subwords, at least 1.
+        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
+            characters, which are kept even if they exceed it. At least 1.
         special: Special tokens of a fitted vocabulary.
     """
 
@@ -66,14 +70,15 @@ class VocabularySettings:
         return "tokens of data.tokenizer" if self.tokenizer else f"{names[self.tokens]} of the training texts"
 
     def fit(self, texts: Iterable[str], whole: bool = False) -> Words | TokenizerFile:
-        """Return the vocabulary.
+        """Fit the vocabulary to texts, or read the tokenizer.
 
         Args:
             texts: The training texts.
             whole: Whether each text is one word.
 
         Raises:
-            ConfigError: The file is not a tokenizer, no word occurs often enough, or the package is not installed.
+            ConfigError: The tokenizer file is missing or invalid, no word occurs often enough, or a package is not
+                installed.
         """
         if self.tokenizer:
             return read_tokenizer(self.tokenizer)

@@ -39,7 +39,7 @@ def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tu
     Characters and spelling of the training tokens are stored only if nothing is held out.
 
     Args:
-        key: What the tokens depend on, in addition to the separator, the sizes of the parts and the end token.
+        key: Values that the tokens depend on, in addition to the separator, the sizes of the parts and the end token.
     """
     own = {**key, "version": VERSION, "separator": parts.separator, "sizes": parts.sizes, "end": tokenizer.spec.end}
     folder = computed("tokens", own, lambda new: _write(new, tokenizer, parts))

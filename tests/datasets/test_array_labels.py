@@ -26,8 +26,8 @@ def targets(data):
     ("numbers", "label_line"),
     [
         ([0, 1, 2], None),
-        ([1, 2, 3], "labels: 1, 2, 3 become outputs 0 to 2, named by the labels"),
-        ([3, 7, 200], "labels: 3, 7, 200 become outputs 0 to 2, named by the labels"),
+        ([1, 2, 3], "labels: 1, 2, 3 are mapped to class indices 0 to 2; class names are the labels"),
+        ([3, 7, 200], "labels: 3, 7, 200 are mapped to class indices 0 to 2; class names are the labels"),
     ],
 )
 @pytest.mark.parametrize("axes", [1, 2])
@@ -86,7 +86,7 @@ def test_other_numbers_are_regression_targets(y, count, tmp_path):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (CLASS_INDICES - 1, "one whole number from 0 per example"),  # -1 often means that there is no label
+        (CLASS_INDICES - 1, "one whole number per example, at least 0"),  # -1 often means that there is no label
         (np.eye(3, dtype=int)[CLASS_INDICES] * 2, "one-hot classes"),
         (np.where(CLASS_INDICES, np.nan, 1.0), r"finite numbers in y_train \(.*\), got nan at \[1\]"),
     ],
