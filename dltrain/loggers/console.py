@@ -21,7 +21,7 @@ class Console:
     """Messages and progress on standard error; result tables on standard output.
 
     A terminal gets colors and a live progress line, unless ``TERM=dumb``; ``NO_COLOR`` removes the colors. Anything
-    else gets plain text without escape codes. Secrets and control characters are removed from all output.
+    else gets plain text without escape codes. In all output, secrets are masked and control characters are removed.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:

@@ -149,6 +149,6 @@ def make_rich(stream: TextIO) -> "RichConsole | None":
 
 
 def encodable(text: str, stream: TextIO) -> str:
-    """Replace characters that the stream's encoding lacks by backslash escapes."""
+    """Return a text with backslash escapes for the characters that the stream's encoding lacks."""
     encoding = stream.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

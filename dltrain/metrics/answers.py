@@ -20,7 +20,7 @@ def exact_match(found: str, answers: Sequence[str]) -> float:
 
 
 def word_f1(found: str, answers: Sequence[str]) -> float:
-    """Return the highest F1 score between the words of an answer and those of a correct one, from 0 to 1.
+    """Return the highest F1 score between the words of an answer and of a correct answer, from 0 to 1.
 
     Source: Rajpurkar et al. 2016, "SQuAD", section 6.1.
     """

@@ -16,8 +16,8 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
 
     - ``modes``: number of modes with generated points.
     - ``high_quality``: share of the generated points that belong to a mode.
-    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. It is the sum over all
-      modes of the smaller of the two shares.
+    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. It is the sum, over
+      all modes, of the mode's share of the real points or of the generated points, whichever is smaller.
 
     Args:
         real, fake: Points, (N, 2) and (M, 2).

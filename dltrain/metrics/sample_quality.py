@@ -43,8 +43,8 @@ class Quality:
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
         """Return scores of generated samples in comparison with real examples; images are in [0, 1].
 
-        The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) over the first 2,000 of each,
-        and with a classifier ``classifier_score`` (the number of classes is best).
+        The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) of the first 2,000 real and
+        the first 2,000 generated examples, and with a classifier ``classifier_score`` (the number of classes is best).
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
         precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class AdoptedNetwork(nn.Module):
-    """Wrapper for a network of another library; its layers are the layers of the network.
+    """Wrapper that shares the layers, parameters and buffers of a network of another library.
 
     Parameter names get no prefix, so state dicts of that library can be loaded.
     """

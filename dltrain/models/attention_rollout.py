@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 
 def attention_rollout(model: nn.Module, forward: Callable[[], Any]) -> Tensor:
-    """Return how much each state after the last layer depends on each state before the first, (B, T, T).
+    """Return how much each output state of the last layer depends on each input state of the first layer, (B, T, T).
 
     A layer's attention A, averaged over its heads, and its residual connection have equal weight; the result is the
     product ``(A_n + I) / 2 @ ... @ (A_1 + I) / 2``, whose rows sum to 1.
 
     Args:
-        model: A model in evaluation mode whose layers of `torch.nn.MultiheadAttention` are called one after the other,
+        model: A model in evaluation mode whose layers of `torch.nn.MultiheadAttention` are called in sequence,
             as self-attention of states (B, T, features).
         forward: Function that computes the outputs of the model.
 

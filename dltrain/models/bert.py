@@ -40,8 +40,8 @@ class BERT(nn.Module):
         causal: Whether the task needs outputs that do not depend on later tokens; must be false.
         readout: Vector of the whole text: ``first``, a tanh layer on the state of the first token, or ``mean``, the
             mean of all states.
-        next_sentence: Also return the outputs of the two classes of a pair: the second passage follows the first one,
-            or does not. Requires a task that predicts masked tokens.
+        next_sentence: Also return the logits of two classes for each pair: the second passage follows the first one,
+            or it does not. Requires a task that predicts masked tokens.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, outputs) with ``each_step``, otherwise (B, outputs); with
     ``next_sentence``, also (B, 2).
@@ -148,7 +148,7 @@ class BERT(nn.Module):
 
 
 class MaskedTokens(nn.Module):
-    """Logits of the tokens at each step; the output weights are those of the embedding.
+    """Output layer that returns the logits of the tokens at each step, with the weights of the embedding.
 
     Shape: (B, T, width), weights (vocabulary, width) -> (B, T, vocabulary).
     """

@@ -49,7 +49,8 @@ class Block(nn.Module):
         bias: Whether linear layers and norms have biases.
 
     Raises:
-        ConfigError: See `make_heads`; or ``rotary`` is true and heads have an odd number of features.
+        ConfigError: See `make_heads`; or ``rotary`` is true and heads have an odd number of features; or the name of
+            the norm or activation is unknown.
 
     Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3; gated layers, Shazeer 2020, section 2.

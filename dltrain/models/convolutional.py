@@ -44,7 +44,7 @@ class _Block:
         return self.kernel // 2 if self.padding == "same" else 0
 
     def output_side(self, pixels: int) -> int:
-        """Return the side of the output in pixels for an input of ``pixels`` along that side."""
+        """Return the height of the output for an input of height ``pixels``; widths are computed in the same way."""
         if self.kernel > pixels + 2 * self.pad:
             expected = f"at most {pixels}, the side of the image at this block"
             raise ConfigError(format_error(f"{self.key}.kernel", expected, self.kernel))
@@ -131,7 +131,7 @@ class LeNet5(nn.Module):
         channels, outputs: At least 1.
         height, width: Size of the images in pixels; sides below 32 are zero-padded to 32.
         variant: ``modern``, or ``original`` as in the paper: scaled tanh, pooling with trainable weights, and a second
-            convolution in which each output map reads only some of the input maps.
+            convolution in which all output maps but one read only some of the input maps.
         activation: Activation function of the modern variant.
         pool: ``avg`` or ``max``, of the modern variant.
         dropout: Dropout probability of the fully connected hidden layers, in [0, 1).

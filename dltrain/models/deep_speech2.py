@@ -14,7 +14,7 @@ KERNEL = (5, 5)  # over time (frames, then steps) and frequency bands
 class DeepSpeech2(nn.Module):
     """Two convolutions over time and frequency, bidirectional recurrent layers, and a linear output layer.
 
-    Both convolutions halve the number of bands. The first one reduces the frames of each step to one.
+    Each convolution halves the number of bands. The first one also reduces the frames of each step to one.
 
     Args:
         bands: Mel bands of a frame, at least 1.

@@ -15,11 +15,11 @@ UNMATCHED, BETWEEN = -1, -2  # instead of the index of a box: background, and an
 
 
 class Detector(nn.Module):
-    """Mixin that lets torchvision's detectors read batches of images of one size with padded boxes.
+    """Mixin that lets torchvision's detectors read batches of images of the same size with padded boxes.
 
-    In training, the output has ``losses``, means by name, and their ``weight`` in means over batches. In
+    In training, the output has ``losses``, a dict of means, and ``weight``, their weight in means over batches. In
     evaluation, it has ``detections``, a dict of ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,) for each image,
-    and also the losses if boxes are given. On the meta device, it has the outputs of all heads.
+    and also ``losses`` and ``weight`` if boxes are given. On the meta device, it has the outputs of all heads.
 
     Shape:
         x (B, channels, height, width); boxes (B, M, 4) as left, top, right, bottom in pixels; kinds (B, M), classes

@@ -49,7 +49,7 @@ class ReadAndWrite(nn.Module):
             make_block: Function that returns a block, given ``causal`` and ``cross``.
             make_norm: Function that returns the norm after a stack.
             positions: Modules that add positions to source and target.
-            distances: Relative positions in the self-attention of encoder and decoder; None without them.
+            distances: Relative positions in the self-attention of encoder and decoder; None for no relative positions.
         """
         vocabulary, outputs, width = sizes
         self.target_embedding = nn.Embedding(outputs, width)
@@ -69,7 +69,8 @@ class ReadAndWrite(nn.Module):
     ) -> Any:
         """Return the logits of each next token.
 
-        Without `previous`, return the state after the source; with a `state`, return the logits and the next state.
+        Without `previous`, return the state after reading the source. With a `state`, return the logits and the next
+        state.
 
         Args:
             x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).

@@ -94,8 +94,9 @@ class DCGAN(GANBase):
         answers: Outputs of the critic for each example, at least 1.
         latent: Number of values of the noise, at least 1.
         height, width: Size of the images in pixels, at least 2.
-        hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each halving.
-        critic_norm: Normalization after each convolution of the critic but the first: ``batch``, ``layer`` or ``none``.
+        hidden_size: Channels of the feature maps at half the image size, at least 1; doubled at each further halving.
+        critic_norm: Normalization after each convolution of the critic except the first: ``batch``, ``layer`` or
+            ``none``.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.

@@ -30,8 +30,8 @@ def append_steps(before: Tensor, new: Tensor) -> Tensor:
 
     Without gradients, the result is a view of memory with room for more steps, into which the next call writes. When
     the memory is full, all steps are copied into twice the memory, so that n steps cost O(n) copies in total. The steps
-    are also copied if `before` was already extended or is not a result of this function, so results never change
-    afterwards.
+    are also copied if `before` cannot be extended in place, for example because it was already extended, so results
+    never change afterwards.
     """
     if torch.is_grad_enabled():
         return torch.cat([before.to(new.dtype), new], dim=2)

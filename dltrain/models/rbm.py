@@ -27,7 +27,7 @@ class Down(nn.Module):
 
 
 class RBM(nn.Module):
-    """Restricted Boltzmann machine of binary units.
+    """Restricted Boltzmann machine with binary units.
 
     The energy is ``E(v, h) = -b.v - c.h - h.Wv``, where ``W`` and ``c`` are weight and bias of ``up`` and ``b`` is the
     bias of ``down``. Given the visible units, the hidden units are independent, and vice versa:

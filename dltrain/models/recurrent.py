@@ -19,7 +19,7 @@ SPEED_NOTE = "model.layer_norm: computed step by step, without the fused recurre
 
 
 class Recurrent(nn.Module):
-    """Stacked recurrent layers and a linear output layer, applied at every step or after the last one.
+    """Stacked recurrent layers and a linear output layer, applied at every step or once per sequence.
 
     Args:
         cell: ``rnn``, ``lstm`` or ``gru``.
@@ -29,7 +29,7 @@ class Recurrent(nn.Module):
             is not applied to the recurrent state.
         activation: ``tanh`` or ``relu`` for rnn; None for lstm and gru, whose activation functions are fixed.
         vocabulary: Number of distinct tokens; None for numeric inputs.
-        each_step: Return an output at every step; otherwise only after all steps.
+        each_step: Return an output at every step; otherwise one per sequence.
         causal: Whether outputs must not depend on later steps; excludes ``bidirectional``.
         readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
             states, or their attention-weighted mean (``attention``).
@@ -142,7 +142,9 @@ class Recurrent(nn.Module):
         return self.pool(self._states(self.steps(x), lengths), lengths)[1]
 
     def start(self, batch_size: int) -> State:
-        """Return the initial state: zeros or learned values, (B, num_layers, hidden_size) for hidden and cell state.
+        """Return the initial state, zeros or learned values.
+
+        The hidden state and, for lstm, the cell state have the shape (B, num_layers, hidden_size).
 
         Raises:
             ConfigError: The model needs later steps for an output.

@@ -45,7 +45,8 @@ def run_layer(layer: nn.Module, x: Any, before: Parts | None, weight_dropout: fl
     Args:
         x: Steps (B, T, width), or a packed sequence.
         before: State before the first step; None for zeros.
-        weight_dropout: Dropout probability of the hidden-to-hidden weights in training: one mask per call.
+        weight_dropout: Dropout probability of the hidden-to-hidden weights in training: one mask per call. A `Stack`
+            uses its own probability instead.
 
     Source: weight dropout, Wan et al. 2013 (DropConnect); Merity, Keskar and Socher 2018 (AWD-LSTM), section 2.
     """
@@ -195,7 +196,7 @@ class Stack(nn.Module):
 
     Args:
         build: Function of the input size that returns one layer for one direction, such as an `nn.LSTM`.
-        dropout: Module that is applied to the output of each layer but the last.
+        dropout: Module that is applied to the output of each layer except the last.
         residual: Add the input of each layer after the first to its output (Wu et al. 2016, section 3.1).
         weight_dropout: See `run_layer`.
     """
@@ -265,7 +266,7 @@ def build_layers(
     """Return the recurrent layers of a model: those of torch, or a `Stack` for options that torch does not have.
 
     Args:
-        dropout: `nn.Dropout` or `LockedDropout` of the outputs of all layers but the last.
+        dropout: `nn.Dropout` or `LockedDropout` of the outputs of all layers except the last.
         activation: ``tanh``, ``relu`` or None; None for lstm and gru.
     """
     options = _cell_options(cell, activation)

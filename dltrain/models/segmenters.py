@@ -35,7 +35,7 @@ class _Segmenter(nn.Module):
             _replace_first_convolution(self.backbone, channels)
 
     def forward(self, x: Tensor) -> Outputs:
-        """Return the outputs of each pixel; in training also the auxiliary classifier's outputs and their weight."""
+        """Return the outputs of each pixel; in training with an auxiliary classifier, also its outputs and weight."""
         features = self.backbone(x)
         outputs = _resize(self.classifier(features["out"]), x)
         if self.aux_classifier is None or not self.training:

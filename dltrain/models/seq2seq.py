@@ -70,13 +70,15 @@ class Seq2Seq(RecurrentEncoderDecoder):
     ) -> Any:
         """Return the logits of each next token.
 
-        Without `previous`, return the state after the source; with a `state`, return the logits and the next state.
+        Without `previous`, return the state after reading the source. With a `state`, return the logits and the next
+        state.
 
         Args:
             x: Source tokens (B, S); with a `state`, the next tokens of the target (B, T).
             previous: For each token to predict, the token before it (B, T); None to read only the source.
             lengths: Steps of each source, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: State returned by an earlier call; its ``attention`` (B, T, S) has the weights of that call.
+            state: State returned by an earlier call. With attention, ``state["attention"]`` has the weights of that
+                call, (B, T, S).
         """
         if state is not None:
             return self._write(x, state)

@@ -213,8 +213,8 @@ class InceptionNetwork(TorchvisionNetwork):
         name: ``googlenet`` or ``inception_v3``.
         dropout: Dropout probability of the inputs of the last layer, in [0, 1).
         aux_weight: Weight of the loss of each auxiliary head; 0 for a network without them.
-        transform_input: Whether to rescale inputs that are normalized by mean and standard deviation of ImageNet to
-            [-1, 1], as torchvision's trained weights expect.
+        transform_input: Whether to rescale inputs to [-1, 1], as torchvision's trained weights expect; the inputs must
+            be normalized by the mean and standard deviation of ImageNet.
 
     The other arguments are those of `TorchvisionNetwork`.
 
@@ -248,7 +248,7 @@ class InceptionNetwork(TorchvisionNetwork):
         self._build(channels, (height, width), outputs, name, stem, dropout=dropout, **heads)
 
     def forward(self, x: Tensor) -> Any:
-        """Return the outputs of each image; in training also the outputs of each auxiliary head and their weight."""
+        """Return the outputs of each image; in training with auxiliary heads, also their outputs and weight."""
         result = super().forward(x)
         if isinstance(result, Tensor):
             return result

@@ -50,7 +50,7 @@ class CNNLSTM(nn.Module):
         self.lstm = nn.LSTM(frame_features, hidden_size, num_layers, batch_first=True, dropout=between)
         for name, bias in self.lstm.named_parameters():
             if name.startswith("bias_ih"):
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates let gradients pass many frames
+                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # so that gradients pass through many frames
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, outputs)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor]) -> dict[str, bool]:
-    """Return the arguments for an optimizer's fastest kernels; empty if `given` has ``fused`` or ``foreach``."""
+    """Return the arguments for an optimizer's fastest kernels; empty if there are none or `given` selects some."""
     accepted = inspect.signature(kind).parameters
     if "fused" in given or "foreach" in given:
         return {}
@@ -40,7 +40,7 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
 def fill_momentum(optimizer: Any) -> None:
     """Initialize the momentum of fused SGD to zero: torch leaves it uninitialized if the kernel skips the first step.
 
-    If dampening is set, the first step therefore differs from that of torch, which applies no dampening to it.
+    If dampening is set, the first step therefore differs from the first step of torch, which ignores dampening.
     """
     for group in optimizer.param_groups:
         if group.get("fused") and group.get("momentum") and "dampening" in group:

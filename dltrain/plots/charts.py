@@ -20,7 +20,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK,
 # Colors of pixel classes; the first class is usually the background.
 CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442", "#882255", GRAY)
 TITLE = 32  # maximum length of the title of axes, in characters
-PANELS = 3  # forecasts in one chart
+PANELS = 3  # maximum number of forecasts in one chart
 COLUMNS = 3  # captioned images in one row
 PITCH = 1.4  # distance between rows of captioned images, as a multiple of the column width
 BINS = 40

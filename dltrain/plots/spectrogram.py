@@ -10,7 +10,7 @@ from dltrain.plots.figures import as_image, truncate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_MARKS = 60  # marks to draw
+MAX_MARKS = 60  # maximum number of tokens whose text is drawn
 
 
 @as_image(height=1.6)

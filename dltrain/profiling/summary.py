@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a training step.
+    """Memory of a training step, in bytes.
 
     Args:
         parameters: Parameters and buffers.
@@ -145,7 +145,7 @@ class _Tracer(TorchDispatchMode):
         self.outputs[module] = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:
-        """Yield each layer that has no sublayers, or has parameters or operations outside its sublayers."""
+        """Yield a row for each layer without sublayers, or with parameters or multiply-adds outside its sublayers."""
         names = {module: name for name, module in model.named_modules()}
         counted: set[Tensor] = set()
         for module, output in self.outputs.items():

@@ -21,7 +21,7 @@ from dltrain.tasks.sampling import apply_in_batches, class_labels
 
 MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
 GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # size of a grid of samples
-PLOTTED_POINTS = 1_000  # real points of a scatter plot, and number of generated points
+PLOTTED_POINTS = 1_000  # maximum number of real points in a scatter plot, which has as many generated points
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
 
 
@@ -136,7 +136,7 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before its loss is computed: afterwards, autocast and autograd hold copies of them.
+        """Clip the critic's weights before its loss is computed, because autocast and autograd then save them.
 
         In the generator's turn, the weights have therefore been updated once since they were clipped.
         """

@@ -29,10 +29,11 @@ def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def draw_attention(model: nn.Module, images: Tensor, captions: Sequence[str]) -> Tensor:
-    """Draw up to three images, followed by the same images colored by the attention of a model; uint8 (3, H, W).
+    """Draw images, followed by the same images colored by the attention of a model; uint8 (3, H, W).
 
     Args:
-        images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white.
+        images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white. With
+            three images, the originals are in the first row of the plot and the colored images in the second.
         captions: One per image.
     """
     heat = attention_heat(model, images)

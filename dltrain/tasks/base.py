@@ -143,7 +143,7 @@ class TextRequest:
 
     Args:
         prompt: Start of the text, at least one character; None for the task's prompt.
-        length: Tokens to generate, at least 1.
+        length: Maximum number of tokens to generate, at least 1.
         temperature: Sampling temperature, at least 0; None for the task's temperature.
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
         top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
@@ -161,7 +161,7 @@ class TextRequest:
 
 
 class Task(ABC):
-    """Base class of tasks: what to learn and how to measure it. Most implement only `facts`, `loss` and `evaluate`."""
+    """Base class of tasks: what to learn and how to measure it. Each task implements `facts`, `loss` and `evaluate`."""
 
     metric: ClassVar[str]
     better: ClassVar[Literal["min", "max"]] = "min"

@@ -101,7 +101,7 @@ class Classification(TaskOverSteps, Supervised):
         return self.linear.description
 
     def _scores(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the scores of each class before the softmax, (B, classes), in evaluation."""
+        """Return the logits for evaluation and prediction, (B, classes)."""
         scores: Tensor = self.model_outputs(model, batch).float()
         if not self.test_time_flip:
             return scores

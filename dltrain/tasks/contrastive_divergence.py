@@ -28,9 +28,9 @@ class ContrastiveDivergence(Task):
     Pixels from black (0) to white (1) are probabilities in training; likelihoods are computed on rounded pixels.
 
     Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
-    mean-field reconstruction; ``free_energy``, which shows overfitting when ``val`` rises above ``train``; ``loss``,
-    the free energy of the data minus that of samples after ``cd_steps`` Gibbs steps from the data; and, for RBMs with
-    at most 16 units on one side, ``nll``, the exact negative log-likelihood.
+    mean-field reconstruction; ``free_energy``, which shows overfitting when it is higher for ``val`` than for
+    ``train``; ``loss``, the free energy of the data minus that of samples after ``cd_steps`` Gibbs steps from the data;
+    and, for RBMs with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 
     Args:
         low, high: Model inputs for black and white, one number per channel.

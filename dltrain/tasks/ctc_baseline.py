@@ -14,7 +14,7 @@ class Unigram:
     Args:
         train: Training batches with ``transcript``, ``transcript_lengths`` and ``lengths``.
         vocabulary: Number of distinct tokens.
-        excluded: Tokens that are not repeated, such as the blank and the space.
+        excluded: Tokens that cannot be chosen, such as the blank and the space.
     """
 
     def __init__(self, train: Iterable[Mapping[str, Tensor]], vocabulary: int, excluded: Iterable[int]) -> None:

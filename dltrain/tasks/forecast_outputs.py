@@ -40,7 +40,7 @@ class Output(ABC):
         return {}
 
     def interval(self, levels: Tensor) -> dict[str, Tensor]:
-        """Return the bounds of the interval, ``low`` and ``high``; empty if there is none."""
+        """Return the bounds of the prediction interval, ``low`` and ``high``; empty for a point forecast."""
         return {}
 
 
@@ -69,8 +69,8 @@ class Probabilistic(Output):
     """A distribution per step and column, described by its quantiles.
 
     Args:
-        quantiles: Levels in (0, 1), ascending, with 0.5 for the point forecast; the interval is from the first to the
-            last one.
+        quantiles: Levels in (0, 1), ascending, with 0.5 for the point forecast; the prediction interval ranges from the
+            first to the last quantile.
     """
 
     def __init__(self, quantiles: Sequence[float]) -> None:
@@ -105,7 +105,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(self.quantiles(levels), targets)}
 
     def point_scores(self, error: Tensor) -> dict[str, Tensor]:
-        """Return the scores of a point forecast, a distribution without spread, from its error."""
+        """Return the scores of a point forecast, read as a distribution without spread, from its error."""
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:

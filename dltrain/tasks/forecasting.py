@@ -151,7 +151,7 @@ class Forecasting(TaskOverSteps):
         return call_model(model, batch).view(-1, self.block, self.columns, self.output.parts)
 
     def begin(self, model: nn.Module) -> None:
-        """Raise ConfigError if the model does not support `gradient_distance` or `teacher_forcing` and this is set."""
+        """Raise ConfigError if `gradient_distance` or `teacher_forcing` is set and the model does not support it."""
         super().begin(model)
         if self.teacher_forcing and not reads(model, "previous"):
             reason = f"{type(model).__name__} does not read the value before each step; model=seq2seq_forecaster does"

@@ -111,7 +111,7 @@ def first_examples(batch: Batch) -> Batch:
 
 
 def mean_by_distance(norms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the mean of norms (B, T) at each distance from the last step, (L,) for at most L steps of an example."""
+    """Return the mean of norms (B, T) at each distance from the last step, (L,); L is the maximum of the lengths."""
     if lengths is None:
         return norms.mean(0).flip(0)
     last = lengths[: len(norms)].clamp(min=1).to(norms.device)[:, None] - 1

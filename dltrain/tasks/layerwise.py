@@ -129,7 +129,7 @@ class Layerwise(Classification):
     # --- samples ----------------------------------------------------------------------------------------------------
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the images of `Classification`, filters of the first layer, and samples."""
+        """Return the media of `Classification`, filters of the first layer, and samples."""
         return [*super().show(model, evaluation), *self._show_layers(model, evaluation)]
 
     def _show_layers(self, model: rbm.RBM, evaluation: Evaluation) -> list[Media]:

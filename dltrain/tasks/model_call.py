@@ -30,7 +30,7 @@ def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
         more: Fields that replace those of the batch, or are added to them.
 
     Raises:
-        ConfigError: The batch has ``lengths``, ``state`` or ``documents``, and `forward` has no such argument.
+        ConfigError: The fields include ``lengths``, ``state`` or ``documents``, and `forward` has no such argument.
     """
     fields = {**batch, **more} if more else batch
     named = _named_fields(type(model).forward, tuple(fields))

@@ -75,7 +75,7 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
 
     Args:
         states: Binary visible units, (B, visible).
-        noise: Generator that draws 8 units per example; with at most 8 units, the sum is exact.
+        noise: Generator that draws 8 units per example; with at most 8 visible units, the sum is exact.
 
     Source: Besag 1975, "Statistical analysis of non-lattice data".
     """

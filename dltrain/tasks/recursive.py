@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def roll_out(forecast: Callable[[Tensor], Tensor], window: Tensor, steps: int, relative: bool) -> Tensor:
-    """Return a forecast of many steps from a model that predicts a few at once, (B, steps, columns).
+    """Return a forecast of many steps from a model that predicts a few steps at once, (B, steps, columns).
 
     Each forecast is appended to the window, and the same number of steps is dropped from the start of the window.
 

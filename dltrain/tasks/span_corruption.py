@@ -77,7 +77,7 @@ class SpanCorruption(Translation):
         return {**found, "lengths": shorter} if "lengths" in batch else found
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Fit nothing: no simple method fills spans."""
+        """Fit no baseline, because no simple method fills spans."""
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:

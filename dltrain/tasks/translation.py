@@ -32,7 +32,7 @@ class Translation(Task):
 
     Padding is ignored.
 
-    A batch has ``inputs`` (B, S), ``targets`` (B, T), which end with the token ``end``, and ``previous`` (B, T), the
+    A batch has ``inputs`` (B, S), ``targets`` (B, T), which end with ``end_token``, and ``previous`` (B, T), the
     token before each target. The model returns the outputs of a whole batch; called with ``inputs`` alone, it returns
     the state before the first token; called with tokens and a state, it returns their outputs and the next state.
 
@@ -47,7 +47,7 @@ class Translation(Task):
         label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
         teacher_forcing: Share of true tokens among the previous tokens at the end of training, in [0, 1]. The share
             falls linearly from 1; the other tokens are the model's most likely ones (scheduled sampling). Below 1,
-            training computes the targets step by step.
+            training computes the outputs step by step.
         beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
 
@@ -254,7 +254,7 @@ class Translation(Task):
         return "without BLEU and chrF, because sacrebleu is not installed: pip install 'dltrain[text]'"
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return translations with their references, and a plot of the attention of the first target, if any."""
+        """Return sources, references and translations, and a plot of the first target's attention, if available."""
         batch, found = (evaluation.extra["shown"].get(name) for name in ("batch", "found"))
         if batch is None:
             return []

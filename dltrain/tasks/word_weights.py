@@ -1,4 +1,4 @@
-"""How much a model attends to each word of a text, as records and as highlighted text."""
+"""Attention weights of the words of a text, as records and as highlighted text."""
 
 import html
 import re
@@ -12,8 +12,11 @@ from dltrain.tasks.base import Batch, Media
 
 NUM_TEXTS = 8  # texts with highlighted words
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!])")  # characters with a meaning in Markdown
-BOLD, STRONG = 2, 4  # multiples of the mean weight of a text from which a word is highlighted
-LEGEND = f"Words of at least {BOLD} times the mean weight are **bold**, of at least {STRONG} times ***bold italic***."
+BOLD, STRONG = 2, 4  # minimum weights of highlighted words, as multiples of the mean weight of the words of a text
+LEGEND = (
+    f"Words with at least {BOLD} times the mean weight are **bold**, "
+    f"words with at least {STRONG} times the mean weight ***bold italic***."
+)
 
 
 def word_weights(
