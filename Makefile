@@ -55,7 +55,7 @@ test-lowest: ## run some tests with the lowest versions that pyproject.toml allo
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
-		--editable . pytest pytest-xdist scikit-learn
+		--editable '.[detection,music]' pytest pytest-xdist scikit-learn
 	.venv-lowest/bin/python -m pytest --numprocesses 2 tests/config tests/cli/test_main.py tests/runs tests/plots $(ARGS)
 
 coverage: .venv/installed-dev ## run the default tests and write the coverage of each file to coverage.txt
