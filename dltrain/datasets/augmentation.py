@@ -115,7 +115,7 @@ def read_augmentation(value: Any) -> Augmentation:
 
 
 def crop_windows(augmentation: Augmentation, drawn: Sequence[Tensor], height: int, width: int) -> tuple[Any, ...]:
-    """Return left, top, relative width and relative height of random crops, which stay within their images.
+    """Return left, top (in pixels), relative width and relative height of random crops, which stay within their images.
 
     Args:
         drawn: Four tensors (B,) of uniform numbers: for area, aspect ratio, left and top.

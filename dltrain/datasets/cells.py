@@ -30,7 +30,7 @@ TIME_NAMES = (
 
 
 def is_time_name(name: str) -> bool:
-    """Return whether a column has the name of a time, such as date or Date/Time; ignores spaces and punctuation."""
+    """Return whether a column is named like a time, such as date or Date/Time; ignores case, spaces and punctuation."""
     return re.sub(r"[\W_]", "", name.casefold()) in TIME_NAMES
 
 

@@ -28,7 +28,7 @@ class Changes(nn.Module):
 
 
 def make_changes(augmentation: Augmentation, frame: Frame, unit: Unit) -> nn.Module | None:
-    """Return geometry, colors, RandAugment and cutout as one module; None if all are disabled."""
+    """Return the enabled changes (geometry, colors, RandAugment, cutout) as one module; None if all are disabled."""
     changes: list[nn.Module] = [Geometry(augmentation, frame)] if augmentation.moves else []
     if augmentation.brightness or augmentation.contrast or augmentation.saturation:
         changes.append(Colors(augmentation, unit, tuple(frame.images)))

@@ -83,4 +83,4 @@ def _is_box(value: Any) -> bool:
 
 def _reject(path: Path, entry: Mapping[str, Any], key: str, expected: str) -> None:
     where = f"annotation {entry.get('id', '?')} of {path}"
-    raise ConfigError(format_error("data.path", f"{key} as {expected} in {where}", entry[key]))
+    raise ConfigError(format_error("data.path", f"{expected} as {key} in {where}", entry[key]))

@@ -192,7 +192,7 @@ class Reader:
             self.first = [(first, self.rows.line_num + self.skipped)]
 
     def __iter__(self) -> Iterator[tuple[list[str], int]]:
-        """Yield the rows.
+        """Yield each row with the line on which it ends.
 
         In a file of one column, an empty line is a missing value, except at the end of the file; in other files, it is
         ignored.

@@ -121,7 +121,10 @@ def _choose_reading(
 
 
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
-    """Drop the year-first or the year-last readings if their dates span at least twice the time of the others."""
+    """Return the best reading and its rivals, without year-first or year-last readings of a much longer time span.
+
+    Readings are dropped if their dates span at least twice the time of the others.
+    """
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
     first = shortest[1].startswith("%y")

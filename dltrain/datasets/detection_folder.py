@@ -128,7 +128,7 @@ class DetectionFolder:
         return wanted or found
 
     def _checked(self, images: Sequence[Annotated]) -> list[Annotated]:
-        """Check that all classes are known, and return the images whose files and boxes are valid."""
+        """Check that all classes are known, and return the images without unreadable files and invalid boxes."""
         for annotated in images:
             for name in annotated.names if not self.single_class else ():
                 if name not in self.names:

@@ -42,7 +42,7 @@ class SkippedFiles:
 
 
 def split_of(name: str, prefixed: bool = False) -> str | None:
-    """Return the split that a folder is named after: ``train``, ``val`` or ``test``; None if there is none.
+    """Return the split that a folder is named after: ``train``, ``val`` or ``test``; None for any other name.
 
     Args:
         prefixed: Whether other words may precede the split, as in ``seg_train``.

@@ -236,6 +236,6 @@ def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], li
     kept, held_out = hold_out(len(blocks), fraction)
     parts = [[pair for number in part.sort().values.tolist() for pair in blocks[number]] for part in (kept, held_out)]
     if not parts[0]:
-        expected = f"blocks that leave some of {len(pairs)} images to train on"
+        expected = f"a size that leaves some of {len(pairs)} images for training"
         raise ConfigError(format_error("data.block", expected, block))
     return parts[0], parts[1]

@@ -74,7 +74,7 @@ class ImageTransform:
         return ScalePixels(self.mean, self.std, self.white)
 
     def unit(self) -> Unit:
-        """Return the module that converts normalized pixels to the scale from 0 (black) to 1 (white).
+        """Return the module that converts between normalized pixels and the scale from 0 (black) to 1 (white).
 
         Raises:
             ConfigError: Colors are changed, but the scale of arrays is unknown.

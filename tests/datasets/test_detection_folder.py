@@ -260,10 +260,10 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"category_id": 9}, "category_id as one of the categories 3 5 in annotation 0 of"),
-        ({"image_id": 9}, "image_id as the id of one of the images in annotation 0 of"),
-        ({"bbox": [1, 2, 3]}, "bbox as four numbers (left, top, width and height) in annotation 0 of"),
-        ({"bbox": [1, 2, 3, None]}, "bbox as four numbers"),
+        ({"category_id": 9}, "one of the categories 3 5 as category_id in annotation 0 of"),
+        ({"image_id": 9}, "the id of one of the images as image_id in annotation 0 of"),
+        ({"bbox": [1, 2, 3]}, "four numbers (left, top, width and height) as bbox in annotation 0 of"),
+        ({"bbox": [1, 2, 3, None]}, "four numbers (left, top, width and height) as bbox"),
         ({"bbox": [20, 2, 3, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 20 2 23 5 in"),
         ({"bbox": [2, 2, 0, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 2 2 2 5 in"),
         ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
