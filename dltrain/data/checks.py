@@ -1,4 +1,4 @@
-"""Checks of the arguments that data sets share."""
+"""Checks of arguments that data sets have in common."""
 
 import os
 from collections.abc import Iterable

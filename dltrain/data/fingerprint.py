@@ -12,7 +12,7 @@ from dltrain.data.spec import Field, Source, Splits
 
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
-COMPUTED = "computed "  # start of the fingerprint of computed data
+COMPUTED = "computed "  # prefix of the fingerprints of computed data
 DIGITS = 16  # number of hexadecimal digits to keep of a SHA-256 hash, which has 64
 
 

@@ -22,7 +22,8 @@ def subfolders(root: Path) -> list[Path]:
 def find_files(root: Path, leftovers: list[Path] | None = None) -> Iterator[Path]:
     """Yield the files below a folder at any depth, without leftovers, in no particular order.
 
-    Links to folders are followed. Each folder is read once and parents of `root` are skipped, so cycles of links end.
+    Links to folders are followed. Each folder is read once, and parents of `root` are skipped, so the search
+    ends even if links form a cycle.
 
     Args:
         leftovers: Receives the files and folders that are skipped.

@@ -125,7 +125,7 @@ def check_inputs(names: Iterable[str]) -> None:
 
     Raises:
         ConfigError: An input does not exist, cannot be read, or is a pipe or device, or standard input is closed or
-            used twice. The message has one line per error.
+            used more than once. The message has one line per error.
     """
     names = list(names)
     problems = [line for number, name in enumerate(names, 1) if (line := _problem_of(number, name))]

@@ -38,12 +38,12 @@ DECODE, BLEND, CORRUPT = 1, 2, 3  # hashed into the keys of these operations; ke
 class Batches:
     """The batches of one split.
 
-    If the plan does not keep the order of examples outside training, a batch has the field ``position``, int64 (B,), on
-    the CPU: the position of each example among those that are evaluated.
+    Outside training, if the plan does not keep the order of the examples, a batch has the field ``position``, int64
+    (B,), on the CPU: the position of each example among the evaluated examples.
 
     Args:
         source: The split.
-        batch_size: Examples per batch, at least 1, for plans that count examples.
+        batch_size: Examples per batch, at least 1; unused if the plan limits the number of steps instead.
         device: Device of the batches.
         seed: Seed of the order and of the augmentation in all epochs.
         training: Whether to shuffle and augment the examples.
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # For a single example, torch may split a sum among threads, and their number changes the rounding.
+            # A single example keeps all threads: torch may split a sum among them, and the number changes the rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
@@ -217,7 +217,7 @@ class TensorLoader:
         self.ragged = {name: Padding(value, device, multiple) for name, value in ragged.items()}
         self.device = device
         row_bytes = sum(value[:1].numel() * value[:1].element_size() for value in self.rows.values())
-        # Preparing a row enlarges it (a byte becomes a float32), so count four bytes for one.
+        # Preparing a row enlarges it (a byte becomes a float32), so count each byte four times.
         self.batches = 1 if self.ragged else max(1, CHUNK_BYTES // max(1, 4 * row_bytes * batch_size))
 
     @property
@@ -226,7 +226,7 @@ class TensorLoader:
         return next((padding.lengths for padding in self.ragged.values()), None)
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
-        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from the chunk of batch ``start`` on.
+        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from the one with batch ``start`` on.
 
         Nothing is decoded, so ``key`` is unused.
         """

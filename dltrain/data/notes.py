@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Notes:
     """Notes that a frame of a piano roll may contain: their number, and the conversion of frames from and to text.
 
-    YAML refers to a part of it: ``notes: ${spec.notes.size}``.
+    YAML refers to one of the fields: ``notes: ${spec.notes.size}``.
 
     Args:
         size: Number of different notes.

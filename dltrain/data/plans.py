@@ -62,7 +62,7 @@ class ByLength:
     Examples are sorted by padded width, the widest first, and cut into batches. Examples with two lengths are sorted by
     the first length, and then by the second one within strips of several batches, so that both are similar in a batch;
     with `max_tokens`, they are sorted by the larger length. A batch has ``batch_size`` examples, or as many as fit into
-    `max_tokens`; a longer example forms its own batch. Batches are then divided as in `divide_batches`.
+    `max_tokens`; an example of more steps is a batch by itself. Batches are then divided as in `divide_batches`.
 
     In training, examples of the same width are in random order, and so are the batches.
 
@@ -87,7 +87,7 @@ class ByLength:
     def __call__(self, examples: Tensor, batch_size: int, shuffle: Generator | None) -> list[Tensor]:
         """Return the examples of each batch of an epoch.
 
-        Without `shuffle`, the examples of a batch are in their order, and batches in the order of their first examples.
+        Without `shuffle`, each batch is sorted by index, and the batches are in the order of their first examples.
         """
         if shuffle is None:
             parts = self._divide(self._sort(examples, batch_size, None), batch_size)
@@ -121,7 +121,7 @@ class ByLength:
         return examples[order]
 
     def _divide(self, order: Tensor, batch_size: int, count: int | None = None) -> list[Tensor]:
-        """Return the batches of sorted examples, `count` batches if it is known."""
+        """Return the batches of sorted examples, `count` batches if it is given."""
         widths = self._widths(order)
         sizes, fitting = list[int](), None
         if self.max_tokens is not None:  # the first example of a batch is the widest
@@ -166,7 +166,7 @@ def _order(values: Tensor, descending: bool) -> Tensor:
 
 
 def _best_division(widths: Tensor, start: int, end: int) -> tuple[float, int, int, int]:
-    """Return (change of the padded steps, start, middle, end) of the best division of a batch into two.
+    """Return (change in padded steps, start, middle, end) of the best division of a batch into two.
 
     The change is infinite if the batch has only one example.
     """
@@ -184,10 +184,10 @@ def _best_division(widths: Tensor, start: int, end: int) -> tuple[float, int, in
 class Streams:
     """Contiguous streams: row `s` of each batch continues row `s` of the previous batch.
 
-    The examples, windows of a text in their order, are divided into ``batch_size`` streams of equal length. If they do
-    not divide evenly, the first streams are one window longer, and the last batch has only these. The order is never
-    shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the first batch of an epoch and true in
-    all later ones.
+    The examples, windows of a text in their order, are divided into at most ``batch_size`` streams of equal length. If
+    the number of windows is not divisible, the first streams are one window longer, and the last batch has only windows
+    of these streams. The order is never shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the
+    first batch of an epoch and true in all later ones.
 
     Args:
         max_streams: Maximum number of streams, at least 1; None for ``batch_size``.

@@ -74,7 +74,7 @@ class Padding:
 
 
 def check_multiple(multiple: int) -> int:
-    """Return the multiple to which batches are padded if it is one of `PAD_MULTIPLES`."""
+    """Return ``multiple`` if it is one of `PAD_MULTIPLES`."""
     if multiple not in PAD_MULTIPLES:
         raise ConfigError(format_error("data.pad_multiple", "1, 2, 4 or 8", multiple))
     return multiple
@@ -95,7 +95,7 @@ def padding_share(fields: Iterable[Padding], batches: list[Tensor]) -> float:
     """Return the fraction of the values of all batches that are padding.
 
     Args:
-        batches: The rows of each batch.
+        batches: Indices of the rows of each batch.
     """
     rows, sizes, own, all_steps = torch.cat(batches), torch.tensor([len(part) for part in batches]), 0, 0
     for field in fields:

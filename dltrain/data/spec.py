@@ -15,7 +15,7 @@ from dltrain.data.tokens import Tokens
 
 
 class Clip(NamedTuple):
-    """Size of a clip, a short piece of a video. YAML refers to a part of it: ``channels: ${spec.clip.channels}``.
+    """Size of a clip, a short piece of a video. YAML refers to one of the fields: ``channels: ${spec.clip.channels}``.
 
     Args:
         channels: Channels of each frame.
@@ -31,7 +31,7 @@ class Clip(NamedTuple):
 
 
 class Audio(NamedTuple):
-    """Format of the steps of a recording. YAML refers to a part of it: ``bands: ${spec.audio.bands}``.
+    """Format of the steps of a recording. YAML refers to one of the fields: ``bands: ${spec.audio.bands}``.
 
     Args:
         bands: Mel bands of a frame.
@@ -89,7 +89,7 @@ class Spec:
         target_length: Steps of the longest target, including the end token, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is a frame of one.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
-        prefixes: Texts at the start of inputs that name their task, such as ``summarize: ``; one for each table.
+        prefixes: Prefixes of the inputs, which name a task, such as ``summarize: ``; one for each table.
     """
 
     shape: tuple[int, ...] | None = None

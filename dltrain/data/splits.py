@@ -28,7 +28,7 @@ def hold_out_stratified(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor
     order = permutation(len(labels))
     order = order[labels[order].argsort(stable=True)]
     held = held_out_size(len(labels), fraction)
-    # The order is sorted by class, so evenly spaced positions take from each class in proportion to its size.
+    # The order is sorted by class, so evenly spaced positions select from each class in proportion to its size.
     steps = torch.arange(len(labels) + 1) * held // max(1, len(labels))
     chosen = steps[1:] > steps[:-1]
     return order[~chosen], order[chosen]

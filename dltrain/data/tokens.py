@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Tokens:
     """Vocabulary of text data: its size, its special tokens, and the conversion from and to text.
 
-    YAML refers to a part of it (``vocabulary: ${spec.tokens.size}``) or to the whole.
+    YAML refers to one of the fields (``vocabulary: ${spec.tokens.size}``) or to the whole object.
 
     Args:
         size: Number of different tokens, including special ones.

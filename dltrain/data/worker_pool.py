@@ -59,7 +59,7 @@ class WorkerLoader:
             timeout=min(CHECK_S, timeout) if workers else 0,
             collate_fn=identity,
             worker_init_fn=init_worker,
-            # Without a generator, the base seed of the workers would come from the global one.
+            # Without it, the base seed of the workers would be drawn from the global generator.
             generator=torch.Generator(),
         )
 

@@ -1,4 +1,4 @@
-"""Masks as image files: pairs of images and masks, and the values of their pixels."""
+"""Masks as image files: find the mask of each image, and read the pixel values of masks."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,10 +55,10 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
-    """Return the pixel values of masks in ascending order, without `ignore` unless there are only 0 and 255.
+    """Return the pixel values of masks in ascending order, without `ignore` unless all are 0 or 255.
 
     Raises:
-        ConfigError: A mask cannot be read, or there are too many values.
+        ConfigError: A mask cannot be read, or there are more than `MAX_CLASSES` values.
     """
     found: set[int] = set()
     for _, mask in pairs:
@@ -73,7 +73,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for non-classes."""
+    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for others."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:
@@ -87,7 +87,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
     Args:
         image: File of the image, whose size the mask must have.
         table: Result of `lookup_table`.
-        crop: Function of the mask's width and height that returns the part to resize.
+        crop: Function of the mask's width and height that returns the region to resize: left, top, right, bottom.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The mask cannot be read, has

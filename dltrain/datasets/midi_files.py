@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Song(NamedTuple):
-    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number outside the piano range."""
+    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number of notes outside the piano."""
 
     notes: list[Note]
     outside: int
@@ -118,7 +118,7 @@ def _track_notes(track: Iterable[Any], steps_per_tick: float) -> list[Note]:
 
 
 def _separate(notes: list[Note]) -> list[Note]:
-    """End each note where the next one of its pitch starts, so that notes of one pitch do not overlap."""
+    """End each note where the next one of its pitch starts; of notes with equal pitch and start, keep the longest."""
     starts = defaultdict[int, dict[int, int]](dict)  # pitch -> start -> end
     for note in notes:
         ends = starts[note.pitch]
@@ -132,7 +132,7 @@ def _separate(notes: list[Note]) -> list[Note]:
 
 
 def to_sounding(notes: Sequence[Note]) -> list[list[int]]:
-    """Return the MIDI pitches that sound in each step, to the end of the last note."""
+    """Return the MIDI pitches that sound in each step, up to the end of the last note."""
     steps = [set[int]() for _ in range(max((note.end for note in notes), default=0))]
     for note in notes:
         for step in range(note.start, note.end):

@@ -1,4 +1,4 @@
-"""Synthetic clips of a moving shape; the class is the kind of motion."""
+"""Synthetic clips of a moving shape; the class is the motion."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -22,7 +22,7 @@ SILENT = -1  # pitch of a voice that does not sound, in some files of this layou
 
 
 class Piece(NamedTuple, Generic[T]):
-    """A piece of music, and the file or the part of a file that it is from."""
+    """A piece of music, and its origin for messages: a file, or its position in a file."""
 
     name: str
     content: T
@@ -56,7 +56,7 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
 
 
 def read_roll_pieces(path: Path, text: str) -> Iterator[Piece[Steps]]:
-    """Yield the pieces of all splits of a file in the JSB layout, or of a list of pieces, to predict."""
+    """Yield the pieces to predict, from all splits of a file in the JSB layout or from a list of pieces."""
     content = _parse_json(path, text)
     for name, pieces in content.items() if isinstance(content, dict) else [("the list", content)]:
         if not isinstance(pieces, list):
@@ -124,7 +124,8 @@ def read_songs(path: Path, steps_per_beat: int, bad: BadSamples) -> Pieces[Song]
     """Return the pieces of a folder of MIDI files, at any depth; folders ``train``, ``val`` and ``test`` are splits.
 
     Raises:
-        ConfigError: There is no MIDI file, or one cannot be read and may not be skipped.
+        ConfigError: The folder does not exist, its splits are incomplete or repeated, there is no MIDI file for
+            training, or a file cannot be read and may not be skipped.
     """
     if path.is_file():
         hint = "data=pianoroll reads piano rolls in JSON" if path.suffix.casefold() == ".json" else ""
@@ -178,7 +179,7 @@ def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
 
 
 def complete_splits(pieces: Pieces[T], validation: float, test: float) -> Pieces[T]:
-    """Return pieces with all splits; missing splits are held out of the training pieces, the same in every run.
+    """Return pieces with all splits; missing splits are held out from the training pieces, the same in every run.
 
     Args:
         validation, test: Fractions of the training pieces.

@@ -162,7 +162,7 @@ class RandomSecond(nn.Module):
         return {"second": torch.where(random, drawn, second), "not_next": torch.where(random, RANDOM, NEXT)}
 
     def forward(self, batch: Batch, keys: Tensor) -> Batch:
-        """Return the prepared pairs with newly drawn second passages."""
+        """Return the prepared pairs, with a random second passage for about half of them."""
         rows = batch | self.draw(batch, keys)
         return batch | self.join({**rows, "tokens": self.join.tokens(rows)})
 

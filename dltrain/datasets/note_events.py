@@ -9,7 +9,7 @@ from dltrain.errors import ConfigError, format_error
 
 MAX_WAIT = 32  # maximum steps of one waiting event; longer pauses are several events
 START = 0  # token before each piece
-ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first token of each kind
+ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first tokens for starts of notes, ends of notes and waits
 SIZE = WAIT + MAX_WAIT
 PITCHES = range(LOWEST, HIGHEST + 1)
 NAMES = (
@@ -22,7 +22,7 @@ NUMBERS = {name: number for number, name in enumerate(NAMES)}
 
 
 def to_events(notes: Iterable[Note]) -> list[int]:
-    """Convert notes to tokens, without `START`; in each step, notes end before others begin, both in order of pitch.
+    """Convert notes to tokens, without `START`; in each step, ends precede starts, and both are sorted by pitch.
 
     Source: Oore et al. 2018, "This time with feeling", section 3.2, without velocities.
     """
@@ -38,7 +38,7 @@ def to_events(notes: Iterable[Note]) -> list[int]:
 
 
 def from_events(events: Iterable[int]) -> list[Note]:
-    """Convert tokens to notes; a note that does not end lasts to the next one of its pitch, or to the end.
+    """Convert tokens to notes; a note without an end lasts to the next note of its pitch, or to the last event.
 
     `START` ends all notes. The end of a note that has not begun is ignored.
     """

@@ -178,7 +178,7 @@ class Npz:
 
 
 def _read_header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Return the shape and dtype of an array without reading it."""
+    """Return the shape and dtype of an array without reading its values."""
     try:
         with zipfile.ZipFile(path) as archive:
             check_members("data.path", path, NAMES, member_sizes(archive))

@@ -68,7 +68,7 @@ class PairFiles:
         """Return the pairs of each file; sources start with the prefix.
 
         Raises:
-            ConfigError: A file cannot be read.
+            ConfigError: See `PairReader.read`.
         """
         found = [reader.read() for reader in self.readers]
         self.columns = [pairs.columns for pairs in found]
@@ -79,7 +79,7 @@ class PairFiles:
 
     @property
     def own_prefix(self) -> str:
-        """Prefix to add to user-provided texts: that of the only file; empty if there are several files."""
+        """Prefix to add to user-provided texts: the prefix of the only file; empty if there are several files."""
         return self.prefixes[0] if len(self.prefixes) == 1 else ""
 
     def state(self) -> Fitted:

@@ -33,7 +33,8 @@ class PairVocabularies:
         """Return the vocabularies of sources and targets, from tokenizer files or fitted to the training texts.
 
         Raises:
-            ConfigError: They are to be shared, but the files have different tokenizers.
+            ConfigError: The vocabularies are shared, but the files have different tokenizers; or see
+                `dltrain.datasets.vocabularies.fit`.
         """
         return [WithSentinels(vocabulary, self.sentinels) for vocabulary in self._fit(sides, files)]
 

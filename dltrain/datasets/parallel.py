@@ -46,11 +46,12 @@ class Parallel:
             pairs. None keeps all.
         tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
             encoding, or ``wordpiece``, as in BERT.
-        tokenizer: A ``tokenizer.json`` of that package, which replaces ``tokens``, or a list of two, for sources and
-            for targets; None fits the vocabularies to the texts.
+        tokenizer: A ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``, or a list of two, for
+            sources and for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, characters or subwords in each vocabulary, at least 1.
+        max_words: Maximum number of words or characters in each vocabulary, without special tokens, or of subwords,
+            with special tokens and all bytes or characters, which are kept even if they exceed it. At least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
@@ -247,7 +248,7 @@ class Parallel:
 
 
 def _mix(count: int, files: int) -> Tensor:
-    """Return the order of held-out pairs: random but fixed for several files, to mix their pairs."""
+    """Return the order of held-out pairs: unchanged for one file; random but fixed for several, to mix their pairs."""
     return permutation(count) if files > 1 else torch.arange(count)
 
 

@@ -61,7 +61,7 @@ class PairReader:
 
         Raises:
             ConfigError: The files do not exist, are not text, have different numbers of lines or lack a column, or a
-                text is empty and may not be skipped.
+                line is unreadable or a text empty and may not be skipped.
         """
         files = [existing_file(path, EXPECTED) for path in self.paths]
         if len(files) == 2:

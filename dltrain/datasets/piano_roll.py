@@ -52,7 +52,7 @@ INPUTS = (".json", *SUFFIXES)
 
 
 class PianoRollData(ABC):
-    """Base class of data sets of piano rolls, which differ in the files that they read.
+    """Base class of data sets of piano rolls; subclasses differ in the files that they read.
 
     Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted separately.
     """
@@ -90,7 +90,7 @@ class PianoRollData(ABC):
         """Return the pieces of each split that the files have."""
 
     def _read_splits(self) -> int:
-        """Read and split the pieces; return the number of frames of the longest one, or `max_length`."""
+        """Read and split the pieces; return the number of frames of the longest piece, at most `max_length`."""
         self.pieces = {
             split: [Piece(piece.name, self._frames(piece.content)) for piece in pieces]
             for split, pieces in complete_splits(self.read(), *self.held_out).items()

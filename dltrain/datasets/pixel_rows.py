@@ -88,7 +88,8 @@ def parse_image(text: str, side: int | None = None) -> np.ndarray:
         side: Required height and width in pixels; None for any.
 
     Raises:
-        ValueError: The text is not such an image. The caller replaces "in it" in the message with the line.
+        ValueError: The text is not a square image of this size with values from 0 to 255. The caller replaces "in it"
+            in the message with the line.
     """
     try:
         values = np.fromstring(text, dtype=np.int64, sep=" ")

@@ -1,4 +1,4 @@
-"""Download weights of torchvision, verified by hash, and check that images are normalized as in their training."""
+"""Download weights of torchvision, verified by hash, and compare the normalization of images with their presets."""
 
 import os
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ TOLERANCE = 0.005  # of mean and standard deviation, on the scale of pixels from
 def download(name: str) -> Path:
     """Download weights of torchvision, such as ``ResNet18_Weights.IMAGENET1K_V1``, and return their file.
 
-    An existing file in ``weights`` in the folder of data sets is not downloaded again.
+    A file that exists in the folder ``weights`` of the data folder is not downloaded again.
 
     Raises:
-        ConfigError: There are no such weights, or the download failed.
+        ConfigError: torchvision has no weights of this name, or the download failed.
     """
     known = [str(weights) for model in models.list_models() for weights in models.get_model_weights(model)]
     if name not in known:
@@ -39,7 +39,7 @@ def download(name: str) -> Path:
         except (OSError, RuntimeError, HTTPException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             hint = f"Check the network, or download {url} and pass the file."
-            raise ConfigError(format_error(KEY, f"to download {name} into {folder}", reason, hint)) from error
+            raise ConfigError(f"{KEY}: downloading {name} into {folder} failed: {reason}. {hint}") from error
     return file
 
 

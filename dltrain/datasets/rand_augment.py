@@ -19,7 +19,7 @@ OPERATIONS = (
 MOVES = OPERATIONS[1:6]
 LARGEST = 30  # largest magnitude
 SHEAR, SHIFT, TURN, ENHANCE, BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # at the largest magnitude
-LANE = 201  # added to keys, so that these random numbers are independent of those of the other augmentations
+LANE = 201  # added to keys, so that these random numbers are independent of the other augmentations
 
 
 class RandAugment(nn.Module):
@@ -36,8 +36,8 @@ class RandAugment(nn.Module):
     Shape:
         Each field keeps its shape.
 
-    Source: Cubuk, Zoph, Shlens, Le 2020, "RandAugment: Practical automated data augmentation", section 3; the ranges
-    are those of torchvision.
+    Source: Cubuk, Zoph, Shlens, Le 2020, "RandAugment: Practical automated data augmentation", section 3; the
+    magnitudes have the same ranges as in torchvision.
     Differs: shears keep the center, not a corner, in place.
     """
 
@@ -46,7 +46,7 @@ class RandAugment(nn.Module):
         self.count, self.strength, self.unit, self.frame = count, magnitude / LARGEST, unit, frame
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Change each example by operations drawn with its key."""
+        """Apply `count` operations to each example, drawn with its key."""
         for number in range(self.count):
             choice, sign = uniform(mix(keys + LANE + number), 2).unbind(1)
             operation = (choice * len(OPERATIONS)).long()
@@ -80,7 +80,7 @@ class RandAugment(nn.Module):
         return moved
 
     def matrix(self, operation: Tensor, sign: Tensor, height: int, width: int) -> Tensor:
-        """Return matrices (B, 2, 3) from positions to their sources, as `Geometry.matrix` does."""
+        """Return the matrices (B, 2, 3) that map output positions to source positions, as `Geometry.matrix` does."""
         amount = self.strength * sign
         shear_x, shear_y, right, down, turn = (
             torch.where(operation == number, size * amount, 0.0)

@@ -54,5 +54,5 @@ class RandomPairs:
         return Splits(pairs, pairs, pairs)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read sequences of numbers: the lines of text files, or one on the command line."""
+        """Read sequences of numbers: the lines of text files, or the text on the command line."""
         return read_texts(files, self.vocabulary)

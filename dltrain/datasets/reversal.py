@@ -68,5 +68,5 @@ class Reversal:
         return Splits(train, val, test)
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read sequences of letters, with or without spaces: the lines of text files, or one on the command line."""
+        """Read sequences of letters, with or without spaces: lines of text files, or the text on the command line."""
         return read_texts(files, self.vocabulary)

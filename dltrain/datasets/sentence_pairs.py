@@ -30,9 +30,10 @@ class SentencePairs:
         sentences: How documents are divided into sentences: ``punctuation`` or ``lines``.
         tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
-        lowercase: Whether words are converted to lower case.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
-        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
+        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
+            characters, which are kept even if they exceed it. At least 1.
         max_length: Number of tokens of a pair, including special ones and padding, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).

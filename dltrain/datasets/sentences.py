@@ -15,8 +15,8 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
     """Return the sentences of each document; documents are separated by blank lines.
 
     Args:
-        sentences: ``punctuation`` ends a sentence at a mark that is followed by a capital letter or a number, and at a
-            Chinese or Japanese mark; ``lines`` treats each line as a sentence.
+        sentences: ``punctuation`` ends a sentence at a mark before whitespace and a capital letter or a number, except
+            after a title such as Mr., and at a Chinese or Japanese mark; ``lines`` treats each line as a sentence.
     """
     documents = BLANK.split(text.replace("\r\n", "\n"))
     split = split_sentences if sentences == "punctuation" else str.splitlines

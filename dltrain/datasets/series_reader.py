@@ -65,7 +65,8 @@ class SeriesReader:
         """Return the times of a table and its series.
 
         Raises:
-            ConfigError: The rows of a series are not in chronological order or repeat a time, or a date is invalid.
+            ConfigError: A column is missing, a date is invalid, or the rows of a series are not in chronological order
+                or repeat a time.
         """
         times, series = find_times(table, self.day_first), self.known.split_series(table, self.group, names)
         check_order(table, times, series, self.group)
@@ -83,7 +84,7 @@ class SeriesReader:
 
         Args:
             names: Columns to forecast.
-            parts: Splits of each series; each is filled only from rows before its end.
+            parts: Splits of each series; each split is filled only from rows before its end.
         """
         ends = [[part.end for part in ranges.values()] for ranges in parts]
         rows = zip(series, ends, strict=True)

@@ -25,7 +25,7 @@ class Series(NamedTuple):
     Args:
         name: Its value in the column that distinguishes series; None without such a column.
         rows: Indices of its rows in the table.
-        later: Indices of the rows after them, without values to forecast.
+        later: Indices of the following rows of the series, which have no values to forecast.
     """
 
     name: str | None
@@ -42,7 +42,7 @@ def choose_columns(
         table: The file.
         column: A name or a list of them; ``auto`` selects the numeric columns except timestamps, row numbers and,
             unless all columns are flags, flags (0 or 1); None also selects row numbers and flags.
-        excluded: Columns to exclude: dates, and the one that distinguishes series.
+        excluded: Columns to exclude: dates, the column that distinguishes series, and columns known in advance.
 
     Raises:
         ConfigError: A column to forecast is missing, repeated or not numeric, or there is none.
@@ -181,7 +181,7 @@ def describe_rows(table: Table, where: str | None, names: Sequence[str], left_ou
 
 
 def describe_times(table: Table, time_column: TimeColumn | None, series: Series) -> list[str]:
-    """Return a line about the times of a table, with the usual step of a series if they are dates; empty if none."""
+    """Return a line about the times of a table, with the usual step of a series for dates; [] if there are none."""
     if time_column is None:
         return _describe_numbers(table, series)
     names = " ".join(table.header[column] for column in time_column.columns)
@@ -200,7 +200,7 @@ def _describe_numbers(table: Table, series: Series) -> list[str]:
 
 
 def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row: int, group: str | None) -> None:
-    """Reject a repeated time, and suggest the column that distinguishes several series."""
+    """Reject a repeated time, and suggest a column that distinguishes several series if there is one."""
     times = pd.factorize(time_column.dates.times)[0][series.rows]
     first = int(np.flatnonzero(times == times[row])[0])
     lines = [int(table.lines[series.rows[index]]) for index in (first, row)]

@@ -115,7 +115,7 @@ def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
 
 
 def boxes_around(parts: Tensor) -> Tensor:
-    """Return the edges (..., 4) of the true part of masks (..., height, width): left, top, right, bottom; 0 if none."""
+    """Return the box (..., 4) around each mask (..., height, width): left, top, right, bottom; 0 for an empty mask."""
     edges = []
     for true in (parts.any(-2), parts.any(-1)):
         places = torch.arange(true.shape[-1])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
-LANE = 501  # added to keys, so that these random numbers are independent of those of other changes
+LANE = 501  # added to keys, so that these random numbers are independent of other augmentations
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Masks:
 
 
 class SpecAugment(nn.Module):
-    """SpecAugment: random bands and random frames become zero, the mean of normalized features.
+    """SpecAugment: random bands and random frames are set to zero, the mean of normalized features.
 
-    Sizes are uniform from 0 to their maximum, and positions are uniform among those inside the recording.
+    Sizes are uniform from 0 to their maximum; positions are uniform such that masks lie inside the recording.
 
     Args:
         bands: Mel bands of a frame; a step of the inputs has one or more frames.

@@ -22,7 +22,7 @@ class SpecialToken:
         tokenizer: The tokenizer.
         role: Name of the token in `Tokens`: ``mask`` or ``end``.
         name: Text of the token.
-        number: The token, if the tokenizer has it; None to add it as the last one.
+        number: Index of the token if the tokenizer has it; None to add it as the last token.
         generated: Whether language models generate it.
     """
 
@@ -51,7 +51,7 @@ class SpecialToken:
         return self.tokenizer.encode_content(content)
 
     def encode_input(self, content: str | bytes) -> Encoded:
-        """Return the tokens of a user's content; the special token has no characters unless it is `generated`."""
+        """Return the tokens of a user's content; the special token counts as 0 characters unless it is `generated`."""
         parts = content.split(self.name) if isinstance(content, str) else content.split(self.name.encode())
         return join(
             (encode_input(self.tokenizer, part) for part in parts), self.number, len(self.name) * self.generated

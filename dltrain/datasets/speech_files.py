@@ -1,4 +1,4 @@
-"""Find recordings and their transcripts: in a table with a column of audio files, or in folders named after a word."""
+"""Find recordings and their transcripts: in a table with a column of audio files, or in folders named after words."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,8 +68,9 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist, or an audio file or a transcript is missing and may not be
-                skipped.
+            ConfigError: The path or a column does not exist, the name of a folder has no letters and digits or
+                is not a word of the training folder, or a line is unreadable or lacks an audio file or a transcript and
+                may not be skipped.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))
@@ -156,7 +157,7 @@ def _column(table: Table, name: str | None, key: str, found: list[int]) -> int:
         return table.index_of(name, f"data.{key}")
     if len(found) == 1:
         return found[0]
-    kind = {"audio": "file names of audio", "transcript": "texts"}[key]
+    kind = {"audio": "audio file names", "transcript": "texts"}[key]
     got = f"{len(found)} such columns" if found else "none"
     hint = f"Set data.{key} to one of {', '.join(table.header)}."
     raise ConfigError(format_error("data.path", f"one column of {kind} in {table.path}", got, hint))

@@ -44,7 +44,7 @@ class PrepareQuestions(nn.Module):
 
 
 class Squad:
-    """Questions with answers that are parts of their contexts; the splits, by article, are random but fixed.
+    """Questions with answers that are spans of their contexts; the splits, by article, are random but fixed.
 
     A context that is too long is read in overlapping windows.
 
@@ -52,9 +52,10 @@ class Squad:
         path: JSON file in the format of SQuAD 1.1.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
-        lowercase: Whether words are converted to lower case.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
+        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
+            characters, which are kept even if they exceed it. At least 1.
         max_length: Maximum number of tokens of a question and a window, including special ones; above
             ``max_question`` + ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
@@ -176,5 +177,5 @@ def _parse(line: str, number: int, file: InputFile) -> Question:
         got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(format_error("text", expected, got)) from None
     if not (isinstance(question, str) and isinstance(context, str) and question.strip() and context.strip()):
-        raise ConfigError(format_error("text", expected, "an empty text"))
+        raise ConfigError(format_error("text", expected, "an empty text, or a value that is not text"))
     return Question(0, question, context, [])

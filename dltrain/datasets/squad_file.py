@@ -14,7 +14,7 @@ class Question(NamedTuple):
 
     Args:
         article: Index of the article that the context belongs to.
-        answers: Correct answers, which are parts of the context; empty if unknown.
+        answers: Correct answers, which occur in the context; empty if unknown.
         start: First character of the first answer in the context.
     """
 

@@ -88,7 +88,10 @@ class Windows:
                 break
 
     def _answer(self, question: Question, spans: list[tuple[int, int]]) -> tuple[int, int]:
-        """Return the first and the last token that overlap with the first answer."""
+        """Return the first and the last token that overlap with the first answer.
+
+        Both are 0 without answers, and the number of tokens if none overlaps.
+        """
         if not question.answers:
             return 0, 0
         stop = question.start + len(question.answers[0])

@@ -133,7 +133,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
 
     Args:
         times: Local times; once a year, on a weekend night, an hour may occur twice.
-        utc: The same instants in UTC, which are checked instead if known.
+        utc: The same instants in UTC, which are checked instead of ``times``; None if unknown.
     """
     known = times if utc is None else utc
     positions = np.flatnonzero(known.notna())

@@ -28,7 +28,7 @@ def fit_subwords(
         kind: ``bpe`` or ``wordpiece``.
         special: Special tokens, from token 0 on; the second one is the unknown token of ``wordpiece``.
         limits: Minimum number of occurrences of a pair of tokens to join, and maximum number of tokens, including
-            special tokens and bytes or characters.
+            special tokens and all bytes or characters, which are kept even if they exceed it.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:
@@ -77,7 +77,7 @@ def fit_word_pieces(
 
     unknown: dict[str, Any] = {"unk_token": special[1], "max_input_chars_per_word": MAX_CHARACTERS}
     trained = _word_tokenizer(models.WordPiece(**unknown), lowercase, keep_spaces)
-    # The trainer would number continuing characters in random order, which changes what it joins, so pass them.
+    # Pass continuing characters in a fixed order; the trainer numbers them randomly, which changes the joined pairs.
     continuing = [f"{MARK}{character}" for character in _continuing_characters(trained, texts())]
     options: dict[str, Any] = {"special_tokens": [*special, *continuing], "show_progress": False}
     trainer = trainers.WordPieceTrainer(vocab_size=limits[1], min_frequency=limits[0], **options)
@@ -106,7 +106,7 @@ def _word_tokenizer(model: Any, lowercase: bool, keep_spaces: bool) -> "Tokenize
 
 
 def _continuing_characters(tokenizer: Any, texts: Iterable[str]) -> list[str]:
-    """Return the characters of texts that may follow another one in a word, in Unicode order."""
+    """Return the characters of texts that may follow another character in a word, in Unicode order."""
     found = set[str]()
     for text in texts:
         found.update(text)

@@ -17,7 +17,7 @@ class Subwords:
     Args:
         content: The tokenizer as JSON, in a list.
         lowercase: Whether to convert texts to lower case first.
-        first: Number of tokens of the data set that come before those of the tokenizer.
+        first: Number of tokens of the data set that precede the tokens of the tokenizer.
         unknown: Token of the data set for the tokenizer's unknown token; None for the tokenizer's own.
         literal: Whether the names of special tokens in a text, such as "<end>", are encoded as ordinary characters, and
             special tokens are left out of decoded texts.
@@ -73,7 +73,7 @@ class Subwords:
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens, without tokens of the data set and, if `literal`, without special tokens.
 
-        Incomplete UTF-8 becomes replacement characters.
+        The unknown token is kept. Incomplete UTF-8 becomes replacement characters.
         """
         shown = (token for token in tokens if token in self.originals or not self._is_special(token))
         own = [self.originals.get(token, token - self.first) for token in shown]
@@ -92,7 +92,7 @@ def _unknown_id(model: dict[str, Any], number: Any) -> int | None:
 
 
 def check_installed(key: str) -> None:
-    """Raise ConfigError if the package is not installed.
+    """Raise ConfigError if the package tokenizers is not installed.
 
     Args:
         key: Key and value that need it, such as ``data.tokens: bpe``.
@@ -116,7 +116,7 @@ def tokenizer_files(names: str | list[str] | None) -> list[str]:
 
 
 def lines_of(text: str, size: int = 100_000) -> Iterator[str]:
-    """Yield a text in pieces that end with a line break, the first one after ``size`` characters."""
+    """Yield a text in pieces, each up to the first line break after ``size`` characters or the end of the text."""
     start = 0
     while start < len(text):
         end = text.find("\n", start + size) + 1 or len(text)

@@ -119,7 +119,7 @@ class CsvTable:
         return read_csv(existing_file(self.path, "an existing CSV file"), self.notation, self.bad)
 
     def _choose_columns(self, column: str | None, ignore: str | list[str] | None) -> tuple[list[int], int]:
-        """Return the columns to read and the one to predict."""
+        """Return the columns to read and the column to predict."""
         table = self.table
         if len(table) < MIN_ROWS:
             raise ConfigError(format_error("data.path", f"at least {MIN_ROWS} rows in {table.path}", len(table)))
@@ -147,7 +147,7 @@ class CsvTable:
         self.rows = {"inputs": self._encode(table, features), **self.target.rows(table, target)}
 
     def fit(self) -> Fitted:
-        """Return the delimiter, decimal mark and quoting of the file, and the columns fitted on the training rows."""
+        """Return the delimiter, decimal mark and quoting of the file, and the fitted columns and target."""
         marks = self.notation.trained_on
         columns = [[KINDS.index(type(column)), *column] for column in self.columns]
         return {"marks": list(marks or ()), "columns": columns, "target": list(self.target)}

@@ -33,7 +33,7 @@ class NumberColumn(NamedTuple):
         return 1
 
     def encode(self, table: Table, column: int) -> np.ndarray:
-        """Return (rows, 1), with 0 for missing values.
+        """Return model inputs (rows, 1), with 0 for missing values.
 
         Raises:
             ConfigError: A cell holds text, or is beyond the range of float32 after standardization.
@@ -54,7 +54,7 @@ class WordColumn(NamedTuple):
         return len(self.words)
 
     def encode(self, table: Table, column: int) -> np.ndarray:
-        """Return (rows, words) of 0 and 1; all 0 for unknown words and missing values."""
+        """Return model inputs (rows, words), 0 or 1; all 0 for unknown words and missing values."""
         cells = table.columns[column]
         indices = {word: number for number, word in enumerate(self.words)}
         encoded = np.zeros((len(cells.words), len(indices)), dtype=np.float32)
@@ -82,7 +82,7 @@ class DateColumn(NamedTuple):
         return 7 if self.clock else 5
 
     def encode(self, table: Table, column: int) -> np.ndarray:
-        """Return (rows, 5 or 7), with 0 for missing values.
+        """Return model inputs (rows, 5 or 7), with 0 for missing values.
 
         Raises:
             ConfigError: A cell is not a date.
@@ -157,7 +157,7 @@ def _known_values(values: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 
 def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
-    """Return the names of the columns of each kind, with the number of words of columns of words."""
+    """Return the names of the columns by type (numbers, words, dates); columns of words with their number of words."""
     found: dict[str, list[str]] = {}
     for column in columns:
         if isinstance(column, NumberColumn):

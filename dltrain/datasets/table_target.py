@@ -59,7 +59,8 @@ class TableTarget(NamedTuple):
         A number that is not a class has the class -1.
 
         Raises:
-            ConfigError: A cell holds a word that is not one of the classes, or text in a column of numbers.
+            ConfigError: A cell holds a word that is not one of the classes, text in a column of numbers, or a number
+                beyond the range of float32 after standardization.
         """
         if self.words is not None:
             return {"targets": torch.from_numpy(self._classes_of_words(table, column))}
@@ -101,7 +102,7 @@ def fit_target(table: Table, column: int, train: np.ndarray) -> TableTarget:
 
 
 def are_classes(table: Table, column: int) -> bool:
-    """Return whether the column to predict holds words, or few different whole numbers."""
+    """Return whether the column to predict holds words, or at most `MAX_NUMERIC_CLASSES` distinct whole numbers."""
     if not table.is_numeric(column):
         return True
     names = table.different_numbers(column)

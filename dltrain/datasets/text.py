@@ -36,10 +36,10 @@ class Text:
     r"""A text file, split in order into training, validation and test tokens.
 
     Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
-    once, except the first token. The last window is padded with the token -1. The vocabulary of characters is that of
-    the whole file, so a character that occurs only in the test split has an untrained token. Words and subwords are
+    once, except the first token. The last window is padded with the token -1. Characters are collected from the
+    whole file, so a character that occurs only in the test split has an untrained token. Words and subwords are
     fitted to the training split. The sizes of the splits are counted in characters, or in bytes with
-    ``tokens=bytes``, so that all other kinds of tokens have the same splits.
+    ``tokens=bytes``, so that all settings of ``tokens`` except ``bytes`` have the same splits.
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.

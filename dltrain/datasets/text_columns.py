@@ -1,4 +1,4 @@
-"""Choose the columns of a table of texts, and encode the one to predict."""
+"""Choose the columns of a table of texts, and encode the column to predict."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ def choose_text(table: Table, name: str | None) -> int:
     """Return the column of texts: by name, or the only column in which most distinct cells have three words or more.
 
     Raises:
-        ConfigError: No column, or more than one, looks like texts.
+        ConfigError: The named column is missing; or no column, or more than one, looks like texts.
     """
     if name is not None:
         return table.index_of(name, "data.text")
@@ -36,7 +36,8 @@ def choose_pair(table: Table, first: str | None, second: str | None) -> tuple[in
     """Return two columns of texts: by name, or the only two in which most distinct cells have three words or more.
 
     Raises:
-        ConfigError: Only one name is given, both are the same, or not exactly two columns look like texts.
+        ConfigError: Only one name is given, both are the same, a named column is missing, or not exactly two columns
+            look like texts.
     """
     if first is not None and second is not None and first != second:
         return table.index_of(first, "data.first"), table.index_of(second, "data.second")
@@ -53,7 +54,8 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
     """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
 
     Raises:
-        ConfigError: No column, or more than one, could be predicted, the column holds the texts, or values are missing.
+        ConfigError: No column, or more than one, could be predicted, the named column is missing or holds the texts, or
+            values are missing.
     """
     others = [column for column in range(len(table.header)) if column not in texts]
     found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]
@@ -80,7 +82,7 @@ class TextTarget:
     """The column to predict: classes, numbers, or both.
 
     Args:
-        name: Its name.
+        name: Name of the column.
         classes: Names of the classes; None for numbers only.
         threshold: Divides numbers into two classes: at most this value, and above it. None for no threshold.
         mean, scale: Mean and scale of the training rows, used to standardize numbers; None for words.
@@ -134,7 +136,8 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
     """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table.
 
     Raises:
-        ConfigError: There is only one class, or a threshold is given for a column of words.
+        ConfigError: There is only one class, all numbers are on one side of the threshold, or a threshold is given for
+            a column of words.
     """
     name = table.header[column]
     if not table.is_numeric(column):

@@ -29,7 +29,7 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
         neither a folder ``val`` nor ``test``.
 
     Raises:
-        ConfigError: There are no such files, or one of them is not text.
+        ConfigError: There are no such files, or one cannot be read as UTF-8 and may not be skipped.
     """
     named = {split: folder for folder in subfolders(root) if (split := split_of(folder.name)) and subfolders(folder)}
     texts, labels, parts = list[str](), list[str](), Parts()

@@ -54,9 +54,10 @@ class TextPairs:
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
-        lowercase: Whether words are converted to lower case.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words or subwords in the vocabulary, at least 1.
+        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
+            characters, which are kept even if they exceed it. At least 1.
         max_length: Maximum number of tokens of a pair, including special ones, at least 8.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.

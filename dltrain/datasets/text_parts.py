@@ -23,8 +23,8 @@ class TextParts:
         size: Characters or bytes of the content.
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last document.
-        empty: Empty content, a text or bytes.
-        file: The file, if it is not read into memory at once: a text without documents is then divided after line
+        empty: Empty content: ``""``, or ``b""`` for bytes.
+        file: The file, if it is not read into memory as a whole: a text without documents is then divided after line
             breaks, and bytes into chunks of the file. None for a file in memory.
     """
 
@@ -46,7 +46,7 @@ class TextParts:
         self.cuts = self.sizes[0], size - self.sizes[2]
 
     def characters(self) -> str:
-        """Return the distinct characters of the text, without those of separators between documents."""
+        """Return the distinct characters of the text; separators between documents are not counted."""
         if self.file is not None and self.separator is None:
             return self.file.scan.characters
         return "".join({character for _, piece in self for character in set(piece)})

@@ -42,7 +42,7 @@ def describe_texts(
 
 
 def describe_file(path: str, **settings: Any) -> list[str]:
-    """Return lines about the columns of a CSV file that the data set has rejected; none for other files and folders."""
+    """Return lines about the columns of a CSV file that the data set has rejected; [] for other files and folders."""
     file = Path(path).expanduser()
     return [] if file.is_dir() or file.suffix.casefold() in JSON else describe_csv(str(file), **settings)
 

@@ -149,12 +149,13 @@ class CharacterTokenizer:
 
 
 class PieceTokenizer:
-    """Words with the space before them, or subwords. Decoding restores texts, unless pieces are unknown
-    or a user-provided tokenizer changes texts.
+    """Tokenizer of words with the space before them, or of subwords.
+
+    Decoding restores texts, unless pieces are unknown or a user-provided tokenizer changes texts.
 
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
-        name: What the pieces are, for messages.
+        name: Plural name of the pieces, for messages.
         known: Special tokens of the vocabulary, except the unknown one.
     """
 
@@ -198,7 +199,7 @@ class PieceTokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text.
 
-        If the first word is in the vocabulary only with a space before it, a space is added to the text.
+        If the first word is in the vocabulary only with a space before it, a space is added before the text.
 
         Raises:
             ConfigError: A piece of the text is not in the vocabulary.

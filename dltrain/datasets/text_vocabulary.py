@@ -33,7 +33,7 @@ FILE = "file"  # kind of a user-provided tokenizer
 
 
 def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
-    """Return a tokenizer with the characters of a text, or fitted to its training part.
+    """Return a tokenizer of bytes, of the characters of a text, or of words or subwords fitted to its training part.
 
     Args:
         kind: One of `KINDS`.

@@ -177,7 +177,7 @@ class TimeSeries:
 
     @property
     def lead(self) -> int:
-        """Number of rows needed before the first predicted row, by the model and the naive forecasts."""
+        """Number of rows that the model and the naive forecasts need before the first predicted row."""
         return max(self.window, 2 * self.season)
 
     def _is_long(self, one: Series) -> bool:
@@ -237,7 +237,7 @@ class TimeSeries:
             raise ValueError("expected one scale per series")
 
     def evaluation(self) -> Source:
-        """Return every window of the file whose targets have enough rows before them."""
+        """Return every window of the file with at least `lead` rows before its targets."""
         table = self.reader.read()
         times, series = self.reader.find_series(table, self.names)
         numbers = [self._number_of(one) for one in series]
@@ -249,7 +249,7 @@ class TimeSeries:
         return Source(self._windows(found, ranges, numbers), self.prepare)
 
     def _number_of(self, one: Series) -> int:
-        """Return the index of a series among those of the training file."""
+        """Return the index of a series among the series of the training file."""
         if one.name not in self.trained:
             expected = f"a value of column {self.group} in training: {listed(map(str, self.trained))}"
             raise ConfigError(format_error("data.group", expected, one.name))

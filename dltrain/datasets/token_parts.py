@@ -15,7 +15,7 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
     """Return the tokens of each part; a part of documents has an end token before, between and after them.
 
     Raises:
-        ConfigError: The training part, or one that is to be held out, has no document.
+        ConfigError: A part of nonzero size has no document.
     """
     encoded: list[list[Encoded]] = [[], [], []]
     for number, piece in parts:
@@ -47,7 +47,7 @@ def count_parts(parts: Sequence[Encoded]) -> list[Counts]:
 
 
 def describe_documents(parts: Sequence[Encoded], end: int | None) -> list[str]:
-    """Return a line with the number of documents and their mean length; nothing for a text without documents."""
+    """Return a line with the number of documents and their mean length; [] for a text without documents."""
     if end is None:
         return []
     numbers = [max(0, int((part.tokens == end).sum()) - 1) for part in parts]
@@ -57,7 +57,7 @@ def describe_documents(parts: Sequence[Encoded], end: int | None) -> list[str]:
 
 
 def check_documents(parts: TextParts, numbers: list[int]) -> None:
-    """Raise ConfigError if the training part, or one that is to be held out, has no document.
+    """Raise ConfigError if a part of nonzero size has no document.
 
     Args:
         numbers: Number of documents of each part.

@@ -9,7 +9,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.errors import ConfigError, format_error
 
 KEY = "data.tokenizer"
-# Names of special tokens in published tokenizers, and in those that are fitted to texts.
+# Names of special tokens in published tokenizers, and in tokenizers that are fitted to texts.
 NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "begin": ("[CLS]", "<s>", "<cls>", "<begin>"),
@@ -75,7 +75,7 @@ def read_tokenizer(path: str) -> TokenizerFile:
     """Read the tokenizer of a file.
 
     Raises:
-        ConfigError: The file does not exist or holds no tokenizer.
+        ConfigError: The file does not exist or is not a tokenizer, or the package tokenizers is not installed.
     """
     file = existing_file(path, "an existing file tokenizer.json", KEY)
     try:

@@ -49,7 +49,7 @@ class VideoFolder:
     Args:
         path: The folder.
         frames: Frames that the model reads, at least 1.
-        frame_stride: Distance between these frames in the clip, at least 1.
+        frame_stride: Distance in the clip between consecutive frames that are read, at least 1.
         image_size: Height and width of the frames in pixels, at least 1; see
             `dltrain.datasets.image_folder.ImageFolder`.
         validation: Fraction of the clips of each class to hold out, in [0, 1); unused if there is a folder ``val``.
@@ -179,7 +179,7 @@ class ClipFiles:
     """Clips below ``root``, decoded one at a time.
 
     Args:
-        listing: Folder or file and class of each clip.
+        listing: Path (a folder or a file) and class index of each clip.
         view: Number, distance and format of the frames to read.
         root: Folder that clip names are relative to.
         augmentation: Random changes in training; only the crop is applied here, at full resolution.

@@ -32,7 +32,7 @@ def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
 
 
 def _read_list(file: Path) -> list[str]:
-    """Return the names in a list, in its order; none if it does not exist."""
+    """Return the names in a file, in its order; [] if it does not exist."""
     if not file.is_file():
         return []
     return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -81,7 +81,10 @@ class Words:
         return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
+        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive.
+
+        No name is read as a special token.
+        """
         found = list(WORD.finditer(text))
         return [self.number(match[0]) for match in found], [match.span() for match in found]
 
