@@ -1,4 +1,4 @@
-"""Compare text generation with and without a cache or state: tokens per second, and their ratio.
+"""Compare text generation with and without a cache or state: tokens per second, and the ratio of the two rates.
 
     python generation.py [--models gpt,t5] [--tokens N] [--context N] [--rounds N]
 

@@ -1,4 +1,4 @@
-"""Compare the rates at which dltrain and torchvision decode a folder of JPEG files, with the same crops and workers.
+"""Compare the rates at which dltrain and torchvision decode a folder of JPEG files, both with random crops and flips.
 
     python jpegs.py [--rounds N] [--workers 0,2] [--images N]
 

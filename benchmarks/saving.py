@@ -1,12 +1,13 @@
-"""Measure the time that checkpoints take from training, in runs of the complete dltrain command.
+"""Measure the training time lost to checkpoints, in runs of the complete dltrain command.
 
     python saving.py [--rounds N] [--only tiny|large]
 
 Every second checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured: the
 time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
-steps, and the n steps after it are compared with the next n steps. The total therefore includes the work of threads and
-of the system: hashing, waiting for the disk, removing an older file. The file of a plain `torch.save` is removed in the
-remaining steps, which are not measured. The checkpoint after the last step is not measured, either.
+steps (n is ``part`` in `KINDS`), and the n steps after it are compared with the next n steps. The total therefore
+includes the work of threads and of the system: hashing, waiting for the disk, removing an older file. The file of a
+plain `torch.save` is removed in the remaining steps, which are not measured. The checkpoint after the last step is not
+measured, either.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def costs_of(stamps: list[float], part: int) -> list[float]:
-    """Return the seconds that each checkpoint took from training.
+    """Return the training time lost to each checkpoint, in seconds.
 
     The time of a step is recorded before its checkpoint, so the time of the checkpoint is part of the next step.
     """

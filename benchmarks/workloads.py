@@ -276,7 +276,7 @@ def data_path(folder: Path, name: str) -> Path:
 
 
 def prepare(folder: Path, name: str) -> None:
-    """Write the file of a workload, and its normalized training split as tensors."""
+    """Write the file of a workload, and the tensors of its training split as dltrain prepares them."""
     workload = WORKLOADS[name]
     path = data_path(folder, name)
     workload.write(path)

@@ -14,7 +14,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 class Prepare(nn.Module):
-    """Fields of a batch, from rows on the device."""
+    """Module that converts rows to the fields of a batch."""
 
     def forward(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return ``points`` (B, 2) as ``inputs`` and, if known, ``labels`` (B,) as ``targets``."""

@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def _check_flags(
     arguments: argparse.Namespace, components: "Components", is_text: bool, formats: Mapping[str, TextEncoder]
 ) -> None:
-    """Raise ConfigError for flags that do not apply to what the task generates or exclude each other.
+    """Raise ConfigError for flags that do not apply to what the task generates, and for flags that exclude each other.
 
     A suffix of ``--out`` that is not in `formats` is an error too, unless `formats` is empty.
 

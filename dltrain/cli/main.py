@@ -20,7 +20,7 @@ from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
 # Imports and the composition create a million objects, most of which live until the end: with Python's own thresholds,
-# the garbage collector takes a tenth of the time to the first step. The training loop uses lower thresholds again.
+# the garbage collector takes a tenth of the time to the first step. The training loop lowers them again.
 RARE_COLLECTIONS = (50_000, 20, 100)
 HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 

@@ -85,7 +85,7 @@ def _most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
 
 
 def _cells(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the cells of a record: ``probabilities.cat`` for a table in it, ``outputs.0`` for a list."""
+    """Yield the name and value of each cell: ``probabilities.cat`` from a nested mapping, ``outputs.0`` from a list."""
     for key, value in record.items():
         nested = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(nested, dict):

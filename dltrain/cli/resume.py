@@ -11,7 +11,7 @@ from dltrain.runs.overridable import check_resume, extends_training
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Read the folder and continue the run."""
+    """Read the run folder and continue the run."""
     path, job, changes = open_run(arguments.names[0], arguments.overrides)
     return resume_run(job, path, changes, Console(), started, arguments.change_schedule)
 
@@ -19,7 +19,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def resume_run(
     job: Job, path: Path, changes: Changes, console: Console, started: float, change_schedule: bool = False
 ) -> int:
-    """Continue a run, unless it is finished and `changes` (key -> value before and after) do not extend it."""
+    """Continue a run unless it is finished and `changes` do not extend its training; return the exit code."""
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
         console.info(f"{path}: this run is finished. To train longer: trainer.epochs=N")

@@ -20,7 +20,7 @@ MAX_TYPED = 48  # characters of the overrides in the table
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Print a table of the runs below a folder, or JSON."""
+    """Print the runs below a folder as a table or as JSON."""
     if arguments.overrides:
         raise ConfigError(format_error("runs", "dltrain runs [FOLDER]", " ".join(arguments.overrides)))
     root = Path(arguments.names[0]).expanduser() if arguments.names else default_root()
@@ -39,9 +39,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with reordered overrides: first the overrides that differ between the runs of a folder.
+    """Return the rows with reordered overrides: first those that differ between the runs of a folder.
 
-    In both parts, ``--config-dir`` comes last.
+    The overrides that all runs of the folder share follow; ``--config-dir`` comes last in each of the two groups.
     """
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]
@@ -67,7 +67,7 @@ def _cells(row: RunInfo) -> list[str]:
 
 def _sort_key(row: RunInfo, key: str) -> Any:
     """Return the sort key of a run for a column: the best metric, the largest number and the newest run come first."""
-    if key == "metric":  # runs of one metric together, runs without a metric last
+    if key == "metric":  # runs with the same metric together, runs without a value last
         value = row["value"] or 0.0
         return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value
     if key in ("step", "time"):

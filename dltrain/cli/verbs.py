@@ -1,4 +1,4 @@
-"""The verbs of the command line: for each its arguments, flags and help."""
+"""Verbs of the command line, with their arguments, flags and help."""
 
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def _summary_flags(parser: ArgumentParser) -> None:
 
 def _evaluate_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    split = "which of the run's own splits: test (default), val or train (without augmentation)"
+    split = "the split to evaluate: test (default), val or train (without augmentation)"
     add("--split", type=one_of("test", "val", "train"), default="test", metavar="SPLIT", help=split)
     checkpoint = "best on the validation split (default), last, or a file of the run's checkpoints/"
     add("--checkpoint", default="best", metavar="WHICH", help=checkpoint)
@@ -88,7 +88,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--interpolate", action="store_true", help="interpolate between samples")
     given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
-    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); music: a .mid"
+    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); music: .mid"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
     add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt), or to translate")
@@ -198,7 +198,7 @@ must be of the same kind as the training data:
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
             pixels of each class, and with --out a mask of class numbers; in detection the objects with class, score
-            and box, and with --out a copy of the image with them; in classification with --explain and --out an
+            and box, and with --out a copy of the image that shows them; in classification with --explain and --out an
             image of the parts that support the class
   clips     folders of frames, folders of such folders, or video files
             -> as for images in classification
@@ -206,7 +206,7 @@ must be of the same kind as the training data:
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
             -> as for images, or the predicted number, in the unit and under the name of its column
   series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
-            series of the run
+            series of the run are read
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
             -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables;

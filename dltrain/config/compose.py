@@ -107,7 +107,7 @@ def _job_of(
     """Return the job of a composed configuration.
 
     Args:
-        base: Hydra's configuration of the options that were chosen.
+        base: The configuration that Hydra composes from the chosen options, with Hydra's keys.
         content: `base` with the values of the command line, without Hydra's keys.
         parsed: The overrides.
     """

@@ -48,8 +48,8 @@ class Composer:
         """Compose and check one run.
 
         Returns:
-            Hydra's configuration of the options; the configuration with all values of `parsed`, without Hydra's keys;
-            and the second one with interpolations resolved.
+            The configuration that Hydra composes from the options, with Hydra's keys; the configuration with all values
+            of `parsed`, without Hydra's keys; and the second configuration with interpolations resolved.
         """
         chosen = [o for o in parsed if first_name(o) != "hydra" and self.options(o.key_or_group)]
         values = [o for o in parsed if o not in chosen]
@@ -146,7 +146,7 @@ def call_hydra(*options: str) -> DictConfig:
 
 @functools.cache  # not for the user's own YAML, which may change while the process runs
 def packaged(*options: str) -> DictConfig:
-    """Return the configuration of options of dltrain's own groups, without the groups of Hydra that it never uses."""
+    """Compose options of dltrain's own groups, without the groups of Hydra that dltrain never uses."""
     return call_hydra(*options, *(f"~hydra/{group}" for group in UNUSED_IN_HYDRA))
 
 
@@ -161,7 +161,7 @@ def first_name(override: Override) -> str:
 
 
 def module_names(value: Any) -> list[str]:
-    """Return the module prefixes that a value of ``allow_targets`` names: a list, one name, or null."""
+    """Return the module prefixes in a value of ``allow_targets``, which is a list, one name or null."""
     return [str(name) for name in (value if isinstance(value, list) else [value] if value else [])]
 
 
@@ -179,7 +179,7 @@ def search_path(config_dirs: tuple[str, ...]) -> list[str]:
 
 @contextmanager
 def hydra_errors() -> Iterator[None]:
-    """Raise errors of Hydra, OmegaConf and YAML as a `ConfigError` of one line."""
+    """Raise errors of Hydra, OmegaConf and YAML, and `ValueError`, as a `ConfigError` of one line."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:

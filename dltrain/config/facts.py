@@ -30,7 +30,7 @@ class Fact:
 
 
 def find_fact(facts: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a fact, or of a part of it; None if there is no such fact.
+    """Return the value of a fact or of its attribute ``PART``; None if it does not exist.
 
     Args:
         facts: Facts by name; True for a value that is not known yet.

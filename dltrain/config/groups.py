@@ -1,4 +1,4 @@
-"""The YAML groups as files and names. Needs neither Hydra nor OmegaConf, so that help stays fast."""
+"""Files and names of the YAML groups. Needs neither Hydra nor OmegaConf, so that help stays fast."""
 
 import functools
 import os
@@ -29,7 +29,7 @@ def search_dirs(config_dirs: Sequence[str]) -> tuple[Path, ...]:
 
 
 def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Return the options of each group, sorted: ``{"model": ["cnn", ...], "optimizer/schedule": [...]}``."""
+    """Return the sorted options of each group except ``hydra``: ``{"model": ["cnn", ...], ...}``."""
     found: dict[str, set[str]] = {}
     for root in search_dirs(config_dirs):
         for file in root.glob("*/**/*.yaml"):
@@ -54,7 +54,7 @@ def is_override(word: str) -> bool:
 
 @functools.cache
 def known_names(pattern: str = "**/*.yaml") -> frozenset[str]:
-    """Return the names of groups, and of the keys in dltrain's YAML files that match a pattern."""
+    """Return the names of groups, and of the keys in dltrain's YAML files that match the glob `pattern`."""
     groups = (entry.name for entry in conf_dir().iterdir() if entry.is_dir())
     texts = (file.read_text(encoding="utf-8") for file in conf_dir().glob(pattern))
     return frozenset([*groups, *(name for text in texts for name in re.findall(r"^ *(\w+):", text, re.MULTILINE))])

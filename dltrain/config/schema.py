@@ -60,7 +60,7 @@ def choice(*names: str) -> FieldSpec:
 
 
 def text(many: bool = False, null: bool = False) -> FieldSpec:
-    """Return the spec of strings; with `null`, elements of a list may also be null."""
+    """Return the spec of strings; with `null`, the value and elements of a list may also be null."""
     return FieldSpec("text", lambda value: isinstance(value, str) or (null and value is None), (), many, null)
 
 

@@ -68,7 +68,7 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
 
 
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
-    """Return the first error in a scalar, list or mapping for an existing key, else None."""
+    """Return the first error in a new value for an existing key, else None."""
     node = lookup(key, content)
     if value is None and key in PLAIN:
         return format_error(key, "a group of keys", None)

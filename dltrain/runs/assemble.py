@@ -193,7 +193,7 @@ def build_model(job: Job, facts: Facts) -> nn.Module:
 def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration for ``config.yaml``.
 
-    Groups come last, and values that YAML cannot hold are replaced by the names of their types.
+    Groups come last, ``_provides_`` is left out, and values that YAML cannot hold are replaced by their type names.
     """
 
     def convert(value: Any) -> Any:
@@ -208,7 +208,7 @@ def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def _collect_errors(errors: list[str]) -> Iterator[None]:
-    """Collect the errors of several steps, to report them together."""
+    """Add the messages of a `ConfigError` to `errors` instead of raising it, to report several errors together."""
     try:
         yield
     except ConfigError as error:

@@ -31,7 +31,8 @@ class ClassifierFeatures(nn.Module):
         name: Run and accuracy of the classifier, for reports.
 
     Raises:
-        ValueError: There is no linear layer, or `forward` does not call the last one on a matrix, one row per image.
+        ValueError: The classifier has no linear layer, `forward` does not call its last one on a matrix with one row
+            per image, or the logits are not a matrix.
 
     Shape:
         - Input: (B, channels, height, width), from 0 (black) to 1 (white)
@@ -133,4 +134,4 @@ def _find_classifier(folder: str) -> Path:
 
 
 def _format_rejection(wanted: str, got: str, path: Path) -> str:
-    return format_error(KEY, f"the folder of a run {wanted}", got, f"It is {path}.")
+    return format_error(KEY, f"the folder of a run {wanted}", got, f"The folder is {path}.")

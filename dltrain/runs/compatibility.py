@@ -94,7 +94,7 @@ def _selected_tasks(option: dict[str, Any]) -> list[str]:
 
 
 def _matching_models(job: Job) -> str:
-    """Return the names of the models that need a fact of this task and get all facts from the task and the data."""
+    """Return the names of models that need a fact of this task and get all facts that they need from task and data."""
     task, data = (_provides(job.config[group]) for group in ("task", "data"))
     options = compose.options("model", job.config_dirs).items()
     needed = {name: _needs(option, job) for name, option in options}

@@ -195,7 +195,7 @@ def _trial_batch(batches: Batches, few: bool) -> Batch:
 
 
 def _check_optimizer(components: Components) -> None:
-    """Raise ConfigError if the optimizer needs more than dense gradients, as LBFGS and SparseAdam do."""
+    """Raise ConfigError if the optimizer cannot use dense gradients alone, as LBFGS (closure) and SparseAdam cannot."""
     weight = nn.Parameter(torch.ones(2, 2, device=components.device.device))
     weight.grad = torch.ones_like(weight)
     turn = Turn("trial", [weight], lambda batch, progress: Loss(weight.sum(), 1))
@@ -211,7 +211,7 @@ def _compute_losses(components: Components, batch: Batch, held_out: Batch, devic
     """Compute training losses and held-out metrics, and gradients if the batch is full or kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
-    # A full batch is tested with its gradients, which need the most memory.
+    # A full batch is tested with its gradients, which need the most memory, unless the model is compiled.
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):
@@ -257,5 +257,5 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        expected = f"a size that leaves no batch of one example (of {batches.examples} in all), for batch normalization"
+        expected = f"a size that leaves no batch of one (of {batches.examples} examples), for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error

@@ -10,7 +10,7 @@ from dltrain.tasks.pixel_range import PixelRange
 
 
 def explained(components: Components, batches: Batches) -> Iterator[Line]:
-    """Yield predictions with explanations: ``explanation`` of an image, or the weights ``words`` of a text.
+    """Yield predictions with explanations: ``explanation`` of an image, or ``words`` of a text with their weights.
 
     The explanation of an image is an image, uint8 (3, height, width).
     """

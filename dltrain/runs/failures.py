@@ -16,7 +16,7 @@ SLURM_TIMEOUT_S = 30
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[str] = ()) -> list[str]:
-    """Return lines with the run folder, the last checkpoint, and a command to continue, which repeats `allow`."""
+    """Return lines with the run folder, the last checkpoint, and a resume or rerun command, which repeats `allow`."""
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
     trust = f" 'allow_targets=[{','.join(allow)}]'" if allow else ""
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:

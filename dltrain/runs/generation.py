@@ -98,9 +98,9 @@ def _explain_out_of_memory(count: int | None) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "All examples are reconstructed at once: try fewer images in --given"
+        hint = "All examples are reconstructed together: try fewer images in --given"
         if count is not None:
-            hint = f"All {count:,} examples are generated at once: try a smaller --count"
+            hint = f"All {count:,} examples are generated together: try a smaller --count"
         raise OutOfMemory(f"out of memory: {reason}. {hint}") from None
 
 

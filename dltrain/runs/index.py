@@ -83,7 +83,8 @@ def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], know
 def _elapsed_seconds(status: dict[str, Any], entries: list[dict[str, Any]], until: float) -> float | None:
     """Return the seconds that a run without a result took.
 
-    These are the seconds since the latest session started, or the total stored with a checkpoint if that is larger.
+    This is the time from the start of the latest session to `until`, or the total stored with a checkpoint if that is
+    larger; None if the start is unknown.
     """
     try:
         here = until - datetime.fromisoformat(status["started"]).timestamp()

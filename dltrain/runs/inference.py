@@ -34,7 +34,7 @@ from dltrain.tasks.base import Evaluation, Line
 from dltrain.training.device import Device
 from dltrain.training.evaluation import run_in_eval_mode, with_progress
 
-DOUBLE_FROM = 1e6  # numbers from here on keep 15 digits in JSON
+DOUBLE_FROM = 1e6  # numbers of at least this magnitude keep 15 digits in JSON
 
 
 @dataclass
@@ -54,7 +54,8 @@ class Trained:
             explain: Whether to add an image of the parts of each input that support its class, or weights of words.
 
         Raises:
-            ConfigError: An input cannot be read; the predictions for earlier inputs have been yielded.
+            ConfigError: An input cannot be read, or the data set does not return one name per line; the predictions for
+                earlier inputs have been yielded.
         """
         prepare, plan = own_prepare(self.components), getattr(self.components.data, "plan", None)
         if self.splits is not None:

@@ -56,7 +56,7 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
 def load(
     model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts, task: Facts, found: InitialWeights
 ) -> Loaded:
-    """Copy the weights whose name, shape and meaning match into a model.
+    """Copy the weights whose name, shape and meaning match into a model, and return a record of them.
 
     A model may have a method ``adapt_weights(tensors)``, which returns the weights in the shapes of this model.
     Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights
@@ -169,7 +169,7 @@ def read_record(path: Path, model: nn.Module) -> Loaded:
     if not isinstance(names, list) or not set(map(str, names)) <= set(model.state_dict()):
         file = path / run_files.TRANSFER
         raise CheckpointError(
-            f"{file}: expected the initial weights of this run, which determine what is frozen, got none"
+            f"{file}: missing or damaged. It names the initial weights of this run, which determine what is frozen"
         )
     heads = record.get("heads")  # absent in earlier runs, which froze loaded heads, too
     heads = [name for name in names if name in heads] if isinstance(heads, list) else []

@@ -58,7 +58,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & task_facts(job) - facts.keys():  # facts that only the model's own task provides
         if find_missing(job, "task", vars(spec))[1]:
-            raise _unsuitable(job, shape, "its task needs facts of data", needed)
+            raise _unsuitable(job, shape, "its task needs facts that only data provide", needed)
         facts = {**build_task(job, spec)[1], **facts}
     if missing := find_missing(job, "model", facts)[1]:
         raise _unsuitable(job, shape, f"it needs {' and '.join(missing)}, which this shape does not have", needed)

@@ -185,7 +185,7 @@ def print_metrics(
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         gain, lowest_mae = metrics["skill"], min(values["mae"] for values in baselines.values())
-        # Several series are compared by MASE; with one series the skill is the same for both.
+        # Several series are compared by MASE; with one series, MASE and MAE give the same skill.
         name = "mae" if math.isclose(gain, 1 - metrics["mae"] / lowest_mae, rel_tol=1e-3, abs_tol=1e-3) else "mase"
         best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
         side = "below" if gain >= 0 else "above"

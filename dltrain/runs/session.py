@@ -260,7 +260,7 @@ class Session:
             return f"{diverged}. The search for its cause was interrupted"
         if report is None:
             why = "the weights are too large to evaluate, or the run is not deterministic"
-            return f"{diverged}. Losses, gradients and weights were finite when repeated: {why}"
+            return f"{diverged}. Losses, gradients and weights were finite when the steps were repeated: {why}"
         with contextlib.suppress(OSError):
             self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return nan_trace.summarize(report)

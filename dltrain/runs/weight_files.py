@@ -120,7 +120,7 @@ def _tokens_of_run(path: Path, allow: tuple[str, ...]) -> tuple[list[str] | None
 
 
 def token_texts(tokens: Tokens | None) -> list[str] | None:
-    """Return the text of each token; None if tokens cannot be decoded."""
+    """Return the text of each token; None if there are no tokens or they cannot be decoded."""
     if tokens is None or tokens.decode is None:
         return None
     return [tokens.decode([number]) for number in range(tokens.size)]

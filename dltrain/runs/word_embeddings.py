@@ -28,7 +28,8 @@ def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str]
     modules = {f"{part}.weight": module for part, module in model.named_modules() if isinstance(module, nn.Embedding)}
     chosen = [part for part in modules if part in dependent]
     if texts is None or len(chosen) != 1:
-        reason = f"a {type(model).__name__} has no embedding of words" if texts else "the inputs are not text"
+        several = f"a {type(model).__name__} does not have exactly one embedding of words"
+        reason = several if texts else "the inputs are not text"
         raise ConfigError(f"{KEY}: not supported because {reason}")
     words = [text.strip() for text in texts]
     found, weight = read_vectors(name, set(words)), modules[chosen[0]].weight

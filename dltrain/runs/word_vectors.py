@@ -52,7 +52,7 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
             continue
         vector = _numbers(parts[-width:]) if width else None
         if not word or vector is None:
-            expected = f"{FORM}, {width} as in earlier lines" if width else FORM
+            expected = f"a word and {width} numbers in each line, as in earlier lines" if width else FORM
             raise ConfigError(format_error(KEY, expected, f"{line.rstrip()[:60]!r} in line {number} of {path}"))
         if word in wanted:
             found.setdefault(word, vector)

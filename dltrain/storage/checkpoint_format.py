@@ -82,8 +82,8 @@ def find_damage(file: Path, sha256: str | None) -> str | None:
 def upgrade(content: Any) -> dict[str, Any]:
     """Convert a loaded checkpoint to the current format; raise `ValueError` if it is invalid.
 
-    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored the losses that were not logged yet
-    by name, format 3 stores them by turn.
+    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored unlogged losses by name; format 3
+    stores them by turn.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version not in range(1, FORMAT + 1) or type(version) is not int:
@@ -117,7 +117,7 @@ def effective_weights(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise a `CheckpointError` that names weights that are missing, unexpected or differ in shape, if any."""
+    """Raise a `CheckpointError` if weights are missing, unexpected or of a different shape; the message names them."""
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [

@@ -19,7 +19,7 @@ from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path,
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
-# Files listed in the manifest may be deleted, so a manifest must not name anything else.
+# Files listed in the manifest may be deleted, so a manifest must name only checkpoints.
 CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
 
@@ -222,7 +222,7 @@ class Checkpoints:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Return whether a manifest entry is valid: a checkpoint's name, strings as hashes, else numbers or null."""
+    """Return whether a manifest entry has a checkpoint's name, an integer step, string hashes, and numbers or nulls."""
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
     complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int

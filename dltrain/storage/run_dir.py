@@ -20,7 +20,7 @@ from dltrain.storage.atomic import TEMP_NAME, write_atomic
 from dltrain.storage.folder_checks import check_entries, reject_taken, unwritable_error
 from dltrain.storage.run_files import LOCK, RUN_FILES, STATUS, SWEEP_FILES, list_run_files
 
-LOCK_WAIT_S = 0.2  # time to wait for a lock, which `is_locked` in another process holds briefly
+LOCK_WAIT_S = 0.2  # time to wait for a lock, which `is_locked` in another process may hold briefly
 
 
 class RunDir:

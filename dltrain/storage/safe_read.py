@@ -77,7 +77,7 @@ def read_yaml_text(file: Path) -> str:
     Raises:
         OSError: The file cannot be read.
         ValueError: The file has anchors or aliases (a few lines can expand to gigabytes), is too large or nested too
-            deeply, or is not UTF-8.
+            deeply, or is not a regular UTF-8 file.
         YAMLError: The file is not valid YAML.
     """
     text, depth = read_text(file, MAX_YAML_BYTES), 0

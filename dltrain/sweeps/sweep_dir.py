@@ -78,7 +78,7 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
         hint = f"It contains {taken}." + f" To resume it: sweep.resume={path}" * (taken == run_files.SWEEP)
         raise ConfigError(
             format_error(
-                "hydra.sweep.dir", "a folder without a sweep, a run or entries named like its jobs", path, hint
+                "hydra.sweep.dir", "a folder without a sweep, a run or entries named like the jobs", path, hint
             )
         )
 
@@ -95,7 +95,7 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
         raise ConfigError(
-            *wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep, got another"
+            *wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep, got a different one"
         )
     return _lock_dir(path, "sweep.resume")
 

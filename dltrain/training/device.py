@@ -105,7 +105,7 @@ def resolve_device(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory ran out, on the device or on the host, or a size overflowed."""
+    """Return whether an error means that the device or the host ran out of memory, or that a size overflowed."""
     # torch raises a plain RuntimeError when the host is out of memory.
     words = (
         "can't allocate memory",
@@ -161,7 +161,7 @@ def configure_process(device: Device, seed: int) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Keep memory that a step frees for the next step instead of returning it to the system.
+    """Keep the memory freed by a step for the next step instead of returning it to the system.
 
     By default glibc returns every block above 32 MB immediately. Getting zeroed pages back one by one takes a tenth of
     a large network's step. Other C libraries have no such option.

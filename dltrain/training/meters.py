@@ -12,7 +12,7 @@ from torch import Tensor
 from dltrain.tasks.base import Loss
 
 T = TypeVar("T")
-SINGLE_TURN = "train"  # the turn of a task with one turn
+SINGLE_TURN = "train"  # name of the turn in tasks that have only one
 
 
 def log_name(name: str, turn: str) -> str:

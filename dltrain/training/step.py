@@ -63,7 +63,8 @@ class StepRunner:
     def compute_gradients(self, turn: Turn, batches: list[Batch], info: StepInfo) -> list[Loss] | None:
         """Accumulate the gradients of all micro-batches and return their losses.
 
-        If memory runs out, double the number of chunks for the next attempt and return None.
+        If memory runs out and ``trainer.on_oom`` is ``shrink``, double the number of chunks for the next attempt and
+        return None.
         """
         optimizer = self.optimizers[turn.name]
         losses: list[Loss] = []

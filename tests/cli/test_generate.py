@@ -319,7 +319,7 @@ def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
 
 
 def test_out_of_memory_with_given_does_not_suggest_a_smaller_count() -> None:
-    expected = "All examples are reconstructed at once: try fewer images in --given"
+    expected = "All examples are reconstructed together: try fewer images in --given"
     with pytest.raises(OutOfMemory, match=expected), generation._explain_out_of_memory(None):
         torch.empty(2**60)
 
@@ -345,7 +345,7 @@ def test_out_of_memory_ends_with_exit_code_4_and_suggests_a_smaller_count(
         result = generate(run, "--count", 2**31 - 1)
     assert result.code == 4 and "Traceback" not in result.err
     assert result.err.startswith("dltrain: out of memory: ")
-    assert result.err.endswith("All 2,147,483,647 examples are generated at once: try a smaller --count\n")
+    assert result.err.endswith("All 2,147,483,647 examples are generated together: try a smaller --count\n")
 
 
 def test_a_count_above_the_largest_32_bit_integer_is_rejected(finished_run: FinishedRun, generate: Generate) -> None:

@@ -61,11 +61,11 @@ def test_words_of_the_file_get_their_vectors_and_others_random_values_of_the_sam
     ("lines", "more", "message"),
     [
         (LINES, ["model.hidden_size=5"], "expected vectors of 5 numbers.*got 4 in .*Set model.hidden_size=4"),
-        ([*LINES, "good 1 2 3"], [], "expected a word and its numbers in each line.*got 'good 1 2 3' in line 5 of"),
+        ([*LINES, "good 1 2 3"], [], "expected a word and 4 numbers in each line.*got 'good 1 2 3' in line 5 of"),
         ([*LINES, "bad 1 2 x 4"], [], ".*got 'bad 1 2 x 4' in line 5 of"),
         (["zebra 1 2 3 4"], [], "expected words of the training texts, got none of them"),
         ([], [], ".*got an empty file"),
-        (LINES, ["model=bag_of_words"], "not supported because a BagOfWords has no embedding of words"),
+        (LINES, ["model=bag_of_words"], "not supported because a BagOfWords does not have exactly one"),
         (LINES, ["transfer.weights=x"], "not supported with transfer.weights"),
     ],
 )
