@@ -37,7 +37,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         fpn_width: Channels of the pyramid, a multiple of 32.
         hidden_size: Width of each of the two layers that classify a region.
         min_score: Minimum score of a detection.
-        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
 
     Source: Ren, He, Girshick, Sun 2015, "Faster R-CNN"; Lin et al. 2017, "Feature pyramid networks for object

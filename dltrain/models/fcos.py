@@ -36,7 +36,7 @@ class FCOS(OneStage, fcos.FCOS):
         fine: Whether the feature maps start at the first stage of the backbone, with half the stride, for objects that
             are close to one another. The fifth map is then pooled from the fourth.
         min_score: Minimum score of a detection.
-        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
         levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
         box_weight: Factor of the loss of the boxes.
@@ -133,7 +133,7 @@ class Vote:
     """Non-maximum suppression that replaces each kept box by the score-weighted mean of similar boxes of its class.
 
     Args:
-        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         vote_iou: Minimum IoU of a box with the kept box for the mean to include it.
         max_boxes: Maximum number of detections to keep.
 

@@ -27,7 +27,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         min_score: Minimum score of a detection.
-        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
 
     Source: Lin, Goyal, Girshick, He, Dollar 2017, "Focal loss for dense object detection".

@@ -29,7 +29,7 @@ class SSDLite(OneStage, ssd.SSD):
         norm: Normalization: ``batch``, ``frozen``, ``group`` or ``layer``.
         width_mult: Factor of the channels of MobileNet and of the layers after it, above 0.
         min_score: Minimum score of a detection.
-        nms_iou: IoU above which the weaker of two detections of a class is removed.
+        nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
 
     Source: Liu et al. 2016, "SSD: Single shot multibox detector"; Sandler et al. 2018, "MobileNetV2", section 6.2;

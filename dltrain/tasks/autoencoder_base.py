@@ -74,7 +74,7 @@ class Autoencoding(Task):
         """Return decoded random codes, interpolation paths of at most eight examples, or reconstructions.
 
         If no class is requested, a random class is drawn for each example or path of a conditional model; given
-        examples are reconstructed without a class.
+        examples are then reconstructed without a class.
         """
         if request.given is not None:
             given = request.given.to(request.device)

@@ -286,7 +286,7 @@ class Task(ABC):
         return []
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return an image for the run's film, uint8 (3, height, width); all images of a run have the same size.
+        """Return an image for the run's film, uint8 (3, height, width), or None; all images of a run have one size.
 
         The image is drawn at every evaluation from the same noise, so that the film shows the progress of training.
         """

@@ -267,7 +267,7 @@ class Forecasting(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return a line per step of each window, with the value of each column in the units of the data.
 
-        For outputs that are distributions, the other quantiles are added under the name of the column and their level.
+        For outputs that are distributions, the other quantiles are added under the name of the column and the level.
         """
         levels = self.levels(model, batch).float()
         values = {"": self.output.point(levels), **self.output.named_quantiles(levels)}

@@ -16,7 +16,7 @@ DEFAULT_PENALTY = 0.01  # without validation examples
 class Ridge:
     """Linear regression of flattened targets on flattened inputs, with an L2 penalty on the weights.
 
-    It is computed in float64 on the CPU, so that the model does not depend on device and precision.
+    It is computed in float64 on the CPU, so that the result does not depend on the device or the precision.
 
     Args:
         train: Shuffled batches; the first 10,000 examples are used.

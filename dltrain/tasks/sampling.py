@@ -50,7 +50,7 @@ def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Te
 
 
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
-    """Return labels that cycle through the first ``limit`` classes, or all; None for an unconditional model."""
+    """Return labels that cycle through the first ``limit`` or all classes; None for an unconditional model."""
     classes = num_classes(model)
     if not classes:
         return None
