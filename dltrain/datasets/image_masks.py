@@ -21,6 +21,7 @@ from dltrain.datasets.image_check import reject_unreadable
 from dltrain.datasets.image_inputs import MODES, UNREADABLE, Window, decode_image, read_images
 from dltrain.datasets.images import ImageTransform
 from dltrain.datasets.mask_files import (
+    BINARY,
     MAX_CLASSES,
     Pair,
     decode_mask,
@@ -48,9 +49,10 @@ class ImageMasks:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
-        class_names: Names of the values 0, 1, ...; None uses the values that occur in the training masks.
-        ignore: Value of pixels without a class; None if all have a class. In masks with only 0 and 255,
-            both are classes.
+        class_names: Names of the values 0, 1, ..., or of 0 and 255 if the training masks have only these; None uses the
+            values that occur in the training masks.
+        ignore: Value of pixels without a class; None if all have a class. If the training masks have only 0 and 255,
+            both are classes, unless the number of ``class_names`` is not two.
         block: Number of consecutive images, by name, that stay in one split, at least 1. Use it if neighbors are
             similar, such as slices of a volume.
         validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder or list
@@ -99,7 +101,7 @@ class ImageMasks:
         self.pairs: dict[str, list[Pair]] = {}
         if fitted is None:
             self.pairs = self._find_pairs()
-            self.values = list(range(len(class_names))) if class_names else find_values(self.pairs["train"], ignore)
+            self.values = self._find_values(class_names, ignore)
             self.names = class_names or [str(value) for value in self.values]
         else:
             self.values, self.names = list(fitted["values"]), list(fitted["names"])
@@ -115,8 +117,15 @@ class ImageMasks:
         """Return all images of the folder with their masks, from all splits."""
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
+    def _find_values(self, class_names: list[str] | None, ignore: int | None) -> list[int]:
+        """Return the pixel value of each class. Masks are read if there are no names, or two: 0 and 1, or 0 and 255."""
+        if class_names and len(class_names) != len(BINARY):
+            return list(range(len(class_names)))
+        found = find_values(self.pairs["train"], ignore, self.bad.policy == "skip")
+        return found if not class_names or found == BINARY else [0, 1]
+
     def _find_folders(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder or list; all are ``train`` without ``train/images``."""
+        """Return the pairs of each split that has a folder or list; without any, all pairs are ``train``."""
         path = existing_folder(self.path, "an existing folder with images/ and masks/")
         if has_voc_layout(path):
             return find_voc_pairs(path)
@@ -136,7 +145,7 @@ class ImageMasks:
         return pairs
 
     def load(self) -> Splits:
-        """Return splits of files; nothing is decoded yet."""
+        """Return splits of files, without decoding them."""
         train, val, test = (self._files(self.pairs[part]) for part in PARTS)
         return mask_splits(self.transform, train, val, test)
 

@@ -15,6 +15,7 @@ from dltrain.errors import ConfigError, format_error
 INDEXED = ("1", "L", "P")  # PIL modes whose pixels are numbers rather than colors
 DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but only those up to 255 can be classes
 FOREIGN = 254  # in a lookup table: a value that is not a class
+BINARY = [0, 255]  # values of black and white masks
 MAX_CLASSES = FOREIGN  # the last class has the number 253
 
 Pair = tuple[Path, Path]  # image and mask
@@ -54,8 +55,11 @@ def _by_name(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
+def find_values(pairs: Iterable[Pair], ignore: int | None, skip: bool = False) -> list[int]:
     """Return the pixel values of masks in ascending order, without `ignore` unless all are 0 or 255.
+
+    Args:
+        skip: Leave out masks that cannot be read.
 
     Raises:
         ConfigError: A mask cannot be read, or there are more than `MAX_CLASSES` values.
@@ -65,8 +69,9 @@ def find_values(pairs: Iterable[Pair], ignore: int | None) -> list[int]:
         try:
             found.update(np.unique(_read(mask)).tolist())
         except UNREADABLE as error:
-            raise ConfigError(format_error("data.path", f"a readable mask at {mask}", str(error))) from error
-    values = sorted(found if found <= {0, 255} else found - {ignore})
+            if not skip:
+                raise ConfigError(format_error("data.path", f"a readable mask at {mask}", str(error))) from error
+    values = sorted(found if found <= {*BINARY} else found - {ignore})
     if len(values) > MAX_CLASSES:
         raise ConfigError(format_error("data.path", f"masks of at most {MAX_CLASSES} classes", f"{len(values)} values"))
     return values

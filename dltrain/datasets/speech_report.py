@@ -37,7 +37,7 @@ def describe_speech(
     lines = [
         f"{utterances.name}: {count(len(every), 'recording')}, {seconds.sum() / 60:.1f} minutes "
         f"({seconds.min():.1f} to {seconds.max():.1f} seconds)",
-        *([f"{count(ignored, 'audio file')} left out: in no folder named after a word"] if ignored else []),
+        *([f"{count(ignored, 'audio file')} left out: not in a folder named after a word"] if ignored else []),
         *([f"{count(long, 'recording')} left out: longer than data.max_seconds"] if long else []),
         f"features: {features.bands} mel bands every {features.hop_ms:g} ms at {features.rate:,} Hz, "
         f"{count(features.stack, 'frame')} per step",

@@ -1,4 +1,4 @@
-"""Pairs of texts with a class or a number each, such as entailment: a table with two columns of texts."""
+"""Pairs of texts, each pair with a class or a number, as in entailment: a table with two columns of texts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace

@@ -72,8 +72,8 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     Args:
         kind: ``words``, ``characters``, ``bpe`` or ``wordpiece``.
         min_count: Minimum number of occurrences of a piece, or of a pair of pieces to join.
-        max_words: Maximum number of pieces, the most frequent ones. For subwords, it includes special tokens and all
-            bytes or characters, which are kept even if they exceed it.
+        max_words: Maximum number of pieces; the most frequent ones are kept. For subwords, the number includes special
+            tokens and all bytes or characters, which are kept even above the maximum.
 
     Raises:
         ConfigError: No piece occurs often enough, or the package for subwords is not installed.

@@ -50,8 +50,8 @@ class Tracker:
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
-        # The first START event begins the run. A later one makes TensorBoard hide all earlier points from the
-        # step of the event on.
+        # The first START event begins the run. A later one makes TensorBoard hide the points that were written
+        # before it for its step and all later steps.
         if first or purge_step is not None:
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=self._started, step=purge_step or 0, session_log=start))

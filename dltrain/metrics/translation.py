@@ -23,7 +23,7 @@ def score_translations(found: Sequence[str], references: Sequence[str]) -> tuple
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    # `force` suppresses a warning that texts look tokenized, which is true of texts from vocabularies of words.
+    # `force` suppresses the warning that texts look tokenized, as they are with a vocabulary of words.
     scores, signatures = dict[str, float](), dict[str, str]()
     for name, metric in (("bleu", BLEU(force=True)), ("chrf", CHRF())):
         scores[name] = float(metric.corpus_score(list(found), [list(references)]).score)

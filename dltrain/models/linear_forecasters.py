@@ -63,7 +63,8 @@ class Forecaster(nn.Module, ABC):
         columns, horizon: At least 1.
         outputs: ``horizon * columns * levels``, where ``levels`` is the number of outputs per step and column: 1 for a
             point forecast, one per quantile, or 2 for a normal distribution.
-        features: Values per step: the columns, then each known value twice, see `KnownEffect`. None for columns only.
+        features: Number of values per step: the columns, the known values of the step, and the known values
+            ``horizon`` steps later, see `KnownEffect`. None for columns only.
 
     Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).
     """

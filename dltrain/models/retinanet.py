@@ -12,7 +12,8 @@ from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 SMALLEST = 4  # side of the smallest anchor of a level, in strides
-NEAR, FAR = 0.5, 0.4  # minimum IoU of an anchor with its box, and IoU below which an anchor is background
+# IoU from which an anchor is matched to a box, and below which it is background; except the best anchor of each box.
+NEAR, FAR = 0.5, 0.4
 
 
 class RetinaNet(OneStage, retinanet.RetinaNet):

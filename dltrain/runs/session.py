@@ -41,7 +41,7 @@ class Outcome:
     state: str  # finished, interrupted, failed, diverged or out_of_memory
     exit_code: int
     folder: Path
-    result: dict[str, Any]  # the content of ``result.json``; empty unless the run finished
+    result: dict[str, Any]  # the content of ``result.json``; empty unless the run was trained and tested
     error: str | None = None  # what went wrong, or the signal that interrupted the run
 
 

@@ -9,7 +9,7 @@ PARTS = 8  # maximum number of steps, or of groups of origins, that are listed
 
 
 class ForecastErrors(Mean):
-    """Mean absolute and squared errors in the units of the data.
+    """Mean absolute and mean squared errors, computed in the units of the data.
 
     Args:
         by: ``none``; ``horizon`` adds the mean absolute error of single steps, evenly spaced from the first to the last

@@ -21,7 +21,7 @@ def log_name(name: str, turn: str) -> str:
 
 
 class Timer:
-    """Timer of a run since `started`, a `time.perf_counter` value; times do not affect the results of the run."""
+    """Timer of a run since `started`, a `time.perf_counter` value."""
 
     def __init__(self, started: float) -> None:
         self.started = started
@@ -70,10 +70,10 @@ class Timer:
 
     @property
     def idle_seconds(self) -> float:
-        """Estimate of the seconds in this session in which the device waited for data.
+        """Upper bound of the seconds in this session in which the device waited for data.
 
-        This process runs ahead of the device. While it waits for a batch, the device still computes earlier steps, for
-        which this process would otherwise wait at the next reading; only the rest of the wait delays training.
+        This process runs ahead of the device, which may still compute earlier steps while this process waits for a
+        batch. Seconds in which this process waited for the device, to copy losses, show that the device was busy.
         """
         return max(0.0, self.for_data - self.for_device)
 
@@ -134,7 +134,7 @@ class LossBuffer:
         self.norms: dict[str, Tensor] = {}  # by turn
 
     def add(self, turn: str, loss: Loss) -> None:
-        """Buffer the loss of one micro-batch, unless its weight is 0."""
+        """Buffer the loss of one micro-batch, unless its weight is the number 0."""
         if loss.is_empty:
             return
         self.losses.setdefault(turn, []).append((loss.total.detach(), loss.weight))

@@ -60,6 +60,17 @@ def test_both_values_of_a_mask_of_0_and_255_are_classes(tmp_path: Path) -> None:
     assert data.spec.pixel_class_names == ("0", "255") and set(np.unique(decoded(data))) == {0, 1}
 
 
+@pytest.mark.parametrize("ignore", [255, None])
+def test_two_class_names_are_assigned_to_masks_of_0_and_255(tmp_path: Path, ignore: int | None) -> None:
+    data = ImageMasks(many(tmp_path, values=(0, 255)), class_names=["background", "cell"], ignore=ignore)
+    assert data.spec.pixel_class_names == ("background", "cell") and set(np.unique(decoded(data))) == {0, 1}
+
+
+def test_two_class_names_are_assigned_to_0_and_1_if_255_marks_pixels_without_a_class(tmp_path: Path) -> None:
+    data = ImageMasks(many(tmp_path, values=(0, 1, 255)), class_names=["background", "cell"])
+    assert set(np.unique(decoded(data))) == {0, 1, 255}
+
+
 def test_class_names_are_assigned_to_the_mask_values_from_0(tmp_path: Path) -> None:
     data = ImageMasks(many(tmp_path, values=(0, 2)), class_names=["rest", "cell", "wall"])
     assert data.spec.pixel_classes == 3 and set(np.unique(decoded(data))) == {0, 2}

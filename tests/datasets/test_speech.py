@@ -178,7 +178,7 @@ def test_words_that_repeat_are_classes_with_the_same_share_in_each_split(tmp_pat
     write_recording(tmp_path / "words" / "loose.wav", "no")
     again = Speech(str(tmp_path / "words"), **SMALL)
     again.load()
-    assert "1 audio file left out: in no folder named after a word" in again.describe()
+    assert "1 audio file left out: not in a folder named after a word" in again.describe()
     for name, share in (("train", 0), ("test", 40)):
         for number in range(share, share + 20):
             word = ("yes", "no")[number % 2]

@@ -89,7 +89,7 @@ def test_manifest_hashes_are_correct_and_checkpoints_load_with_weights_only(clas
         assert saved["loop"]["step"] == entry["step"]
 
 
-def test_training_is_logged_at_the_first_step_at_its_interval_and_at_evaluations(classification_run: Outcome) -> None:
+def test_training_is_logged_at_step_1_and_at_every_interval_and_evaluation(classification_run: Outcome) -> None:
     steps = {
         split: [line["step"] for line in lines(classification_run) if line["split"] == split]
         for split in ("train", "val")

@@ -106,7 +106,7 @@ def test_unfreezing_is_rejected_for_tasks_with_several_stages() -> None:
         plan(two, model, Transfer(freeze=["low"], unfreeze_at=1), [], 3)
 
 
-def test_transfer_options_other_than_none_require_weights() -> None:
+def test_transfer_options_other_than_none_require_weights_or_embeddings() -> None:
     node = {"weights": None, "freeze": "auto", "unfreeze_at": None, "lr_scale": 1.0}
     with pytest.raises(ConfigError, match=r"transfer=freeze needs initial weights"):
         build_transfer(node, "freeze")
