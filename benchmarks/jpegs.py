@@ -3,8 +3,8 @@
     python jpegs.py [--rounds N] [--workers 0,2] [--images N]
 
 torchvision reads as in its reference training script: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
-float tensor, `Normalize`, and a `DataLoader` with persistent workers. dltrain reads with `data=image_folder` and the
-same augmentation. Epochs of both alternate; the first epoch of each is not timed.
+float tensor, `Normalize` and a `DataLoader`, but with persistent workers and without pinned memory. dltrain reads with
+`data=image_folder` and the same augmentation. Epochs of both alternate; the first epoch of each is not timed.
 """
 
 import argparse

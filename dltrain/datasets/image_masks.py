@@ -52,9 +52,9 @@ class ImageMasks:
         class_names: Names of the values 0, 1, ..., or of 0 and 255 if the training masks have only these; None uses the
             values that occur in the training masks.
         ignore: Value of pixels without a class; None if all have a class. If the training masks have only 0 and 255,
-            both are classes, unless the number of ``class_names`` is not two.
-        block: Number of consecutive images, by name, that stay in one split, at least 1. Use it if neighbors are
-            similar, such as slices of a volume.
+            and ``class_names`` is None or has two names, both are classes.
+        block: Number of consecutive images, by name or in a list of Pascal VOC, that stay in one split, at least 1. Use
+            it if neighbors are similar, such as slices of a volume.
         validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder or list
             ``val``.
         test: Fraction to hold out for testing, in (0, 1); unused if there is a folder or list ``test``.
@@ -118,20 +118,22 @@ class ImageMasks:
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_values(self, class_names: list[str] | None, ignore: int | None) -> list[int]:
-        """Return the pixel value of each class. Masks are read if there are no names, or two: 0 and 1, or 0 and 255."""
+        """Return the pixel value of each class.
+
+        Masks are read if there are no names, to find the values, or two, to choose between 0 and 1 and 0 and 255.
+        """
         if class_names and len(class_names) != len(BINARY):
             return list(range(len(class_names)))
         found = find_values(self.pairs["train"], ignore, self.bad.policy == "skip")
         return found if not class_names or found == BINARY else [0, 1]
 
     def _find_folders(self) -> dict[str, list[Pair]]:
-        """Return the pairs of each split that has a folder or list; without any, all pairs are ``train``."""
+        """Return the pairs of each split that has a folder or list; the training pairs may be in `path` itself."""
         path = existing_folder(self.path, "an existing folder with images/ and masks/")
         if has_voc_layout(path):
             return find_voc_pairs(path)
         folders = {part: path / part for part in PARTS if (path / part / "images").is_dir()}
-        if "train" not in folders:
-            folders = {"train": path}
+        folders.setdefault("train", path)
         return {part: find_pairs(folder) for part, folder in folders.items()}
 
     def _find_pairs(self) -> dict[str, list[Pair]]:

@@ -49,7 +49,7 @@ def describe_speech(
         lines.append(f"{unknown / len(held_out):.1%} of the {vocabulary.kind} of validation and test are unknown")
     known = set(texts[TRAIN])
     if copies := sum(text in known for split in (VAL, TEST) for text in texts[split]) if not classes else 0:
-        lines.append(f"{count(copies, 'transcript')} of the validation and test splits are also in the training split")
+        lines.append(f"also in the training split: {count(copies, 'transcript')} of the validation and test splits")
     if classes:
         numbers = {name: number for number, name in enumerate(classes)}
         labels = {NAMES[split]: np.array([numbers[text] for text in part], int) for split, part in texts.items()}
@@ -63,5 +63,5 @@ def _describe_conversions(frames: Sequence[Frames], rate: int) -> list[str]:
     several = sum(each.channels > 1 for each in frames)
     lines = [f"converted to {rate:,} Hz: {count(n, 'recording')} of {other:,} Hz" for other, n in sorted(rates.items())]
     if lower := sum(number for other, number in rates.items() if other < rate):
-        lines.append(f"warning: {count(lower, 'recording')} of lower rates have no sound in the highest bands")
+        lines.append(f"warning: no sound in the highest bands of {count(lower, 'recording')} with lower rates")
     return lines + ([f"{count(several, 'recording')} with several channels, which are averaged"] * bool(several))

@@ -42,11 +42,11 @@ class PrepareTextPairs(nn.Module):
 
 
 class TextPairs:
-    """Pairs of texts with a class or a number each; the splits are random but fixed.
+    """Pairs of texts, each pair with a class or a number; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text, or of both if each exceeds half of the maximum. The column to predict is
-    read as in `dltrain.datasets.text_table`.
+    last words of its longer text, or of both if each exceeds half of what the three special tokens leave. The column to
+    predict is read as in `dltrain.datasets.text_table`.
 
     Args:
         path: A CSV or TSV file, or a JSON lines file (``.jsonl``).

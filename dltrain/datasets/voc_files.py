@@ -17,8 +17,8 @@ MAX_BYTES = 2**26
 def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None) -> list[Annotated]:
     """Return the annotated image of each file, sorted by path; images without objects are kept.
 
-    Pascal VOC counts pixels from 1, and xmax and ymax are the last pixels of a box. If any box begins at 0, the numbers
-    of all files are treated as the edges of the boxes, from 0.
+    Pascal VOC counts pixels from 1, and xmax and ymax are the last pixels of a box. If any box starts at 0, the
+    coordinates in all files are assumed to be edges counted from 0, and are not converted.
 
     Raises:
         ConfigError: A file cannot be read, is too large, or is not an annotation of Pascal VOC.

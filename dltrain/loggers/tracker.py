@@ -33,8 +33,8 @@ class Tracker:
 
     Args:
         folder: Created if missing.
-        purge_step: First step that a resumed run writes again. Lines of ``metrics.jsonl`` and frames of the film are
-            removed from this step on; TensorBoard hides the old points. None keeps them.
+        purge_step: First step that a resumed run writes again. From this step on, lines of ``metrics.jsonl`` and frames
+            of ``film.gif`` are removed, and TensorBoard hides the old points. None keeps them.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Linear forecasters: linear layers on the window after decomposition, or relative to its last value."""
+"""Linear forecasters: DLinear decomposes the window into trend and remainder; NLinear subtracts its last value."""
 
 from abc import ABC, abstractmethod
 

@@ -12,7 +12,8 @@ from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 SMALLEST = 4  # side of the smallest anchor of a level, in strides
-# IoU from which an anchor is matched to a box, and below which it is background; except the best anchor of each box.
+# Anchors with an IoU of at least NEAR are matched to a box, and those below FAR are background. The anchor with the
+# highest IoU, if that is above 0, is always matched to its box.
 NEAR, FAR = 0.5, 0.4
 
 

@@ -70,10 +70,10 @@ class Timer:
 
     @property
     def idle_seconds(self) -> float:
-        """Upper bound of the seconds in this session in which the device waited for data.
+        """Estimate of the seconds in this session in which the device waited for data.
 
         This process runs ahead of the device, which may still compute earlier steps while this process waits for a
-        batch. Seconds in which this process waited for the device, to copy losses, show that the device was busy.
+        batch. The time that this process waits for the device, to copy losses, is therefore subtracted.
         """
         return max(0.0, self.for_data - self.for_device)
 

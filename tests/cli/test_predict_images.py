@@ -1,4 +1,4 @@
-"""``dltrain predict`` on images: predictions equal those of the model for the same tensors."""
+"""``dltrain predict`` on images: predictions equal those of the model for the same tensors. Checkpoints."""
 
 import csv
 import io

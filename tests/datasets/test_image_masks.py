@@ -197,3 +197,10 @@ def test_other_masks_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path
     batch = next(iter(Batches(source, 7)))
     assert len(source) == 7 and batch["targets"].unique().tolist() == [1]
     assert ImageMasks(str(tmp_path / "none"), fitted=fitted).spec == other.spec
+
+
+def test_training_images_in_the_folder_itself_keep_a_split_with_its_own_folder(tmp_path: Path) -> None:
+    many(tmp_path)
+    many(tmp_path / "test", 3)
+    data = ImageMasks(str(tmp_path), validation=0.25)
+    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {"train": 15, "val": 5, "test": 3}
