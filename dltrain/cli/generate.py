@@ -150,7 +150,7 @@ def _write_content(out: Path, content: bytes, force: bool) -> None:
 
 
 def _reject_existing(path: Path, force: bool) -> None:
-    """Reject a path in a missing folder, a folder, and an existing file unless ``force`` is set."""
+    """Reject a folder, a path in a missing folder and, unless ``force`` is set, an existing file."""
     if not os.path.isdir(path.parent):
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
     if os.path.isdir(path) or (os.path.exists(path) and not force):

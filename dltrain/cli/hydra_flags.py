@@ -29,7 +29,7 @@ def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
     elif overrides or config_dirs:
         jobs = expand(overrides, config_dirs, sweep=arguments.multirun)
         if len(jobs) > 1:
-            raise ConfigError(f"{words[0]}: expected one job, got a sweep. Give each key one value.")
+            raise ConfigError(f"{words[0]}: not supported for several jobs. Give each key one value.")
         with session(config_dirs, arguments.multirun) as composer:
             if rejected := composer.rejected(map(parse_override, jobs[0].overrides)):
                 raise ConfigError(*map(str, rejected.values()))

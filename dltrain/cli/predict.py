@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         _check_predicts(components.task)
         check_reads_inputs(components)
         if arguments.explain and arguments.out is None and components.data.spec.tokens is None:
-            raise ConfigError("--explain: expected a folder for the images, got none. Add --out FOLDER")
+            raise ConfigError("--explain: not supported without --out FOLDER, where the images are written")
         trained = load_trained(components, path, f"{arguments.checkpoint}.pt")
         console = Console()
         console.info(f"{path}: {arguments.checkpoint} checkpoint, step {trained.step:,}")

@@ -21,7 +21,7 @@ from dltrain.errors import ConfigError, format_error, shorten
 # Whether the command is a sweep -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra
 # can run arbitrary code.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
-# Parts of Hydra's configuration that differ from run to run and have no effect here.
+# Parts of Hydra's configuration that may differ from its defaults, because they cannot run code.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
 # Groups that configure how Hydra itself logs, starts jobs and prints help; composing them takes a quarter of the time.
 UNUSED_IN_HYDRA = ("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper")
@@ -71,8 +71,8 @@ class Composer:
         typed = next((o.value() for o in reversed(parsed) if o.key_or_group == "allow_targets"), None)
         allowed = module_names(content.get("allow_targets"))
         if allowed not in ([], module_names(typed)):
-            reason = f"not supported in YAML because it lets code run, got {shorten(' '.join(allowed))}"
-            errors.append(f"allow_targets: {reason}. Set it on the command line.")
+            reason = f"{shorten(' '.join(allowed))} could run arbitrary code"
+            errors.append(f"allow_targets: not supported in YAML because {reason}. Set it on the command line.")
         if not self.sweep and sweep_to_resume(resolved) is not None:
             errors.append("sweep.resume: not supported without -m. Resume a single run with: dltrain resume RUN")
         if errors:
@@ -106,16 +106,16 @@ class Composer:
         key, value = override.key_or_group, override.value()
         if first_name(override) == "hydra":
             settable = SETTABLE_IN_HYDRA[self.sweep]
-            expected = f"{settable}, the only key of Hydra that can be set here"
-            return None if key == settable else format_error(key, expected, value)
+            reason = f"{settable} is the only key of Hydra that can be set here"
+            return None if key == settable else f"{key}: not supported because {reason}"
         unknown = validation.unknown_key(key, content, self.groups)
         if unknown:
             return None if override.is_add() or override.is_force_add() else unknown
         if override.is_add():
-            return format_error(f"+{key}", "a key that does not exist yet", key, f"To change it: {key}={value}")
+            return f"+{key}: not supported because {key} exists. To change it: {key}={value}"
         if override.is_delete():
             current = validation.lookup(key, content)
-            expected = f"its value, {redaction.mask(current, key)}"
+            expected = f"the value of the key, {redaction.mask(current, key)}"
             return None if value in (None, current) else format_error(f"~{key}", expected, value)
         return validation.wrong_value(key, value, content, self.groups)
 
@@ -172,7 +172,7 @@ def sweep_to_resume(content: Mapping[str, Any]) -> Any:
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """Return a list of the override that makes Hydra search the user's own folders; empty if there are none."""
+    """Return the override that adds the user's folders to Hydra's search path, as a list; empty without folders."""
     folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
     return [f"hydra.searchpath=[{folders}]"] if folders else []
 

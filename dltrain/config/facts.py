@@ -56,7 +56,7 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
         raise ConfigError(format_error(key, "a value that the data or the task provides", node, suggest(name, facts)))
     if part and facts[name] is not None and not hasattr(facts[name], part):
         known = [name for name in dir(facts[name]) if not name.startswith("_")]
-        raise ConfigError(format_error(key, f"a part of {name}", node, suggest(part, known)))
+        raise ConfigError(format_error(key, f"an attribute of {name}", node, suggest(part, known)))
     return find_fact(facts, node.name)
 
 

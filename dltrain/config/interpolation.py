@@ -65,7 +65,7 @@ def from_yaml(text: str) -> Any:
     """Parse YAML without resolving interpolations; raise `ValueError` if it is not a configuration."""
     try:
         return OmegaConf.to_container(OmegaConf.create(text))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, AssertionError, yaml.YAMLError) as error:
         raise ValueError(str(error)) from error
 
 

@@ -109,7 +109,7 @@ def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[
     for prefix, node, known in (("", content, own), *((f"{g}.", content.get(g, {}), own[g]) for g in PLAIN)):
         for name in node:
             if name == "experiment":
-                yield 'experiment: expected "# @package _global_" as the first line of this YAML'
+                yield 'experiment: the YAML of an experiment must start with the line "# @package _global_"'
             elif name not in known and (prefix or name not in groups) and f"${{{prefix}{name}" not in text:
                 new = renamed.new_key(f"{prefix}{name}")
                 hint = f"It is called {new} now." if new else suggest(name, known)
@@ -146,7 +146,7 @@ def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def endless(content: Node) -> Iterator[str]:
-    """Yield an error if nothing limits the length of training."""
+    """Yield an error if neither ``trainer.epochs`` nor ``trainer.max_steps`` is set."""
     trainer = content.get("trainer")
     if isinstance(trainer, Mapping) and trainer.get("epochs", 1) is None and trainer.get("max_steps", 1) is None:
         yield format_error("trainer.epochs", "a whole number of at least 1", "null", "trainer.max_steps is null too.")

@@ -138,7 +138,7 @@ class PianoRollData(ABC):
         trained = Counter(piece.content.numpy().tobytes() for piece in self.pieces[TRAIN])
         held_out = [piece for split in (VAL, TEST) for piece in self.pieces.get(split, ())]
         if copies := sum(piece.content.numpy().tobytes() in trained for piece in held_out):
-            lines.append(f"also in the training split: {count(copies, 'piece')} of the validation and test splits")
+            lines.append(f"duplicates in training: {count(copies, 'piece')} of the validation and test splits")
         names = zip(("training", "validation", "test"), SPLITS, strict=True)
         return [*lines, splits_line({name: len(self.pieces.get(split, ())) for name, split in names}, "pieces")]
 
@@ -180,7 +180,7 @@ class PianoRoll(PianoRollData):
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has
             the split.
-        batch_size: Pieces per step, at least 1.
+        batch_size: Pieces, or parts of long pieces, per step, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for pieces that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of pieces to skip before the run stops, at least 1.

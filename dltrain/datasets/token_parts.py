@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
-    """Return the tokens of each part; a part of documents has an end token before, between and after them.
+    """Return the tokens of each part; in a part with documents, an end token precedes the first and follows each one.
 
     Raises:
         ConfigError: A part of nonzero size has no document.

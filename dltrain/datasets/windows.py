@@ -96,7 +96,7 @@ class Normalize(nn.Module):
     """Normalization of windows by a shift and a scale: value = normalized * scale + shift + shift_rest.
 
     Args:
-        scales: Result of `fit_scales`.
+        scales: Result of `fit_scales` and, with known values, of `KnownValues.fit`.
         window: Steps that a model reads.
         horizon: Steps that it predicts.
         normalize: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.

@@ -1,4 +1,4 @@
-"""The transformer block: self-attention, attention to a source, and a feed-forward network."""
+"""The transformer block: self-attention, optional cross-attention and a feed-forward network."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,7 +24,7 @@ class StepBatchNorm(nn.BatchNorm1d):
 
 
 def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> nn.Module:
-    """Return the normalization layer called ``name``, ``layer`` or ``rms``, for states (B, T, width).
+    """Return the normalization layer `name` (``layer`` or ``rms``) for states (B, T, width).
 
     Source: Ba, Kiros and Hinton 2016 (layer); Zhang and Sennrich 2019 (rms, without a mean and a bias).
     """
@@ -32,7 +32,7 @@ def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> n
 
 
 class Block(nn.Module):
-    """Self-attention, attention to a source (if ``cross``) and a two-layer network, each with a residual connection.
+    """Self-attention, cross-attention (if ``cross``) and a two-layer network, each with a residual connection.
 
     Args:
         num_heads: Number of attention heads; divides ``width`` unless ``head_size`` is set.
@@ -42,7 +42,7 @@ class Block(nn.Module):
         pre_norm: Whether norms precede attention and feed-forward network (Radford et al. 2019) or follow the residual
             sums (Vaswani et al. 2017).
         norm: ``layer``, ``rms``, or a function that returns a normalization layer for a width.
-        eps: Constant added to the variance by the norms.
+        eps: Constant that ``layer`` adds to the variance and ``rms`` to the mean square.
         num_kv_heads, head_size, scale: See `make_heads`.
         rotary: Whether to rotate queries and keys by their positions; see `rotate`.
         causal: Whether steps attend only to themselves and earlier steps.
@@ -108,7 +108,7 @@ class Block(nn.Module):
             mask: Mask of self-attention; see `Heads.attend`. Causal attention needs no mask for padding at the end,
                 because no earlier step attends to it.
             source: Keys and values of the source, computed by ``cross.read``.
-            source_mask: Mask of the attention to the source.
+            source_mask: Mask of the cross-attention.
         """
         return self._run(x, None, mask, source, source_mask)[0]
 

@@ -29,7 +29,7 @@ class Positions(nn.Module):
         """
         end, limit = start + x.shape[1], len(self.weight)
         if end > limit:
-            raise ConfigError(format_error("model.length", f"at least {end}, the steps of the input", limit))
+            raise ConfigError(format_error("model.length", f"at least {end} (the length of the input)", limit))
         return x + (self.weight[start:end] if positions is None else self.weight[positions])
 
 
@@ -80,8 +80,8 @@ class RelativePositions(nn.Module):
     """Learned biases of attention scores, one per head and bucket of distances.
 
     Half of the buckets hold one distance each. The distances of the other half grow logarithmically up to
-    ``max_distance``; the last bucket also holds all longer distances. If ``bidirectional``, this applies to the half of
-    the buckets that each direction has.
+    ``max_distance``; the last bucket also holds all longer distances. If ``bidirectional``, each
+    direction has half of the buckets, divided in this way.
 
     Args:
         bidirectional: Whether keys after the query have separate buckets; otherwise they share the bucket of

@@ -40,7 +40,7 @@ class LockedDropout(nn.Module):
 
 
 def run_layer(layer: nn.Module, x: Any, before: Parts | None, weight_dropout: float = 0.0) -> tuple[Any, Parts]:
-    """Return the states after each step, and the last state, of layers of torch or of this module.
+    """Run recurrent layers of torch or of this module; return the states after each step and the last state.
 
     Args:
         x: Steps (B, T, width), or a packed sequence.

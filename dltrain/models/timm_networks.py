@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 from dltrain.models.adopted import AdoptedNetwork
 from dltrain.models.layers import check_sizes
 
-EXAMPLE = "a name of timm's networks, such as convnext_tiny"
+EXAMPLE = "the name of a network of timm, such as convnext_tiny"
 
 
 class TimmNetwork(AdoptedNetwork):
@@ -18,8 +18,8 @@ class TimmNetwork(AdoptedNetwork):
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels; networks with a fixed input size, such as vision transformers, are
-            built for this size.
+        height, width: Size of the images in pixels. Networks with a fixed input size and pretrained weights, such as
+            most vision transformers, are built for this size; others with a fixed size are rejected for other sizes.
         name: Name in ``timm.list_models()``.
         dropout: Dropout probability before the last layer, in [0, 1).
 

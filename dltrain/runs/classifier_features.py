@@ -45,7 +45,7 @@ class ClassifierFeatures(nn.Module):
         self.features: Tensor | None = None  # input of the last linear layer in the current forward pass
         layers = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
         if not layers:
-            raise ValueError("it has no linear layer")
+            raise ValueError("the model has no linear layer")
         layers[-1].register_forward_pre_hook(self._store_features)
         self.eval().requires_grad_(False)
 
@@ -53,8 +53,8 @@ class ClassifierFeatures(nn.Module):
         """Return features and logits from one forward pass."""
         logits = self.classifier(self.model_inputs(images))
         features, self.features = self.features, None
-        if features is None or features.dim() != 2 or logits.dim() != 2:
-            raise ValueError("its last linear layer is not called on one row per image")
+        if features is None or features.dim() != 2 or logits.dim() != 2 or len(features) != len(images):
+            raise ValueError("the last linear layer of the model is not called on one row per image")
         return features.float(), logits.float()
 
     def _store_features(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -110,7 +110,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
     except STATE_ERRORS as error:  # the weights do not fit, or `ClassifierFeatures` rejects the model
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(_format_rejection("whose model ends in a linear layer", reason, path)) from error
+        raise ConfigError(f"{KEY}: not supported for the classifier in {path} because of {reason}") from error
 
 
 def _describe_classifier(path: Path, job: Job) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 JOB = "job.yaml"  # the composed configuration with unresolved interpolations, from which a run is resumed
 CONFIG = "config.yaml"  # the resolved configuration
 COMMAND = "command.txt"
-DATA = "data.txt"  # how the files of the data set were read
+DATA = "data.txt"  # description of the data: how the files were read, vocabulary, splits
 FITTED = "fitted.pt"  # state fitted to the training examples, such as a vocabulary
 ENVIRONMENT = "environment.json"
 TRANSFER = "transfer.json"  # which initial weights were loaded from another source

@@ -105,7 +105,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(self.quantiles(levels), targets)}
 
     def point_scores(self, error: Tensor) -> dict[str, Tensor]:
-        """Return the scores of a point forecast, read as a distribution without spread, from its error."""
+        """Return the scores of a point forecast, as a distribution with zero variance, computed from its error."""
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ names = ("torch", "numpy", "hydra", "omegaconf", "yaml", "rich", "importlib.meta
 print("imported:", *(name for name in names if name in sys.modules), file=sys.stderr)
 sys.exit(code)
 """
-# Run one command per argument; after each, print its output, its exit code and whether it imported torch or numpy.
+# Run one command per argument; after each, print its output, its exit code and which of three libraries are imported.
 CHILD_OF_SEVERAL = """
 import contextlib, io, json, sys
 from dltrain.cli.main import main
@@ -229,7 +229,7 @@ def test_the_installed_bash_completion_completes_an_option(tmp_path: Path) -> No
         ("--cfg job -p nothing", ""),
         ("-sc", "expected install=SHELL"),
         ("-sc query=tcsh", "expected install=SHELL"),
-        ("-m seed=1,2 --cfg job", "expected one job, got a sweep"),
+        ("-m seed=1,2 --cfg job", "not supported for several jobs"),
         ("seed=1,2 --cfg job", "dltrain -m seed=1,2"),
         ("--config-dir nowhere --help", "--config-dir: expected an existing folder"),
         ("modle=lstm --cfg job", "Did you mean model?"),

@@ -44,7 +44,7 @@ def test_explain_draws_one_explanation_per_image_and_does_not_change_predictions
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
-        ("augmented", [], "--explain: expected a folder for the images, got none. Add --out FOLDER"),
+        ("augmented", [], "--explain: not supported without --out FOLDER, where the images are written"),
         ("plain", ["--out", "out"], "--explain: not supported because this model has no feature maps"),
         ("forecast", ["--out", "out"], "--explain: not supported because the task is Forecasting"),
     ],

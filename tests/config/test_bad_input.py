@@ -65,8 +65,8 @@ TABLE: dict[str, list[list[str]]] = {
         ["seed", "at least 0"],
     ],
     "--cfg job +seed=3 ~model.hidden_size=3 optimizer.lr=-1": [
-        ["+seed", "a key that does not exist yet", "seed=3"],
-        ["~model.hidden_size", "its value, 64", "got 3"],
+        ["+seed", "not supported because seed exists", "seed=3"],
+        ["~model.hidden_size", "the value of the key, 64", "got 3"],
         ["optimizer.lr", "above 0"],
     ],
     "hydra.callbacks.x._target_=os.system": [["hydra.callbacks.x._target_", "hydra.run.dir"]],
@@ -122,7 +122,7 @@ TABLE: dict[str, list[list[str]]] = {
         ["model=gpt", "data=digits", "does not provide target_tokens", "Data that fit model=gpt:", "text"]
     ],
     "task=classification": [["task=classification", "data=timeseries", "Data that fit", "digits"]],
-    "model=gpt data=text model.length=32": [["model.length", "at least 64, the steps of the input, got 32"]],
+    "model=gpt data=text model.length=32": [["model.length", "at least 64 (the length of the input), got 32"]],
     r"data=text 'data.separator=\n\n'": [["data.path", "text between separators", "an empty document in line"]],
     "data=text data.separator=ccc data.isolate_documents=true data.streams=true": [
         ["data.isolate_documents", "not supported with data.streams=true"]

@@ -154,7 +154,7 @@ def test_allow_targets_does_not_allow_names_imported_by_the_module(user_folder: 
     ("text", "message"),
     [("def broken(:", "invalid syntax"), ("import nothing_of_this_name", "nothing_of_this_name"), ("", "Model")],
 )
-def test_a_module_that_cannot_be_imported_is_reported_with_its_error(
+def test_a_target_that_cannot_be_imported_is_reported_with_its_error(
     user_folder: Path, text: str, message: str
 ) -> None:
     (user_folder / "theirs.py").write_text(text)
@@ -228,7 +228,7 @@ def test_a_fact_and_its_attributes_can_be_interpolated() -> None:
 
 
 def test_a_misspelled_attribute_of_a_fact_is_rejected_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"model.size: expected a part of tokens, got .*Did you mean size\?"):
+    with pytest.raises(ConfigError, match=r"model.size: expected an attribute of tokens, got .*Did you mean size\?"):
         fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
 
 

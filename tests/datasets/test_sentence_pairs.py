@@ -94,7 +94,7 @@ def test_every_sentence_except_the_last_of_each_document_is_in_one_first_passage
     assert own == sum(sum(document[:-1]) for document in encoded)  # no sentence is longer than half of a pair
 
 
-def test_a_long_sentence_keeps_the_end_that_the_next_one_follows(tmp_path: Path) -> None:
+def test_a_first_sentence_that_is_too_long_is_truncated_at_its_start(tmp_path: Path) -> None:
     document = f"{' '.join(f'w{number}' for number in range(40))}.\nThe next one."
     (tmp_path / "a.txt").write_text("\n\n".join([document] * 20))
     data = SentencePairs(str(tmp_path / "a.txt"), "lines", min_count=1, max_length=16)

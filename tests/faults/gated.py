@@ -108,7 +108,7 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    """Classification with a film of the first filters, and a confusion matrix without text, which is drawn faster."""
+    """Classification with an animation of the first filters, and a confusion matrix without text, to draw it faster."""
 
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
         self.gate.wait_if_closed("show")
@@ -174,7 +174,7 @@ class Layerwise(Gated, layerwise.Layerwise):
     """Layer-wise pretraining that calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        """Return the stages. Their losses call the gate, except in the first call, which the dry run makes."""
+        """Return the stages with losses that call the gate; the dry run, which calls first, gets them unchanged."""
         stages = super().stages(model)
         for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
             turn.loss = functools.partial(self.gated_loss, turn.loss)

@@ -127,7 +127,7 @@ def test_escape_codes_in_a_message_are_removed():
     assert err == "a red word and\ttab\nhead\n----\ncell\n"
 
 
-def test_a_pipe_imports_neither_rich_nor_torch():
+def test_output_to_a_pipe_imports_neither_rich_nor_torch():
     code = "import sys; from dltrain.loggers.console import Console; Console().info('a')\n"
     code += "print(sorted({'rich', 'torch', 'numpy'} & set(sys.modules)))"
     out, _ = run_with_pipes(code)

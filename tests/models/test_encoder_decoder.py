@@ -144,7 +144,7 @@ def test_texts_longer_than_those_of_the_training_data_are_read_unless_positions_
     with torch.inference_mode():
         model(long, targets())
     assert model(long, targets()).shape == (4, 6, 9)
-    with pytest.raises(ConfigError, match=r"model\.length: expected at least 120, the steps of the input, got 16"):
+    with pytest.raises(ConfigError, match=r"model\.length: expected at least 120 \(the length of the input\), got 16"):
         build(positions="learned")(long, targets())
 
 

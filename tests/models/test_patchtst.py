@@ -1,4 +1,4 @@
-"""PatchTST, compared with the steps of the paper, computed with modules of torch."""
+"""PatchTST, compared with the computation in the paper, by modules of torch."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model() -> PatchTST:
     return found.eval()
 
 
-def test_the_forecast_of_a_column_equals_the_steps_of_the_paper(model: PatchTST) -> None:
+def test_the_forecast_of_a_column_equals_the_computation_in_the_paper(model: PatchTST) -> None:
     states: list[Tensor] = []
     model.blocks.register_forward_hook(lambda module, inputs, output: states.extend([inputs[0], output]))
     x = 5 + 3 * torch.randn(2, LENGTH, COLUMNS)

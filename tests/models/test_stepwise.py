@@ -140,7 +140,7 @@ def test_a_gpt_rejects_pieces_longer_than_its_context() -> None:
     model, whole = build("gpt"), tokens(LENGTH + 3)
     outputs, _ = in_pieces(model, whole, [LENGTH, 3])
     torch.testing.assert_close(outputs[:, LENGTH:], model(whole[:, 3 + LENGTH // 2 :])[:, -3:])
-    with pytest.raises(ConfigError, match=r"model.length: expected at least 15, the steps of the input, got 12"):
+    with pytest.raises(ConfigError, match=r"model.length: expected at least 15 \(the length of the input\), got 12"):
         in_pieces(model, whole, [LENGTH + 3])
 
 

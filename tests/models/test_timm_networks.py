@@ -54,8 +54,8 @@ def test_dropout_acts_in_training_only() -> None:
 @pytest.mark.parametrize(
     ("name", "side", "message"),
     [
-        ("convnext_tny", 64, r"model.name: expected a name of timm's networks, .* Did you mean convnext_tiny\?"),
-        ("hf-hub:user/network", 64, r"model.name: expected a name of timm's networks"),
+        ("convnext_tny", 64, r"model.name: expected the name of a network of timm, .* Did you mean convnext_tiny\?"),
+        ("hf-hub:user/network", 64, r"model.name: expected the name of a network of timm"),
         ("convnext_tiny", 8, r"data: expected images that timm's convnext_tiny can read, got 8x8. .*image_size"),
         ("test_vit", 40, r"data: expected images that timm's test_vit can read, got 40x40. Input height \(40\) should"),
     ],

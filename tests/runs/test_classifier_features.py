@@ -166,7 +166,7 @@ def error_of(capsys: pytest.CaptureFixture[str], tmp_path: Path, *overrides: str
     return line
 
 
-def test_a_missing_folder_is_rejected_with_the_nearest_run(
+def test_a_missing_folder_is_rejected_and_the_nearest_run_is_suggested(
     classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = error_of(capsys, tmp_path, f"task.features={classifier_run.parent / 'rum'}")

@@ -129,6 +129,8 @@ def test_a_folder_without_a_job_is_rejected(tmp_path: Path) -> None:
                 ("[]", "[]", '{model: "\\ud800"}'),
             ]
         ),
+        "5",
+        "choices: [",
         "choices: {}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
         "choices: {model: a, data: b, task: 3}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
         "choices: {model: a, data: b, task: c, 3: d}\noverrides: []\nconfig_dirs: []\nconfig: {}\n",
@@ -227,7 +229,7 @@ def test_all_errors_are_reported_together(job: compose.Job) -> None:
         "trainer.epochs: expected a whole number of at least 1, got -1",
         "+model.more=1: expected KEY=VALUE for a key that the run has",
         "~model.hidden_size: expected KEY=VALUE for a key that the run has",
-        "hydra.sweep.dir: expected hydra.run.dir",
+        "hydra.sweep.dir: not supported because hydra.run.dir is the only key",
         "Did you mean lstm?",
     ):
         assert message in text
