@@ -23,7 +23,7 @@ class Task:
     Args:
         name: Name of the workload.
         folder: Folder of the data.
-        scratch: Folder for files of the system.
+        scratch: Temporary folder for files that the trainer writes.
         steps: Number of training steps.
         watch: Called after each step with the number of steps done.
     """

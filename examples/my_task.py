@@ -16,7 +16,7 @@ class Quantiles(Task):
     """Quantile regression of one number.
 
     Args:
-        targets: Number of targets per example, a fact of the data; must be 1.
+        targets: Number of targets per example, provided by the data; must be 1.
         quantiles: Quantiles to predict, each between 0 and 1.
     """
 
@@ -29,7 +29,7 @@ class Quantiles(Task):
         self.quantiles = quantiles
 
     def facts(self) -> dict[str, Any]:
-        """Return one output per quantile, for the whole example."""
+        """Return the facts for the model: one output per quantile, for the whole example."""
         return {"outputs": len(self.quantiles), "each_step": False, "causal": False}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

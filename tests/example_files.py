@@ -123,7 +123,7 @@ def write_pixels(path: Path, size: int, training: int, held_out: int) -> None:
 
 
 def write_questions(path: Path, articles: int) -> None:
-    """Write questions on contexts in the format of SQuAD."""
+    """Write questions and their contexts in the format of SQuAD."""
     data = []
     for number in range(articles):
         context = f"{'Before it, nothing. ' * (number % 3)}The river number {number} rises in Rome and ends at sea."

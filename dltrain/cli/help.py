@@ -1,4 +1,4 @@
-"""Help texts: ``dltrain --help`` and ``dltrain VERB --help``. Imports no Hydra and composes nothing."""
+"""Help texts: ``dltrain --help`` and ``dltrain VERB --help``. Does not import Hydra or compose a configuration."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence

@@ -176,7 +176,7 @@ class Conll:
 
     @property
     def room(self) -> int:
-        """Maximum number of tokens of a sentence without begin and end."""
+        """Maximum number of tokens of a sentence without begin and end tokens."""
         return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
 
     def encode(self, words: Iterable[str]) -> tuple[list[int], list[bool]]:

@@ -211,7 +211,7 @@ class Reader:
             elif len(self.header) == 1:
                 empty.append(([""], line))
         if none and not self.first:
-            expected = f"a line of names and at least one row in {self.path}"
+            expected = f"a header line and at least one row in {self.path}"
             raise ConfigError(format_error("data.path", expected, "no rows"))
 
     def unquote(self, cells: list[str]) -> list[str]:

@@ -48,7 +48,7 @@ def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
     groups = [candidates[:MAX_HASHED]]
     for key in (_size, lambda path: _digest(path, HEAD_BYTES), lambda path: _digest(path, -1)):
         groups = _regroup(groups, key)
-    capped = f" among the first {MAX_HASHED:,} of equal size" if len(candidates) > MAX_HASHED else ""
+    capped = f" among the first {MAX_HASHED:,} images with equal file sizes" if len(candidates) > MAX_HASHED else ""
     if not groups:
         return [f"copies: no image is in two splits{capped}"] if capped else []
     first = dict(reversed(groups[0]))  # split -> its first file in the group

@@ -16,7 +16,7 @@ MASK = "<mask>"
 
 
 class SpecialToken:
-    """A tokenizer with a special token, whose name a user's text may contain.
+    """Tokenizer with a special token that user-provided text may contain by name.
 
     Args:
         tokenizer: The tokenizer.

@@ -37,7 +37,7 @@ def read_questions(file: Path) -> list[Question]:
     except UnicodeDecodeError as error:
         raise ConfigError(format_error("data.path", f"a file in UTF-8 at {file}", str(error))) from None
     except json.JSONDecodeError as error:
-        got = f"{error.msg} in line {error.lineno}, column {error.colno}"
+        got = f"invalid JSON in line {error.lineno}, column {error.colno} ({error.msg})"
         raise ConfigError(format_error("data.path", f"JSON in {file}", got)) from None
     try:
         return [

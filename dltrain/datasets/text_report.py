@@ -27,14 +27,14 @@ def describe_texts(
     rows = {NAMES[split]: part.numpy() for split, part in parts.items()}
     lines = [f"{table.path.name}: {count(len(table), 'text')}, {count(len(table.header), 'column')}"]
     lines += [
-        f"texts: {table.header[text]}, {lengths.min()} to {lengths.max()} words ({lengths.mean():.0f} on average)"
+        f"texts: {table.header[text]}, {lengths.min()} to {lengths.max()} tokens ({lengths.mean():.0f} on average)"
     ]
     share = _unknown(encoded, cells.codes, rows, unknown)
     lines += [f"vocabulary: {encoder.tokens.size:,} {encoder.origin}; {share}"]
     if empty := int((lengths == 0).sum()):
-        lines.append(f"{count(empty, 'text')} without a word")
+        lines.append(f"{count(empty, 'text')} without a token")
     if cut := int((lengths > encoder.room).sum()):
-        lines.append(f"{count(cut, 'text')} cut after {encoder.room} words (data.max_length)")
+        lines.append(f"{count(cut, 'text')} cut after {encoder.room} tokens (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
         lines.append(f"duplicates in training: {count(copies, 'text')} of the validation and test splits")
     lines += _target_lines(table, target, column, rows)
@@ -54,7 +54,7 @@ def _held_out(rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np.ndarray], unknown: int | None) -> str:
     held_out = [encoded[code] for part in _held_out(rows) for code in codes[part]]
     missing = sum(int((tokens == unknown).sum()) for tokens in held_out)
-    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the words of validation and test are unknown"
+    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the tokens of validation and test are unknown"
 
 
 def _target_lines(table: Table, target: TextTarget, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:

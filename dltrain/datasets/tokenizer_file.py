@@ -43,7 +43,7 @@ class TokenizerFile:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         numbers = self.tokenizer.get_vocab(with_added_tokens=True).values()
-        self.size: int = 1 + max(numbers, default=-1)  # not their count: a file may leave out numbers
+        self.size: int = 1 + max(numbers, default=-1)  # not the number of tokens: indices may have gaps
 
     @property
     def tokens(self) -> Tokens:
@@ -56,7 +56,7 @@ class TokenizerFile:
         return next((number for number in numbers if number is not None), None)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without begin and end."""
+        """Return the tokens of a text, without begin and end tokens."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 

@@ -84,7 +84,7 @@ class PredictedFiles:
 
 
 def _read_again(record: dict[str, Any]) -> Image.Image | None:
-    """Return the image of a prediction, or None for standard input, an array, or a file that is gone."""
+    """Return the image of a prediction, or None for standard input, an array, or a file that cannot be read."""
     if "width" not in record or record.get("input") in (None, STANDARD_INPUT):
         return None
     try:

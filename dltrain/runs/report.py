@@ -50,7 +50,7 @@ class Report:
         return self.batches["train"].bad.found
 
     def _batch_size(self) -> str:
-        """Return the batch size as text; for batches of other sizes, return their mean size."""
+        """Return the batch size as text, or the mean number of examples if the batches have other sizes."""
         train = self.batches["train"]
         mean = round(train.examples / len(train))
         return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
@@ -185,7 +185,7 @@ def print_metrics(
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         gain, lowest_mae = metrics["skill"], min(values["mae"] for values in baselines.values())
-        # Several series are compared by MASE; with one series, MASE and MAE give the same skill.
+        # Skill is that of MASE where there is one; with one series of one column, MAE gives the same.
         name = "mae" if math.isclose(gain, 1 - metrics["mae"] / lowest_mae, rel_tol=1e-3, abs_tol=1e-3) else "mase"
         best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
         side = "below" if gain >= 0 else "above"

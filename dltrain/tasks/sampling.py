@@ -102,9 +102,9 @@ def lerp_path(start: Tensor, end: Tensor, steps: int) -> Tensor:
 
 
 def slerp_path(start: Tensor, end: Tensor, steps: int) -> Tensor:
-    """Return points on great circles, both ends included: (N, D), (N, D) -> (N * steps, D).
+    """Return points of spherical interpolations, both ends included: (N, D), (N, D) -> (N * steps, D).
 
-    A straight line would pass near the origin, where a high-dimensional normal distribution has no mass.
+    A straight line would pass near the origin, where a high-dimensional normal distribution has almost no mass.
 
     Source: White 2016, "Sampling generative networks", section 2.1.
     """

@@ -145,7 +145,7 @@ def test_moved_data_are_recognized_and_changed_data_are_rejected(
     assert f"For predictions on other data: dltrain predict {run} INPUT" in result.err
 
 
-def test_changed_data_are_rejected_even_if_their_class_has_an_attribute_fitted(
+def test_changed_data_are_rejected_even_if_the_data_class_has_an_attribute_named_fitted(
     own_files: dict[str, Path],
     finished_run: FinishedRun,
     evaluate: Callable[..., Result],

@@ -20,7 +20,7 @@ from dltrain.runs.inference import json_values
 
 # `sentence_pairs` draws its examples from one text and has no input files.
 OPTIONS = sorted({file.stem for file in (groups.conf_dir() / "data").glob("*.yaml")} - {"sentence_pairs"})
-# Options with which other default tests of this folder predict; here they are marked `slow`.
+# Options that other default tests in this folder cover; they are marked `slow` here.
 ELSEWHERE = {"cifar10", "csv", "detection_folder", "digits", "fashion_mnist", "image_folder", "image_masks", "midi"}
 ELSEWHERE |= {"midi_events", "mnist", "npz", "parallel", "pianoroll", "ring", "speech", "squad", "summaries", "text"}
 ELSEWHERE |= {"text_table", "text_to_text", "timeseries", "video_folder"}
@@ -66,7 +66,7 @@ def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
 @pytest.mark.parametrize(
     "option", [pytest.param(name, marks=pytest.mark.slow) if name in ELSEWHERE else name for name in OPTIONS]
 )
-def test_every_data_option_with_input_files_predicts(
+def test_predict_works_with_every_data_option_that_has_input_files(
     option: str, train: Train, predict: Predict, small_data: SmallData, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     unet = ["model=unet", "model.hidden_size=[4,4]"]

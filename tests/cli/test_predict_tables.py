@@ -69,8 +69,8 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
         (lambda text: text.replace(",cat", ",cat,1"), "as in its first line, got 9"),
         (lambda text: text.replace("1", "one"), "This column holds numbers in training"),
         (lambda text: text.replace("\n-", "\n,-").replace(",-", ",", 1), "INPUT 1: expected "),
-        (lambda text: text.split("\n")[0], "INPUT 1: expected a line of names and at least one row"),
-        (lambda text: "", "INPUT 1: expected a line of names and at least one row"),
+        (lambda text: text.split("\n")[0], "INPUT 1: expected a header line and at least one row"),
+        (lambda text: "", "INPUT 1: expected a header line and at least one row"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_rejected_with_the_reason(

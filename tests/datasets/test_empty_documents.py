@@ -14,7 +14,7 @@ from dltrain.datasets.text import Text
 from dltrain.datasets.text_table import TextTable
 from dltrain.errors import ConfigError
 
-NO_ROWS = "expected a line of names and at least one row in a.csv, got no rows"
+NO_ROWS = "expected a header line and at least one row in a.csv, got no rows"
 NO_ARTICLES = "expected at least 3 articles with questions in a.json, got 0"
 NO_CONTEXT = '{"data": [{"paragraphs": [{"context": "", "qas": [{"question": "Who?", "answers": [{"text": "x", '
 NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
@@ -30,7 +30,7 @@ NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
         (Parallel, "a.csv", "\n\n", NO_ROWS),
         (Speech, "a.csv", "path,transcript\n", NO_ROWS),
         (Conll, "a.conll", "\n\n\n", "expected at least 3 sentences in a.conll, separated by empty lines, got 0"),
-        (Squad, "a.json", "", "expected JSON in a.json, got Expecting value in line 1, column 1"),
+        (Squad, "a.json", "", "expected JSON in a.json, got invalid JSON in line 1, column 1 (Expecting value)"),
         (Squad, "a.json", '{"data": []}', NO_ARTICLES),
         (Squad, "a.json", NO_CONTEXT, "expected a context that holds the answer 'x' at character 0 in question Who?"),
     ],

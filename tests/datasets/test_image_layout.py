@@ -194,7 +194,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
     message = "copies: 2 images are in two splits: train/cat/00.png (train) and test/cat/x.png (test)"
     assert message in data.describe()
     monkeypatch.setattr(image_report, "MAX_HASHED", 1)
-    assert "copies: no image is in two splits among the first 1 of equal size" in data.describe()
+    assert "copies: no image is in two splits among the first 1 images with equal file sizes" in data.describe()
 
 
 def test_many_classes_are_summarized_by_their_first_counts_and_the_range(tmp_path):

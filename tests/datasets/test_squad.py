@@ -1,4 +1,4 @@
-"""Questions on contexts: windows, positions of answers, and errors."""
+"""Extractive question answering: windows, positions of answers, and errors."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def text(row: torch.Tensor) -> str:
 
 
 @pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
-def test_the_tokens_of_an_answer_lie_at_its_characters_in_the_window_that_holds_it(tokens: str, tmp_path: Path) -> None:
+def test_answer_tokens_match_the_text_of_the_answer_in_the_window_that_contains_it(tokens: str, tmp_path: Path) -> None:
     if tokens != "words":
         pytest.importorskip("tokenizers")
     data = Squad(write(tmp_path), tokens=tokens, **SMALL)
@@ -108,12 +108,12 @@ def first_rows(rows: Any) -> Any:
     return (part for _, _, part, _ in loader.chunks([torch.tensor([0])], 0, None))
 
 
-def test_files_that_are_not_squad_and_answers_not_within_two_characters_of_their_place_are_rejected(
+def test_files_in_another_format_and_answers_over_two_characters_from_answer_start_are_rejected(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content(), indent=1).replace('"title": "t",', '"title" "t",', 1))
-    with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got Expecting ':' delimiter in line 4"):
+    with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got invalid JSON in line 4, .*delimiter"):
         Squad(str(file))
     file.write_text("[]")
     with pytest.raises(ConfigError, match=r"^data.path: expected data, paragraphs, context, .* as in SQuAD"):
@@ -130,7 +130,7 @@ def test_files_that_are_not_squad_and_answers_not_within_two_characters_of_their
         Squad(write(tmp_path, whole))
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = (
         right - 2
-    )  # some answers of SQuAD are as far off
+    )  # in SQuAD, some values of answer_start are off by two
     (found,) = (
         each for each in Squad(write(tmp_path, whole)).questions if (each.article, each.answers) == (1, ["Rome"])
     )

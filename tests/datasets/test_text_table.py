@@ -149,7 +149,7 @@ def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
     description = "\n".join(data.describe())
-    assert "19 texts cut after 12 words (data.max_length)" in description and "1 text without a word" in description
+    assert "19 texts cut after 12 tokens (data.max_length)" in description and "1 text without a token" in description
     lengths = torch.cat([source.rows["tokens"].lengths for source in vars(data.load()).values() if source])
     assert (int(lengths.min()), int(lengths.max())) == (0, 12) and data.spec.length == 16
     (piece,) = data.inputs(InputFiles(text="word " * 20))
@@ -252,7 +252,7 @@ def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) 
         other.evaluation()
 
 
-def test_with_special_tokens_each_text_has_a_begin_and_an_end_within_its_maximum_length(tmp_path: Path) -> None:
+def test_with_special_tokens_each_text_has_begin_and_end_tokens_within_the_maximum_length(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0, max_length=6, special_tokens=True)
     tokens = data.spec.tokens
     assert tokens is not None and (tokens.pad, tokens.unknown, tokens.begin, tokens.end, tokens.mask) == (0, 1, 2, 3, 4)

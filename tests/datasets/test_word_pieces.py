@@ -65,7 +65,7 @@ def test_words_are_split_into_pieces_as_in_bert() -> None:
     assert vocabulary.encode("a" * 101) == [UNKNOWN] != vocabulary.encode("a" * 100)
 
 
-def test_the_tokens_are_those_of_the_package_trainer_and_the_continuing_forms_of_first_letters() -> None:
+def test_the_vocabulary_is_that_of_the_package_trainer_plus_continuing_characters() -> None:
     words = ["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["bun"] * 4 + ["hugs"] * 5 + ["Hugs,pun"] * 3
     own = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     own.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -75,7 +75,9 @@ def test_the_tokens_are_those_of_the_package_trainer_and_the_continuing_forms_of
     found = set(known_tokens(vocabulary.content[0])) - set(SPECIAL)
     assert {"hug", "##ug", "##un", "hugs", "Hugs", ","} <= found
     others = found - set(own.get_vocab())
-    assert set(own.get_vocab()) <= found and others <= {"##h", "##p", "##b", "##H"}, "known only as first letters"
+    assert set(own.get_vocab()) <= found and others <= {"##h", "##p", "##b", "##H"}, (
+        "characters that never continue a word"
+    )
 
 
 def test_decoded_texts_are_those_of_the_decoder_of_the_package() -> None:
@@ -133,13 +135,13 @@ def test_fitting_twice_gives_the_same_tokens_although_the_trainer_of_the_package
         vocabulary: dict[str, int] = trained.get_vocab()
         return vocabulary
 
-    assert own() != own(), "otherwise, the order of continuing characters need not be fixed"
+    assert own() != own(), "the package is deterministic: a fixed order of characters is no longer needed"
     for keep_spaces in (True, False):
         one, other = (fit_word_pieces(lambda: PIECES, SPECIAL, (2, 400), False, keep_spaces) for _ in range(2))
         assert one == other
 
 
-def test_a_separator_that_the_training_documents_do_not_hold_is_not_the_unknown_token(tmp_path: Path) -> None:
+def test_a_separator_that_the_training_documents_do_not_contain_is_not_the_unknown_token(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the whale|a ship|" * 50, "utf-8")
     data = Text(str(tmp_path / "a.txt"), tokens="wordpiece", separator="|", context_length=4)
     assert data.spec.tokens.end == data.spec.tokens.size - 1 != data.spec.tokens.unknown

@@ -42,9 +42,9 @@ def batch(sources: list[list[int]], targets: list[list[int]]) -> dict[str, Tenso
 
 
 @NEEDS_ROUGE
-def test_rouge_is_the_f1_of_common_words_pairs_and_the_longest_common_subsequence() -> None:
+def test_rouge_is_the_f1_of_unigrams_bigrams_and_the_longest_common_subsequence() -> None:
     found, definitions = summaries.score_summaries(["the cat sat", "dogs"], ["the cat was sitting", "dog"])
-    # "the cat" is common: precision 2/3, recall 2/4; of the pairs of words, 1 of 2 and 1 of 3; stemming finds "dogs".
+    # "the cat" is common: unigram precision 2/3, recall 2/4; bigram precision 1/2, recall 1/3. "dogs" stems to "dog".
     assert found["rouge1"] == pytest.approx(50 * (2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4) + 1))
     assert found["rouge2"] == pytest.approx(50 * (2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3) + 0))
     assert found["rougeL"] == pytest.approx(found["rouge1"])
@@ -56,7 +56,7 @@ def test_the_baseline_is_the_first_sentence_of_the_source_without_its_prefix() -
     task = Summarization(**OPTIONS, encode=encode, prefixes=("summarize: ",))
     whole = batch([[4, 5, 7, 6, 8], [4, 5, 7, 8]], [[7, 6, 8], [7]])  # summarize : dogs cats. bark.
     task.fit_baselines([whole], None)
-    assert set(task.baselines) == {"first sentence", "first 2 words"}, "training summaries have three words and one"
+    assert set(task.baselines) == {"first sentence", "first 2 words"}, "two words on average"
     assert task.baselines["first sentence"](whole) == [[7, 6], [7, 8]]
     assert task.baselines["first 2 words"](whole) == [[7, 6], [7, 8]]
     evaluation = task.evaluate(Echo(), [whole])
@@ -70,7 +70,7 @@ def test_exact_matches_are_counted_for_each_prefix_and_compared_with_the_most_fr
     whole = {**batch([[6], [7], [8], [6]], [[6], [7], [7], [7]]), "text_task": torch.tensor([0, 0, 1, 1])}
     task.fit_baselines([whole, {**whole, "targets": whole["targets"].flip(0)}], None)
     evaluation = task.evaluate(Echo(), [whole])
-    assert evaluation.metrics["exact_match"] == 0.5, "the model copies: two of the first kind, none of the second"
+    assert evaluation.metrics["exact_match"] == 0.5, "the model copies its input"
     assert (evaluation.metrics["exact_match summarize"], evaluation.metrics["exact_match classify"]) == (1, 0)
     baseline = evaluation.baselines["most frequent answer"]
     assert (baseline["exact_match summarize"], baseline["exact_match classify"]) == (0.5, 1)
