@@ -87,7 +87,7 @@ def test_the_network_is_built_on_the_meta_device_for_a_summary() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(28, 28), (27, 30), (40, 36)])
-def test_images_of_other_sizes_are_read(height: int, width: int) -> None:
+def test_images_of_other_sizes_are_accepted(height: int, width: int) -> None:
     assert LeNet5(3, height, width, 7, variant="original")(torch.randn(2, 3, height, width)).shape == (2, 7)
 
 

@@ -17,7 +17,7 @@ def randomized(model: nn.Module) -> nn.Module:
 
 
 def projected(windows: np.ndarray, weight: torch.Tensor, bias: torch.Tensor) -> np.ndarray:
-    """Return the forecast of each series (length, columns) -> (horizon, columns)."""
+    """Apply the linear layers to the columns of one window (length, columns) -> (horizon, columns)."""
     weights, biases = weight.detach().double().numpy(), bias.detach().double().numpy()[:, 0]
     columns = [
         weights[number % len(weights)] @ windows[:, number] + biases[number % len(biases)]

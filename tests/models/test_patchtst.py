@@ -1,4 +1,4 @@
-"""PatchTST, compared with the computation in the paper, by modules of torch."""
+"""PatchTST, compared with the computation in the paper, written with torch functions and layers."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_blocks_with_batch_norm_equal_those_of_the_paper() -> None:
     model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model(torch.randn(5, LENGTH, COLUMNS))
     x, encoded, flat = seen
-    torch.testing.assert_close(flat, encoded.flatten(1))  # no norm at the end
+    torch.testing.assert_close(flat, encoded.flatten(1))  # no norm after the last block
     for block in model.blocks:
         attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
         names = {"in_proj_": block.qkv, "out_proj.": block.mix}

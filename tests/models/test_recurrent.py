@@ -13,7 +13,7 @@ KINDS = [("rnn", "tanh"), ("rnn", "relu"), ("lstm", None), ("gru", None)]
 
 
 def pair(cell: str, activation: str | None, bidirectional: bool, **rest: Any) -> tuple[Recurrent, nn.Module]:
-    """Return a model, and torch layers with the same weights."""
+    """Return a model and a torch.nn module with the same weights."""
     model = Recurrent(cell, 3, 5, hidden_size=7, bidirectional=bidirectional, activation=activation, **rest)
     options = {} if activation is None else {"nonlinearity": activation}
     reference = TORCH[cell](3, 7, 2, bidirectional=bidirectional, **options)

@@ -38,14 +38,14 @@ def head(model: Recurrent, states: Tensor) -> Tensor:
 
 
 def normalized(a: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Return the layer norm of a vector by its definition."""
+    """Compute the layer norm of a vector by its definition."""
     deviation = a - a.sum() / len(a)
     y = deviation / (deviation.square().sum() / len(a) + 1e-5).sqrt() * norm.weight
     return y if norm.bias is None else y + norm.bias
 
 
 def one_step(cell: str, activation: str | None, layer: Any, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the state of one example after one step of a cell with layer norm."""
+    """Return the hidden state and the LSTM's cell state of one example after one step with layer norm."""
     of_x, of_h, n = layer.weight_ih @ x, layer.weight_hh @ h, len(h)
     if cell == "rnn":
         a = normalized(of_x + of_h, layer.norm)
@@ -62,7 +62,7 @@ def one_step(cell: str, activation: str | None, layer: Any, x: Tensor, h: Tensor
 
 
 def read_row(model: Recurrent, cell: str, activation: str | None, row: Tensor) -> Tensor:
-    """Return the states of the last layer for one sequence (T, features), by the formulas of the paper."""
+    """Return the states of the last layer for one sequence (T, features), computed step by step."""
     for number in range(2):
         outputs = []
         for direction, layers in enumerate(model.layers.directions):
@@ -94,7 +94,7 @@ def test_layer_norm_residuals_and_initial_state_equal_their_formulas_for_padded_
 
 
 def torch_twin(model: Recurrent, cell: str, bidirectional: bool) -> nn.Module:
-    """Return a module of torch with two layers that has the weights of `model`, whose layers are separate modules."""
+    """Return one torch.nn module of two layers with the weights of `model`, which has one module per layer."""
     twin = TORCH[cell](3, 7, 2, batch_first=True, bidirectional=bidirectional).double()
     names = {
         f"{name.removesuffix('_l0')}_l{number}{'_reverse' if direction else ''}": value

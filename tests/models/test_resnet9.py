@@ -10,7 +10,7 @@ from dltrain.models.resnet9 import ResNet9
 
 
 def convolved(state: dict[str, Tensor], name: str, x: Tensor, pool: bool = False) -> Tensor:
-    """Return the output of a convolution block in evaluation, computed from its weights."""
+    """Return the output of a convolution block in evaluation mode, computed from its weights."""
     x = F.conv2d(x, state[f"{name}.0.weight"], padding=1)
     x = F.max_pool2d(x, 2) if pool else x
     norm = f"{name}.{2 if pool else 1}"
@@ -23,7 +23,7 @@ def convolved(state: dict[str, Tensor], name: str, x: Tensor, pool: bool = False
 def test_a_resnet9_equals_the_published_layers_with_the_same_weights() -> None:
     torch.manual_seed(0)
     model = ResNet9(3, 16, 24, 5, [4, 6, 8, 10], alpha=0.075)
-    model(torch.randn(32, 3, 16, 24))  # so that the running statistics are not those of an untrained norm
+    model(torch.randn(32, 3, 16, 24))  # changes the running statistics
     state, x = model.eval().state_dict(), torch.randn(2, 3, 16, 24)
     y = convolved(state, "features.0", x)
     y = convolved(state, "features.1", y, pool=True)

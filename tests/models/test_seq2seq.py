@@ -34,7 +34,7 @@ def targets(steps: int = 6) -> Tensor:
 
 
 def expected_context(attention: Attention, query: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[float]]:
-    """Return context and weights of one query, computed state by state."""
+    """Return the context vector and the attention weights of one query, computed state by state."""
     scores = []
     for state in memory:
         if attention.score is not None and attention.query is not None:

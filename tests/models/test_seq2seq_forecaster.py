@@ -1,4 +1,4 @@
-"""Encoder and decoder for series: compared with the formulas of the cells in numpy, step by step."""
+"""Encoder-decoder for time series, compared with the formulas of its cells in NumPy, step by step."""
 
 from typing import Any
 

@@ -92,7 +92,7 @@ def test_each_step_reads_only_the_new_token(name: str) -> None:
     rows = count_rows(model)
     for step in tokens(LENGTH).split(1, dim=1):
         _, state = model(step, state=state)
-    assert set(rows) == {3}, "neither earlier tokens nor the source are computed again"
+    assert set(rows) == {3}, "earlier tokens or the source were computed again"
 
 
 @torch.inference_mode()
@@ -102,7 +102,7 @@ def test_a_cache_grows_in_place_and_is_copied_only_when_its_memory_is_full() -> 
     for step in whole.split(1, dim=1):
         output, state = model(step, state=state)
         places.add(keys_of(state).data_ptr())
-    assert len(places) <= 5, "the first step, and memory for 64, 128, 256 and 512 steps"
+    assert len(places) <= 5, "memory is allocated at the first step and for 64, 128, 256 and 512 steps"
     torch.testing.assert_close(output, model(whole)[:, -1:])
 
 
@@ -118,7 +118,7 @@ def test_a_state_can_be_continued_twice(context: Any) -> None:
     torch.testing.assert_close(output, expected)
     assert torch.equal(keys_of(state), keys)
     assert not torch.equal(keys_of(first), keys_of(second))
-    with torch.no_grad():  # memory of inference mode cannot be written outside of it
+    with torch.no_grad():  # tensors of inference mode cannot be changed in place outside of it
         outside, _ = model(whole[:, :1], state=first)
     torch.testing.assert_close(outside, expected)
 

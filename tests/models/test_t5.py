@@ -95,7 +95,7 @@ def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache() -> Non
     model, written = build().double(), torch.full((4, 1), 2)
     for _ in range(12):
         logits = model(sources(), written, LENGTHS)[:, -1]
-        logits[:, [0, 2, 3]] = -torch.inf  # never the end, so that all targets have the same length
+        logits[:, [0, 2, 3]] = -torch.inf  # no special tokens, so that all targets have the same length
         written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
     found = BeamSearch(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
     assert torch.equal(found.tokens, written[:, 1:])

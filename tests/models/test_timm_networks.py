@@ -11,7 +11,7 @@ from dltrain.models.timm_networks import TimmNetwork
 
 
 def test_the_error_without_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)  # import timm then fails
+    monkeypatch.setitem(sys.modules, "timm", None)  # makes `import timm` fail
     with pytest.raises(ConfigError, match=r"^model: not supported because the package timm is not .*\[timm\]'$"):
         TimmNetwork(3, 32, 32, 10, "convnext_tiny")
 

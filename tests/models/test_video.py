@@ -1,4 +1,4 @@
-"""Networks for clips: compared with torchvision with the same weights, and with a computation frame by frame."""
+"""Networks for video clips, compared with torchvision with the same weights and with a computation by frame."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_a_network_can_read_gray_clips() -> None:
 
 
 def by_hand(state: dict[str, Tensor], clip: Tensor) -> Tensor:
-    """Return the outputs for one clip (channels, frames, height, width), frame by frame."""
+    """Return the outputs for one clip (channels, frames, height, width), computed frame by frame."""
     hidden, cell = torch.zeros(5), torch.zeros(5)
     for frame in clip.unbind(1):
         x = F.conv2d(frame[None], state["frames.features.0.weight"], padding=1)

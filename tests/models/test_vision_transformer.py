@@ -78,7 +78,7 @@ def test_the_attention_map_is_the_rollout_of_the_weights_of_all_layers(pool: str
     model = ViT(1, 8, 12, 3, patch_size=4, num_layers=3, hidden_size=12, num_heads=2, pool=pool).double().eval()
     for name, parameter in model.named_parameters():
         if "in_proj" in name:
-            nn.init.normal_(parameter)  # sharp attention
+            nn.init.normal_(parameter)  # so that attention is far from uniform
     x = torch.randn(2, 1, 8, 12, dtype=torch.float64)
     states = model.conv_proj(x).flatten(2).transpose(1, 2)
     if pool == "class_token":

@@ -1,4 +1,4 @@
-"""Generated images are scored with the features of a trained classifier; the result names it."""
+"""Generated images are scored with the features of a trained classifier; the result names the classifier."""
 
 import json
 import shutil

@@ -37,7 +37,7 @@ def test_a_run_with_a_non_finite_test_loss_ends_as_diverged_for_every_on_non_fin
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("autoencoder", "digits"), ("gpt", "text"))),
     ],
 )
-def test_models_that_draw_samples_end_as_diverged_at_a_huge_learning_rate(
+def test_runs_of_models_that_draw_samples_end_as_diverged_at_a_huge_learning_rate(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:
     outcome = train(f"model={model}", *small_data(data), *HUGE)
@@ -52,7 +52,7 @@ def test_the_error_names_the_first_non_finite_weight_and_its_step(
     assert "the weight up.weight is not finite in step 1" in str(outcome.error)
 
 
-def test_nan_weights_end_as_diverged_with_on_non_finite_skip(train: Train) -> None:
+def test_a_run_with_nan_weights_ends_as_diverged_with_on_non_finite_skip(train: Train) -> None:
     adamw = ["optimizer=adamw", "optimizer.eps=1e-300", "trainer.max_steps=2", "trainer.on_non_finite=skip"]
     assert train("model=gan", "data=ring", *adamw).state == "diverged"
 

@@ -39,7 +39,7 @@ def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_latest_is_the_run_with_the_newest_file(outputs: Path) -> None:
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260101-101501-bbbb"
-    # The newest file of a killed run may be its log.
+    # The newest file of a killed run may be metrics.jsonl.
     (outputs / "mlp-digits" / "20260202-090000-cccc" / "metrics.jsonl").touch()
     assert stored.find_run("latest") == outputs / "mlp-digits" / "20260202-090000-cccc"
 

@@ -123,7 +123,7 @@ def test_a_run_in_lower_precision_learns_the_digits_and_records_the_precision(
     assert losses[-1] < 0.3 * losses[0]
     assert outcome.result["test"]["accuracy"] > 0.85
     assert all(value.dtype == torch.float32 for value in model_of(outcome).values())
-    assert torch.are_deterministic_algorithms_enabled() == deterministic, "the setting applies to one run"
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
 
 
 def test_channels_last_gives_nearly_the_same_weights(

@@ -71,7 +71,7 @@ def train_with_fault(
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],
 ) -> Callable[..., Outcome]:
-    """Return a function that trains with a user's task that fails with the given fault."""
+    """Return a function that trains with a user-defined task that has the given fault."""
     (tmp_path / "faulty.py").write_text(FAULTY)
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "faulty.yaml").write_text(YAML)
