@@ -50,7 +50,9 @@ def test_objects_are_drawn_on_a_copy_of_their_image(tmp_path: Path) -> None:
     assert stored == {**record, "picture": str(tmp_path / "out" / "street.png")}
     drawn = np.array(Image.open(stored["picture"]))
     assert drawn.shape == (40, 60, 3) and (drawn[30, 20] == 255).all(), "the inside of a box is unchanged"
-    assert all((drawn[point] != 255).any() for point in ((27, 10), (27, 49), (20, 40), (34, 30))), "the edges of the box are drawn"
+    assert all((drawn[point] != 255).any() for point in ((27, 10), (27, 49), (20, 40), (34, 30))), (
+        "the edges of the box are drawn"
+    )
 
 
 def test_no_image_is_written_for_objects_of_standard_input_and_arrays(tmp_path: Path) -> None:

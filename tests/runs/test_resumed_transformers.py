@@ -32,7 +32,7 @@ RUNS = {
 }
 
 
-OFTEN = ("transformer_seq2seq", "bert on pairs", "gpt")  # the others have the same blocks and batches
+OFTEN = ("transformer_seq2seq", "bert on pairs", "gpt")  # the other models have the same blocks and batches
 
 
 @pytest.mark.parametrize("kind", [k if k in OFTEN else pytest.param(k, marks=pytest.mark.slow) for k in RUNS])

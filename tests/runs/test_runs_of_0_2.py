@@ -1,4 +1,4 @@
-"""Runs of an earlier state of version 0.2 (tests/fixtures/runs_of_0.2), and runs older than a group or a key.
+"""Runs of an early state of version 0.2 (tests/fixtures/runs_of_0.2), and runs without a newer group or key.
 
 The expected metrics are those that the same version reached in one run of twice the length. They are compared with a
 tolerance because sums in float32 differ between CPUs.
@@ -66,7 +66,7 @@ def test_a_resumed_run_of_version_0_2_reaches_the_metrics_of_that_version(name: 
     found = result(runs / name)
     assert found["steps"] == steps
     assert {key: found["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
-    assert fitted.intact_sha256(runs / name), "resuming adds the fitted values that version 0.2 did not save"
+    assert fitted.intact_sha256(runs / name), "resume must save the fitted values, which version 0.2 did not save"
     assert fitted.load(runs / name)
 
 

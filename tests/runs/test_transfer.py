@@ -39,7 +39,7 @@ def animals(own_files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def birds(own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return the overrides of the same table with other classes."""
+    """Return the overrides of the table of `animals` with other class names."""
     path = tmp_path_factory.mktemp("birds") / "birds.csv"
     path.write_text(own_files["csv"].read_text().replace("cat", "owl").replace("dog", "emu"))
     return ["data=csv", f"data.path={path}", "data.column=kind", "data.batch_size=16", "data.ignore=[price]"]
@@ -220,7 +220,7 @@ def test_a_bert_classifier_starts_from_the_weights_of_a_run_on_masked_tokens(
 
 
 @pytest.mark.parametrize("form", ["safetensors", "state_dict", "wrapped", "parallel"])
-def test_weights_of_other_programs_are_loaded_except_for_the_head(
+def test_weights_from_other_programs_are_loaded_except_for_the_head(
     form: str, source: Outcome, animals: list[str], tmp_path: Path
 ) -> None:
     state = {name: value.clone() for name, value in model_of(source, "best.pt").items()}
@@ -296,7 +296,7 @@ def test_loading_initial_weights_does_not_change_the_random_state(source: Outcom
     assert torch.equal(torch.get_rng_state(), expected)
 
 
-def test_a_head_of_the_same_classes_is_kept_and_is_the_only_part_that_learns_while_the_rest_is_frozen(
+def test_a_head_with_the_same_classes_is_kept_and_trained_while_all_other_weights_are_frozen(
     train: Train, source: Outcome, animals: list[str]
 ) -> None:
     run = train(*MLP, *animals, "transfer=freeze", f"transfer.weights={source.folder}", "seed=3")

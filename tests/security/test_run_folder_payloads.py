@@ -130,7 +130,7 @@ def test_a_checkpoint_that_would_run_code_is_rejected(
             stderr = capsys.readouterr().err
             assert "rejected" in stderr
             assert "Traceback" not in stderr
-            assert "weights_only" not in stderr, "the message must not explain how to load it anyway"
+            assert "weights_only" not in stderr, "the message must not explain how to load the file anyway"
             assert "safe_globals" not in stderr
 
 

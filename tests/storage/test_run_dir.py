@@ -120,7 +120,7 @@ def test_check_available_leaves_no_files(tmp_path: Path) -> None:
 
 
 def write_files(home: run_dir.RunDir) -> None:
-    """Write files of a run, and create its folder of checkpoints."""
+    """Write files of a run, and create its checkpoint folder."""
     home.write_status("running")
     for name in (
         "config.yaml",

@@ -11,7 +11,7 @@ from dltrain.cli import main
 
 @pytest.fixture
 def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to a folder with models that fail."""
+    """Change to a folder with user models that fail, and return it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "failing_models", raising=False)

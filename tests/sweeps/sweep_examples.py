@@ -65,7 +65,7 @@ def write_models(folder: Path) -> None:
 
 
 def summary_rows(home: Path, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, str]]:
-    """Return the rows of ``summary.csv`` without the columns `without`, by default the times."""
+    """Return the rows of ``summary.csv`` without the columns `without`, with folder names instead of paths."""
     rows = list(csv.DictReader((home / "summary.csv").open()))
     return [{k: Path(v).name if k == "folder" else v for k, v in row.items() if k not in without} for row in rows]
 

@@ -132,7 +132,7 @@ def test_a_sweep_stopped_by_ctrl_c_starts_no_further_job(model_folder: Path) -> 
     assert main.main(arguments) == 130
     with (model_folder / "exactly" / "here" / "summary.csv").open() as file:
         assert [row["state"] for row in csv.DictReader(file)] == ["interrupted"]
-    # The folder contains a sweep now and is not used again.
+    # The folder now contains a sweep, so a second sweep is rejected.
     assert main.main(arguments) == 2
     left = [".lock", "status.json", "summary.csv", "summary.json", "sweep.json"]
     assert sorted(os.listdir(model_folder / "exactly" / "here")) == left

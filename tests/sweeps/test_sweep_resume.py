@@ -134,7 +134,7 @@ def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
     assert state(finished) == before
 
 
-def test_yaml_changed_since_the_sweep_began_is_reported(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_changed_since_the_sweep_began_is_rejected(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*USER_MODELS, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = model_folder / "my_conf" / "model" / "broken.yaml"

@@ -253,7 +253,7 @@ def test_the_number_of_missed_modes_is_reported() -> None:
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_samples_are_shown_for_points_in_the_plane_and_images_and_the_critic_for_all_data() -> None:
+def test_samples_are_shown_for_points_in_the_plane_and_images_and_critic_outputs_for_all_data() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), point_gan(), batch_of(40)),
@@ -303,7 +303,7 @@ def test_a_gan_cannot_reconstruct_given_examples() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 5, 20])
-def test_interpolation_generates_the_requested_number(count: int) -> None:
+def test_interpolation_generates_the_requested_number_of_images(count: int) -> None:
     task, model = Adversarial(**IMAGE), image_gan(conditional=True, classes=3).eval()
     assert len(task.generate(model, request(count, interpolate=True))) == count
 

@@ -26,7 +26,7 @@ def model_and_state(seed: int, scale: float = 4.0) -> tuple[Seq2Seq, dict[str, A
 
 
 def log_probability(model: Seq2Seq, state: dict[str, Any], row: int, tokens: list[int]) -> float:
-    """Return the log-probability of a target of one source."""
+    """Return the log-probability of a target given the source `row`."""
     own = {name: part[row : row + 1] for name, part in state.items()}
     logits, _ = model(torch.tensor([[BEGIN, *tokens[:-1]]]), state=own)
     return float(logits[0].detach().log_softmax(-1)[range(len(tokens)), tokens].sum())
@@ -80,7 +80,7 @@ def test_a_search_copies_the_source_once_instead_of_at_every_step() -> None:
             return model.forward(tokens, state=state)
 
     BeamSearch(BEGIN, END, (PAD, BEGIN), 12, beam=3)(Recorded(), state)
-    assert len(places) == 2 < len(hidden), "the source itself, and one copy with a row for each path of the beam"
+    assert len(places) == 2 < len(hidden), "the encoded source must be copied only once"
 
 
 @pytest.mark.parametrize(("beam", "penalty"), [(1, 1.0), (3, 0.0), (3, 1.0), (4, 0.6)])

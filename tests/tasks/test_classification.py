@@ -162,7 +162,7 @@ def test_test_time_flip_averages_the_outputs_of_image_and_mirror_image_only_in_e
     images, targets = torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 0, 1])
     batch, task = {"inputs": images, "targets": targets}, Classification(3, test_time_flip=True)
     weight, bias = model[1].weight.detach(), model[1].bias.detach()
-    # The mean of both outputs is that of a linear layer with the mean of the original and the mirrored weights.
+    # The mean of both outputs equals the output of a linear layer with the mean of the original and mirrored weights.
     mirrored = (weight + weight.view(3, 1, 3, 4).flip(3).flatten(1)) / 2
     scores = F.linear(images.flatten(1), mirrored, bias)
     found = torch.tensor([list(line["probabilities"].values()) for line in task.predict(model, batch)])

@@ -198,7 +198,7 @@ def bar_overrides(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., lis
 
 @pytest.fixture(scope="module")
 def trained(bar_overrides: Callable[..., list[str]]) -> Callable[..., tuple[compose.Job, launch.Outcome]]:
-    """Return a function that takes options of the task and trains an RBM with them once."""
+    """Return a function that trains an RBM with the given task options and caches the result."""
 
     @functools.cache
     def train(*options: str) -> tuple[compose.Job, launch.Outcome]:

@@ -76,7 +76,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 class RepeatLast(nn.Module):
-    """Forecast that repeats the last input; affine normalization does not change this forecast."""
+    """Model whose forecast is the last input, which does not depend on affine normalization."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)

@@ -11,7 +11,7 @@ from dltrain.tasks.grad_cam import grad_cam
 
 
 class TwoMaps(nn.Module):
-    """The image and its negative as feature maps; scores are weighted means of both."""
+    """Model whose feature maps are the image and its negative; scores are weighted sums of their means."""
 
     def __init__(self, weights: list[list[float]]) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ def test_the_loss_of_isolated_documents_does_not_depend_on_earlier_documents(tmp
         Recurrent("lstm", 20, 20, 8, vocabulary=20, each_step=True),
     )
     inputs, targets = batch["inputs"], batch["targets"]
-    second = targets.masked_fill(batch["documents"] != 2, -1)  # of "|hijk", up to the separator
+    second = targets.masked_fill(batch["documents"] != 2, -1)  # the targets in the second document
     assert second[0, second[0] >= 0].tolist() == data.spec.tokens.encode("hijk|")
     losses = [
         task.evaluate(
