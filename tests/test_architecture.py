@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import those in lower layers; packages in the same layer never import one another.
+# Each package may import packages in lower layers; packages in the same layer never import one another.
 LAYERS = [
     ["redaction"],
     ["errors", "keyed_random"],

@@ -32,7 +32,7 @@ outputs: ${spec.outputs}
 
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the `dltrain` script of the wheel in a new environment that uses the other packages of this one."""
+    """Return the `dltrain` script of the wheel, installed in a new environment with the packages of the current one."""
     pytest.importorskip("hatchling", reason="hatchling is not installed; it builds the wheel without network access")
     folder = tmp_path_factory.mktemp("wheel")
     quiet = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]

@@ -188,7 +188,7 @@ def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_ov
     assert metrics["perplexity"] == pytest.approx(math.exp(masked.item()), rel=1e-4)
     hits = (pairs.argmax(1) == classes).double().mean()
     assert metrics["next_sentence_accuracy"] == pytest.approx(float(hits))
-    torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)  # without pairs, a model may have them
+    torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)  # ignores the pairs
     with pytest.raises(ConfigError, match=r"^model: expected a model that predicts whether a passage follows another"):
         found.loss(Table(), batch, 0.0)
 

@@ -24,7 +24,7 @@ class Fixed(nn.Module):
 
 
 def batch(answer: str = "London") -> dict[str, Tensor]:
-    """Return two windows of one context: tokens 1 to 4 are its words 0 to 3 and its words 3 to 6."""
+    """Return two windows of one context: tokens 1 to 4 are the words 0 to 3 in the first and 3 to 6 in the second."""
     spans = torch.zeros(2, 6, 2, dtype=torch.int32)
     spans[0, 1:5], spans[1, 1:5] = torch.tensor(SPANS[:4]), torch.tensor(SPANS[3:])
     characters = f"{CONTEXT}\0{answer}\0the city\0\0"
@@ -41,7 +41,7 @@ def batch(answer: str = "London") -> dict[str, Tensor]:
 
 
 def outputs(**tokens: float) -> Tensor:
-    """Return outputs of 0, except those of ``s_WINDOW_TOKEN`` and ``e_WINDOW_TOKEN``."""
+    """Return outputs of 0, except for start and end logits given as ``s_WINDOW_TOKEN`` and ``e_WINDOW_TOKEN``."""
     found = torch.zeros(2, 6, 2)
     for name, value in tokens.items():
         kind, window, token = name.split("_")

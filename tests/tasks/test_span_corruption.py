@@ -62,7 +62,7 @@ def test_the_share_of_masked_tokens_and_the_length_of_spans_are_as_published() -
     masked, spans = count_spans(lengths, 0.15, 3.0)
     mask = draw_spans(keys(200), lengths, masked, spans, 512)
     starts = mask & ~torch.nn.functional.pad(mask, (1, 0))[:, :-1]
-    assert mask.sum() / mask.numel() == pytest.approx(0.15, rel=0.01), "102,400 tokens"
+    assert mask.sum() / mask.numel() == pytest.approx(0.15, rel=0.01)
     assert mask.sum() / starts.sum() == pytest.approx(3.0, rel=0.02)
     assert not mask[:, 0].any() and mask[:, -1].all(), "texts start with a visible part and end with a masked one"
     short, batch = texts(4000)
@@ -76,7 +76,7 @@ def test_all_divisions_into_spans_are_equally_likely() -> None:
     lengths = torch.full((6000,), 7)
     mask = draw_spans(keys(6000), lengths, torch.full_like(lengths, 3), torch.full_like(lengths, 2), 7)
     counts = Counter(map(tuple, mask.int().tolist()))
-    # Four visible tokens in two parts have 3 divisions, three masked ones 2.
+    # Four visible tokens can be divided into two parts in 3 ways, three masked tokens in 2 ways.
     assert len(counts) == 6 and all(900 < count < 1100 for count in counts.values())
 
 
@@ -96,7 +96,7 @@ def test_windows_without_padding_have_equal_widths_and_no_lengths() -> None:
     rows = torch.randint(4, 90, (5, 60), generator=torch.Generator().manual_seed(0))
     found = task().corrupt({"inputs": rows}, keys(5))
     assert set(found) == {"inputs", "previous", "targets"}
-    # 60 tokens have 9 masked ones in 3 spans; the targets also have 4 sentinels and the end.
+    # 60 tokens have 9 masked ones in 3 spans; the targets also have 4 sentinels and the end token.
     assert found["inputs"].shape == (5, 54) and found["targets"].shape == (5, 14)
     pairs = zip(found["inputs"].tolist(), found["targets"][:, :-1].tolist(), strict=True)
     assert [fill_spans(*pair, SENTINELS) for pair in pairs] == rows.tolist()

@@ -18,7 +18,7 @@ CLASSES = 3
 
 
 class WithHeads(nn.Module):
-    """A network with two auxiliary heads in training."""
+    """Network that also returns the outputs of two auxiliary heads in training mode."""
 
     def __init__(self, outputs: int = CLASSES) -> None:
         super().__init__()

@@ -81,7 +81,7 @@ def test_without_target_tokens_the_loss_its_weight_and_its_gradients_are_0() -> 
     assert all(float(p.grad.abs().max()) == 0 for p in model.parameters() if p.grad is not None)
 
 
-def test_training_reads_true_tokens_at_the_start_and_predicted_tokens_at_the_end() -> None:
+def test_the_decoder_reads_true_tokens_when_training_begins_and_predicted_tokens_when_it_ends() -> None:
     model, whole = network(), batch()
     forced = task().loss(model, whole, 1.0).total
     torch.testing.assert_close(task(teacher_forcing=0.0).loss(model, whole, 0.0).total, forced)
@@ -98,7 +98,7 @@ def test_training_reads_true_tokens_at_the_start_and_predicted_tokens_at_the_end
     assert all(p.grad is not None for p in model.parameters())
     torch.manual_seed(0)
     half = {float(task(teacher_forcing=0.0).loss(model, whole, 0.5).total) for _ in range(5)}
-    assert len(half) > 1, "each previous token is drawn"
+    assert len(half) > 1, "the choice between true and predicted tokens must be random"
 
 
 class Echo(nn.Module):
@@ -168,7 +168,7 @@ def test_decode_examples_limits_the_translated_examples(monkeypatch: pytest.Monk
 def test_the_choice_of_translated_examples_does_not_depend_on_the_order_of_the_batches() -> None:
     whole = copies()
     wrong = [8 in row for row in whole["targets"].tolist()]
-    assert len(set(wrong)) == 2, "some copies are right"
+    assert len(set(wrong)) == 2, "some copies are right and some are wrong"
     for order in ([0, 1, 2], [2, 0, 1], [1, 2, 0]):
         parts = [
             {**{name: value[row : row + 1] for name, value in whole.items()}, "position": torch.tensor([row])}

@@ -86,7 +86,7 @@ def test_a_metric_improves_only_if_it_is_finite_and_better(
     ("values", "patience", "evaluations", "best"),
     [
         ([3.0, 2.0, 2.5, 1.0, 1.5, 1.2, 1.1, 0.1], 3, 7, (1.0, 12)),
-        ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is no improvement
+        ([1.0, NAN, NAN, 0.5], 2, 3, (1.0, 3)),  # NaN is not an improvement
     ],
 )
 def test_early_stopping_patience_counts_evaluations(
@@ -155,7 +155,7 @@ def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("frozen_objects_are_counted")
-def test_training_does_not_unfreeze_what_the_caller_has_frozen(tmp_path: Path) -> None:
+def test_training_does_not_unfreeze_objects_frozen_by_the_caller(tmp_path: Path) -> None:
     gc.freeze()
     before = gc.get_freeze_count()
     make_loop(tmp_path, epochs=1).run()

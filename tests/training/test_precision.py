@@ -19,11 +19,11 @@ from dltrain.errors import ConfigError
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
-OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for CPUs of this level
+OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for this instruction set
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-# Networks of torchvision and larger residual networks have the same layers as others.
+# Networks of torchvision and larger residual networks have the same layers as other models, so they are left out.
 MODELS = [name for name in NAMES if "torchvision" not in (CONF / "model" / f"{name}.yaml").read_text()]
 MODELS = [name for name in MODELS if not name.startswith("resnet") or name == "resnet20"]
 SMALL = {

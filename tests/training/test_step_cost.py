@@ -109,7 +109,7 @@ def test_a_step_never_waits_for_the_device(given: dict[str, Any], tmp_path: Path
         for group in itertools.islice(groups, 3):
             loop.take_step(group, measure_norm=False)
             loop.logger.progress(loop.state, loop.stages, loop.goal.metric)
-    assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the steps must be counted"
+    assert watch.calls["mm"] + watch.calls["addmm"] > 0, "the operations of the steps must be counted"
     assert watch.waits == {}
 
 
