@@ -29,7 +29,7 @@ ENHANCE = {
 
 
 def images(channels: int = 3, count: int = COUNT) -> Tensor:
-    """Return smooth images in [0, 1] with the levels of 8 bits; each image has a different range."""
+    """Return smooth 8-bit images scaled to [0, 1]; each image has a different range."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, channels, 5, 6, generator=draw) * torch.linspace(0.4, 1, count)[:, None, None, None]
     smooth = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH), mode="bilinear")
@@ -47,7 +47,7 @@ def rand_augment(masks: bool = False) -> RandAugment:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_brightness_contrast_and_saturation_change_as_in_torchvision(name: str, channels: int) -> None:
+def test_brightness_contrast_and_saturation_match_torchvision(name: str, channels: int) -> None:
     x, factors = images(channels), torch.linspace(0.3, 1.7, COUNT)
     found = ENHANCERS[name](x, factors[:, None, None, None])
     expected = torch.stack([ENHANCE[name](image, float(factor)) for image, factor in zip(x, factors, strict=True)])
@@ -55,7 +55,7 @@ def test_brightness_contrast_and_saturation_change_as_in_torchvision(name: str, 
 
 
 def of_torchvision(name: str, image: Tensor, sign: float) -> Tensor:
-    """Return the result of an operation of RandAugment in torchvision, at magnitude 9 of 30."""
+    """Apply torchvision's version of a RandAugment operation at magnitude 9 of 30."""
     move = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
     slant, turn = math.degrees(math.atan(0.3 * STRENGTH * sign)), 30 * STRENGTH * sign
     moves = {
@@ -82,7 +82,7 @@ def of_torchvision(name: str, image: Tensor, sign: float) -> Tensor:
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_each_operation_of_randaugment_equals_that_of_torchvision(name: str, sign: float) -> None:
+def test_each_randaugment_operation_matches_torchvision(name: str, sign: float) -> None:
     x, number = images(), OPERATIONS.index(name)
     found = rand_augment().operate({"inputs": normalized(x)}, torch.full((COUNT,), number), torch.full((COUNT,), sign))[
         "inputs"
@@ -144,7 +144,7 @@ def test_brightness_changes_by_factors_within_its_range_and_all_channels_change_
     assert 0.7 <= factors.min() < 0.72 and 1.28 < factors.max() <= 1.3
 
 
-def test_without_enabled_changes_there_is_no_module() -> None:
+def test_make_changes_returns_none_if_no_change_is_enabled() -> None:
     assert make_changes(Augmentation(), Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD)) is None
 
 

@@ -42,7 +42,7 @@ def sentences_of(data: Conll) -> Iterator[list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("middle", [" NN ", "\tNN\t"])
-def test_words_and_tags_of_all_splits_are_those_of_the_file(middle: str, tmp_path: Path) -> None:
+def test_the_splits_contain_all_words_and_tags_of_the_file(middle: str, tmp_path: Path) -> None:
     data = Conll(write(tmp_path, middle=middle), validation=0.2, test=0.2)
     assert data.spec.tag_names == ("B-LOC", "B-ORG", "B-PER", "I-PER", "O") and data.spec.tags == 5
     expected = sorted([(word.lower(), tag) for word, tag in sentence] for sentence in SENTENCES)
@@ -62,7 +62,7 @@ def test_inputs_are_read_with_the_fitted_state_and_without_the_training_file(tmp
     assert [(name["line"], name["words"]) for name in given.names] == [(1, ["Rome", "sleeps"]), (4, ["Ada"])]
 
 
-def test_the_first_piece_of_a_word_has_its_tag(tmp_path: Path) -> None:
+def test_the_first_piece_of_a_word_has_the_tag_of_the_word(tmp_path: Path) -> None:
     vocabularies = pytest.importorskip("tokenizers")
     words = {word: n for n, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "Love", "##lace", "Ada", "left"])}
     tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))

@@ -29,7 +29,7 @@ def test_duplicate_column_names_are_rejected(header: str, message: str, tmp_path
         CsvTable(write_table(tmp_path, "a.csv", header))
 
 
-def test_rows_to_predict_may_have_duplicate_names_only_in_unused_columns(tmp_path: Path) -> None:
+def test_only_unused_columns_of_a_file_to_predict_may_have_duplicate_names(tmp_path: Path) -> None:
     data = CsvTable(write_table(tmp_path, "a.csv", "a,b,y"))
     (piece,) = data.inputs(InputFiles((write_table(tmp_path, "others.csv", "note,a,note,b"),)))
     assert piece.rows["inputs"].shape == (60, 2)

@@ -146,7 +146,7 @@ def write_user_data(name, folder):
 
 @pytest.fixture(scope="module")
 def user_path(tmp_path_factory):
-    """Return a function that writes the user data of a data set once and returns their path."""
+    """Return a function that writes the files of a data set once and returns their path."""
     return functools.cache(lambda name: write_user_data(name, tmp_path_factory.mktemp(name)))
 
 
@@ -289,7 +289,7 @@ def test_loading_twice_gives_identical_batches(name, loaded, small_arguments):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_constructor_defaults_equal_those_in_the_yaml(name):
+def test_constructor_defaults_equal_the_values_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
         # Jobs of earlier versions have no `map_above`: its default keeps their text in memory.

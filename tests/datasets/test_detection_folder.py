@@ -120,7 +120,7 @@ def test_images_without_boxes_are_kept(tmp_path: Path) -> None:
         {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"},
     ],
 )
-def test_json_files_or_their_folders_named_after_splits_are_used(files: dict[str, str], tmp_path: Path) -> None:
+def test_splits_are_named_by_the_json_files_or_their_folders(files: dict[str, str], tmp_path: Path) -> None:
     counts = {"train": 10, "val": 3, "test": 4}
     for split, file in files.items():
         folder = file.split("/", maxsplit=1)[0] if "instances" not in file else f"{split}2017"

@@ -67,14 +67,14 @@ def test_gray_cmyk_16_bit_palette_and_transparent_images_are_read(
     assert not gray or (pixels == pixels[..., :1]).all()
 
 
-def test_gray_levels_that_are_fractions_are_reported_as_a_problem(tmp_path: Path) -> None:
+def test_floating_point_gray_levels_are_reported_as_a_problem(tmp_path: Path) -> None:
     Image.fromarray(NOISE[..., 0] / np.float32(255)).save(tmp_path / "a.tif")
     assert "floats from 0 to 1, but only gray levels of 8 or 16 bits are supported" in str(
         find_problem(tmp_path / "a.tif")
     )
 
 
-def test_the_size_of_an_image_rotated_by_exif_is_that_of_the_upright_image(tmp_path: Path) -> None:
+def test_image_size_applies_the_exif_rotation(tmp_path: Path) -> None:
     exif = Image.Exif()
     for orientation in range(1, 9):
         exif[0x0112] = orientation

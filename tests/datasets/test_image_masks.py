@@ -199,7 +199,7 @@ def test_other_masks_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path
     assert ImageMasks(str(tmp_path / "none"), fitted=fitted).spec == other.spec
 
 
-def test_training_images_in_the_folder_itself_keep_a_split_with_its_own_folder(tmp_path: Path) -> None:
+def test_a_test_folder_next_to_the_training_images_is_the_test_split(tmp_path: Path) -> None:
     many(tmp_path)
     many(tmp_path / "test", 3)
     data = ImageMasks(str(tmp_path), validation=0.25)

@@ -58,7 +58,7 @@ def test_the_splits_of_digits_contain_each_scikit_learn_digit_once():
     assert sorted(pair for part in parts for pair in as_sorted(part.rows)) == expected
 
 
-def test_digits_that_are_changed_in_place_do_not_change_those_loaded_later():
+def test_changing_digits_in_place_does_not_change_digits_loaded_later():
     changed = Digits().load()
     expected = [as_sorted(part.rows) for part in (changed.train, changed.val, changed.test)]
     for part in (changed.train, changed.val, changed.test):
@@ -88,7 +88,7 @@ def test_the_test_digits_do_not_depend_on_the_validation_fraction():
 
 
 @pytest.mark.parametrize(("data", "folder"), [(MNIST, "MNIST"), (FashionMNIST, "FashionMNIST")])
-def test_pixels_and_labels_equal_those_written_to_idx_files(data, folder, tmp_path):
+def test_pixels_and_labels_equal_the_arrays_written_to_idx_files(data, folder, tmp_path):
     arrays = write_mnist(tmp_path, folder)
     splits = data(root=str(tmp_path), validation=0.25).load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [30, 10, 20]

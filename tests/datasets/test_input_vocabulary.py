@@ -18,7 +18,8 @@ from dltrain.errors import ConfigError
 pytest.importorskip("tokenizers")
 
 BOOK = "The old man saw the sea. He went home.\n\nThe ship sank. It was late.\n\n" * 9
-DATA: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {  # with a text of known characters
+# The class, its arguments, and a text whose characters all occur in training.
+DATA: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "text_table": (TextTable, {"column": "kind", "special_tokens": True}, "The slow film , liked."),
     "text_pairs": (TextPairs, {"column": "kind"}, "a funny film and bad"),
     "conll": (Conll, {}, "Ada Lovelace sleeps"),
@@ -58,7 +59,7 @@ def test_the_subwords_of_the_training_texts_are_restored_without_the_file(
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
-def test_the_mask_is_the_only_special_token_that_is_read_in_a_text(kind: str) -> None:
+def test_the_mask_is_the_only_special_token_that_is_recognized_in_a_text(kind: str) -> None:
     settings = VocabularySettings(kind, None, True, 1, 300, MORE_SPECIAL)
     vocabulary = settings.fit(["The End of a <mask> and <end>"] * 3)
     encoded = vocabulary.encode("a <mask><mask> <end>")

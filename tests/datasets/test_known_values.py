@@ -20,7 +20,7 @@ SIZES = {"window": WINDOW, "horizon": HORIZON, "season": 7}
 def write_sales(path: Path, rows: int = ROWS, later: int = 0, holiday_from: int = 0) -> Path:
     """Write daily sales of about 10, or 2 on holidays; the last `later` rows have no sales.
 
-    The holidays are those of one fixed sequence, from its position `holiday_from` on.
+    The holidays are a slice, from `holiday_from` on, of one fixed random sequence.
     """
     dates = pd.date_range("2024-01-01", periods=rows + later, freq="D")
     holiday = np.random.default_rng(0).random(ROWS + 100)[holiday_from : holiday_from + rows + later] < 0.2

@@ -1,4 +1,4 @@
-"""Long texts, whose tokens are in memory-mapped files of a cache."""
+"""Long texts, whose tokens are memory-mapped from files in a cache."""
 
 import shutil
 

@@ -24,7 +24,7 @@ def test_clips_are_the_same_each_time_they_are_loaded_and_classes_are_equally_fr
 
 
 def shapes_of(clips: Tensor) -> np.ndarray:
-    """Return which pixels belong to the shape, by a threshold in the middle of the levels of each clip."""
+    """Return which pixels belong to the shape: those above the midpoint of the clip's median and maximum."""
     levels = clips.float().numpy()
     middle = (levels.max((1, 2, 3), keepdims=True) + np.median(levels, (1, 2, 3), keepdims=True)) / 2
     return levels > middle

@@ -22,7 +22,7 @@ from dltrain.datasets.vocabularies import BEGIN, END, PAD, SPECIAL, UNKNOWN
 from dltrain.errors import ConfigError
 
 WORDS = [("the", "el"), ("dog", "perro"), ("cat", "gato"), ("sees", "ve"), ("and", "y")]
-MISSING = pytest.mark.skipif(not importlib.util.find_spec("tokenizers"), reason="no tokenizers")
+MISSING = pytest.mark.skipif(not importlib.util.find_spec("tokenizers"), reason="tokenizers is not installed")
 SUBWORDS = [pytest.param(kind, marks=MISSING) for kind in ("bpe", "wordpiece")]
 
 
@@ -219,7 +219,7 @@ print(vocabularies.fit("bpe", texts, True, 2, 500).content[0])
 
 
 def save_tokenizer(path: Path, words: str) -> str:
-    """Save a tokenizer of words whose unknown token is the last one; return its path."""
+    """Save a word tokenizer whose last token is the unknown token; return its path."""
     import tokenizers
 
     known = {word: number for number, word in enumerate([*words.split(), "[UNK]"])}
@@ -308,7 +308,7 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     texts = [data.spec.tokens.decode(row.tolist()) for batch in batches for row in batch["inputs"]]
     tasks = torch.cat([batch["text_task"] for batch in batches])
     assert [text.startswith("classify : text") for text in texts] == (tasks == 1).tolist()
-    assert tasks.bincount().tolist() == [10, 30], "ten pairs of each, the second ones three times"
+    assert tasks.bincount().tolist() == [10, 30], "10 pairs of each file; the second file has weight 3"
     assert len(splits.val) == len(splits.test) == 4
     restored = Parallel(["gone.tsv", "gone.jsonl"], **options, fitted=data.fit())
     assert restored.spec.tokens.encode("classify: text 3") == data.spec.tokens.encode("classify: text 3")

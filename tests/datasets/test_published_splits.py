@@ -34,7 +34,7 @@ def ett(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def published_windows(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scaled inputs and targets of a split as in ``Dataset_ETT_hour`` of Informer's code, step by step."""
+    """Return the scaled inputs and targets of a split, computed as in ``Dataset_ETT_hour`` of Informer's code."""
     table = pd.read_csv(path)
     number = ["train", "val", "test"].index(split)
     starts = [0, 12 * MONTH - WINDOW, 12 * MONTH + 4 * MONTH - WINDOW]
@@ -53,7 +53,7 @@ class RepeatLast(nn.Module):
 
 
 @pytest.mark.parametrize("split", [["12mo", "4mo", "4mo"], [12 * MONTH, "4mo", 4 * MONTH]], ids=str)
-def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_code(ett: Path, split: list) -> None:
+def test_windows_of_an_ett_file_equal_the_windows_of_the_published_code(ett: Path, split: list) -> None:
     data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalize="train", split=split)
     splits = data.load()
     for name in ("train", "val", "test"):
@@ -66,12 +66,12 @@ def test_windows_of_a_file_in_the_format_of_ett_equal_those_of_the_published_cod
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_normalized_errors_equal_those_on_published_windows_for_every_normalization(ett: Path, normalize: str) -> None:
+def test_normalized_errors_equal_the_errors_on_published_windows(ett: Path, normalize: str) -> None:
     split = ["12mo", "4mo", "4mo"]
     data = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, normalize=normalize, split=split)
     evaluation = Forecasting(HORIZON, 7, STEPS_PER_DAY).evaluate(RepeatLast(), Batches(data.load().test, 100))
     inputs, targets = published_windows(ett, "test")
-    assert len(inputs) % 100  # every window counts, also those of the smaller last batch
+    assert len(inputs) % 100  # the last batch is smaller; its windows count too
     error = inputs[:, -1:] - targets
     for metrics in (evaluation.metrics, evaluation.baselines["repeat last"]):
         assert metrics["mse_normalized"] == pytest.approx(np.mean(error**2), rel=1e-4)

@@ -132,7 +132,7 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_windows_of_a_panel_equal_those_of_each_series_alone(normalize: str, tmp_path: Path) -> None:
+def test_windows_of_a_panel_equal_the_windows_of_each_series_alone(normalize: str, tmp_path: Path) -> None:
     path = write(tmp_path, **panel(["date", "store"]))
     settings = {"path": path, "window": 8, "horizon": 3, "normalize": normalize}
     whole = TimeSeries(**settings, group="store")

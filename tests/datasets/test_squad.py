@@ -83,7 +83,7 @@ def test_every_token_of_a_context_is_in_a_window(tmp_path: Path) -> None:
         assert spans == set(data.words.encode_spans(question.context)[1])
 
 
-def test_questions_of_a_user_are_read_without_the_training_data(tmp_path: Path) -> None:
+def test_questions_to_predict_are_read_without_the_training_data(tmp_path: Path) -> None:
     data = Squad(write(tmp_path), **SMALL)
     again = Squad("moved.json", **SMALL, fitted=data.fit())
     entry = {"question": "Where does it rise?", "context": "It rises in Rome."}

@@ -46,7 +46,7 @@ def test_inputs_equal_the_matrix_of_a_scikit_learn_pipeline(options: dict[str, A
     frame = FRAME.fillna({"color": "none"}) if options.get("na_rep") == "-" else FRAME
     data = CsvTable(write(tmp_path, frame, **options), missing="mean")
     train = data.parts[0].numpy()
-    numbers = make_pipeline(StandardScaler(), SimpleImputer())  # standard deviation of the known values only
+    numbers = make_pipeline(StandardScaler(), SimpleImputer())  # the scaler ignores missing values
     pipeline = make_column_transformer(
         (numbers, ["size"]), (OneHotEncoder(sparse_output=False), ["color"]), (numbers, ["rooms"])
     )

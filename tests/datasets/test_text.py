@@ -21,7 +21,7 @@ def test_targets_are_the_next_tokens_and_training_windows_start_at_every_positio
         assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
-def test_validation_and_test_predict_each_token_of_their_split_after_the_first_once(tmp_path):
+def test_validation_and_test_windows_predict_each_token_after_the_first_once(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
     data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
@@ -32,7 +32,7 @@ def test_validation_and_test_predict_each_token_of_their_split_after_the_first_o
         assert data.spec.tokens.decode(batch["inputs"].flatten().tolist()[:99]) == part[:99]
 
 
-def test_the_fingerprint_equals_that_of_earlier_versions():
+def test_the_fingerprint_of_the_bundled_text_is_the_same_as_in_earlier_versions():
     assert fingerprint(Text().load()) == {
         "train": "2ddc0f6600fcba2e",
         "val": "c521ab73ff2ffa52",

@@ -63,7 +63,7 @@ def test_a_long_pair_loses_the_end_of_its_longer_text() -> None:
         assert [part.replace(" ", "").removeprefix("<begin>") for part in tokens] == [*kept, ""]
 
 
-def test_pairs_of_a_user_are_read_without_the_training_data(tmp_path: Path) -> None:
+def test_pairs_to_predict_are_read_without_the_training_data(tmp_path: Path) -> None:
     data = TextPairs(write(tmp_path), min_count=1)
     again = TextPairs("moved.tsv", fitted=data.fit())
     assert again.spec.shape == data.spec.shape and again.spec.class_names == data.spec.class_names

@@ -34,7 +34,7 @@ def test_words_and_byte_pairs_are_fitted_to_the_training_split_and_decode_to_the
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
-def test_the_targets_of_a_split_have_all_its_characters_except_those_of_the_first_token(tokens, tmp_path):
+def test_the_targets_of_a_split_have_all_its_characters_except_the_first_token(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     data = Text(write(tmp_path / "a.txt", SENTENCES), tokens=tokens, context_length=7)
     splits = data.load()

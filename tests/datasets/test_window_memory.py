@@ -1,4 +1,4 @@
-"""The memory of windows over series grows with the rows of the file, not with the length of the windows."""
+"""The memory of time series windows grows with the number of rows, not with the window length."""
 
 import csv
 

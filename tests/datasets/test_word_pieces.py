@@ -65,7 +65,7 @@ def test_words_are_split_into_pieces_as_in_bert() -> None:
     assert vocabulary.encode("a" * 101) == [UNKNOWN] != vocabulary.encode("a" * 100)
 
 
-def test_the_vocabulary_is_that_of_the_package_trainer_plus_continuing_characters() -> None:
+def test_the_vocabulary_extends_the_vocabulary_of_the_package_trainer_by_continuing_characters() -> None:
     words = ["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["bun"] * 4 + ["hugs"] * 5 + ["Hugs,pun"] * 3
     own = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     own.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -76,11 +76,11 @@ def test_the_vocabulary_is_that_of_the_package_trainer_plus_continuing_character
     assert {"hug", "##ug", "##un", "hugs", "Hugs", ","} <= found
     others = found - set(own.get_vocab())
     assert set(own.get_vocab()) <= found and others <= {"##h", "##p", "##b", "##H"}, (
-        "characters that never continue a word"
+        "only characters that never continue a word are additional tokens"
     )
 
 
-def test_decoded_texts_are_those_of_the_decoder_of_the_package() -> None:
+def test_decoded_texts_equal_the_output_of_the_package_decoder() -> None:
     vocabulary = vocabularies.fit("wordpiece", PIECES, lowercase=True, min_count=2, max_words=1500)
     names = {number: name for name, number in known_tokens(vocabulary.content[0]).items()}
     decoder = tokenizers.decoders.WordPiece()

@@ -1,7 +1,7 @@
-"""The commands of the pages run if they are shortened.
+"""Documented commands run with overrides that shorten them.
 
-The default tests run the quick commands of the README and every twelfth quick command of all pages. They compose every
-third of the commands that need long training or downloads.
+The default tests run the quick commands of the README and every twelfth quick command of all pages. They compose the
+configuration of every third command that needs long training or downloads.
 """
 
 import json

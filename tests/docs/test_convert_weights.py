@@ -61,7 +61,7 @@ def test_weights_of_another_shape_kind_or_number_are_rejected(script: ModuleType
 
 @pytest.mark.slow
 @pytest.mark.skipif(not LITE0.is_file(), reason="needs the weights of EfficientNet-Lite0")
-def test_efficientnet_lite0_has_the_logits_of_the_package_that_its_weights_were_written_for(
+def test_efficientnet_lite0_has_the_logits_of_efficientnet_lite_pytorch(
     renamed: Callable[[Path, str, int], TimmNetwork],
 ) -> None:
     pytest.importorskip("timm")

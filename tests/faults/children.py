@@ -1,4 +1,4 @@
-"""`dltrain` in child processes that can be stopped, killed and limited in file size and disk space."""
+"""Run `dltrain` in child processes that can be stopped, killed and limited in file size and disk space."""
 
 import contextlib
 import itertools
@@ -23,7 +23,7 @@ TIMEOUT_S = 300.0
 
 @dataclass
 class Child:
-    """Process of a command. At its end, ``code`` is the exit code, or minus the number of the signal that killed it."""
+    """Child process. After its end, ``code`` is the exit code, or minus the number of the signal that killed it."""
 
     stdout_path: Path
     stderr_path: Path
@@ -64,7 +64,7 @@ class Child:
         return self
 
     def wait_until(self, happened: Callable[[], Any], timeout: float = TIMEOUT_S, interval: float = 0.002) -> Any:
-        """Wait until ``happened()`` is true and return the value; fail if the process ends, or after `timeout` s."""
+        """Wait until ``happened()`` is true and return its value; fail if the process ends, or after `timeout` s."""
         limit = time.monotonic() + timeout
         while not (found := happened()):
             if self.ended.is_set() and not (found := happened()):

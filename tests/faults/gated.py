@@ -108,7 +108,7 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    """Classification with an animation of the first filters, and a confusion matrix without text, to draw it faster."""
+    """Classification with a film of the first filters, and a confusion matrix without text, which is drawn faster."""
 
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
         self.gate.wait_if_closed("show")

@@ -31,7 +31,7 @@ def mnist() -> dict[str, bytes]:
 
 
 def archive(*members: tarfile.TarInfo) -> bytes:
-    """Return a compressed tar of members; each regular file contains its own name."""
+    """Return a gzip-compressed tar archive; each regular file in it contains its own name."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for member in members:

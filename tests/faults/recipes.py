@@ -17,8 +17,8 @@ STEPS = {
 # Most tests that stop or kill a run are marked `faults` for these kinds of run and `slow` for all others.
 CORE = ("forecast", "vae", "dbn", "images", "gan", "text")
 ONCE = ("forecast", "vae", "dbn", "text")  # kinds without accumulation
-# For each kind of run, the numbers of batches of the first epoch and of the whole run. Epochs of batches of similar
-# length may end with a step of a single batch.
+# For each kind of run, the numbers of batches of the first epoch and of the whole run. With batches of similar
+# length, an epoch may end with a step of a single batch.
 BATCHES = {kind: tuple(n if kind in ONCE else 2 * n for n in steps) for kind, steps in STEPS.items()}
 BATCHES |= {"reviews": (15, 45), "translation": (11, 22), "speech": (12, 34)}
 
@@ -65,7 +65,7 @@ STREAMS = [
     *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
     *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
 ]
-# Batches of texts of similar length, limited by their number of words, for a bidirectional network.
+# Batches of texts of similar length, limited by their number of tokens, for a bidirectional network.
 REVIEWS = [
     *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "model.readout=attention", "data=text_table"],
     *["data.max_length=32", "data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3"],
@@ -213,7 +213,7 @@ def recipe(kind: str, data_root: Path) -> list[str]:
 
 
 def source(data_root: Path) -> Path:
-    """Return the folder of the run whose weights are transferred, trained once."""
+    """Return the folder of the run whose weights are transferred; train it on the first call."""
     from dltrain.cli import main
 
     folder = data_root / "source"

@@ -28,7 +28,7 @@ MODULES = (
     *("tasks.adversarial", "tasks.ctc", "tasks.detection", "tasks.layerwise", "tasks.polyphony"),
     *("tasks.reconstruction", "tasks.translation", "tasks.variational", "loggers.film"),
 )
-# Modules of libraries that a run imports when it needs them.
+# Library modules that a run imports on first use.
 OF_LIBRARIES = ("numpy.random", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin")
 OF_LIBRARIES += ("tensorboard.plugins.hparams.api_pb2", "tensorboard.plugins.hparams.metadata")
 OF_LIBRARIES += ("tensorboard.plugins.hparams.plugin_data_pb2", "torch.utils.serialization.config")
@@ -94,7 +94,7 @@ def prepare() -> None:
 
 
 def fill_caches() -> None:
-    """Compose configurations and describe the environment once, since each child would do it again."""
+    """Compose configurations and describe the environment once, so that the children inherit the cached results."""
     import recipes
 
     from dltrain.config import compose
@@ -117,7 +117,7 @@ def skip_teardown_of_imports() -> None:
 
 
 def draw_first_picture() -> None:
-    """Draw a chart, for which matplotlib is imported and reads its fonts."""
+    """Draw a chart, so that matplotlib is imported and has read its fonts."""
     import torch
 
     from dltrain.plots import charts

@@ -32,7 +32,7 @@ def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_
 
 
 def is_listed(folder: Path, name: str) -> bool:
-    """Return whether the manifest lists `name`, and all checkpoints in the folder and no others."""
+    """Return whether the manifest lists `name` and exactly the checkpoints in the folder."""
     listed = json.loads((folder / "manifest.json").read_text())
     return name in listed and {path.name for path in folder.glob("step-*.pt")} == set(listed)
 

@@ -58,7 +58,7 @@ def download(root: Path, mirror: Mirror) -> subprocess.Popen:
 
 
 def files_in(root: Path) -> list[str]:
-    """Return the files in a folder except locks."""
+    """Return the files and folders in a folder, except lock files."""
     return sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.suffix != ".lock")
 
 

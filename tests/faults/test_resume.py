@@ -46,8 +46,8 @@ def moments(kind: str) -> dict[str, str]:
 def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
     """Return the marks of a stop.
 
-    One stop is in the default suite. All other stops of the kinds in `CORE`, and those in the middle of an epoch, are
-    marked `faults`; the rest are marked `slow`.
+    One stop is in the default suite. All other stops of the kinds in `CORE`, and all other stops in the middle of an
+    epoch, are marked `faults`; the rest are marked `slow`.
     """
     if name.startswith("the middle") and kind == "images":
         return []

@@ -36,7 +36,7 @@ COLORS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
 
 
 def start_child(code, stderr, environment):
-    """Start Python on `code`, without the variables of this process that change console output."""
+    """Run `code` in a new Python process without the environment variables that change console output."""
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
     environment = clean | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     command = [sys.executable, "-c", textwrap.dedent(code)]

@@ -104,7 +104,7 @@ def test_oversized_frames_and_other_formats_are_skipped_without_running_programs
     bomb += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     (tmp_path / FRAMES / "00000003.png").write_bytes(bomb)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # otherwise Pillow would not search again
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # otherwise Pillow would not search for gs again
     Film(tmp_path).write()
     assert read_numbers(tmp_path / FILM) == [1, 4]
     assert not marker.exists()

@@ -13,7 +13,7 @@ from dltrain.metrics.distributions import normal_crps, normal_nll, normal_quanti
 CASES = [(0.0, 1.0, 0.3), (2.0, 0.1, 2.5), (-1.0, 3.0, -9.0), (5.0, 0.5, 5.0)]
 
 
-def test_the_pinball_loss_equals_that_of_scikit_learn() -> None:
+def test_the_pinball_loss_equals_scikit_learn() -> None:
     random = np.random.default_rng(0)
     targets, forecasts, levels = random.normal(size=50), random.normal(size=(50, 3)), [0.05, 0.5, 0.9]
     found = pinball(torch.tensor(forecasts), torch.tensor(targets), levels).mean(0)
@@ -33,7 +33,7 @@ def test_the_crps_of_a_normal_distribution_equals_its_integral(mean: float, devi
 
 
 @pytest.mark.parametrize(("mean", "deviation", "target"), CASES)
-def test_the_likelihood_and_quantiles_of_a_normal_distribution_equal_those_of_scipy(
+def test_the_likelihood_and_quantiles_of_a_normal_distribution_equal_scipy(
     mean: float, deviation: float, target: float
 ) -> None:
     values = [torch.tensor(value, dtype=torch.double) for value in (mean, deviation, target)]

@@ -50,7 +50,7 @@ def test_the_frechet_distance_equals_torchmetrics() -> None:
 
 
 def test_the_frechet_distance_of_two_gaussians_equals_the_closed_form() -> None:
-    """Use diagonal covariances: the squared distances of means and of standard deviations are added."""
+    """Use diagonal covariances: the distance is the sum of squared differences of means and standard deviations."""
     noise = torch.Generator().manual_seed(0)
     mean, deviation = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 2.0, 1.0])
     real = torch.randn(200_000, 3, generator=noise)
@@ -96,7 +96,7 @@ def test_the_classifier_score_ranges_from_one_to_the_number_of_classes() -> None
 
 
 def fraction_within(queries: Tensor, members: Tensor, k: int) -> float:
-    """Return the fraction of queries that are at most as far from a member as its k-th nearest other member."""
+    """Return the fraction of queries that lie within the k-nearest-neighbor radius of at least one member."""
     radii = []
     for number, member in enumerate(members):
         others = sorted(float((member - other).norm()) for n, other in enumerate(members) if n != number)

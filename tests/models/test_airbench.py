@@ -26,7 +26,7 @@ def test_airbench_equals_the_published_layers_with_the_same_weights() -> None:
     model = Airbench(3, 16, 24, 5, [26, 28, 30])
     for norm in (module for module in model.modules() if isinstance(module, ShiftedNorm)):
         nn.init.normal_(norm.bias)
-    model(torch.randn(32, 3, 16, 24))  # so that the running statistics are not those of an untrained norm
+    model(torch.randn(32, 3, 16, 24))  # updates the running statistics
     state, x = model.eval().state_dict(), torch.randn(2, 3, 16, 24)
     y = F.gelu(F.conv2d(x, state["whitening.filters"], state["whitening.bias"]))
     for stage in range(1, 4):
@@ -58,7 +58,7 @@ def test_each_convolution_starts_as_the_identity_on_its_first_channels() -> None
 def test_whitened_patches_are_uncorrelated_and_have_a_variance_of_one() -> None:
     torch.manual_seed(0)
     images = F.avg_pool2d(10 * torch.randn(40, 3, 20, 20), 3, 1)  # neighboring pixels are correlated
-    images = images + images.roll(1, 1)  # and so are channels
+    images = images + images.roll(1, 1)  # channels are correlated too
     whitening = Whitening(3)
     whitening.fit(images.split(16))
     outputs = whitening(images).transpose(0, 1).flatten(1)

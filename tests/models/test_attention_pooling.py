@@ -54,7 +54,7 @@ def test_other_readouts_have_no_attention_weights_and_attention_cannot_read_step
         Recurrent("lstm", **SIZES).start(2)
 
 
-def test_attention_weights_are_refused_for_a_model_with_an_output_at_every_step() -> None:
+def test_attention_weights_are_rejected_for_a_model_with_an_output_at_every_step() -> None:
     model = Recurrent("lstm", **SIZES, each_step=True)
     with pytest.raises(
         ConfigError, match=r"^model.readout: not supported because the model returns an output at every"
