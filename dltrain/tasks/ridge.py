@@ -8,20 +8,20 @@ from torch import Tensor
 from dltrain.tasks.base import Batch
 
 MAX_SIZE = 2_048  # maximum number of inputs, and of outputs, per example
-MAX_EXAMPLES = 10_000  # examples of a split that are used
+MAX_EXAMPLES = 10_000  # maximum number of examples used per split
 PENALTIES = [10.0 ** (n / 2) for n in range(-14, 3)]  # per training example
-DEFAULT_PENALTY = 0.01  # without validation examples
+DEFAULT_PENALTY = 0.01  # per training example, if there are no validation examples
 
 
 class Ridge:
     """Linear regression of flattened targets on flattened inputs, with an L2 penalty on the weights.
 
-    It is computed in float64 on the CPU, so that the result does not depend on the device or the precision.
+    The fit is computed in float64 on the CPU, so that it does not depend on the device or the precision.
 
     Args:
         train: Shuffled batches; the first 10,000 examples are used.
-        val: Batches to choose the penalty by the squared error on the first 10,000 examples; None for a penalty of 0.01
-            per training example, which suits inputs of a scale of about 1.
+        val: Batches whose first 10,000 examples select the penalty with the smallest squared error; None for a penalty
+            of 0.01 per training example, which suits inputs with a standard deviation of about 1.
 
     The attribute ``deviation``, (outputs,), has the root mean squared error of each output on the examples of ``val``,
     or of ``train`` if ``val`` is None.

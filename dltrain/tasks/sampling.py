@@ -50,7 +50,7 @@ def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Te
 
 
 def cyclic_labels(model: nn.Module, count: int, limit: int | None = None) -> Tensor | None:
-    """Return labels that cycle through the first ``limit`` or all classes; None for an unconditional model."""
+    """Return labels that cycle through the first ``limit`` classes (default: all); None for an unconditional model."""
     classes = num_classes(model)
     if not classes:
         return None
@@ -71,7 +71,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
         drawn = torch.randint(classes, (count,), generator=request.noise) if classes and draw else None
         return None if drawn is None else drawn.to(request.device)
     if not classes:
-        hint = "Train one with model.conditional=true."
+        hint = "Train a model with model.conditional=true."
         raise ConfigError(f"--class: not supported because this model is not conditional. {hint}")
     if not 0 <= request.label < classes:
         raise ConfigError(format_error("--class", f"a class from 0 to {classes - 1}", request.label))

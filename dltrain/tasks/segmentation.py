@@ -23,10 +23,10 @@ TINT = 0.5  # share of a class's color in an image with a mask; class 0 is not t
 
 @dataclass(eq=False)
 class Segmentation(Supervised):
-    """Segmentation: cross-entropy of outputs (B, classes, height, width) and ``targets`` (B, height, width), or Dice.
+    """Segmentation: cross-entropy of each pixel, optionally mixed with a Dice loss.
 
-    Targets are class indices in int64; pixels with the target -1 are ignored. All metrics are computed over the pixels
-    of a whole split.
+    Outputs are (B, classes, height, width). ``targets`` (B, height, width) are class indices in int64; pixels with the
+    target -1 are ignored. All metrics are computed over the pixels of a whole split.
 
     Args:
         low, high: Model inputs for black and white, one number per channel.
@@ -106,7 +106,7 @@ class Segmentation(Supervised):
 
 
 def soft_dice_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 minus the mean Dice of probabilities and targets of each image, over the classes in its targets.
+    """Return the Dice loss of each image: 1 minus the mean Dice coefficient over the classes in its targets.
 
     Shape:
         outputs (B, classes, height, width), targets (B, height, width) -> (B,)

@@ -20,7 +20,7 @@ class SpanCorruption(Translation):
     """Span corruption: cross-entropy of the masked spans of a text, each of which is replaced by a sentinel.
 
     The inputs ``Thank you for inviting me`` may become ``Thank <0> inviting <1>`` with the targets
-    ``<0> you for <1> me <2>``. The targets of the data, if there are any, are not read.
+    ``<0> you for <1> me <2>``. Targets in the data are ignored.
 
     Args:
         length: Maximum number of tokens of a text, before spans are masked.
@@ -106,7 +106,7 @@ class SpanCorruption(Translation):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with masked spans, their spans, and the spans that the model predicts."""
+        """Return texts with masked spans, the true spans and the predicted spans."""
         batch = evaluation.extra["shown"]["batch"]
         if batch is None:
             return []

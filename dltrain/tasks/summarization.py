@@ -56,7 +56,7 @@ class Summarization(Translation):
         return [self._encode(" ".join(text.split()[: self.lead])) for text in self._texts(batch)]
 
     def _encode(self, text: str) -> list[int]:
-        assert self.encode is not None, "there are no baselines without it"
+        assert self.encode is not None, "baselines are fitted only if `encode` is set"
         return self.encode(text)
 
     def _texts(self, batch: Batch) -> list[str]:

@@ -16,7 +16,7 @@ class Supervised(Task):
     weight and its outputs: ``{"aux": (0.4, outputs)}``. The loss of each head is multiplied by its weight, added to the
     total, and logged under the name of the head. In evaluation, a model returns only its outputs.
 
-    Source: auxiliary heads: Szegedy et al. 2015, "Going deeper with convolutions", section 5.
+    Source: auxiliary heads, Szegedy et al. 2015, "Going deeper with convolutions", section 5.
     """
 
     @abstractmethod

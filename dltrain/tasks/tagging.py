@@ -25,8 +25,8 @@ class Tagging(Task):
 
     Args:
         tags: Number of tags.
-        tag_names: Names of the tags. Names such as ``B-PER`` and ``O`` mark entities, whose F1 score selects the
-            best checkpoint if seqeval, which computes it, is installed.
+        tag_names: Names of the tags. If they mark entities, as ``B-PER`` and ``O`` do, and seqeval is installed, the F1
+            score of the entities selects the best checkpoint.
         vocabulary: Number of distinct tokens, for the baseline.
         label_smoothing: Share of each target that is spread evenly over all tags, in training only.
     """

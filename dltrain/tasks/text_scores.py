@@ -9,7 +9,7 @@ class Texts:
     """Generated texts and their references.
 
     Args:
-        found: The texts, without unknown tokens, so that these never count as correct.
+        found: Generated texts without unknown tokens, which must never count as correct.
         references: The reference of each text.
         exact: Whether each text equals its reference and has no unknown token.
         kinds: Index of the task of each pair; 0 if there is only one task.

@@ -23,7 +23,7 @@ from dltrain.tasks.word_for_word import WordForWord
 NUM_SHOWN = 4  # translations in the log
 
 Decode = Callable[[list[int]], str]
-Baseline = Callable[[Batch], list[list[int]]]  # returns tokens of a target for each source
+Baseline = Callable[[Batch], list[list[int]]]  # maps a batch to the target tokens of each source
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class Translation(Task):
     Args:
         vocabulary: Number of distinct tokens of the target.
         pad_token, begin_token, end_token, unknown_token: Special tokens of the target.
-        length: Maximum number of tokens of a translation, including the end.
+        length: Maximum number of tokens of a translation, including the end token.
         decode, decode_source: Functions that turn tokens of the target and of the source into text.
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
@@ -135,7 +135,7 @@ class Translation(Task):
         return torch.cat(outputs, dim=1)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss and accuracy of each next token, and the quality of some translations; keep four for `show`."""
+        """Return loss, token accuracy and scores of the first `decode_examples` translations; keep four for `show`."""
         mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
@@ -157,10 +157,10 @@ class Translation(Task):
         return Evaluation(mean.read() | scores, baselines, {"shown": shown}, definitions=definitions)
 
     def _first(self, batch: Batch, seen: int) -> Batch:
-        """Return the examples of a batch that are translated, because they are among the first `decode_examples`.
+        """Return the examples of a batch that are among the first `decode_examples` of the split.
 
         Args:
-            seen: Examples in the batches before this one.
+            seen: Number of examples in the batches before this one.
         """
         positions = batch.get("position", torch.arange(seen, seen + len(batch["targets"])))
         rows = (positions < self.decode_examples).nonzero()[:, 0]
@@ -176,7 +176,7 @@ class Translation(Task):
         texts.add(known, list(map(self.text, references)), exact, self.kinds(batch))
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the share of exact matches and, with sacrebleu, BLEU and chrF; also return the signatures of both."""
+        """Return the share of exact matches and, with sacrebleu, BLEU and chrF with their signatures."""
         exact = {"exact_match": texts.exact_match}
         if not metrics.is_available():
             return exact, {}
@@ -241,7 +241,7 @@ class Translation(Task):
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def text(self, tokens: list[int]) -> str:
-        """Return the text of tokens of the target."""
+        """Return target tokens as text."""
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:

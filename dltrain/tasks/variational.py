@@ -141,7 +141,7 @@ class Variational(Autoencoding):
             metrics |= self.quality.measure(scored, torch.cat(samples))
         collapsed = f"none of {center.shape[1]} latent variables is active (KL {metrics['kl']:.2g} nats)"
         advice = "the decoder ignores its code. Try a smaller task.beta or a longer task.warmup."
-        notes = [] if metrics["active_units"] else [f"posterior collapse: {collapsed}, {advice}"]
+        notes = [] if metrics["active_units"] else [f"posterior collapse: {collapsed}; {advice}"]
         return Evaluation(metrics, {"mean example": self._baseline(target_spread)}, {"collected": collected}, notes)
 
     def importance_weights(

@@ -13,8 +13,9 @@ MASK = 2**BITS - 1
 class WordForWord:
     """Translation of each source token by the target token most associated with it, in the order of the source.
 
-    The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where ``n``
-    is the number of training pairs that contain a token, or both. Tokens that occur in no training pair are left out.
+    The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where
+    ``n(s)`` is the number of training pairs that contain ``s``, and ``n(s, t)`` the number that contain ``s`` and
+    ``t``. Tokens that occur in no training pair are left out.
 
     Args:
         train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; about the first

@@ -16,7 +16,7 @@ from torch import nn
 from dltrain.data.loader import LAYOUTS
 from dltrain.errors import ConfigError, format_error
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -176,8 +176,8 @@ def _skip_compiler_import(skip: bool) -> None:
     """Keep torch.optim from importing torch's compiler (2 s) in a run that does not compile.
 
     On their first call, the methods of `torch.optim.Optimizer` listed below import the compiler to exclude themselves
-    from it, and cache the result in ``__dynamo_disable``. Setting that attribute here avoids the import. Methods that
-    are not wrapped are left unchanged.
+    from compilation, and cache the result in ``__dynamo_disable``. Setting that attribute here avoids the import.
+    Methods that are not wrapped are left unchanged.
     """
     for name in ("add_param_group", "state_dict", "load_state_dict", "zero_grad"):
         inner: Any = getattr(getattr(torch.optim.Optimizer, name), "__wrapped__", None)

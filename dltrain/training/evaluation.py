@@ -70,7 +70,7 @@ class Evaluator:
         self.model = model if ema is None else ema.module
 
     def evaluate(self, batches: Batches, goal: Goal | None = None) -> Evaluation:
-        """Evaluate on a split; `goal` defaults to the task's own. A signal raises `Stopped`."""
+        """Evaluate on a split; `goal` defaults to `task.goal`. A signal raises `Stopped`."""
         goal = goal or self.task.goal
         if not has_finite_weights(self.model):
             return Evaluation({goal.metric: math.nan})
@@ -89,7 +89,7 @@ class Evaluator:
         return run_in_eval_mode((goal or self.task.goal).show, self.model, self.device, evaluation)
 
     def frame(self, evaluation: Evaluation) -> Tensor | None:
-        """Return the next frame of the task's film, if it has one, unless a metric is not finite."""
+        """Return the next frame of the task's film; None if it has no film or a metric is not finite."""
         if not self.media or non_finite(evaluation):
             return None
         return run_in_eval_mode(self.task.frame, self.model, self.device)

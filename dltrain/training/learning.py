@@ -17,7 +17,7 @@ def set_learning(model: nn.Module, stage: Stage) -> None:
 def train_mode(model: nn.Module) -> None:
     """Set training mode, except for modules whose parameters are all frozen: these are set to evaluation mode.
 
-    This keeps the statistics of frozen norms, and disables dropout in frozen modules.
+    This keeps the running statistics of frozen normalization layers, and disables dropout in frozen modules.
     """
     model.train()
     if all(p.requires_grad for p in model.parameters()):

@@ -33,9 +33,9 @@ class Loop:
 
     Args:
         stages: Stages of the task; their turns contain no frozen parameters.
-        batches: Split -> its batches: ``train``, optionally ``unlabeled`` and ``val``. Without ``val``, the last
+        batches: Batches by split: ``train``, optionally ``unlabeled`` and ``val``. Without ``val``, the last
             weights count as the best.
-        make_optimizer: Function that returns an optimizer for a turn and the number of steps of its stage.
+        make_optimizer: Function that maps a turn and the number of steps of its stage to an optimizer.
         ema: Averaged weights, which are evaluated instead of the model's own; None for no averaging.
     """
 
@@ -90,7 +90,7 @@ class Loop:
         # Imported objects live until the end, so the garbage collector does not need to scan them during training. With
         # these thresholds, it soon finds cycles that hold tensors.
         gc.collect()
-        frozen = gc.get_freeze_count() > 0  # by the calling program; unfreezing would undo it
+        frozen = gc.get_freeze_count() > 0  # the calling program froze objects; gc.unfreeze would release them
         if not frozen:
             gc.freeze()
         thresholds = gc.get_threshold()

@@ -31,7 +31,7 @@ class Timer:
         self.pauses = 0
         self.examples = 0
         self.for_data = 0.0  # seconds in this session in which this process waited for batches
-        self.for_device = 0.0  # seconds in this session in which it waited for the device to finish its steps
+        self.for_device = 0.0  # seconds in this session in which this process waited for the device to finish steps
         self.first_step: float | None = None
         self.earlier: dict[str, float] = {}
 
@@ -142,7 +142,7 @@ class LossBuffer:
             self.parts.setdefault(turn, {}).setdefault(part, []).append((value.detach(), loss.weight))
 
     def read(self, readings: dict[str, Tensor]) -> Readings:
-        """Return and clear the weighted mean losses and the last gradient norms, together with `readings`."""
+        """Return the weighted mean losses, the last gradient norms and `readings`, and clear the buffer."""
         names = {turn: log_name("loss", turn) for turn in self.losses}
         means = {names[turn]: self._mean(pairs) for turn, pairs in self.losses.items()}
         stated = Counter(part for parts in self.parts.values() for part in parts)

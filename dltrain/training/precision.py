@@ -95,7 +95,7 @@ def advise(model: nn.Module, device: Device) -> str | None:
         return f"torch has no fast {lower} kernels for this CPU: device.precision={lower} is much slower than fp32"
     features = torch.cpu.get_capabilities()
     in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
-    # A convolution without overlap, such as the patches of a ViT, is a matrix product, which is slower in autocast.
+    # A convolution without overlap, as in the patch embedding of a ViT, is a matrix product, slower in autocast.
     overlaps = any(layer.kernel_size > layer.stride for layer in model.modules() if isinstance(layer, _ConvNd))
     gains = overlaps or any(isinstance(layer, nn.LSTM) for layer in model.modules())
     if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):
@@ -108,5 +108,5 @@ def _is_fast(precision: str, convolves: bool) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     if precision == "fp16" and convolves and not torch.cpu.get_capabilities().get("amx_fp16", False):
-        return False  # the gradient of a convolution's weights is reference code
+        return False  # oneDNN computes the gradient of a convolution's weights with slow reference code
     return getattr(torch.ops.mkldnn, f"_is_mkldnn_{precision}_supported")()

@@ -19,7 +19,7 @@ from dltrain.training.state import Stages, TrainState
 
 LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and its minimum share of the training time, for a hint
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
-MEMORY_SECONDS = 1.0  # minimum time between two readings of the peak memory; one takes as long as the rest of a log
+MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; one reading takes as long as the rest of a log
 
 
 @dataclass
@@ -99,7 +99,7 @@ class RunLogger:
         """Log a hint, once, if training waited long for data that worker processes could read; called after an epoch.
 
         Args:
-            workers: Processes that decode the examples; None if no examples are decoded.
+            workers: Number of processes that decode the examples; None if no examples are decoded.
         """
         idle = self.timer.idle_seconds
         share = idle / max(self.timer.training_seconds() - self.timer.earlier.get("training_seconds", 0.0), 1e-9)

@@ -48,7 +48,7 @@ class Loaded:
         origin: Source of the weights.
         sha256: Hash of the file.
         names: Weights and buffers that were loaded.
-        new: Weights that were not loaded -> reason.
+        new: Reason for each weight that was not loaded, by the weight's name.
         unused: Names in the source that the model does not have.
         heads: Weights in `names` whose shape depends on the number of outputs.
         note: A line for the user.
