@@ -48,10 +48,10 @@ test: .venv/installed-dev ## run the default tests, which need only bundled data
 test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minutes
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
 
-test-all: .venv/installed-dev ## run all tests, including the slow ones and, with a GPU, those for GPUs
+test-all: .venv/installed-dev ## run all tests, including slow tests and, if there is a GPU, tests on it
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
-test-lowest: ## run some tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+test-lowest: ## run some tests in .venv-lowest, with the lowest versions of dependencies in pyproject.toml
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
@@ -84,6 +84,6 @@ bench: .venv/installed ## compare training rates with a bare loop and other inst
 wheel: .venv/installed ## build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
-clean: ## remove caches and builds; runs in outputs/ and .venv stay
+clean: ## remove caches and builds, but not .venv or the runs in outputs/
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -52,7 +52,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps per run, at least 4 (default: set by the workload)")
     parser.add_argument("--threads", type=int, help="value of OMP_NUM_THREADS (default: unchanged)")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
-    parser.add_argument("--growth", action="store_true", help="time and memory of a step early and late in a run")
+    parser.add_argument("--growth", action="store_true", help="compare time and memory of an early and a late step")
     parser.add_argument("--busy", action="store_true", help="measure despite a high load average")
     options = parser.parse_args()
     if options.rounds < 1 or (options.steps is not None and options.steps < 4):
@@ -182,7 +182,7 @@ def warn(rows: list[Measured]) -> None:
     for name in {row["workload"] for row in rows}:
         sizes = {row["parameters"] for row in rows if row["workload"] == name and "parameters" in row}
         if len(sizes) > 1:
-            print(f"{name}: the systems trained different models, of {sizes} parameters")
+            print(f"{name}: the systems trained different models, with {sizes} parameters")
     for row in rows:
         reported = row.get("reported_samples_per_s")
         if reported and abs(reported / row["samples_per_s"] - 1) > 0.05:
@@ -210,7 +210,7 @@ def check_growth(folder: Path, options: argparse.Namespace) -> int:
 
 
 def machine(options: argparse.Namespace, load: float) -> Measured:
-    """Describe the machine and the versions on which the benchmark ran."""
+    """Return the hardware, the threads and the software versions of the benchmark."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""Training loops of PyTorch's public examples, with the same layers, operations and reads of the loss.
+"""Training loops with the layers, operations and `loss.item()` calls of PyTorch's public examples.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """
@@ -52,7 +52,7 @@ def vae(task: Any) -> None:
 def dcgan(task: Any) -> None:
     """Train with two Adam optimizers; the critic and the generator use the same generated images.
 
-    The generator's turn also computes gradients of the critic, which are discarded; losses are printed in every step.
+    The generator's backward pass also computes gradients of the critic, which are discarded. Each step prints losses.
     """
     model, step = task.model(), 0
     adams = [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999)) for p in (model.critic, model.generator)]

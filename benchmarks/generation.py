@@ -46,7 +46,7 @@ MODELS: Mapping[str, Callable[[int], nn.Module]] = {
 
 
 class Recomputed:
-    """Adapter that runs an encoder-decoder step by step without a cache: each step computes all tokens again."""
+    """Adapter that runs an encoder-decoder step by step without a cache: each step recomputes all tokens."""
 
     def __init__(self, model: nn.Module, source: Tensor) -> None:
         self.model, self.source = model, source

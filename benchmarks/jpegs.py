@@ -26,7 +26,7 @@ from dltrain.data.loader import Batches
 from dltrain.datasets.image_folder import ImageFolder
 
 SIZE, BATCH = 224, 32
-PHOTO = (500, 375)  # pixels, a usual size of ImageNet's photographs
+PHOTO = (500, 375)  # width and height in pixels, typical of ImageNet
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def compare(folder: Path, workers: int, rounds: int) -> None:
 
 
 def dltrain(folder: Path, workers: int) -> Any:
-    """Return a function that takes the number of an epoch and returns its batches."""
+    """Return a function that takes an epoch number and returns the batches of that epoch."""
     data = ImageFolder(
         str(folder),
         image_size=SIZE,
@@ -81,7 +81,7 @@ def dltrain(folder: Path, workers: int) -> Any:
 
 
 def torchvision(folder: Path, workers: int) -> Any:
-    """Return a function that takes the number of an epoch and returns its batches."""
+    """Return a function that takes an epoch number and returns the batches of that epoch."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE, antialias=True),

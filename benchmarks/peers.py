@@ -1,7 +1,7 @@
 """Other trainers on the same model, tensors and batch size, with their default logging and progress display.
 
-Checkpoints, clipping and evaluation are disabled, because dltrain and the bare loop do none of them during the measured
-steps; only fastai validates after each epoch, on one batch.
+Checkpoints, gradient clipping and evaluation are disabled, because dltrain and the bare loop do none of them during
+the measured steps; only fastai validates after each epoch, on one batch.
 """
 
 import importlib.util
@@ -100,7 +100,7 @@ def fastai(task: Task) -> None:
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
 
-    importlib.import_module("fastai.callback.progress")  # makes its progress bar the default
+    importlib.import_module("fastai.callback.progress")  # makes fastai's progress bar the default
 
     def adam(parameters: Any, **options: Any) -> OptimWrapper:
         return OptimWrapper(parameters, torch.optim.Adam, **options)
@@ -114,7 +114,7 @@ def fastai(task: Task) -> None:
 
 
 def keras(task: Task) -> None:
-    """Train the same module with Keras on torch, and with Keras' own optimizer."""
+    """Train the same module with Keras' torch backend and Keras' own Adam."""
     import keras as k
 
     class Adam(k.optimizers.Adam):
@@ -141,7 +141,7 @@ def keras(task: Task) -> None:
 
 
 def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
-    """Return rows and a number of epochs that give at least ``task.steps``, for systems that only count epochs."""
+    """Return rows, and epochs for at least ``task.steps`` steps, for systems that only count epochs."""
     rows, wanted = task.dataset(), task.steps * task.workload.batch_size
     if wanted >= len(rows):
         return rows, -(-wanted // len(rows))

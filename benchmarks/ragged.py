@@ -1,4 +1,4 @@
-"""A bare loop that classifies texts of different lengths by a bidirectional LSTM on packed sequences."""
+"""Bare training loop for texts of different lengths: a bidirectional LSTM classifier on packed sequences."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from torch.nn.utils import rnn
 from torch.utils.data import DataLoader
 
 WORDS, SPECIAL, CLASSES = 1_000, 2, 2  # special: padding and the unknown word
-SHORTEST, LONGEST = 10, 100  # words
+SHORTEST, LONGEST = 10, 100  # words per text
 LOG_EVERY = 50
 
 

@@ -36,7 +36,7 @@ NAMES = ("checkpoint", "plain")
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=KINDS, help="one network instead of both")
+    parser.add_argument("--only", choices=KINDS, help="measure only this network")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent / "outputs") as scratch:
         folder = Path(scratch)

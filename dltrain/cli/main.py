@@ -19,8 +19,8 @@ from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
-# Imports and the composition create a million objects, most of which live until the end: with Python's own thresholds,
-# the garbage collector takes a tenth of the time to the first step. The training loop lowers them again.
+# Imports and the composition create a million objects, most of which live until the end: with Python's default
+# thresholds, the garbage collector takes a tenth of the time to the first step. The training loop uses lower ones.
 RARE_COLLECTIONS = (50_000, 20, 100)
 HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 
@@ -105,7 +105,7 @@ def _explained_paths() -> Iterator[None]:
     except RuntimeError as error:
         if "home directory" not in str(error):
             raise
-        raise ConfigError(format_error("~NAME", "a user of this machine", "another name")) from None
+        raise ConfigError(format_error("~NAME", "a user of this machine", "an unknown name")) from None
 
 
 if __name__ == "__main__":

@@ -179,8 +179,8 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
 Compute the metrics of a checkpoint and print them in the same table as at the end of the run. The run's folder is not
 changed, and the run may still be training.
 
-The data are those of the run. data.path= gives their new location, or names other data: then all examples of that file
-or folder are evaluated, with the normalization, vocabulary and classes of the run.""",
+The run's own data are evaluated. data.path= gives their new location or names other data; all examples of other data
+are evaluated, with the normalization, vocabulary and classes of the run.""",
         examples="""\
 dltrain evaluate latest
 dltrain evaluate outputs/lstm-timeseries/20261122-170146-f8f5 --split val

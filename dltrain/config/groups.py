@@ -40,7 +40,7 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 def is_override(word: str) -> bool:
     """Return whether a word of a command line sets a key or a group, rather than naming a path.
 
-    An existing path takes precedence, as folders of runs have names such as ``0_model=lstm``. A word with a
+    An existing path takes precedence, because run folders have names such as ``0_model=lstm``. A word with a
     slash sets a key only if it names a group: ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
     """
     if not OVERRIDE.match(word) or os.path.exists(word):

@@ -36,7 +36,7 @@ def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def reject_computed_names(content: Any, file: Path) -> None:
-    """Reject computed names of environment variables, as they hide which variable is read."""
+    """Reject computed names of environment variables, because they hide which variable is read."""
     found = [(key, text) for key, text in validation.leaves(content) if COMPUTED_NAME.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a literal name in {file}"

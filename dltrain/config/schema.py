@@ -25,7 +25,7 @@ class FieldSpec:
 
     text: str  # a description for messages: "a number above 0"
     accepts: Callable[[Any], bool]  # whether one value is valid
-    names: tuple[str, ...] = ()  # to choose from, if it is a choice
+    names: tuple[str, ...] = ()  # the valid names of a choice; empty for other fields
     many: bool = False  # a list of valid values may replace the scalar in YAML
     null: bool = False  # null may replace the value in YAML
     edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
@@ -276,7 +276,7 @@ def is_deferred(value: Any) -> bool:
 def out_of_range(node: Any, prefix: str = "", target: str = "") -> Iterator[str]:
     """Yield an error for each value of a configuration that is out of range.
 
-    Arguments of a user's own class are skipped, as their names may have other meanings.
+    Arguments of a user's own class are skipped, because their names may have other meanings.
     """
     if isinstance(node, Mapping):
         target = str(node.get("_target_", ""))

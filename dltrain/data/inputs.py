@@ -40,7 +40,7 @@ class InputFiles:
 
         Raises:
             ConfigError: No input is given, text is given, or a folder cannot be read, has no file with these suffixes,
-                or contains a pipe or device with one of them.
+                or contains a pipe or device with such a suffix.
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
@@ -67,7 +67,7 @@ class InputFile:
 
     Args:
         number: Position of its INPUT argument, from 1.
-        name: Its path, or ``-``.
+        name: Path of the file, or ``-``.
     """
 
     number: int

@@ -232,7 +232,7 @@ class TensorLoader:
         """
         first = start // self.batches * self.batches
         order = torch.cat(plan[first:]) if plan[first:] else torch.empty(0, dtype=torch.int64)
-        moved, begin = order.to(self.device), 0  # one copy for the whole epoch, as each copy may wait for the device
+        moved, begin = order.to(self.device), 0  # one copy per epoch, because each copy may wait for the device
         for number in range(first, len(plan), self.batches):
             sizes = [part.shape[0] for part in plan[number : number + self.batches]]
             end = begin + sum(sizes)

@@ -136,7 +136,7 @@ class ByLength:
 def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -> list[int]:
     """Return the sizes of batches after the divisions that remove the most padding.
 
-    The divisions end when the share of padding is at most `MAX_PADDING`, or when none removes padding.
+    The divisions end when the share of padding is at most `MAX_PADDING`, or when no division removes padding.
 
     Args:
         widths: Width of each field of each example, (N, fields).
@@ -161,7 +161,7 @@ def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -
 
 
 def _order(values: Tensor, descending: bool) -> Tensor:
-    """Return the indices that sort `values`; equal ones keep their order."""
+    """Return the indices that sort `values`; equal values keep their order."""
     return values.sort(stable=True, descending=descending).indices
 
 

@@ -83,11 +83,12 @@ class Spec:
         normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
         tokens: Vocabulary of the inputs, if they are text.
-        idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,); 0 for special ones.
+        idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,), 0 for special
+            tokens.
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Steps of the longest target, including the end token, if inputs and targets differ in length.
-        notes: Notes of a piano roll, if each step is a frame of one.
+        notes: Notes of a piano roll, if each step is one of its frames.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
         prefixes: Prefixes of the inputs, which name a task, such as ``summarize: ``; one for each table.
     """

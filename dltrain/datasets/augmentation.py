@@ -22,11 +22,11 @@ class Augmentation:
     """Random changes of training images; the defaults change nothing.
 
     Args:
-        flip: Mirror left and right with probability 1/2.
-        flip_vertical: Mirror top and bottom with probability 1/2.
+        flip: Flip horizontally with probability 1/2.
+        flip_vertical: Flip vertically with probability 1/2.
         shift: Maximum shift in each direction, in pixels.
-        min_area: Minimum share of the image in a random crop, which is then resized, in (0, 1]; 1 for no crop. A side
-            that would exceed the image is shortened, and the share can then be smaller.
+        min_area: Minimum area of a random resized crop, as a share of the image, in (0, 1]; 1 for no crop. A side that
+            would exceed the image is shortened, and the share can then be smaller.
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).
@@ -35,8 +35,8 @@ class Augmentation:
         saturation: Maximum relative change of the saturation, in [0, 1]; gray images have none.
         randaugment: Operations that RandAugment applies to each image, at least 0.
         magnitude: Strength of these operations, in [0, 30].
-        mixup: Parameter of the beta distribution of mixup's weights; 0 for no mixup.
-        cutmix: Parameter of the beta distribution of cutmix's areas; 0 for no cutmix.
+        mixup: Alpha of mixup, which draws weights from Beta(alpha, alpha); 0 for no mixup.
+        cutmix: Alpha of CutMix, which draws areas from Beta(alpha, alpha); 0 for no CutMix.
         erase: Side of a square that is set to the mean in each image, in pixels; 0 for no square.
 
     Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix, and

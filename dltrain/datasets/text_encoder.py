@@ -53,7 +53,7 @@ class PairEncoder:
     Args:
         tokens: Vocabulary, with tokens for begin and end.
         max_length: Maximum number of tokens of a pair; a longer pair loses the last tokens of its longer text, or
-            of both texts if each exceeds half of what special tokens leave.
+            of both texts if each is longer than (`max_length` - 3) / 2.
 
     Raises:
         ConfigError: The vocabulary has no token for begin or end.

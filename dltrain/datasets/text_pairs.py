@@ -45,7 +45,7 @@ class TextPairs:
     """Pairs of texts, each pair with a class or a number; the splits are random but fixed.
 
     A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last words of its longer text, or of both if each exceeds half of what the three special tokens leave. The column to
+    last tokens of its longer text, or of both texts if each is longer than (`max_length` - 3) / 2. The column to
     predict is read as in `dltrain.datasets.text_table`.
 
     Args:

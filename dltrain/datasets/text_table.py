@@ -45,19 +45,19 @@ class TextTable:
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
         header: Whether the first line of a CSV file names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
-        tokens: ``words``, or subwords, which then count as words: ``bpe`` or ``wordpiece``, as in BERT.
+        tokens: ``words``, or subwords: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
             characters, which are kept even if they exceed it. At least 1.
-        max_length: Maximum number of words of a text; the rest is cut off. At least 1; at least 3 with
+        max_length: Maximum number of tokens of a text; the rest is cut off. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
-        special_tokens: Whether to add tokens for begin and end, which count as words, to each text, and a mask token to
-            the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own special
+        special_tokens: Whether to add begin and end tokens, which count in ``max_length``, to each text, and a mask
+            token to the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own special
             tokens.
         batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
-        max_tokens: Maximum number of words per batch including padding; replaces ``batch_size``. None to use
+        max_tokens: Maximum number of tokens per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
