@@ -105,7 +105,7 @@ def test_attention_gives_the_same_forecast_for_true_values_read_in_one_pass_or_s
 
 
 @torch.no_grad()
-def test_the_share_of_true_values_falls_from_1_to_0_in_training_and_is_0_outside() -> None:
+def test_the_share_of_true_values_falls_from_1_to_0_in_training_and_is_0_in_prediction() -> None:
     model, targets = build(), draw(BATCH, HORIZON, COLUMNS, seed=3)
     task = Forecasting(HORIZON, COLUMNS, features=FEATURES, output="gaussian")
     batch = {"inputs": X, "targets": targets}

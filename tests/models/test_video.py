@@ -1,4 +1,4 @@
-"""Networks for video clips, compared with torchvision with the same weights and with a computation by frame."""
+"""Networks for video clips, compared with torchvision with the same weights and with a frame-by-frame loop."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Runs of an early state of version 0.2 (tests/fixtures/runs_of_0.2), and runs without a newer group or key.
+"""Runs of an early state of version 0.2 (tests/fixtures/runs_of_0.2), and runs that lack a newer group or key.
 
 The expected metrics are those that the same version reached in one run of twice the length. They are compared with a
 tolerance because sums in float32 differ between CPUs.

@@ -46,7 +46,7 @@ def prepared(texts: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
 
 
 @pytest.mark.parametrize("header", [[], ["4 4"]], ids=["glove", "word2vec"])
-def test_words_in_the_file_get_its_vectors_and_other_words_random_vectors_of_the_same_deviation(
+def test_words_in_the_file_get_their_vectors_and_other_words_random_vectors_of_the_same_deviation(
     header: list[str], prepared
 ) -> None:  # type: ignore[no-untyped-def]
     rows, notes = prepared([*header, *LINES])

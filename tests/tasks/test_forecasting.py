@@ -76,7 +76,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
 
 
 class RepeatLast(nn.Module):
-    """Model whose forecast is the last input, which does not depend on affine normalization."""
+    """Model that forecasts the last input; affine normalization does not change the forecast in data units."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, -1:].expand(-1, HORIZON, -1).flatten(1)
