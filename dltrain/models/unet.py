@@ -16,7 +16,7 @@ class UNet(nn.Module):
     Args:
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
-        hidden_size: Channels at each resolution, the highest first; each resolution is half of the previous one.
+        hidden_size: Channels at each resolution, highest resolution first; each is half of the previous resolution.
         activation: Name of the activation function.
         norm: Normalization after each convolution: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability at the lowest resolution.
@@ -63,7 +63,7 @@ class UNet(nn.Module):
 
 
 def _double(inputs: int, outputs: int, activation: str, norm: str) -> nn.Sequential:
-    """Return two convolutions of 3x3 pixels, each with norm and activation."""
+    """Return two 3x3 convolutions, each followed by normalization and activation."""
     layers: list[nn.Module] = []
     for size in (inputs, outputs):
         layers += [nn.Conv2d(size, outputs, 3, padding=1, bias=norm == "none"), make_norm(norm, outputs, dims=2)]

@@ -50,7 +50,8 @@ class CNNLSTM(nn.Module):
         self.lstm = nn.LSTM(frame_features, hidden_size, num_layers, batch_first=True, dropout=between)
         for name, bias in self.lstm.named_parameters():
             if name.startswith("bias_ih"):
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # so that gradients pass through many frames
+                # Forget gates start open, so that gradients pass through many frames.
+                nn.init.ones_(bias[hidden_size : 2 * hidden_size])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, outputs)
 

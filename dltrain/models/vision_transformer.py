@@ -118,7 +118,7 @@ class ViT(AdoptedNetwork):
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Return weights with position embeddings interpolated from a square grid of patches to the grid of this model.
 
-        The position of a class token is left out if this model has none.
+        The position embedding of a class token is dropped if this model has no class token.
         """
         there, here = weights.get(POSITIONS), self.get_parameter(POSITIONS)
         if there is None or there.dim() != 3 or there.shape == here.shape or there.shape[::2] != here.shape[::2]:

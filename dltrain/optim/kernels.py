@@ -25,8 +25,8 @@ def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor
 def bare_step(optimizer: Any) -> Callable[[], Any]:
     """Return an optimizer's step without torch's wrappers for profilers, hooks and its compiler.
 
-    The wrappers are unused here, take a tenth of a small network's step, and import the compiler at the first call
-    (2 s).
+    The wrappers are unused here, take 10 % of the step time of a small network, and import the compiler at the first
+    call (2 s).
     """
     step, no_grad = inspect.unwrap(type(optimizer).step), torch.no_grad()
 
@@ -79,7 +79,7 @@ def match_state_layout(optimizer: Any) -> None:
     Fused kernels check neither shape nor layout.
 
     Raises:
-        ValueError: The shape of a state is not that of its weight (for ``step``, a scalar), or a state is not strided.
+        ValueError: A state has another shape than its weight (``step`` must be a scalar), or is not strided.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -10,13 +10,13 @@ from torch import Tensor
 from dltrain.plots.charts import CLASS_COLORS
 
 COLORS = CLASS_COLORS[1:]
-MIN_FONT, MIN_LINE = 12, 2  # size of captions and width of frames in small images, in pixels
+MIN_FONT, MIN_LINE = 12, 2  # size of captions and width of outlines in small images, in pixels
 
 
 def draw(
     image: Image.Image, boxes: Sequence[Sequence[float]], numbers: Sequence[int], captions: Sequence[str]
 ) -> Image.Image:
-    """Return a copy in color with a frame around each box and a caption at its upper left corner.
+    """Return an RGB copy with the outline of each box and a caption at its upper left corner.
 
     Args:
         boxes: Left, top, right and bottom in pixels.

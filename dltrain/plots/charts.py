@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GRAY)
 # Colors of pixel classes; the first class is usually the background.
 CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442", "#882255", GRAY)
-TITLE = 32  # maximum length of the title of axes, in characters
+TITLE = 32  # maximum length of an axes title, in characters
 PANELS = 3  # maximum number of forecasts in one chart
 COLUMNS = 3  # captioned images in one row
 PITCH = 1.4  # distance between rows of captioned images, as a multiple of the column width
@@ -55,7 +55,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
         color = "white" if shares[row, column] > 0.35 else INK
         if size > 4:
             note = axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
-            note.set_in_layout(False)  # it lies within its cell; measuring all of them takes a third of the time
+            note.set_in_layout(False)  # it is inside its cell; measuring all texts takes a third of the time
     ticks = range(0, len(counts), math.ceil(len(counts) / 14))
     labels = [truncate(names[tick], 10) for tick in ticks]
     horizontal = len(ticks) * (1 + max(map(len, labels))) <= 36
@@ -153,8 +153,8 @@ def forecasts(
 def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Sequence[str], title: str) -> None:
     """Draw points, (N, 2), with equal scales on both axes.
 
-    With more than ten classes, the first nine have a color each and the others share one. Up to half a percent of the
-    points may be outside the axes on each side; the title states how many are.
+    With more than ten classes, the first nine have their own colors and all others share one color. Up to half a
+    percent of the points may be outside the axes on each side; the title states their number.
 
     Args:
         classes: Class of each point as an index into ``names``, (N,); None draws all points in one color.
@@ -169,7 +169,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     low, high = middle - half, middle + half
     inside = ((points >= low) & (points <= high)).all(1)
     outside = len(points) - int(inside.sum())
-    figure.set_layout_engine("none")  # so that the axes do not move between the frames of a film
+    figure.set_layout_engine("none")  # so that the axes do not move between the frames of an animation
     axes = figure.add_axes((0.17, 0.28, 0.76, 0.66), aspect="equal")
     note = f" ({outside:,} outside)" if outside else ""
     axes.set_title(truncate(title, TITLE + 8 - len(note)) + note, x=-0.2)  # starts at the edge of the figure
@@ -191,7 +191,7 @@ def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> No
     Up to half a percent of the numbers may be outside the axis on each side.
 
     Args:
-        values: Name of the set -> its numbers, of any shape; those that are not finite are left out.
+        values: Name of the set -> its numbers, of any shape; NaN and infinity are left out.
     """
     sets = {name: numbers.detach().double().cpu().flatten() for name, numbers in values.items()}
     sets = {name: numbers[numbers.isfinite()] for name, numbers in sets.items()}

@@ -1,4 +1,4 @@
-"""Chart of gradients against the distance in time."""
+"""Chart of gradient norms over the distance from the last step."""
 
 import math
 from typing import TYPE_CHECKING

@@ -17,9 +17,9 @@ aten = torch.ops.aten
 class ReceptiveField:
     """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
 
-    Spatial axes are those after batch and channels. Tracking starts at the first convolution. An operation without a
-    rule is treated as pointwise if it keeps the spatial shape; otherwise, tracking ends. Inputs of another spatial
-    shape, such as the gate of squeeze-and-excitation, are ignored.
+    All axes after batch and channels are spatial. Tracking starts at the first convolution. An operation without a rule
+    is treated as pointwise if it keeps the spatial shape; otherwise, tracking ends. Inputs of another spatial shape,
+    such as the gate of squeeze-and-excitation, are ignored.
 
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """

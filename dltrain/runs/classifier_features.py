@@ -31,7 +31,7 @@ class ClassifierFeatures(nn.Module):
         name: Run and accuracy of the classifier, for reports.
 
     Raises:
-        ValueError: The classifier has no linear layer, `forward` does not call its last one on a matrix with one row
+        ValueError: The classifier has no linear layer, the input of its last linear layer is not a matrix with one row
             per image, or the logits are not a matrix.
 
     Shape:

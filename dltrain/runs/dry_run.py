@@ -123,7 +123,9 @@ def _check_checkpointable(components: Components) -> None:
         for name, value in state.items():
             if not isinstance(value, torch.Tensor) and (reason := load_error(value)):
                 key = f"{group} ({name} of its state_dict)"
-                raise ConfigError(format_error(key, "tensors and plain Python", type(value).__name__, f"{reason}."))
+                raise ConfigError(
+                    format_error(key, "tensors and plain Python values", type(value).__name__, f"{reason}.")
+                )
 
 
 def source_batches(
@@ -189,13 +191,13 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
 
 
 def _trial_batch(batches: Batches, few: bool) -> Batch:
-    """Return the widest batch, or a few of its examples if `few` or if all batches have one shape."""
+    """Return the widest batch, or two of its examples if `few` is true or all batches have the same shape."""
     batch = batches.widest()
     return {name: value[:FEW] for name, value in batch.items()} if few or batches.lengths is None else batch
 
 
 def _check_optimizer(components: Components) -> None:
-    """Raise ConfigError if the optimizer cannot use dense gradients alone, as LBFGS (closure) and SparseAdam cannot."""
+    """Raise ConfigError if the optimizer needs a closure or sparse gradients, as LBFGS and SparseAdam do."""
     weight = nn.Parameter(torch.ones(2, 2, device=components.device.device))
     weight.grad = torch.ones_like(weight)
     turn = Turn("trial", [weight], lambda batch, progress: Loss(weight.sum(), 1))
@@ -248,7 +250,7 @@ def _explain(components: Components, job: Job, batch: Batch, held_out: Batch, er
 
 
 def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, held_out: Batch) -> None:
-    """Raise ConfigError if batch normalization gets one number per channel from a batch of one example."""
+    """Raise ConfigError if batch normalization gets one value per channel from a batch of one example."""
     if 1 not in batches.sizes:
         return
     one = {name: value[:1] for name, value in batch.items()}
@@ -257,5 +259,5 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        expected = f"a size that leaves no batch of one (of {batches.examples} examples), for batch normalization"
+        expected = f"a size that leaves no batch of one example out of {batches.examples}, for batch normalization"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error

@@ -19,9 +19,9 @@ from dltrain.tasks.pixel_range import PixelRange
 from dltrain.training.device import is_out_of_memory
 from dltrain.training.evaluation import run_in_eval_mode
 
-COUNT = 64  # examples, unless a number is given
+COUNT = 64  # default number of examples
 BATCH_SIZE = 64
-MAX_NAMES = 20  # classes that a message lists
+MAX_NAMES = 20  # maximum number of classes in a message
 
 
 def generate(
@@ -98,7 +98,7 @@ def _explain_out_of_memory(count: int | None) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        hint = "All examples are reconstructed together: try fewer images in --given"
+        hint = "All examples are reconstructed together: try fewer examples in --given"
         if count is not None:
             hint = f"All {count:,} examples are generated together: try a smaller --count"
         raise OutOfMemory(f"out of memory: {reason}. {hint}") from None

@@ -14,7 +14,7 @@ from dltrain.storage import run_dir, run_files
 from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
 MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
-TAIL_BYTES = 4096  # more than one line of metrics.jsonl
+TAIL_BYTES = 4096  # longer than a line of metrics.jsonl
 MANIFEST = f"{run_files.CHECKPOINTS}/{run_files.MANIFEST}"
 LOST = "lost"  # state of a run that is recorded as running, but not locked by any process
 
@@ -56,7 +56,7 @@ def run_info(path: Path) -> RunInfo:
 def last_active(path: Path) -> float:
     """Return when a run last wrote its status, metrics or checkpoints, in seconds since 1970.
 
-    A killed process does not write its status.
+    The status alone is not enough, because a killed process does not update it.
     """
     times = [0.0]
     for name in (run_files.STATUS, run_files.METRICS, MANIFEST):
@@ -71,7 +71,7 @@ def _largest_number(values: Iterable[Any]) -> Any:
 
 
 def _headline_metric(result: dict[str, Any], entries: list[dict[str, Any]], known: dict[str, Any]) -> RunInfo:
-    """Return the main metric of a run: on the test split or, if not yet known, the best on validation."""
+    """Return the main metric of a run: on the test split or, if not yet known, its best validation value."""
     name = str(result.get("metric") or known.get("name"))
     value, split = _largest_number([get_mapping(result, "test").get(name)]), "test"
     if value is None:

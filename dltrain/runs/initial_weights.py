@@ -102,7 +102,7 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
-    """Return the weights whose shape depends on the number of outputs, and those that depend on the vocabulary."""
+    """Return two sets of names: weights whose shape depends on the number of outputs, and on the vocabulary."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     known = {name: facts.get(name) for name in ("tokens", "target_tokens")}

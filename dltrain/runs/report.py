@@ -185,7 +185,7 @@ def print_metrics(
     console.table("", ["", *metrics], rows, results=results)
     if metrics.get("skill") is not None and baselines:
         gain, lowest_mae = metrics["skill"], min(values["mae"] for values in baselines.values())
-        # Skill is that of MASE where there is one; with one series of one column, MAE gives the same.
+        # Skill compares MASE where it is defined; for one series with one column, MAE gives the same skill.
         name = "mae" if math.isclose(gain, 1 - metrics["mae"] / lowest_mae, rel_tol=1e-3, abs_tol=1e-3) else "mase"
         best = min(baselines, key=lambda baseline: baselines[baseline].get(name, math.inf))
         side = "below" if gain >= 0 else "above"
@@ -204,7 +204,7 @@ def class_scores(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]
 
 
 def feature_note(features: str) -> str:
-    """Return a note on the features of the scores and on their comparability with FID."""
+    """Return a note that names the features of the scores and says that the scores are not comparable with FID."""
     return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
 
 

@@ -128,7 +128,7 @@ class Session:
         self.console.open_log(self.home.path / run_files.LOG)
         self.checkpoints.open()
         lost = [name for name in (run_files.METRICS, run_files.EVENTS) if not any(self.home.path.glob(f"{name}*"))]
-        if self.start_step and lost:  # a checkpoint does not contain them
+        if self.start_step and lost:  # checkpoints do not contain logs
             self.console.warning(f"{' and '.join(lost)}: missing, the log up to step {self.start_step} is lost")
         first = self.start_step + 1 if self.saved else 0
         has_log = self.saved is not None or (self.home.path / run_files.METRICS).exists()
@@ -141,7 +141,7 @@ class Session:
             restore_loop(loop, self.saved, self.checkpoints, self.console)
         self.loop = loop
         minutes = self.components.trainer.max_minutes
-        used = (time.perf_counter() - self.timer.started) / 60  # the start of the command counts
+        used = (time.perf_counter() - self.timer.started) / 60  # includes the time before training
         with self.stop.time_limit(None if minutes is None else max(0.0, minutes - used)):
             loop.run()
             return self._test(loop, self.tracker)

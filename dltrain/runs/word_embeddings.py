@@ -1,4 +1,4 @@
-"""Initial weights of the embedding of a model's tokens, from a file of word vectors."""
+"""Initial weights of the token embedding, from a file of word vectors."""
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from dltrain.training.transfer import Loaded
 
 
 def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str], name: str) -> Loaded:
-    """Copy word vectors into the embedding of the tokens; a word of the file must equal the text of a token.
+    """Copy word vectors into the token embedding, where a word equals the text of a token.
 
     Tokens that are not in the file keep random values, scaled to the standard deviation of the vectors found.
 

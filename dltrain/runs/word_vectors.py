@@ -34,8 +34,8 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
     A first line of two whole numbers, the size of the vocabulary and the width, is the header of word2vec.
 
     Raises:
-        ConfigError: The file does not exist or is empty, or a line has no vector or its width differs from earlier
-            lines; the message contains the line number.
+        ConfigError: The file does not exist or is empty, or a line has no vector or a vector of a different width; the
+            message contains the line number.
     """
     path = Path(name).expanduser()
     if not path.is_file():

@@ -121,7 +121,7 @@ def fsync(path: Path) -> None:
 
 
 def replace_link(link: Path, target: str) -> None:
-    """Atomically point `link` at `target` in the same folder; copy it where symbolic links are not supported."""
+    """Atomically point `link` at `target` in the same folder; copy `target` where symbolic links are not supported."""
     temp = temp_path(link)
     temp.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""Contents of a checkpoint: deterministic bytes, format versions, and loading as tensors and plain Python only."""
+"""Contents of a checkpoint: deterministic bytes, format versions, loading of tensors and plain Python values only."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ def canonical(value: Any) -> Any:
 
 
 def load_file(file: Path | IO[bytes]) -> Any:
-    """Load a torch file onto the CPU as tensors and plain Python; invalid files raise almost any exception."""
+    """Load a torch file onto the CPU as tensors and plain Python values; invalid files raise almost any exception."""
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -121,7 +121,7 @@ def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, 
     lines = [f"{name} is missing" for name in expected if name not in saved]
     lines += [f"{name} is not in this model" for name in saved if name not in expected]
     lines += [
-        f"{name} has shape {shape(saved[name])}, this model's has {shape(value)}"
+        f"{name} has shape {shape(saved[name])}, but {shape(value)} in this model"
         for name, value in expected.items()
         if name in saved and shape(saved[name]) != shape(value)
     ]

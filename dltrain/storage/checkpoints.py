@@ -76,7 +76,7 @@ class Checkpoints:
     ) -> None:
         """Write a checkpoint and have the thread make it durable.
 
-        If an earlier one is still queued, the new one replaces it, so that a slow disk does not slow down training.
+        The new checkpoint replaces an earlier one that is still queued, so that a slow disk does not delay training.
         A queued best checkpoint is only replaced by a better one; otherwise `save` waits until it is durable.
 
         Args:
@@ -140,7 +140,7 @@ class Checkpoints:
                 (self.path / old).unlink()
 
     def _scan(self) -> dict[str, Any]:
-        """Return file name -> entry for every file, because a killed process may not have listed its last one."""
+        """Return file name -> entry for every file; the manifest may lack the last file of a killed process."""
         best = self.path / BEST
         target = os.readlink(best) if best.is_symlink() else None
         files = self.path.glob("step-*.pt")
@@ -206,7 +206,7 @@ class Checkpoints:
         """Load the newest valid checkpoint, in the manifest or not; raise `CheckpointError` if there is none.
 
         Returns:
-            Its file name, its content, and why newer ones were skipped.
+            Its file name, its content, and why newer checkpoints were skipped.
         """
         skipped: list[str] = []
         for name in reversed(sort_by_step({**self._scan(), **self.read_manifest()})):
@@ -222,7 +222,7 @@ class Checkpoints:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Return whether a manifest entry has a checkpoint's name, an integer step, string hashes, and numbers or nulls."""
+    """Return whether a manifest entry has a valid file name and values of the expected types."""
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
     complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int

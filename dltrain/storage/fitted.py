@@ -33,7 +33,7 @@ def intact_sha256(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load a run's ``fitted.pt``; return None if it has none, like runs of earlier versions and of data without `fit`.
+    """Load a run's ``fitted.pt``; return None for runs of earlier versions or of data without `fit`, which have none.
 
     Raises:
         CheckpointError: The file is damaged or invalid, or the manifest lists it and it is missing.

@@ -138,7 +138,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder or, if locking fails, whether its process may be alive."""
+    """Return whether a process has locked the run folder; if locking fails, whether the run's process may be alive."""
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)

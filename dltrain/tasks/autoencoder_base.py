@@ -91,7 +91,7 @@ class Autoencoding(Task):
         return self.to_data_range(decode(model, codes, labels))[: request.count]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return images next to their reconstructions, and a scatter plot of codes of several dimensions by class."""
+        """Return images next to their reconstructions, and a scatter plot of codes with more than one dimension."""
         collected: CollectedExamples = evaluation.extra["collected"]
         media = []
         if self.has_images:

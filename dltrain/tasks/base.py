@@ -275,7 +275,7 @@ class Task(ABC):
         raise ConfigError(format_error("generate", "a run whose task generates text", type(self).__name__))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state that the task carries from step to step, as tensors and plain Python."""
+        """Return the state that the task carries from step to step, as tensors and plain Python values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  most tasks have no state
@@ -286,7 +286,7 @@ class Task(ABC):
         return []
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return an image for the run's film, uint8 (3, height, width), or None; all images of a run have one size.
+        """Return an image for the run's film, uint8 (3, height, width), or None; its size must not change during a run.
 
         The image is drawn at every evaluation from the same noise, so that the film shows the progress of training.
         """

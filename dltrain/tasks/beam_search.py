@@ -43,7 +43,7 @@ class BeamSearch:
     def __call__(self, model: Any, state: State) -> Hypotheses:
         """Return the best target of each source.
 
-        A beam may drop the greedy target, which is therefore searched separately, so that no result scores lower.
+        A beam may drop the greedy target, which is therefore searched separately, so that no result has a lower score.
 
         Args:
             model: ``model.forward(tokens (B, 1), state=state)`` returns logits (B, 1, vocabulary) and the next state.
@@ -58,13 +58,13 @@ class BeamSearch:
         return Hypotheses(tokens, torch.where(better, wide.scores, greedy.scores))
 
     def _search(self, model: Any, state: State, beam: int) -> Hypotheses:
-        """Return the best target of each source among those that a beam of this width finds."""
+        """Return the best target of each source that a beam search of this width finds."""
         rows, device = _rows(state), _device(state)
         if beam > 1:
             state = select(state, torch.arange(rows, device=device).repeat_interleave(beam))
         first = state
         totals = torch.full((rows, beam), -torch.inf, device=device)
-        totals[:, 0] = 0  # all paths of a source start alike, so only one may be extended
+        totals[:, 0] = 0  # all paths of a source are equal at the start, so only one is extended
         tokens = torch.full((rows, beam, 1), self.begin, device=device)
         best = _Best(rows, beam, self, device)
         for step in range(1, self.length + 1):

@@ -122,7 +122,7 @@ class Classification(TaskOverSteps, Supervised):
                 images = {"inputs": inputs[:NUM_ATTENDED], "targets": targets[:NUM_ATTENDED]}
             each, predicted = scores.add(self._scores(model, batch), targets)
             losses = torch.where(predicted == targets, torch.zeros_like(each), each)
-            # The inputs of padded texts have different widths and are not kept.
+            # Batches of padded texts have different lengths, so these inputs are not kept.
             pool = [targets if "lengths" in batch else inputs, targets, predicted, losses]
             pool = [torch.cat(pair) for pair in zip(worst, pool, strict=True)] if worst else pool
             highest = pool[3].topk(min(NUM_WORST, len(pool[3]))).indices

@@ -83,7 +83,7 @@ def score(steps: Tensor, candidates: list[Prefix], blank: int) -> Tensor:
 def search_prefixes(steps: Tensor, blank: int, beam: int) -> list[Prefix]:
     """Return the prefixes that a beam search keeps after the last step, the most likely first.
 
-    The search tracks two log-probabilities of each prefix: of its alignments that end with a blank, and of the others.
+    The search tracks two log-probabilities of each prefix: over alignments that end with a blank, and over all others.
     """
     kept: dict[Prefix, tuple[float, float]] = {(): (0.0, -math.inf)}
     for row in steps.tolist():

@@ -12,8 +12,8 @@ class ForecastErrors(Mean):
     """Mean absolute and mean squared errors, computed in the units of the data.
 
     Args:
-        by: ``none``; ``horizon`` adds the mean absolute error of single steps, evenly spaced from the first to the last
-            one; ``origin`` adds the mean absolute error of consecutive groups of windows, in the order of `add_errors`.
+        by: ``none``; ``horizon`` adds the mean absolute error of single steps, evenly spaced over the horizon;
+            ``origin`` adds the mean absolute error of consecutive groups of windows, in the order of `add_errors`.
     """
 
     def __init__(self, by: str) -> None:

@@ -1,7 +1,7 @@
 """Types of forecasts: a value, quantiles, or a normal distribution for each step and column.
 
 For each type, a model returns ``parts`` raw forecasts per step and column, each on the normalized scale of the series.
-A model that adds the last value or undoes a normalization can therefore treat all of them in the same way.
+A model that adds the last value or undoes a normalization can therefore treat all types in the same way.
 """
 
 from abc import ABC, abstractmethod
@@ -184,7 +184,7 @@ def check_quantiles(quantiles: Sequence[float]) -> list[float]:
     """Return the quantiles as floats.
 
     Raises:
-        ConfigError: They do not ascend within (0, 1), or do not include 0.5 and at least one other.
+        ConfigError: The quantiles do not ascend within (0, 1), or do not include 0.5 and at least one other quantile.
     """
     found = [float(level) for level in quantiles]
     ascending = all(0 < level < 1 for level in found) and found == sorted(set(found))

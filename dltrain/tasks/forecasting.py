@@ -20,7 +20,7 @@ from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
 MAX_LISTED = 8  # maximum number of series whose errors are listed one by one
 RESERVED = ("input", "time", "step")  # names that the output of `dltrain predict` already uses
-ROUNDING = 1e-6  # a baseline counts as perfect if its error is at most this fraction of the worst baseline's
+ROUNDING = 1e-6  # a baseline is perfect if its error is at most this fraction of the largest error of a baseline
 
 
 class Forecasting(TaskOverSteps):
@@ -185,13 +185,13 @@ class Forecasting(TaskOverSteps):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data, and so are the pinball loss (mean over the quantiles) and the CRPS of
-        outputs that are distributions. Their coverage is the share of targets within the interval; ``coverage_80``
+        outputs that are distributions. The coverage is the share of targets within the interval; ``coverage_80``
         should be 0.8. Naive forecasts have no interval.
 
         MASE divides each error by the mean absolute change over a season in training, so that series of different
-        scales count equally. With the field ``deviation``, MSE and MAE of values divided by it are added, as in
-        published tables; every window counts, including those of the last batch. The MAE of each series (or column, if
-        there is one series) is added if there are two to eight.
+        scales count equally. With the field ``deviation``, MSE and MAE of standardized values are added, as in
+        published tables, over all windows, including the last batch. The MAE of each series (or column, if there is one
+        series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, because it is

@@ -38,8 +38,8 @@ def sample_frames(model: Any, prompt: Tensor, length: int, temperature: float, n
 
     Args:
         model: A model of piano rolls. A model with a method `start` keeps a state and reads only the new frame; other
-            models read the last ``length`` frames again for each new one.
-        prompt: Frames (T, notes), T at least 1; the first one is the empty frame before a piece.
+            models read the last ``length`` frames again for each new frame.
+        prompt: Frames (T, notes), T at least 1, starting with the empty frame before a piece.
         noise: CPU generator of all random numbers, so that sampling during training does not change the run.
     """
     stepwise = model if hasattr(model, "start") else FrameWindow(model, length)

@@ -22,7 +22,7 @@ def grad_cam(model: nn.Module, inputs: Tensor, score: Callable[[Tensor], Tensor]
 
     Args:
         inputs: Images (B, channels, height, width).
-        score: Computes the scores (B, classes), before the softmax, of images.
+        score: Function that returns the scores of images, (B, classes), before the softmax.
 
     Returns:
         Values (B, height, width) from 0 to 1; the maximum of each image is 1, or 0 if nothing supports the class.
@@ -60,6 +60,6 @@ def _last_maps(model: nn.Module, score: Callable[[], Tensor]) -> tuple[Tensor, T
         for hook in hooks:
             hook.remove()
     if not found:
-        reason = "this model has no feature maps of more than one pixel, such as those of convolutions"
+        reason = "this model has no feature maps of more than one pixel, such as the outputs of convolutions"
         raise ConfigError(f"--explain: not supported because {reason}")
     return found[0], scores

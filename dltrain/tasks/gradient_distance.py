@@ -85,7 +85,7 @@ def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tenso
     hook = model.get_submodule("steps").register_forward_hook(cut)
     device = batch["inputs"].device.type
     try:
-        # Tensors of inference mode have no gradients, cuDNN computes none in eval mode, and hooks need eager mode.
+        # Inference tensors have no gradients, cuDNN computes no RNN gradients in eval mode, and hooks need eager mode.
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device, enabled=False):
             with torch.backends.cudnn.flags(enabled=False), _in_eager_mode():
                 loss = task.last_loss(model, first_examples(batch))
@@ -102,7 +102,7 @@ def _in_eager_mode() -> contextlib.AbstractContextManager[Any]:
 
 
 def first_examples(batch: Batch) -> Batch:
-    """Return copies of the first examples of a batch; fields without an axis of examples are copied whole."""
+    """Return copies of the first examples of a batch; fields without a batch axis are copied unchanged."""
     size = len(batch["inputs"])
     return {
         name: (value[:EXAMPLES] if value.dim() and len(value) == size else value).clone()
@@ -127,4 +127,4 @@ def table(norms: Tensor) -> str:
     """Return the norms at some distances as a table in Markdown."""
     places = [0, *(2**power for power in range(len(norms).bit_length())), len(norms) - 1]
     rows = [f"| {place} | {float(norms[place]):.3g} |" for place in sorted({p for p in places if p < len(norms)})]
-    return "\n".join(["| steps before the last one | norm of the gradient |", "| ---: | ---: |", *rows])
+    return "\n".join(["| steps before the last step | norm of the gradient |", "| ---: | ---: |", *rows])

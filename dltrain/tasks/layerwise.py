@@ -21,7 +21,7 @@ from dltrain.tasks.pixel_range import PixelRange
 
 @dataclass(eq=False, kw_only=True)
 class Layerwise(Classification):
-    """Layer-wise pretraining: each layer learns to model the units of the layer below; then all are fine-tuned.
+    """Layer-wise pretraining: each layer learns to model the units of the layer below; then all layers are fine-tuned.
 
     Stage ``layer1`` trains the lowest layer on all training examples, stage ``layer2`` the next, and so on, with all
     other layers frozen. The metric of stage ``layer1`` is ``reconstruction_layer1``, the cross-entropy between the
@@ -175,14 +175,14 @@ def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
 
 
 def propagate_up(layers: list[rbm.RBM], visible: Tensor) -> Tensor:
-    """Return the probabilities of the units above the last of the layers."""
+    """Return the probabilities of the units above the last layer."""
     for layer in layers:
         visible = layer.up(visible).float().sigmoid()
     return visible
 
 
 def propagate_down(layers: list[rbm.RBM], hidden: Tensor) -> Tensor:
-    """Return the probabilities of the units below the first of the layers."""
+    """Return the probabilities of the units below the first layer."""
     for layer in reversed(layers):
         hidden = layer.down(hidden).float().sigmoid()
     return hidden

@@ -100,9 +100,9 @@ class MaskedLanguageModeling(Task):
         return allowed
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the mean cross-entropy over the masked tokens, plus, for pairs, that of their classes, in nats.
+        """Return the mean cross-entropy of the masked tokens, in nats.
 
-        The weight is the number of masked tokens.
+        For pairs, the mean cross-entropy of their classes is added. The weight is the number of masked tokens.
         """
         logits, pairs = self._outputs(model, batch, batch["masked"])
         total, count, _ = self._loss(logits, batch["targets"], self.label_smoothing)

@@ -27,7 +27,7 @@ def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
     the field of the same name, if the batch has it.
 
     Args:
-        more: Fields that replace those of the batch, or are added to them.
+        more: Fields that are added to the batch or replace its fields.
 
     Raises:
         ConfigError: The fields include ``lengths``, ``state`` or ``documents``, and `forward` has no such argument.

@@ -89,7 +89,7 @@ def mask_spans(
 
 
 def _gather(values: Tensor, kept: Tensor, width: int, pad: int) -> Tensor:
-    """Return the values that are kept, from the left of each row, (B, width)."""
+    """Return the kept values, moved to the left of each row, (B, width)."""
     places = torch.where(kept, kept.cumsum(1) - 1, width)
     return values.new_full((len(values), width + 1), pad).scatter_(1, places, values)[:, :width]
 

@@ -9,7 +9,7 @@ from dltrain.tasks.base import Batch
 
 
 class NoteCounts:
-    """Frequency of each note in the training pieces: overall, and after a frame with or without it.
+    """Frequency of each note in the training pieces: overall, and after a frame with or without this note.
 
     Transposed pieces are counted in their original key: note ``n`` is note ``n + transposition[b]`` of piece ``b`` in
     the batch. Probabilities are ``(count + 1) / (frames + 2)``, above 0 even for notes that never sound in training.

@@ -18,13 +18,14 @@ class PerceptronRule(Task):
     """Perceptron rule: update the weights on errors only, ``w <- w + y x`` if ``y w.x <= 0``.
 
     For two classes the model has one output, a threshold unit that fires above 0: ``y`` is 1 for class 1 and -1 for
-    class 0. For more classes it has one output per class and predicts the largest; an error moves the weights of the
-    target class by ``x`` and those of the largest other output by ``-x``. This is the same rule for the difference of
-    the two weight vectors (Kesler's construction). A margin of exactly 0 is an error.
+    class 0. For more classes it has one output per class and predicts the class with the largest output; an error adds
+    ``x`` to the weights of the target class and subtracts ``x`` from the weights of the largest other output. This is
+    the same rule for the difference of the two weight vectors (Kesler's construction). A margin of exactly 0 is an
+    error.
 
     The rule is gradient descent on ``-y w.x``, summed over the errors: with ``data.batch_size=1 optimizer=sgd
-    optimizer.lr=1`` each step is Rosenblatt's. Larger batches take the mean over their examples. For linearly separable
-    classes the number of errors is finite (Novikoff).
+    optimizer.lr=1`` each step is one update of Rosenblatt's rule. Larger batches take the mean over their examples. For
+    linearly separable classes the number of errors is finite (Novikoff).
 
     Args:
         classes: At least 2.

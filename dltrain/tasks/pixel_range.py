@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class PixelRange:
-    """Conversion of standardized images to [0, 1], where 0 is black and 1 is white, and back; others are unchanged.
+    """Conversion of standardized images to [0, 1], where 0 is black and 1 is white, and back; other data are unchanged.
 
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.

@@ -31,7 +31,7 @@ DEFINITIONS = {
 class Polyphony(Task):
     """Polyphonic music: the model's outputs (B, T, notes) are the logits of the notes of the next frame.
 
-    A batch has ``inputs`` (B, T, notes), the previous frames, which begin with an empty one, and ``targets``
+    A batch has ``inputs`` (B, T, notes), the previous frames, which begin with an empty frame, and ``targets``
     (B, T, notes), 0 or 1, or -1 for unknown frames. The loss is the negative log-likelihood per frame: the
     binary cross-entropy summed over the notes, averaged over all frames.
 
@@ -153,7 +153,7 @@ class Polyphony(Task):
         first = evaluation.extra["first"]
         request = TextRequest(length=min(NUM_SHOWN, len(first["true"])))
         sample = torch.stack([*self._continuation(model, request, self.start)]).float()
-        panels = {"piece": first["true"], "predicted from the frames before": first["predicted"], "sample": sample}
+        panels = {"piece": first["true"], "predicted from previous frames": first["predicted"], "sample": sample}
         shown = {name: frames[:NUM_SHOWN] for name, frames in panels.items()}
         return [Media("piano roll", piano_rolls(shown, self.lowest))]
 

@@ -150,7 +150,7 @@ class QuestionAnswering(Task):
             yield {"answer": best.text, "start": best.start, "end": best.end, "score": best.score}
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return some answers and the correct ones."""
+        """Return some predicted answers, each with a correct answer."""
         lines = [f"    {answer.text}   (correct: {answer.answers[0]})" for answer in evaluation.extra["shown"]]
         return [Media("answers", text="\n".join(lines))]
 

@@ -64,7 +64,7 @@ def reconstruction_error(rbm: RBM, visible: Tensor, inputs: Tensor | None = None
 
     Args:
         visible: Targets, (B, visible).
-        inputs: Visible units to reconstruct from, such as corrupted ones; None for the targets themselves.
+        inputs: Visible units to reconstruct from, such as corrupted units; None for the targets themselves.
     """
     logits = rbm.down(rbm.up(visible if inputs is None else inputs).float().sigmoid()).float()
     return F.binary_cross_entropy_with_logits(logits, visible.float(), reduction="none").sum(1)

@@ -26,7 +26,7 @@ MAX_COMPONENTS_SIZE = 2_048  # largest size of an example for which an evaluatio
 class Reconstruction(Autoencoding):
     """Autoencoder: distance between examples and their reconstructions, summed over the values of an example.
 
-    A weight of 0 disables a penalty. The sparsity penalty uses mean activities; the others are means over examples.
+    A weight of 0 disables a penalty. The sparsity penalty uses mean activities; other terms are means over examples.
 
     Args:
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of values in [0, 1], in nats.

@@ -120,7 +120,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the random states of torch on CPU and CUDA, of Python and of NumPy, as tensors and plain Python."""
+    """Return the random states of torch on CPU and CUDA, of Python and of NumPy, as tensors and Python values."""
     plain = np.random.get_state(legacy=False)
     state = {**plain["state"], "key": plain["state"]["key"].tolist()}
     return {

@@ -319,7 +319,7 @@ def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
 
 
 def test_out_of_memory_with_given_does_not_suggest_a_smaller_count() -> None:
-    expected = "All examples are reconstructed together: try fewer images in --given"
+    expected = "All examples are reconstructed together: try fewer examples in --given"
     with pytest.raises(OutOfMemory, match=expected), generation._explain_out_of_memory(None):
         torch.empty(2**60)
 

@@ -96,7 +96,7 @@ def test_evaluation_has_the_same_metrics_and_draws_the_gradients_without_changin
     media = run_in_eval_mode(task.goal.show, model, FP32, evaluation)
     picture, text = (item for item in media if item.tag == KEY)
     assert isinstance(picture.image, Tensor) and picture.image.shape[0] == 3
-    assert text.text.splitlines()[0] == "| steps before the last one | norm of the gradient |"
+    assert text.text.splitlines()[0] == "| steps before the last step | norm of the gradient |"
     assert [row.split(" ")[1] for row in text.text.splitlines()[2:]] == ["0", "1", "2", "4", "8", "11"]
     assert model.training and all(p.grad is None for p in model.parameters())
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))

@@ -69,5 +69,5 @@ def test_extra_state_that_no_checkpoint_can_store_is_rejected_before_training(
 ) -> None:
     assert main.main([*TYPED, "model=numpy", "hydra.run.dir=run"]) == 2
     stderr = capsys.readouterr().err
-    assert "model (_extra_state of its state_dict): expected tensors and plain Python, got ndarray" in stderr
+    assert "model (_extra_state of its state_dict): expected tensors and plain Python values, got ndarray" in stderr
     assert not (here / "run").exists()
