@@ -49,7 +49,7 @@ def test_every_setting_is_covered_by_these_tests() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS["device"])
-def test_every_device_option_composes(option: str) -> None:
+def test_every_device_option_can_be_composed(option: str) -> None:
     assert compose.compose([f"device={option}"]).choices["device"] == option
 
 
@@ -59,7 +59,7 @@ def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple
 
 
 @pytest.mark.parametrize(("model", "data", "task"), others_are_slow(COVERING, TRAINED))
-def test_a_compatible_combination_trains_evaluates_and_gives_the_same_metrics_after_loading(
+def test_a_compatible_combination_is_trained_and_evaluated_and_has_the_same_metrics_after_loading(
     model: str, data: str, task: str, here: Path, small_data: Callable[[str], list[str]], own_files: dict[str, Path]
 ) -> None:
     more = ["trainer.max_steps=2", f"hydra.run.dir={here}/run", "device=cpu"]

@@ -104,7 +104,7 @@ def test_two_deterministic_runs_give_identical_checkpoints(overrides: list[str],
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_checkpoint_from_the_gpu_evaluates_on_the_cpu(
+def test_a_checkpoint_from_the_gpu_can_be_evaluated_on_the_cpu(
     precision: str, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     common = [*CNN, *small_data("digits"), "regularization.ema_decay=0.9"]

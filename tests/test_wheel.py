@@ -63,7 +63,7 @@ def result_of(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_can_train_in_an_empty_folder(command: Path, tmp_path: Path) -> None:
     shown = run(command, tmp_path, "--info", "searchpath")
     assert f"{command.parent.parent}" in shown.stdout
     assert str(ROOT) not in shown.stdout
@@ -73,7 +73,7 @@ def test_the_wheel_trains_from_an_empty_folder(command: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_user_model_trains_if_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
+def test_a_user_model_is_trained_if_its_module_is_allowed(command: Path, tmp_path: Path) -> None:
     (tmp_path / "their_module.py").write_text(MODEL)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "mine.yaml").write_text(YAML)

@@ -46,7 +46,7 @@ def test_layer_norm_of_a_feature_map_has_mean_zero_and_variance_one_per_image() 
     torch.testing.assert_close(y.var(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
 
 
-def test_group_norm_of_a_vector_normalizes_groups_of_sixteen() -> None:
+def test_group_norm_of_a_vector_normalizes_groups_of_16_features() -> None:
     y = norm("group", 32, 0)(torch.randn(4, 32) * 3 + 2).view(4, 2, 16)
     torch.testing.assert_close(y.mean(2), torch.zeros(4, 2), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(2, correction=0), torch.ones(4, 2), atol=1e-3, rtol=0)

@@ -57,7 +57,7 @@ def test_outputs_equal_the_layers_written_out_map_by_map() -> None:
     torch.testing.assert_close(model(x), expected)
 
 
-def test_the_scaled_tanh_keeps_one_and_minus_one() -> None:
+def test_the_scaled_tanh_maps_1_to_1_and_minus_1_to_minus_1() -> None:
     x = torch.tensor([-1.0, 0.0, 1.0, 2.0])
     expected = torch.tensor([1.7159 * math.tanh(2 / 3 * value) for value in x.tolist()])
     torch.testing.assert_close(ScaledTanh()(x), expected)

@@ -149,7 +149,7 @@ def test_colors_differ_with_and_without_protanopia():
 # --- confusion ------------------------------------------------------------------------------------------------------
 
 
-def test_a_confusion_matrix_is_shaded_by_shares_of_rows_and_has_counts():
+def test_a_confusion_matrix_is_shaded_by_its_row_shares_and_shows_counts():
     (axes,) = figure_of(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
     assert np.allclose(np.square(axes.images[0].get_array()), [[0.75, 0.25], [0, 1]])
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1000"}

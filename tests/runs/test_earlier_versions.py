@@ -83,7 +83,7 @@ def test_a_run_older_than_the_augment_group_keeps_its_augmentation(
     assert torch.equal(*batches)
 
 
-def test_a_run_with_the_old_spelling_of_binarize_evaluates_generates_and_resumes(
+def test_a_run_with_the_old_spelling_of_binarize_can_be_evaluated_sampled_and_resumed(
     finished_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vae = ["model=vae", "data=digits", "model.hidden_size=8", "model.latent=2"]

@@ -161,7 +161,7 @@ MORE = [(model, output) for model in MODELS for output in ("quantile", "gaussian
 @pytest.mark.parametrize(
     ("model", "output"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)], ids=str
 )
-def test_every_model_of_series_has_outputs_for_distributions(model: str, output: str, tmp_path: Path) -> None:
+def test_every_forecasting_model_has_outputs_for_distributions(model: str, output: str, tmp_path: Path) -> None:
     keys = [f"model={model}", f"task.output={output}", "data.series=sunspots", "data.window=8", "data.horizon=2"]
     components = assemble.build_components(compose.compose([*keys, "device=cpu"]))
     batch = next(iter(Batches(components.data.load().test, 5)))

@@ -34,7 +34,7 @@ def linear_rnn(weight: float) -> Recurrent:
 
 
 @pytest.mark.parametrize("weight", [0.5, 0.9, 1.0, 1.1])
-def test_the_norm_for_a_linear_rnn_is_a_power_of_its_weight(weight: float) -> None:
+def test_the_norm_for_a_linear_rnn_is_proportional_to_a_power_of_its_weight(weight: float) -> None:
     model, task = linear_rnn(weight), Regression(1, gradient_distance=True)
     batch = {"inputs": torch.rand(6, 20, 1) + 0.1, "targets": torch.randn(6, 1)}
     error = (model(batch["inputs"]) - batch["targets"]).abs().mean().item()

@@ -58,7 +58,9 @@ def test_each_step_with_one_example_is_rosenblatts_update(gate: str, tmp_path: P
     np.testing.assert_allclose(last_weights(outcome)[0], w, atol=1e-5)
 
 
-def test_a_multiclass_mistake_updates_the_target_class_and_the_largest_other_class(tmp_path: Path) -> None:
+def test_a_multiclass_mistake_updates_the_target_class_and_the_other_class_with_the_largest_output(
+    tmp_path: Path,
+) -> None:
     outcome, components = train_perceptron(tmp_path, "data=digits", "data.num_labels=200", "trainer.epochs=2")
     w = weights(components.model.state_dict()).copy()
     mistakes = 0

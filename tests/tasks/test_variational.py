@@ -205,7 +205,7 @@ def test_importance_samples_are_decoded_in_chunks(monkeypatch: pytest.MonkeyPatc
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
-def test_evaluation_images_and_samples_are_bitwise_reproducible_and_leave_the_global_generator_unchanged() -> None:
+def test_metrics_images_and_samples_are_bitwise_reproducible_and_leave_the_global_generator_unchanged() -> None:
     task, model, x = Variational(**IMAGE, binarize=True), network(), images(40)
     torch.manual_seed(3)
     before = torch.get_rng_state()
