@@ -1,4 +1,4 @@
-"""The private names of torch's DataLoader that the adapter relies on."""
+"""Adapter to torch's DataLoader: private names, hanging workers and timeouts."""
 
 import inspect
 import time

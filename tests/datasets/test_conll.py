@@ -1,4 +1,4 @@
-"""Sentences with tags: columns, splits, word pieces, and errors with their lines."""
+"""Sentences with tags: columns, splits, word pieces, and errors with line numbers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -78,7 +78,7 @@ def check(path: Path, seed: int) -> bool:
     try:
         table = read_csv(path)
     except ConfigError as error:
-        assert str(path) in str(error), f"seed {seed}: the error names no file: {error}\n{written.notation}"
+        assert str(path) in str(error), f"seed {seed}: the error does not name the file: {error}\n{written.notation}"
         return False
     for name, values in written.numbers.items():
         found = table.numbers(table.index_of(name))

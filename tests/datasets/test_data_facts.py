@@ -243,7 +243,7 @@ def test_batches_match_the_provided_facts(name, loaded):
         elif spec.notes:
             assert targets.shape == inputs.shape and inputs.shape[2] == spec.notes.size == spec.features
             assert set(targets.unique().tolist()) >= {0.0, 1.0} and set(inputs.unique().tolist()) == {0.0, 1.0}
-            assert bool((targets[targets < 0] == -1).all()), "frames after the end of a piece"
+            assert bool((targets[targets < 0] == -1).all()), "frames after the end of a piece have the target -1"
         elif spec.target_length:
             assert targets.shape == batch["previous"].shape and targets.shape[1] <= spec.target_length
             assert int(inputs.max()) < spec.tokens.size and int(targets.max()) < spec.target_tokens.size

@@ -357,7 +357,7 @@ def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_on
     assert "one annotation file for each of train, val and test" in error(root)
 
 
-def test_a_class_that_training_lacks_is_rejected(tmp_path: Path) -> None:
+def test_a_class_that_is_not_in_the_training_split_is_rejected(tmp_path: Path) -> None:
     coco(tmp_path / "train", 8)
     root = coco(tmp_path / "test", 4, file="b.json")
     (root / "b.json").write_text((root / "b.json").read_text().replace("dog", "cow"))

@@ -1,4 +1,4 @@
-"""Folders of images per class: splits, decoding, colors, random crops and rejected folders."""
+"""One folder of images per class: splits, decoding, colors, random crops and rejected folders."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_images_are_loaded_with_their_colors_and_labels(tmp_path):
 
 def test_a_decoded_image_does_not_change_when_its_file_is_overwritten(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    for name in ("a.pgm", "a.bmp"):  # Pillow maps such files into memory
+    for name in ("a.pgm", "a.bmp"):  # Pillow maps files of these formats into memory
         Image.fromarray(levels).save(tmp_path / name)
         image = read_upright(tmp_path / name, "L")
         (tmp_path / name).write_bytes(bytes((tmp_path / name).stat().st_size))

@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError
 
 
 def write(root: Path, masks: dict[str, Image.Image], size: tuple[int, int] = (12, 8)) -> str:
-    """Write masks and an image for each; the gray level of an image is its number in `masks`."""
+    """Write masks and an image for each; the gray level of an image is its position in `masks`."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number, (name, mask) in enumerate(masks.items()):

@@ -1,4 +1,4 @@
-"""Pairs of texts: their tokens and segments, columns, cuts, predictions and bad rows."""
+"""Pairs of texts: tokens and segments, columns, truncation, predictions and bad rows."""
 
 import json
 from pathlib import Path

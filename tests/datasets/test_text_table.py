@@ -285,7 +285,7 @@ def write_tokenizer(folder: Path) -> str:
     return str(folder / "tokenizer.json")
 
 
-def test_texts_are_split_by_a_tokenizer_of_the_user_that_is_restored_without_its_file(tmp_path: Path) -> None:
+def test_texts_are_split_by_a_user_tokenizer_that_is_restored_without_its_file(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     file = write_tokenizer(tmp_path)
     data = TextTable(write(tmp_path), threshold=0.0, max_length=8, tokenizer=file)

@@ -1,4 +1,4 @@
-"""Words, subwords and tokenizers of the user as the tokens of a language model."""
+"""Words, subwords and user tokenizers as the tokens of a language model."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_the_fitted_vocabulary_restores_the_tokens_without_the_file(tokens, tmp_
     assert again.spec.tokens.size == data.spec.tokens.size and again.fit() == fitted
 
 
-def test_a_tokenizer_of_the_user_is_read_from_its_file_and_restored_without_it(tmp_path):
+def test_a_user_tokenizer_is_read_from_its_file_and_restored_without_the_file(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     known = {"[UNK]": 0, "call": 1, "me": 2, "Ishmael": 3}
     own = tokenizers.Tokenizer(tokenizers.models.WordLevel(known, unk_token="[UNK]"))
@@ -94,7 +94,7 @@ def test_a_missing_file_and_a_file_that_is_not_a_tokenizer_are_rejected(content,
         Text(tokenizer="gone.json")
 
 
-def test_a_tokenizer_of_the_user_replaces_characters_and_is_restored_without_its_file(tmp_path):
+def test_a_user_tokenizer_replaces_characters_and_is_restored_without_its_file(tmp_path):
     vocabularies = pytest.importorskip("tokenizers")
     words = {"[UNK]": 0, "[MASK]": 1, "call": 2, "me": 3, "ish": 4, "##mael": 5, ".": 6}
     tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))

@@ -37,7 +37,7 @@ def lines(folder):
 
 
 def hparams_tab(folder):
-    """Return the rows of TensorBoard's HParams tab, from its own backend."""
+    """Return the rows of TensorBoard's HParams tab, computed by TensorBoard's own backend."""
     multiplexer = plugin_event_multiplexer.EventMultiplexer()
     multiplexer.AddRunsFromDirectory(str(folder))
     multiplexer.Reload()

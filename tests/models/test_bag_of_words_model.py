@@ -26,7 +26,7 @@ def data(texts: list[str], tmp_path_factory: pytest.TempPathFactory) -> TextTabl
     return TextTable(str(path), text="text")
 
 
-def test_features_equal_those_of_scikit_learn_with_and_without_padding(data: TextTable, texts: list[str]) -> None:
+def test_features_equal_scikit_learn_with_and_without_padding(data: TextTable, texts: list[str]) -> None:
     train = [texts[row] for row in data.parts["train"].tolist()]
     words = data.words.words[2:]
     peer = TfidfVectorizer(tokenizer=lambda text: split_words(text, True), token_pattern=None, vocabulary=words)

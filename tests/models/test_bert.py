@@ -1,4 +1,4 @@
-"""BERT: outputs equal to those of transformers with the same weights; padding, segments, and outputs of each task."""
+"""BERT: outputs compared with the package transformers; padding, segments, and outputs of each task."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def tokens() -> Tensor:
 
 @pytest.fixture(scope="module")
 def published() -> Any:
-    """Return BERT of transformers with random weights and 20 positions."""
+    """Return a BERT network of the package transformers with random weights and 20 positions."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BertConfig(
         vocab_size=SIZE,
@@ -45,7 +45,7 @@ def published() -> Any:
 
 
 @torch.no_grad()
-def test_states_equal_those_of_an_encoder_of_torch_with_the_same_weights() -> None:
+def test_states_equal_an_encoder_of_torch_with_the_same_weights() -> None:
     network, x = bert(2), tokens()
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
@@ -70,7 +70,7 @@ def test_states_equal_those_of_an_encoder_of_torch_with_the_same_weights() -> No
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_outputs_equal_those_of_transformers_with_the_same_weights(published: Any) -> None:
+def test_outputs_equal_the_package_transformers_with_the_same_weights(published: Any) -> None:
     x, own = tokens(), torch.arange(LENGTH) < LENGTHS[:, None]
     segments = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1))
     there = published.bert(x, attention_mask=own.long(), token_type_ids=segments)
@@ -92,9 +92,9 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(published: An
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MINILM.is_dir(), reason="no weights of MiniLM")
+@pytest.mark.skipif(not MINILM.is_dir(), reason="needs the weights of MiniLM")
 @torch.no_grad()
-def test_embeddings_of_minilm_equal_those_of_transformers() -> None:
+def test_embeddings_of_minilm_equal_the_package_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     from dltrain.datasets.tokenizer_file import read_tokenizer
     from dltrain.runs.weight_files import read_weights

@@ -1,4 +1,4 @@
-"""The transformer block and its attention equal torch.nn with the same weights, and written-out formulas."""
+"""The transformer block and its attention, compared with torch.nn and with written-out formulas."""
 
 import itertools
 import math
@@ -162,14 +162,14 @@ def test_padding_changes_no_output(options: dict[str, Any]) -> None:
 def test_a_later_step_changes_no_earlier_output_of_causal_attention(options: dict[str, Any]) -> None:
     block, x = build(causal=True, **options), steps()
     changed = x.clone()
-    changed[:, 4, 0] += 1  # a layer norm would hide a change of all features
+    changed[:, 4, 0] += 1  # a layer norm would hide an equal change of all features
     difference = (block(changed) - block(x)).abs().amax((0, 2))
     assert difference[:4].max() == 0 and difference[4:].min() > 0
 
 
 @pytest.mark.parametrize("sizes", [[1] * 7, [3, 1, 3]], ids=str)
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_outputs_computed_with_a_cache_equal_those_of_one_pass(options: dict[str, Any], sizes: list[int]) -> None:
+def test_outputs_computed_with_a_cache_equal_the_outputs_of_one_pass(options: dict[str, Any], sizes: list[int]) -> None:
     block, x, outputs = build(causal=True, cross=True, **options), steps(), []
     assert block.cross is not None
     source, cache = block.cross.read(steps(3) + 1), block.empty_cache(4)

@@ -1,4 +1,4 @@
-"""Deep Speech 2: its layers equal those of torch on packed sequences, and padding does not change the outputs."""
+"""Deep Speech 2: layers compared with torch on packed sequences; padding does not change the outputs."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_a_layer_equals_a_bidirectional_layer_of_torch_on_packed_sequences(cell:
 
 
 @pytest.mark.parametrize("options", [{}, {"each_step": False}, {"each_step": False, "readout": "last"}])
-def test_outputs_of_padded_recordings_equal_those_of_each_recording_alone(options: dict[str, object]) -> None:
+def test_outputs_of_padded_recordings_equal_the_outputs_of_each_recording_alone(options: dict[str, object]) -> None:
     model = build(num_layers=2, **options)
     padded = model(recordings(), LENGTHS)
     wider = model(torch.cat([recordings(), torch.ones(4, 4, 12)], dim=1), LENGTHS)
@@ -51,7 +51,7 @@ def test_outputs_of_padded_recordings_equal_those_of_each_recording_alone(option
         torch.testing.assert_close(wider[row][:end], alone)
 
 
-def test_gradients_of_padded_recordings_equal_those_of_each_recording_alone() -> None:
+def test_gradients_of_padded_recordings_equal_the_gradients_of_each_recording_alone() -> None:
     model, own = build(), (torch.arange(12) < LENGTHS[:, None])[:, :, None]
     (model(recordings(), LENGTHS) * own).square().sum().backward()
     padded = [parameter.grad.clone() for parameter in model.parameters()]

@@ -86,7 +86,7 @@ def reference(model: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_losses_of_a_batch_equal_those_of_torchvision(kind: DetectorClass) -> None:
+def test_losses_of_a_batch_equal_torchvision(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
     model = build(kind)
     expected = reference(model)(list(x), targets(boxes, kinds))
@@ -98,7 +98,7 @@ def test_losses_of_a_batch_equal_those_of_torchvision(kind: DetectorClass) -> No
         torch.testing.assert_close(result["losses"][NAMES[name]] * factor, value, rtol=1e-5, atol=1e-6)
 
 
-def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples() -> None:
+def test_losses_of_faster_rcnn_equal_torchvision_for_the_same_samples() -> None:
     x, boxes, kinds = example()
     model = build(FasterRCNN)
     other = reference(model)
@@ -115,7 +115,7 @@ def test_losses_of_faster_rcnn_equal_those_of_torchvision_for_the_same_samples()
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_detections_equal_those_of_torchvision(kind: DetectorClass) -> None:
+def test_detections_equal_torchvision(kind: DetectorClass) -> None:
     x, _, _ = example()
     model = build(kind).eval()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Documents that are packed into one sequence: each has the same outputs as alone."""
+"""Documents packed into one sequence have the same outputs as each document alone."""
 
 from collections.abc import Callable
 
@@ -32,7 +32,7 @@ def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = MODELS[name]().double().eval()
     for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.5)  # so that every part of the model matters
+        nn.init.normal_(parameter, std=0.5)  # large enough that every part of the model changes the output
     return model
 
 

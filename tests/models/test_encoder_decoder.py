@@ -119,7 +119,7 @@ def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache(options:
     model, written = build(**options), torch.full((4, 1), 2)
     for _ in range(12):
         logits = model(sources(), written, LENGTHS)[:, -1]
-        logits[:, [0, 2, 3]] = -math.inf  # never the end, so that all targets have the same length
+        logits[:, [0, 2, 3]] = -math.inf  # never the end token, so that all targets have the same length
         written = torch.cat([written, logits.argmax(-1, keepdim=True)], dim=1)
     found = BeamSearch(begin=2, end=3, excluded=(0, 2, 3), length=12)(model, model(sources(), lengths=LENGTHS))
     assert torch.equal(found.tokens, written[:, 1:])
@@ -138,7 +138,7 @@ def test_one_vocabulary_needs_one_embedding_for_source_target_and_output() -> No
 
 
 @torch.no_grad()
-def test_texts_longer_than_those_of_the_training_data_are_read_unless_positions_are_learned() -> None:
+def test_texts_longer_than_the_training_texts_are_read_unless_positions_are_learned() -> None:
     long = sources(width=40).repeat(1, 3)
     model = build()
     with torch.inference_mode():

@@ -16,7 +16,7 @@ from dltrain.training.precision import use_fp32_where_needed
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
-# Built only in slow tests: larger variants of a class, large networks, and those of an optional package.
+# Built only in slow tests: larger variants of a class, large networks, and networks of an optional package.
 LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} | {"fcn", "r3d_18", "r2plus1d_18"}
 LARGER |= {"bert_base", "bert_minilm", "gpt_nano", "gpt2", "gpt2_medium"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
@@ -113,7 +113,7 @@ def build(name: str, facts: dict[str, Any], **changes: object) -> nn.Module:
 
 
 class FixedTarget(nn.Module):
-    """Sequence-to-sequence network that reads the previous tokens of the target 0, 1, 2, ... with each source."""
+    """Sequence-to-sequence network that reads 0, 1, 2, ... as the previous target tokens of each source."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def example(name: str, device: str = "cpu") -> tuple[nn.Module, Tensor]:
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the outputs of a model and those of its auxiliary heads, which it has in training only."""
+    """Return the outputs of a model and, in training, of its auxiliary heads."""
     output = model(x)
     return [output[0], *(value for _, value in output[1].values())] if isinstance(output, tuple) else [output]
 
@@ -145,7 +145,7 @@ def test_a_yaml_file_has_every_argument_of_the_constructor(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_defaults_in_the_yaml_file_are_those_of_the_constructor(name: str) -> None:
+def test_defaults_in_the_yaml_file_equal_the_constructor_defaults(name: str) -> None:
     node = written(name)
     for key, parameter in inspect.signature(target(name)).parameters.items():
         interpolated = str(node[key]).startswith("${")

@@ -42,7 +42,7 @@ def test_a_gpt_equals_torch_layers_with_the_same_weights(steps: int) -> None:
     torch.testing.assert_close(model(tokens), x @ model.embedding.weight.T, atol=1e-4, rtol=1e-4)
 
 
-def test_the_loss_of_an_untrained_gpt_equals_that_of_a_uniform_distribution() -> None:
+def test_the_loss_of_an_untrained_gpt_equals_the_loss_of_a_uniform_distribution() -> None:
     model = GPT(65, 64, 65)
     tokens, targets = torch.randint(0, 65, (2, 16, 64))
     loss = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten())
@@ -91,7 +91,7 @@ def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: i
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_weights_of_transformers_with_and_without_a_prefix_give_its_logits(prefix: str) -> None:
+def test_weights_of_the_package_transformers_with_and_without_a_prefix_give_its_logits(prefix: str) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=50, n_positions=20, n_embd=24, n_layer=3, n_head=4)
     torch.manual_seed(0)
