@@ -1,4 +1,4 @@
-"""The share of the training time spent waiting for data is measured, logged, and leads to advice once.
+"""The share of the training time spent waiting for data is logged, and a large share leads to advice once.
 
 The clock of these tests advances only when a test advances it.
 """
