@@ -175,7 +175,7 @@ class PianoRoll(PianoRollData):
         path: The file.
         steps_per_beat: Steps per quarter note, from 1 to 96, for reading and writing MIDI files.
         frame_stride: Distance in steps between the frames that are read, at least 1.
-        max_length: Maximum number of frames of a piece, at least 1; longer ones are cut into parts.
+        max_length: Maximum number of frames of a piece, at least 1; longer pieces are cut into parts.
         transpose: Maximum transposition of pieces in training, in semitones, at least 0.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has

@@ -38,7 +38,7 @@ class Block(nn.Module):
         num_heads: Number of attention heads; divides ``width`` unless ``head_size`` is set.
         ffn_size: Width of the feed-forward layer.
         activation_name: Activation function of the feed-forward layer.
-        gated: Whether the activated layer multiplies a second, linear one; with ``silu`` this is SwiGLU.
+        gated: Whether the activated layer is multiplied by a second, linear layer; with ``silu`` this is SwiGLU.
         pre_norm: Whether norms precede attention and feed-forward network (Radford et al. 2019) or follow the residual
             sums (Vaswani et al. 2017).
         norm: ``layer``, ``rms``, or a function that returns a normalization layer for a width.

@@ -29,7 +29,7 @@ class T5(ReadAndWrite):
         num_heads: Number of attention heads; divides ``hidden_size`` unless ``head_size`` is set.
         head_size: Features of a head; None for ``hidden_size / num_heads``.
         ffn_size: Width of the feed-forward layers; None for ``4 * hidden_size``.
-        gated: Whether the activated layer multiplies a second, linear one (version 1.1).
+        gated: Whether the activated layer is multiplied by a second, linear layer (version 1.1).
         num_buckets, max_distance: See `RelativePositions`.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
         shared_vocabulary: Whether source and target have the same vocabulary; then they share the embedding.
