@@ -53,7 +53,7 @@ class Transformer(nn.Module):
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})
         self.steps = Steps(features, hidden_size, vocabulary)
         self.widen = nn.Linear(features, hidden_size) if vocabulary is None else nn.Identity()
-        # This std is close to that of standardized inputs and initial embeddings; GPT-2's 0.02 would be too small.
+        # Projected inputs and embeddings have an initial std of 0.5 to 1, so GPT-2's 0.02 would be too small.
         self.positions = Positions(length, hidden_size, std=0.5)
         self.dropout = nn.Dropout(dropout)
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size

@@ -120,7 +120,7 @@ def forecasts(
     Args:
         history: Known values, (N, steps); the last ``max(32, 4 * horizon)`` are shown.
         truth, predicted: Actual and forecast values, (N, horizon).
-        captions: One per example; a caption equal to that of the panel above is left out.
+        captions: One per example; a caption that repeats the caption of the panel above is left out.
         interval: Bounds ``low`` and ``high`` of the forecast, (N, horizon) each; None or empty for none.
     """
     count, horizon = min(PANELS, len(truth)), truth.shape[1]

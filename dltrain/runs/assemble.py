@@ -174,7 +174,7 @@ def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
 
 
 def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
-    """Return the task for these data, and the facts of both."""
+    """Return the task for these data, and the facts of the data and the task."""
     facts = vars(spec)
     compatibility.check_facts(job, "task", facts)
     node = fill_facts(job.resolved["task"], facts, "task")

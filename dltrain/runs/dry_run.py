@@ -39,7 +39,7 @@ def prepare_run(
 
     Args:
         job: The run's configuration.
-        notes: Notes to add to those of the components.
+        notes: Notes to add to the notes of the components.
         resumed: Folder of a run to resume. Its data must have the same fingerprint as at the start of the run.
         begun: Folder of a run that has a checkpoint, and therefore needs no initial weights.
     """

@@ -118,7 +118,7 @@ def list_runs(root: Path) -> list[Path]:
 def previous_run(job: Job) -> Path | None:
     """Return the run in ``hydra.run.dir`` that ``trainer.resume=auto`` resumes, or None if it has not started yet."""
     if job.run_dir is None:
-        raise ConfigError("trainer.resume: auto is not supported without hydra.run.dir=FOLDER, the folder of the run")
+        raise ConfigError("trainer.resume=auto: not supported without hydra.run.dir=FOLDER, the folder of the run")
     path = Path(job.run_dir).expanduser()
     return path if (path / run_files.JOB).is_file() else None
 

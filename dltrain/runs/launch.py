@@ -65,7 +65,7 @@ def resume(
     Args:
         job: The job stored in the run's folder, with overrides applied.
         started: Start of the command, by `time.perf_counter`.
-        stop: Signal handler of the sweep, if the run is part of one.
+        stop: Signal handler of the sweep that the run is part of; None for a single run.
         changes: Keys that were overridden, with their values before and after.
         change_schedule: Allow a new length of training to change the learning rate.
 

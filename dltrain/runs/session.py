@@ -72,7 +72,7 @@ class Session:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken so far, in this session and earlier ones."""
+        """Optimizer steps taken so far, in this session and earlier sessions."""
         return self.loop.state.step if self.loop is not None else self.start_step
 
     def run(self) -> Outcome:
@@ -111,7 +111,7 @@ class Session:
         return self._finish(state, result, error)
 
     def _describe_exception(self, reason: Exception) -> tuple[str, str]:
-        """Return the state and the message for an exception; print the traceback of an unexpected one."""
+        """Return the state and the message for an exception; print the traceback if it is unexpected."""
         if is_out_of_memory(reason):
             return "out_of_memory", failures.describe_out_of_memory(reason, self.components)
         # After an error a GPU may be unusable, so weights are checked on the CPU only.

@@ -39,7 +39,7 @@ def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str]
         raise ConfigError(format_error(KEY, expected, f"{found.width} in {name}", hint))
     rows = [row for row, word in enumerate(words) if word in found.vectors]
     if not rows:
-        raise ConfigError(format_error(KEY, "words of the training texts", f"none of them in {name}"))
+        raise ConfigError(format_error(KEY, "a file with words of the training texts", name, "It contains none."))
     _copy(weight, rows, torch.stack([found.vectors[words[row]] for row in rows]))
     note = f"word vectors: {len(rows):,} of {len(words):,} tokens found; the others have random values"
     new = {part: "not in the word vectors" for part in model.state_dict() if part != chosen[0]}

@@ -67,7 +67,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
 
 
 def best_job(rows: list[JobResult]) -> int | None:
-    """Return the number of the first job with the best metric on the validation split, or None if no job has one."""
+    """Return the number of the first job with the best validation metric, or None if no job has a validation metric."""
     values = {row.job: row.validation for row in rows if row.validation is not None}
     if not values:
         return None

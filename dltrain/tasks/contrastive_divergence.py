@@ -29,7 +29,7 @@ class ContrastiveDivergence(Task):
 
     Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
     mean-field reconstruction; ``free_energy``, which shows overfitting when it is higher for ``val`` than for
-    ``train``; ``loss``, the free energy of the data minus that of samples after ``cd_steps`` Gibbs steps from the data;
+    ``train``; ``loss``, the free energy of the data minus the free energy after ``cd_steps`` Gibbs steps from the data;
     and, for RBMs with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 
     Args:
@@ -68,7 +68,7 @@ class ContrastiveDivergence(Task):
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the free energy of the data minus that of the chains."""
+        """Return the free energy of the data minus the free energy of the chains."""
         return self.chains.loss(model, self._visible(batch["inputs"]), batch.get("rows"))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:

@@ -29,7 +29,7 @@ class PrefixSearch:
 
     With a beam of 1, the transcript is the best path: the most likely token of each step, without repetitions or
     blanks. A wider beam sums over the alignments of each prefix. The best path is always a candidate, so that no score
-    is below that of a beam of 1.
+    is lower than with a beam of 1.
 
     Args:
         blank: Index of the blank token, which emits no output.

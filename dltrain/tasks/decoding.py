@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from dltrain.tasks.beam_search import BeamSearch
 
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
-NO_END = -1  # end token for models without one; it equals no token
+NO_END = -1  # stands for a missing end token; equals no token
 REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
 
 

@@ -29,7 +29,7 @@ class Detection(Task):
 
     A batch has ``boxes`` (B, M, 4) as left, top, right and bottom in pixels of the input, ``kinds`` (B, M), int64:
     classes starting at 1, 0 for padding and the negative class for crowds; and optionally ``frame`` (B, 4): left, top,
-    horizontal and vertical scale, which map a box to the pixels of its file. Metrics are those of COCO.
+    horizontal and vertical scale, which map a box to the pixels of its file. Metrics are the COCO metrics.
 
     Args:
         object_classes: Number of classes of objects.

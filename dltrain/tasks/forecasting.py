@@ -39,7 +39,7 @@ class Forecasting(TaskOverSteps):
     - for files with several series, ``group`` (B,), the index of the series.
 
     Args:
-        series_names: Names of the series of a file; None if it has only one.
+        series_names: Names of the series of a file; None if it has only one series.
         loss_name: ``mse``, ``l1`` or ``huber``, on normalized values; for the output ``point`` only.
         output: ``point``, one value per step and column; ``quantile``, one value per quantile, trained with the pinball
             loss; or ``gaussian``, a normal distribution, trained by maximum likelihood.

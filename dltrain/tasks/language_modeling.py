@@ -116,7 +116,7 @@ class LanguageModeling(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the number of characters of each text, and its negative log-likelihood per character after the first.
 
-        With a ``unit``, both count tokens after the first instead of characters.
+        With a ``unit``, tokens after the first are counted instead of characters.
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
@@ -188,13 +188,13 @@ class LanguageModeling(TaskOverSteps):
 
     def _decoder(self) -> Callable[[list[int]], str]:
         if self.decode is None:
-            raise ConfigError(format_error("task.decode", "data that turn tokens into text", None))
+            raise ConfigError("task.decode: not supported because the data cannot turn tokens into text")
         return self.decode
 
     def _encode_prompt(self, prompt: str, key: str) -> list[int]:
         """Return the tokens of a prompt; errors are reported under `key`."""
         if self.encode is None:
-            raise ConfigError(format_error("task.encode", "data that turn text into tokens", None))
+            raise ConfigError("task.encode: not supported because the data cannot turn text into tokens")
         try:
             tokens = self.encode(prompt)
         except ConfigError as error:

@@ -132,7 +132,7 @@ class Polyphony(Task):
         frames = list[list[int]]()
         if prompt or key != "task.prompt":
             if self.encode is None:
-                raise ConfigError(format_error("task.encode", "data that turn text into frames", None))
+                raise ConfigError("task.encode: not supported because the data cannot turn text into frames")
             try:
                 frames = self.encode(prompt)
             except ConfigError as error:
@@ -145,7 +145,7 @@ class Polyphony(Task):
     def _text(self, frame: Tensor) -> str:
         """Return the text of a frame, bool (notes,)."""
         if self.decode is None:
-            raise ConfigError(format_error("task.decode", "data that turn frames into text", None))
+            raise ConfigError("task.decode: not supported because the data cannot turn frames into text")
         return self.decode(frame.nonzero()[:, 0].tolist())
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:

@@ -100,5 +100,5 @@ def test_a_command_with_resume_auto_first_resumes_and_then_reports_a_finished_ru
     other = dltrain(*command, "optimizer.lr=0.5")
     assert other.code == 2 and "got 0.5. It cannot be changed on resume." in other.stderr
     nowhere = dltrain(*command[:-2], "trainer.resume=auto")
-    assert nowhere.code == 2 and "trainer.resume: auto is not supported without hydra.run.dir=FOLDER" in nowhere.stderr
+    assert nowhere.code == 2 and "trainer.resume=auto: not supported without hydra.run.dir=FOLDER" in nowhere.stderr
     assert_same(run, uninterrupted_run("forecast"))

@@ -79,7 +79,7 @@ def test_predict_is_rejected_for_tasks_that_cannot_predict() -> None:
 
     with pytest.raises(ConfigError, match="task: expected a task that predicts, got Unpredictive"):
         Unpredictive(1).predict(nn.Identity(), {"inputs": torch.zeros(1, 1)})
-    with pytest.raises(ConfigError, match="data that turn tokens into text"):
+    with pytest.raises(ConfigError, match="the data cannot turn tokens into text"):
         LanguageModeling(5, 4).predict(nn.Identity(), {"inputs": torch.zeros(1, 1), "targets": torch.zeros(1, 1)})
 
 
