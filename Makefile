@@ -48,7 +48,7 @@ test: .venv/installed-dev ## run the default tests, which need only bundled data
 test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minutes
 	$(BIN)/python -m pytest tests/faults -m 'faults or not faults' --numprocesses 2 $(ARGS)
 
-test-all: .venv/installed-dev ## run all tests, including slow tests and, if there is a GPU, tests on it
+test-all: .venv/installed-dev ## run all tests, including slow tests and, if there is a GPU, GPU tests
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
 test-lowest: ## run some tests in .venv-lowest, with the lowest versions of dependencies in pyproject.toml

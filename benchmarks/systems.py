@@ -65,7 +65,7 @@ class Task:
 
 
 def dltrain(task: Task, precision: str = "fp32") -> None:
-    """Train with the `dltrain` command in this process, including log, progress, TensorBoard, metrics and result.
+    """Train with the `dltrain` command in this process, with logs, progress, TensorBoard, metrics and result.json.
 
     Evaluation and checkpoints follow the last measured step.
     """

@@ -23,7 +23,7 @@ KEYS = """\
   data.path data.column               your own file, and the column to predict
   data.window data.horizon            past steps read, next steps predicted
   data.root data.download             folder of data sets; whether to download missing ones
-  data.on_bad_sample                  unreadable images or lines of a CSV file: stop or skip
+  data.on_bad_sample                  unreadable examples: stop or skip
   device.precision                    auto fp32 tf32 bf16 fp16
   hydra.run.dir hydra.sweep.dir       folder of the run or the sweep
   sweep.resume                        with -m: folder of a sweep to resume"""

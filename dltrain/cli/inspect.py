@@ -7,7 +7,7 @@ from dltrain.loggers.console import clean
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose the configuration, read its data and print a description of them."""
+    """Compose the configuration, read the data and print how they were read."""
     job = compose(arguments.overrides, tuple(arguments.config_dir))
     from dltrain.runs.inspection import inspect_data
 

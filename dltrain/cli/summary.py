@@ -31,7 +31,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     caption = (
         f"{summary.parameters:,} parameters ({summary.trainable:,} trainable), "
         f"{summary.multiply_adds // batch_size:,} multiply-adds per example\n"
-        f"a step of {batch_size} takes about {_format_bytes(memory.total)} in fp32: {shares}"
+        f"a training step with batch size {batch_size} takes about {_format_bytes(memory.total)} in fp32: {shares}"
     )
     Console().table(f"model={job.choices['model']}", COLUMNS, rows, caption, results=True)
     return 0

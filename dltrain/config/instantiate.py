@@ -108,7 +108,7 @@ def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[s
             yield from node_errors(value, argument, allow)
         elif not fits(value, hint):
             yield format_error(argument, describe(hint), value)
-    yield from _unknown_arguments(unknown, f"{constructor.__name__} takes {' '.join(names) or 'none'}")
+    yield from _unknown_arguments(unknown, f"{constructor.__name__} takes {' '.join(names) or 'no arguments'}")
     missing = [name for name in names if known[name].default is inspect.Parameter.empty and name not in given]
     yield from (f"{key}.{name}: expected a value, got nothing" for name in missing)
 

@@ -67,7 +67,7 @@ def new_facts(text: str) -> str:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Convert the content of an earlier version's job.yaml: use the new names, and keep the way its data are read."""
+    """Convert the content of an earlier version's job.yaml to the new names, without changing how its data are read."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     data = config.get("data") or {}
