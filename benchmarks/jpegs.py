@@ -4,7 +4,8 @@
 
 torchvision reads as in its reference training script: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
 float tensor, `Normalize` and a `DataLoader`, but with persistent workers and without pinned memory. dltrain reads with
-`data=image_folder` and the same augmentation. Epochs of both alternate; the first epoch of each is not timed.
+`data=image_folder` and the same augmentation. Epochs of dltrain and torchvision alternate; the
+first epoch of each is not timed.
 """
 
 import argparse

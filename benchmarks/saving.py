@@ -5,9 +5,9 @@
 Every second checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured: the
 time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
 steps (n is ``part`` in `KINDS`), and the n steps after it are compared with the next n steps. The total therefore
-includes the work of threads and of the system: hashing, waiting for the disk, removing an older file. The file of a
-plain `torch.save` is removed in the remaining steps, which are not measured. The checkpoint after the last step is not
-measured, either.
+includes the work of other threads and of the operating system: hashing, waiting for the disk, removing an older file.
+The file of a plain `torch.save` is removed in the remaining steps, which are not measured. The checkpoint after the
+last step is not measured, either.
 """
 
 import argparse

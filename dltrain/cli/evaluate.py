@@ -54,5 +54,5 @@ def _checkpoint_file(path: Path, name: str) -> str:
     known = sorted(found.name for found in folder.glob("*.pt"))
     if file.name in known and (file.name == name or (os.path.exists(file) and file.samefile(folder / file.name))):
         return file.name
-    hint = suggest(file.name, ["best", "last", *known]) or f"Its checkpoints: {' '.join(known) or 'none'}."
+    hint = suggest(file.name, ["best", "last", *known]) or f"Checkpoints of the run: {' '.join(known) or 'none'}."
     raise ConfigError(format_error("--checkpoint", f"best, last or a file of {folder}", name, hint))

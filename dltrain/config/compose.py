@@ -59,7 +59,7 @@ class Job:
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 
     def set_environment(self) -> None:
-        """Make cuBLAS deterministic if the configuration says so; call this before torch is imported."""
+        """Make cuBLAS deterministic if `device.deterministic` is true; call this before torch is imported."""
         if self.resolved["device"]["deterministic"]:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

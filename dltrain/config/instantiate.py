@@ -138,7 +138,7 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         advice = "" if known else f"If you trust that code, add allow_targets=[{package}] to the command."
         raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, advice))
     if trusted and (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # an installed command does not search the current folder by itself
+        sys.path.append(here)  # Python does not search the current folder for an installed command
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 from dltrain.config import compose, validation
 from dltrain.config.compose import Job
 
-# Groups and keys that every stored run has; without one of them its job.yaml is damaged.
+# Groups and keys of every stored run; a job.yaml without one of them is damaged.
 ALWAYS = ("model", "data", "task", "optimizer", "regularization", "device", "trainer", "seed", "allow_targets")
 
 

@@ -1,6 +1,6 @@
 """Valid types, ranges and choices of each configuration key, checked before torch is imported.
 
-A name accepts the same values everywhere, except where it is listed with a group or a class.
+A key accepts the same values in every group, unless it is listed with the name of a group or class.
 """
 
 import math
