@@ -9,12 +9,12 @@ from dltrain.data.ragged import Ragged
 
 
 def inverse_document_frequency(texts: Ragged, size: int, ignored: Iterable[int]) -> Tensor:
-    """Return ``ln((1 + n) / (1 + df)) + 1`` of each token, float32 (size,), where ``df`` of ``n`` texts contain it.
+    """Return ``ln((1 + n) / (1 + df)) + 1`` for each token, float32 (size,); ``df`` of ``n`` texts contain the token.
 
     Args:
         texts: Tokens of the training texts.
-        size: Number of different tokens.
-        ignored: Tokens that do not stand for a word; their value is 0.
+        size: Vocabulary size.
+        ignored: Special tokens, whose value is 0.
 
     Source: Sparck Jones 1972; smoothed as in scikit-learn's TfidfVectorizer.
     """

@@ -32,7 +32,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
     Args:
         dataset: Name of its class in torchvision.
         root: Folder of all data sets.
-        is_complete: Function that returns whether the files exist; another process may have downloaded them meanwhile.
+        is_complete: Function that returns whether all files are complete; checked after waiting for other downloads.
 
     Raises:
         ConfigError: The download failed; the message has a command to download the files by hand.
@@ -75,7 +75,7 @@ def _empty_folder(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _safe_network() -> Iterator[None]:
-    """Set a timeout for servers, and keep archives from writing outside their folder.
+    """Set a network timeout, and prevent archives from writing outside their folder.
 
     torchvision itself restricts archives only from version 0.29 on.
     """

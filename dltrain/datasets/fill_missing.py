@@ -14,7 +14,8 @@ def fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -
         ends: Row after the last one of each split, in ascending order.
 
     Raises:
-        ConfigError: A value is not a number, is missing and may not be filled, or a split has no number before its end.
+        ConfigError: A value is not a number, a missing value may not be filled, or a column has no number before the
+            end of a split.
     """
     columns = [table.index_of(name) for name in names]
     values = np.stack([parse_column(table, column) for column in columns], axis=1)

@@ -21,8 +21,8 @@ class Frame(NamedTuple):
     Args:
         images: Name of a field (B, channels, height, width) -> its values outside the image, (channels, 1, 1).
         masks: Name of a field with the class of each pixel, (B, height, width) -> its value outside the image.
-        boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that leaves the
-            image becomes all zeros.
+        boxes: Names of fields with left, top, right and bottom edges in pixels, (B, boxes, 4); a box that lies
+            entirely outside the image becomes all zeros.
     """
 
     images: Mapping[str, Tensor]
@@ -72,7 +72,7 @@ class Geometry(nn.Module):
         return moved
 
     def _flip(self, values: Tensor, keys: Tensor) -> Tensor:
-        """Flip as `matrix` does, by copying whole rows instead of computing the source of each pixel."""
+        """Flip as `matrix` does, without computing the source of each pixel."""
         drawn = uniform(keys, DRAWS).view(len(keys), DRAWS, *[1] * (values.dim() - 1))
         change = self.augmentation
         for enabled, number, axis in ((change.flip, FLIP, -1), (change.flip_vertical, UPSIDE, -2)):
@@ -82,7 +82,7 @@ class Geometry(nn.Module):
         return values
 
     def matrix(self, keys: Tensor, height: int, width: int) -> Tensor:
-        """Return matrices (B, 2, 3) with source = matrix @ (x, y, 1), where positions are pixels from the top left."""
+        """Return matrices (B, 2, 3) that map positions to source positions, ``matrix @ (x, y, 1)``, in pixels."""
         change = self.augmentation
         flip, down, right, turn, size, upside, *crop = uniform(keys, DRAWS).unbind(1)
         cosine, sine = change.rotated_and_zoomed(turn, size)

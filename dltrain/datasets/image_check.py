@@ -22,7 +22,7 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 def find_problem(path: Path) -> str | None:
     """Return why an image file cannot be decoded, or None.
 
-    JPEG and PNG files of 8 bits whose end is complete are not decoded, so damage within them is not noticed.
+    An 8-bit JPEG or PNG file that contains its end marker is not decoded, so damage before the marker is not found.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:

@@ -116,7 +116,7 @@ class ImageFolder:
         )
 
     def load(self) -> Splits:
-        """Return the splits; the files are listed, and no image is decoded yet."""
+        """List the image files and return the splits, without decoding images."""
         self.skipped = SkippedFiles()
         self.parts = {
             split: list_images(folder, split, self.classes, self.skipped) for split, folder in self.folders.items()
@@ -131,7 +131,7 @@ class ImageFolder:
         return self.transform.splits(train, val, test, classes)
 
     def check(self) -> None:
-        """Raise ConfigError if images that `load` has listed cannot be read and may not be skipped."""
+        """Raise ConfigError if listed images cannot be read and may not be skipped; see `reject_unreadable`."""
 
         def problem(path: Path) -> str | None:
             reason = find_problem(path)

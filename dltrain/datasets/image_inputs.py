@@ -23,7 +23,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 DEEP_MODES = ("I", "F")  # prefixes of the modes with more than 8 bits per channel, such as I;16
 WHITE_16_BIT = 65535
 Window = tuple[float, float, float, float]  # left, top, right and bottom in pixels
-Crop = Callable[[int, int], Window]  # the window to keep, for width and height of an image
+Crop = Callable[[int, int], Window]  # width and height of an image -> window to keep
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -80,9 +80,9 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...], crop: Crop 
 
 
 def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Decode an image to bytes (height, width, channels), or (height, width) in mode L, upright according to EXIF.
+    """Decode an image to uint8 (height, width, channels), or (height, width) in mode L, upright according to EXIF.
 
-    Without `crop`, it is scaled without distortion until it covers the size, and cropped at the center.
+    Without `crop`, the image is scaled without distortion until it covers the size, and cropped at the center.
 
     Args:
         source: File or content.
@@ -98,7 +98,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
 
 
 def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Resize an image to bytes; see `decode_image` for the shape and the crop."""
+    """Resize an image to an array of uint8; see `decode_image` for its shape and the crop."""
     if crop is not None:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))

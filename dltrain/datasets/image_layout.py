@@ -33,8 +33,8 @@ class SkippedFiles:
     """Files in the class folders that are not read.
 
     Args:
-        hidden: Hidden files and folders, and those of operating systems.
-        suffixes: Number of other files by suffix.
+        hidden: Hidden files and folders, and files and folders of operating systems.
+        suffixes: Number of files that are not images, by suffix, or by name if they have no suffix.
     """
 
     hidden: list[Path] = field(default_factory=list)
@@ -64,7 +64,7 @@ def has_images(folder: Path, wanted: Callable[[Path], bool] = is_image) -> bool:
 
 
 def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[str, Path]:
-    """Return the folder of each split that has one; ``train`` is `root` if there are no folders of splits.
+    """Return the folder of each split that has one; ``train`` is `root` if there are no split folders.
 
     Args:
         wanted: Function that returns whether a file belongs to an example; folders without such files are ignored.
@@ -108,7 +108,7 @@ def _unwrap(folder: Path) -> Path:
 
 
 def _reject_splits_below(root: Path, folders: list[Path]) -> None:
-    """Raise ConfigError if there are splits within a class, or one level below the expected one."""
+    """Raise ConfigError if split folders are inside class folders, or one level too deep."""
     for folder in folders:
         named = [inner for inner in subfolders(folder) if split_of(inner.name)]
         if len({split_of(inner.name) for inner in named}) > 1 or any(map(subfolders, named)):
@@ -119,7 +119,7 @@ def _reject_splits_below(root: Path, folders: list[Path]) -> None:
 
 
 def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
-    """Return the names of the class folders of a split with images, and of the class folders without images.
+    """Return the names of a split's class folders that contain images, and of those without images.
 
     Raises:
         ConfigError: No folder contains an image.

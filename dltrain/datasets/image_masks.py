@@ -120,7 +120,7 @@ class ImageMasks:
     def _find_values(self, class_names: list[str] | None, ignore: int | None) -> list[int]:
         """Return the pixel value of each class.
 
-        Masks are read if there are no names, to find the values, or two, to choose between 0 and 1 and 0 and 255.
+        Masks are read only if there are no names, to find the values, or two, to see if the second value is 1 or 255.
         """
         if class_names and len(class_names) != len(BINARY):
             return list(range(len(class_names)))

@@ -31,7 +31,7 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
     if hidden := [path for path in skipped.hidden if path.is_dir() or is_image(path)]:
         found.append(f"{len(hidden):,} hidden or system files and folders such as {hidden[0].relative_to(root)}")
     if stray := sum(is_image(file) for file in train.iterdir() if not file.is_dir()):
-        found.append(f"{stray:,} images outside the folders of classes")
+        found.append(f"{stray:,} images outside the class folders")
     if train != root:
         unread = [f.name for f in subfolders(root) if not split_of(f.name, prefixed=True) and has_images(f)]
         found.extend(f"folder {name}" for name in unread)
@@ -39,9 +39,9 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
 
 
 def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
-    """Return a line about images with the same content in two splits.
+    """Return a line about images with the same content in different splits.
 
-    The list is empty if there are none and all images were compared.
+    The list is empty if there are no such images and all candidates were compared.
     """
     files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
     candidates = [file for group in _regroup([files], _size) for file in group]
@@ -53,7 +53,9 @@ def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
         return [f"copies: no image is in two splits{capped}"] if capped else []
     first = dict(reversed(groups[0]))  # split -> its first file in the group
     pair = " and ".join(f"{first[split].relative_to(root).as_posix()} ({split})" for split in [*first][:-3:-1])
-    return [f"copies: {len(groups):,} {'images are' if len(groups) > 1 else 'image is'} in two splits{capped}: {pair}"]
+    if len(groups) > 1:
+        return [f"copies: {len(groups):,} images are in two splits{capped}, such as {pair}"]
+    return [f"copies: 1 image is in two splits{capped}: {pair}"]
 
 
 def _regroup(groups: list[list[SplitFile]], key: Callable[[Path], object]) -> list[list[SplitFile]]:

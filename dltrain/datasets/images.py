@@ -24,7 +24,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 def image_spec(channels: int, height: int, width: int, class_names: Sequence[str] | None) -> Spec:
-    """Return the facts of images. As a sequence, each row of pixels (of all channels) is a step."""
+    """Return the facts of images; for sequence models, each row of pixels, with all channels, is a step."""
     return Spec(
         shape=(channels, height, width),
         size=channels * height * width,
@@ -131,7 +131,7 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
 
     Args:
         splits: Splits of tensors.
-        count: Labeled examples to keep, at least 1: the same ones in every run, with the same fraction of every class
+        count: Number of labeled examples, at least 1: the same ones in every run, with the same fraction of every class
             to within one example. None keeps all.
 
     Raises:
@@ -176,7 +176,7 @@ class ScalePixels(nn.Module):
         """Prepare any number of images."""
         stored = rows["pixels"]
         pixels = stored.to(torch.float32, memory_format=torch.contiguous_format)
-        result = None if pixels is stored else pixels  # reuse the converted copy, as allocating memory takes time
+        result = None if pixels is stored else pixels  # reuse the converted copy, because allocating memory takes time
         batch = {"inputs": torch.addcmul(self.offset, pixels, self.scale, out=result)}
         if (labels := rows.get("labels")) is not None:
             batch["targets"] = labels if labels.is_floating_point() else labels.long()

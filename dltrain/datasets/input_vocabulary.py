@@ -24,7 +24,7 @@ class FittedSubwords(TokenizerFile):
         self.tokenizer.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without begin and end."""
+        """Return the tokens of a text, without begin and end tokens."""
         name = MORE_SPECIAL[MASK]
         mask = self.tokenizer.token_to_id(name)
         first, *others = map(super().encode, [text] if mask is None else text.split(name))
@@ -90,7 +90,7 @@ class VocabularySettings:
         return FittedSubwords(fit_subwords(self.tokens, lambda: kept, self.special, limits, self.lowercase))
 
     def restore(self, fitted: Fitted) -> Words | TokenizerFile:
-        """Return the vocabulary with the state that `state_of` returned."""
+        """Restore the vocabulary from a result of `state_of`."""
         known = fitted.get("tokenizer")
         if known is None:
             return Words(fitted["words"], fitted["lowercase"], self.special)

@@ -97,8 +97,8 @@ class KnownValues:
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """Return ``known_mean`` and ``known_scale``, (width, 1) each; empty if there are no known values.
 
-        For columns, they are the mean and standard deviation of the training rows (1 if constant); for parts of the
-        date, 0 and 1.
+        For columns, they are the mean and the standard deviation (1 for constant columns) of the training rows; for
+        parts of the date, 0 and 1.
         """
         if not train:
             return {}

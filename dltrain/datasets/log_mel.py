@@ -10,7 +10,7 @@ GUARD = 2.0**-24
 
 
 def mel_filters(bands: int, bins: int, rate: int) -> Tensor:
-    """Return triangular mel filters, the weights of the bins of a spectrum in each band, float64 (bins, bands).
+    """Return triangular mel filters: the weight of each spectrum bin in each band, float64 (bins, bands).
 
     The centers of the bands are evenly spaced on the mel scale, ``2595 log10(1 + f / 700)``, between 0 and ``rate / 2``
     Hz. A filter is 1 at the center of its band and falls linearly to 0 at the centers of the neighboring bands; the

@@ -24,7 +24,7 @@ class Written(NamedTuple):
 
     Args:
         tokens, characters, unknown: See `Counts`.
-        measured: Whether characters and spelling of each token are stored.
+        measured: Whether `Encoded.sizes` and `Encoded.spelling` are stored.
     """
 
     tokens: int
@@ -36,7 +36,7 @@ class Written(NamedTuple):
 def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tuple[list[Encoded], list[Counts]]:
     """Return the tokens and the counts of each part; the tokens are in memory-mapped files, written if missing.
 
-    Characters and spelling of the training tokens are stored only if nothing is held out.
+    `Encoded.sizes` and `Encoded.spelling` of the training tokens are stored only if nothing is held out.
 
     Args:
         key: Values that the tokens depend on, in addition to the separator, the sizes of the parts and the end token.
@@ -72,7 +72,7 @@ class _Writer:
         self.pieces = self.tokens = self.characters = self.unknown = 0
 
     def add(self, pieces: Iterable[Encoded]) -> None:
-        """Append the tokens of a piece of text, or of a document and its end."""
+        """Append the tokens of a piece of text, or of a document and its end token."""
         self.pieces += 1
         for piece in pieces:
             sizes = torch.zeros_like(piece.spelling) if piece.sizes is None else piece.sizes

@@ -112,7 +112,7 @@ def decode_mask(path: Path, image: Path, size: int, table: np.ndarray, crop: Cro
 
 
 def mask_problem(pair: Pair, table: np.ndarray) -> str | None:
-    """Return what is wrong with an image or its mask, with the file; None if both are valid.
+    """Return the file that is invalid and why, or None if the image and its mask are valid.
 
     Args:
         table: Result of `lookup_table`.
@@ -128,7 +128,7 @@ def mask_problem(pair: Pair, table: np.ndarray) -> str | None:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Return the values of the pixels of a mask, (height, width) in uint8, upright according to its EXIF data."""
+    """Return the pixel values of a mask, (height, width) in uint8, upright according to its EXIF data."""
     with Image.open(path, formats=FORMATS) as image:
         values = np.asarray(ImageOps.exif_transpose(image))
         if image.mode not in (*INDEXED, *DEEP):

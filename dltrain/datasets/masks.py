@@ -17,7 +17,7 @@ IGNORED = -1  # target of these pixels
 
 
 class PrepareMasks(nn.Module):
-    """Module that scales pixels, converts masks to class indices, and leaves boxes unchanged.
+    """Module that scales pixels, converts masks to targets, and leaves boxes unchanged.
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and

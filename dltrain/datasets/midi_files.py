@@ -58,7 +58,7 @@ def read_song(content: bytes, path: Path, steps_per_beat: int) -> Song:
         try:
             tracks, ticks = _parse(content)
         except (OSError, EOFError, ValueError, LookupError, TypeError, struct.error) as error:
-            problem = f"a damaged one ({error or 'it ends too early'})"
+            problem = f"a damaged one ({str(error) or 'it ends too early'})"
     if problem is not None:
         raise ConfigError(format_error("data.path", f"a MIDI file at {path}", problem))
     found = [note for track in tracks for note in _track_notes(track, steps_per_beat / ticks)]
@@ -82,7 +82,7 @@ def _find_problem(content: bytes) -> str | None:
     if kind > 1:
         return f"one of type {kind}, whose tracks are separate pieces"
     if len(content) >= 14 and (ticks == 0 or ticks >= 2**15):
-        return "one whose time is in seconds instead of beats"
+        return "one whose time is not in ticks per quarter note"
     return None
 
 
@@ -118,7 +118,7 @@ def _track_notes(track: Iterable[Any], steps_per_tick: float) -> list[Note]:
 
 
 def _separate(notes: list[Note]) -> list[Note]:
-    """End each note where the next one of its pitch starts; of notes with equal pitch and start, keep the longest."""
+    """Shorten notes that overlap the next one of their pitch; of notes with equal pitch and start, keep the longest."""
     starts = defaultdict[int, dict[int, int]](dict)  # pitch -> start -> end
     for note in notes:
         ends = starts[note.pitch]

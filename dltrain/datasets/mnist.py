@@ -118,7 +118,9 @@ def _read_part(raw: Path, part: str) -> Rows:
     pixels = _read_idx(images, IMAGES_HEADER).view(-1, 1, SIZE, SIZE)
     if len(pixels) != len(classes):
         got = f"{len(pixels)} images and {len(classes)} labels"
-        raise ConfigError(format_error("data.root", f"one label per image in {raw}", got, "Download the files again"))
+        raise ConfigError(
+            format_error("data.root", f"one label per image in {raw}", got, "Delete the files and download them again")
+        )
     return {"pixels": pixels, "labels": classes}
 
 

@@ -21,7 +21,7 @@ MOTIONS = ("left", "right", "up", "down", "clockwise", "counter-clockwise", "gro
 MIRRORED = ("flip", "flip_vertical")  # augmentations that turn one motion into another
 FORMS = 3  # bar, triangle, corner
 SMALLEST, LARGEST = 0.18, 0.36  # radius of a shape, as a fraction of the image size
-DRAWN = 8  # uniform numbers per clip, before those of the noise
+DRAWN = 8  # uniform numbers per clip, in addition to one per pixel for the noise
 NOISE = 30  # gray levels
 CHUNK = 128  # clips that are drawn together
 VALIDATION, TEST = 0.1, 0.2
@@ -64,7 +64,7 @@ class MovingShapes:
         self.transform = ImageTransform(1, mean, std, augment)
         for name in MIRRORED:
             if getattr(self.transform.augment, name):
-                reason = "a mirrored motion belongs to another class"
+                reason = "mirroring changes the class of some motions"
                 raise ConfigError(f"augment.{name}: not supported by data=moving_shapes because {reason}")
         self.batch_size = at_least("data.batch_size", batch_size, 1)
         self.workers = at_least("data.workers", workers, 0)

@@ -67,7 +67,7 @@ def read_roll_pieces(path: Path, text: str) -> Iterator[Piece[Steps]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if path.suffix.casefold() in (".pickle", ".pkl", ".npz", ".npy", ".mat"):
-        hint = "Such a file can run arbitrary code when it is read: convert it to JSON"
+        hint = "Convert it to JSON. Pickled files are not read because they can run arbitrary code"
         raise ConfigError(format_error("data.path", LAYOUT, path, hint))
     try:
         text = safe_read.read_text(path)

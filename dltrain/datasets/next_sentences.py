@@ -1,4 +1,4 @@
-"""Pairs of a passage and the next one of its document, or a random passage of another document."""
+"""Pairs of a passage and either the next passage of its document or a random passage of another document."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dltrain.data.ragged import Ragged
 from dltrain.data.tokens import Tokens
 from dltrain.keyed_random import mix, uniform
 
-SPECIAL_TOKENS = 3  # tokens of a pair that are not text: begin, and an end after each passage
+SPECIAL_TOKENS = 3  # special tokens of a pair: a begin token, and an end token after each passage
 NEXT, RANDOM = 0, 1  # classes of pairs, numbered as published
 
 
@@ -27,7 +27,7 @@ class Passages:
     Args:
         sentences: Tokens of all sentences, int32.
         counts: Number of sentences of each document, int64, at least 1 each.
-        tokens: Vocabulary, with tokens for begin and end.
+        tokens: Vocabulary, with begin and end tokens.
         length: Tokens of a pair, including padding.
     """
 
@@ -118,7 +118,7 @@ class Join(nn.Module):
         return torch.minimum(self.ends[rows["second"]] - self.starts[rows["second"]], room)
 
     def tokens(self, rows: Batch) -> Tensor:
-        """Return begin, the first passage, end, the second passage, end, and padding, (B, T)."""
+        """Return the begin token, each passage followed by the end token, and padding, (B, T)."""
         assert self.special.begin is not None and self.special.end is not None, "checked by the data set"
         steps, split = torch.arange(self.length, device=rows["first"].device), rows["first_length"][:, None] + 1
         last = split + self.second_length(rows)[:, None] + 1
@@ -152,7 +152,7 @@ class RandomSecond(nn.Module):
         self.register_buffer("own_counts", passages.own_counts, persistent=False)
 
     def draw(self, rows: Batch, keys: Tensor) -> Batch:
-        """Return the index of the first sentence of each second passage (``second``) and its class (``not_next``)."""
+        """Return ``second``, the first sentence of each second passage, and ``not_next``, the class of each pair."""
         replaced, place = uniform(keys, 2).unbind(1)
         second, own = rows["second"], self.own_counts[rows["second"]]
         # Draw among the sentences of all other documents: indices from the pair's document on are shifted past it.

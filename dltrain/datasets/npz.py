@@ -37,7 +37,7 @@ class Npz:
 
     Args:
         path: The .npz file.
-        validation: Fraction of the training arrays to hold out, in [0, 1).
+        validation: Fraction of the training examples to hold out, in [0, 1).
         mean: Images only: subtracted from the pixels, on the scale from 0 (black) to 1 (white), or on the scale of
             x_train if it is neither 0 to 1 nor 0 to 255; one number, or one per channel.
         std: Images only: divisor after the subtraction, above 0; one number, or one per channel.

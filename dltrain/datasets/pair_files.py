@@ -1,4 +1,4 @@
-"""One or more files of pairs of texts, each with the name of its task as a prefix of the sources."""
+"""Files of text pairs; the sources of each file may start with the name of its task."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -52,7 +52,7 @@ class PairFiles:
 
     @staticmethod
     def for_each(key: str, value: Any, count: int) -> list[Any]:
-        """Return one value for each of ``count`` files: the elements of a list, or the same value.
+        """Return one value for each of ``count`` files: the elements of a list, or the same value for all files.
 
         Raises:
             ConfigError: A list has a different length.

@@ -22,9 +22,9 @@ class PairReport:
         sources: The texts of all sources.
         encoded: Tokens of all sources, and of all targets.
         vocabularies: Vocabulary of the sources and of the targets.
-        parts: Rows of the pairs of the training, validation and test splits.
+        parts: Indices of the pairs in the training, validation and test splits.
         left_out: Number of pairs with a text that is too long.
-        cut: Number of sources whose end was cut off; None if long sources are left out.
+        cut: Number of truncated sources; None if long sources are left out.
         limits: Maximum number of tokens of sources and of targets.
     """
 
@@ -43,12 +43,14 @@ class PairReport:
         for name, side, vocabulary in zip(("sources", "targets"), self.encoded, self.vocabularies, strict=True):
             lines.append(self._side(name, side, vocabulary))
         if self.cut:
-            lines.append(f"{count(self.cut, 'source')} cut to {self.limits[0]} tokens (data.max_length)")
+            lines.append(f"{count(self.cut, 'source')} truncated to {self.limits[0]} tokens (data.max_length)")
         if self.left_out:
             lines.append(f"{count(self.left_out, 'pair')} left out: a {self._reason()}")
         trained = {self.sources[row] for row in self.parts[0].tolist()}
         if copies := sum(self.sources[row] in trained for part in self.parts[1:] for row in part.tolist()):
-            lines.append(f"duplicates in training: {count(copies, 'source')} of the validation and test splits")
+            lines.append(
+                f"duplicates in the training split: {count(copies, 'source')} of the validation and test splits"
+            )
         sizes = {name: len(part) for name, part in zip(SPLITS, self.parts, strict=True)}
         return [*lines, splits_line(sizes, "pairs")]
 

@@ -13,7 +13,7 @@ from dltrain.errors import ConfigError
 
 @dataclass(frozen=True)
 class PairVocabularies:
-    """Settings of both vocabularies.
+    """Settings of the vocabularies of sources and targets.
 
     Args:
         kind: ``words``, ``characters``, ``bpe``, ``wordpiece`` or ``file``.

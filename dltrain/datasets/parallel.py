@@ -224,7 +224,7 @@ class Parallel:
                     yield from self.reader.read_inputs(file, files.batch_size, self.encoder)
 
     def _encode(self, pairs: Pairs) -> EncodedPairs:
-        """Return the tokens of all sources, which may be cut, and of all targets."""
+        """Return the tokens of all sources, truncated if `cut_sources` is set, and of all targets."""
         source, target = self.vocabularies
         sources = [source.encode(text) for text in pairs.sources]
         self.num_cut: int | None = None
@@ -253,7 +253,7 @@ def _mix(count: int, files: int) -> Tensor:
 
 
 def _split(files: list[tuple[str, int]], shares: tuple[float, float]) -> list[Tensor]:
-    """Return the rows of the training, validation and test splits; each file is split separately.
+    """Return the pair indices of the training, validation and test splits; each file is split separately.
 
     Raises:
         ConfigError: A file has fewer than `MIN_PAIRS` pairs.

@@ -85,7 +85,7 @@ class PairReader:
             return next(iterate_json(lines, file, None, bad=self.bad))
 
     def _choose(self, table: Table) -> list[int]:
-        """Return the columns of sources and targets."""
+        """Return the indices of the columns of sources and targets."""
         if len(table.header) < 2:
             raise ConfigError(format_error("data.path", EXPECTED, f"one column in {table.path}"))
         settings = zip(self.columns, ("data.source", "data.target"), strict=True)

@@ -1,4 +1,4 @@
-"""Read the rows of a CSV file that contain a square image as text of gray values, as in FER-2013."""
+"""Read the square images in the rows of a CSV file, written as gray values, as in FER-2013."""
 
 import csv
 import math
@@ -31,7 +31,7 @@ class Columns(NamedTuple):
 
 
 class PixelRow(NamedTuple):
-    """One row: its line, its image (side, side) in uint8, and the text of its class and split."""
+    """One row: its line number, its image (side, side) in uint8, and the text of its class and split."""
 
     line: int
     pixels: np.ndarray
@@ -45,7 +45,7 @@ def read_rows(
     """Yield the rows of a file.
 
     Args:
-        lines: Lines of the file, the names of the columns first.
+        lines: Lines of the file, starting with the header.
         path: The file, for messages.
         columns: Columns to read.
         bad: Policy for rows that cannot be read; None rejects them.

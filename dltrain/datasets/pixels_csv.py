@@ -33,7 +33,7 @@ class PixelsCsv:
         column: Column of classes: words or whole numbers.
         pixels: Column of gray values from 0 to 255, separated by spaces, row by row from the top.
         usage: Column of splits; None if there is none.
-        class_names: Names of the classes 0, 1, ...; None uses the values of the column in training.
+        class_names: Names of the classes 0, 1, ...; None uses the values of the column in the training rows.
         validation: Fraction of the training rows that remain after the test split, in [0, 1); unused if there are
             ``PublicTest`` rows.
         test: Fraction of the training rows to hold out for testing, in (0, 1); unused if there are ``PrivateTest``
@@ -170,7 +170,7 @@ class PixelsCsv:
 
 
 def _find_values(rows: Sequence[PixelRow], names: list[str] | None) -> list[str]:
-    """Return the values of the column of classes: 0, 1, ... for given names, otherwise the values in training."""
+    """Return the values of the column of classes: 0, 1, ... for given names, otherwise the values in `rows`."""
     if names:
         return [str(number) for number in range(len(names))]
     values = {row.label for row in rows} - {""}

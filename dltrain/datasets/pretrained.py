@@ -1,4 +1,4 @@
-"""Download weights of torchvision, verified by hash, and compare the normalization of images with their presets."""
+"""Download weights of torchvision, verified by hash, and check the normalization of images."""
 
 import os
 from collections.abc import Mapping

@@ -54,7 +54,12 @@ class RandAugment(nn.Module):
         return batch
 
     def operate(self, batch: Fields, operation: Tensor, sign: Tensor) -> Fields:
-        """Apply one operation to each example: its number in `OPERATIONS` (B,), and -1 or 1 (B,) as its direction."""
+        """Apply one operation to each example.
+
+        Args:
+            operation: Index in `OPERATIONS`, (B,).
+            sign: Direction of the operation, (B,): -1 or 1.
+        """
         height, width = batch[next(iter(self.frame.images))].shape[-2:]
         matrix = self.matrix(operation, sign, height, width)
         moves = (operation > 0) & (operation <= len(MOVES))

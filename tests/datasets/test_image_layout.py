@@ -135,7 +135,7 @@ def test_files_that_are_ignored_are_counted_by_suffix(tmp_path):
         (tmp_path / name).write_bytes(b"")
     data = ImageFolder(str(tmp_path))
     data.load()
-    assert "left out: 2 .heic, 1 .txt, 1 images outside the folders of classes" in data.describe()
+    assert "left out: 2 .heic, 1 .txt, 1 images outside the class folders" in data.describe()
 
 
 def test_links_to_folders_are_followed_except_in_cycles(tmp_path):
@@ -191,7 +191,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
         (tmp_path / target).write_bytes((tmp_path / name).read_bytes())
     (tmp_path / "train/cat/again.png").write_bytes((tmp_path / "train/cat/01.png").read_bytes())
     data.load()
-    message = "copies: 2 images are in two splits: train/cat/00.png (train) and test/cat/x.png (test)"
+    message = "copies: 2 images are in two splits, such as train/cat/00.png (train) and test/cat/x.png (test)"
     assert message in data.describe()
     monkeypatch.setattr(image_report, "MAX_HASHED", 1)
     assert "copies: no image is in two splits among the first 1 images with equal file sizes" in data.describe()

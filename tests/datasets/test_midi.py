@@ -102,14 +102,17 @@ def test_percussion_and_notes_outside_the_piano_are_left_out_and_percussion_is_n
 BAD = {
     "an empty file": (b"", "got an empty file"),
     "another kind of file": (b"\x89PNG\r\n\x1a\n", "got another kind of file"),
-    "a header alone": (b"MThd", "got a damaged one"),
+    "a header alone": (b"MThd", r"got a damaged one \(it ends too early\)"),
     "a truncated file": (content_of(on(60), off(60, 96))[:-9], "got a damaged one"),
     "no notes": (content_of(), "expected a MIDI file with notes from 21 to 108 at song.mid, got none"),
     "drums only": (content_of(on(40, channel=9), off(40, 9, channel=9)), "got none"),
     "notes outside of the piano": (content_of(on(9), off(9, 9)), "got only other notes"),
     "separate tracks": (content_of(on(60), off(60, 96), kind=2), "got one of type 2"),
-    "a time in seconds": (content_of(on(60), off(60, 96))[:12] + b"\xe7\x28" + b"MTrk", "in seconds instead of beats"),
-    "no ticks": (content_of(on(60), off(60, 96))[:12] + b"\0\0" + b"MTrk", "in seconds instead of beats"),
+    "a time in seconds": (
+        content_of(on(60), off(60, 96))[:12] + b"\xe7\x28" + b"MTrk",
+        "not in ticks per quarter note",
+    ),
+    "no ticks": (content_of(on(60), off(60, 96))[:12] + b"\0\0" + b"MTrk", "not in ticks per quarter note"),
     "an endless note": (content_of(on(60), off(60, 2**27)), "expected a MIDI file of at most 100,000 steps"),
 }
 

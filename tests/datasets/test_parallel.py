@@ -320,7 +320,7 @@ def test_a_single_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Pa
     data = Parallel(write_table(tmp_path, phrases()), prefix="translate", min_count=1, max_length=5, cut_sources=True)
     assert data.spec.tokens.decode(data.spec.tokens.encode("the dog sees the cat")) == "translate : the dog sees"
     lengths = torch.cat([batch["lengths"] for batch in Batches(data.load().train, 8)])
-    assert int(lengths.max()) == 5 and any("sources cut to 5 tokens" in line for line in data.describe())
+    assert int(lengths.max()) == 5 and any("sources truncated to 5 tokens" in line for line in data.describe())
 
 
 def test_sentinels_follow_the_vocabulary_and_are_not_recognized_in_training_texts(tmp_path: Path) -> None:

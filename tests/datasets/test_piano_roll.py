@@ -40,7 +40,7 @@ def test_a_stride_reads_every_second_step_and_long_pieces_are_cut(tmp_path: Path
     assert rows.lengths.tolist() == [3, 1] and to_steps(rows.values) == CHORDS
     assert "5 pieces cut into parts of at most 3 frames (data.max_length)" not in cut.describe()
     assert "4 pieces cut into parts of at most 3 frames (data.max_length)" in cut.describe()
-    assert "duplicates in training: 2 pieces of the validation and test splits" in cut.describe()
+    assert "duplicates in the training split: 2 pieces of the validation and test splits" in cut.describe()
 
 
 def test_missing_splits_are_taken_from_the_training_pieces(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_file_that_is_not_in_the_jsb_layout_is_rejected_in_one_line(kind: str,
 def test_a_pickle_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "jsb.pickle"
     path.write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
-    with pytest.raises(ConfigError, match="can run arbitrary code when it is read: convert it to JSON"):
+    with pytest.raises(ConfigError, match=r"Convert it to JSON\. Pickled files are not read because"):
         PianoRoll(str(path))
 
 
