@@ -84,16 +84,17 @@ def accepted(key: str, default: Any, target: str) -> str:
     kinds = alternatives(hint) if hint else []
     listed = [kind for kind in kinds if typing.get_origin(kind) in (list, tuple)]
     plain = [kind for kind in kinds if kind not in listed and kind is not type(None)]
-    lists = bool(listed) if kinds else isinstance(default, list)
-    scalar = bool(plain) if kinds else not lists
+    many = field is not None and field.many
+    lists = bool(listed) if kinds else many or isinstance(default, list)
+    scalar = bool(plain) if kinds else many or not isinstance(default, list)
     null = default is None or (type(None) in kinds if kinds else bool(field and field.null))
     if field is None:
         words = " or ".join(dict.fromkeys(signatures.describe(kind) for kind in [*plain, *listed]))
         words = words.replace("one of ", "") or schema.KINDS[str if default is None else type(default)][1]
     else:
         words = " ".join(f"`{name}`" for name in field.names) or field.text
-        many = "a list of them" if scalar else f"a list, each {words}"
-        words = f"{words} or {many}" if lists and scalar else many if lists else words
+        several = "a list of them" if scalar else f"a list, each {words}"
+        words = f"{words} or {several}" if lists and scalar else several if lists else words
     return f"{words} or null" if null else words
 
 

@@ -135,6 +135,7 @@ TABLE = {
     "augment.randaugment": integer(0, below=101),
     "augment.magnitude": real("[0, 30]"),
     "augment.mixup augment.cutmix": real("[0, inf)"),
+    "transfer.freeze": FieldSpec("auto or a module", lambda value: isinstance(value, str), many=True),
     "unfreeze_at": integer(0, many=True, null=True),
     "lr_scale": real("(0, inf)", many=True),
     "log_every eval_every checkpoint_every": INTERVAL,

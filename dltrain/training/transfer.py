@@ -100,9 +100,10 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
         errors.append(f"transfer.embeddings: not supported with transfer.weights because {reason}")
     if option != "none" and transfer.weights is None and transfer.embeddings is None:
         errors.append(format_error("transfer.weights", WEIGHTS, None, f"transfer={option} needs initial weights."))
-    if isinstance(transfer.freeze, str) and transfer.freeze != AUTO:
+    modules = transfer.freeze if isinstance(transfer.freeze, list | tuple) else None
+    if modules is None and transfer.freeze != AUTO:
         errors.append(format_error("transfer.freeze", "auto or a list of modules", transfer.freeze))
-    entries = 1 if isinstance(transfer.freeze, str) else len(transfer.freeze)
+    entries = 1 if modules is None else len(modules)
     for name, value in (("unfreeze_at", transfer.unfreeze_at), ("lr_scale", transfer.lr_scale)):
         if isinstance(value, Sequence) and len(value) != entries:
             expected = f"a number, or one for each of the {entries} entries of transfer.freeze"

@@ -258,7 +258,10 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(animals:
             r"transfer.freeze: expected modules of the model, got layer. Did you mean layers\?",
         ),
         (["transfer.freeze=[layers]"], r"transfer.freeze: expected at least one trainable parameter, got none"),
-        (["transfer.freeze=layers"], r"transfer.freeze: expected a list, got layers"),
+        (["transfer.freeze=layers"], r"transfer.freeze: expected auto or a list of modules, got layers"),
+        (["transfer.freeze=null"], r"transfer.freeze: expected auto or a module, got null"),
+        (["transfer=freeze", "transfer.freeze=[layers.1]"], r"transfer.weights: expected a run folder"),
+        (["transfer=finetune", "transfer.freeze=auto"], r"transfer.weights: expected a run folder"),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=2"],
             r"transfer.unfreeze_at: expected at most 1, because training has 2 epochs, got 2",
