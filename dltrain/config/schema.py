@@ -179,6 +179,7 @@ TABLE = {
     "steps_per_beat": integer(1, below=97),
     "transpose": integer(0),
     "max_length": integer(1),
+    "TextPairs.max_length SentencePairs.max_length": integer(8),
     "sequences": integer(8),
     "steps": integer(1),
     "pairs": integer(1),

@@ -73,7 +73,7 @@ class Table:
         missing = [name for name in names if name not in self.header]
         if missing:
             known = f"the column{'s' * (len(missing) > 1)} {', '.join(missing)} in {self.path}"
-            raise ConfigError(format_error(key, known, ", ".join(self.header)))
+            raise ConfigError(format_error(key, known, f"the columns {', '.join(self.header)}"))
         for name in names:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"

@@ -132,7 +132,7 @@ class DetectionFolder:
         for annotated in images:
             for name in annotated.names if not self.single_class else ():
                 if name not in self.names:
-                    expected = f"one of the classes {shorten_names(self.names)} in {annotated.source}"
+                    expected = f"one of the classes ({shorten_names(self.names)}) in {annotated.source}"
                     raise ConfigError(format_error("data.path", expected, name, suggest(name, self.names)))
         kept, left_out = check_images(images, self.bad.policy == "skip")
         self.left_out += left_out

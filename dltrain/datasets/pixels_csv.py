@@ -118,7 +118,7 @@ class PixelsCsv:
                 labels.append(numbers[row.label])
                 kept.append(row.pixels)
             else:
-                expected = f"one of the classes {shorten(', '.join(self.values))} in line {row.line} of {self.path}"
+                expected = f"one of the classes ({shorten(', '.join(self.values))}) in line {row.line} of {self.path}"
                 self.bad.add(format_error("data.path", expected, row.label or "nothing"))
         pixels = np.stack(kept) if kept else np.empty((0, self.side, self.side), np.uint8)
         return {"pixels": torch.from_numpy(pixels)[:, None], "labels": torch.tensor(labels, dtype=torch.int64)}

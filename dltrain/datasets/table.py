@@ -249,7 +249,8 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
 def _columns_to_ignore(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
     """Return the columns to leave out, and why."""
     if isinstance(ignore, list):
-        table.indices_of(ignore, "data.ignore")
+        for name in ignore:
+            table.index_of(name, "data.ignore")
         return dict.fromkeys(ignore, "ignore")
     if ignore is None:
         return {}

@@ -91,7 +91,7 @@ class DateColumn(NamedTuple):
         dates = parse_cells(table.columns[column], self.day_first, named)
         wrong = 0 if dates is None else dates.bad
         if dates is None or wrong is not None:
-            expected = f"a date as in training in {table.describe_cell(column, wrong or 0)}"
+            expected = f"a date in the format of the training rows in {table.describe_cell(column, wrong or 0)}"
             raise ConfigError(format_error("data.column", expected, table.columns[column][wrong or 0]))
         time = dates.times
         days = days_of(time)

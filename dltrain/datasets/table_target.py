@@ -81,7 +81,7 @@ class TableTarget(NamedTuple):
         classes = np.array([order.get(word, -1) for word in cells.words], dtype=np.int64)[cells.codes]
         if len(unknown := np.flatnonzero(classes < 0)):
             row = int(unknown[0])
-            expected = f"one of the classes {', '.join(order)} in {table.describe_cell(column, row)}"
+            expected = f"one of the classes ({', '.join(order)}) in {table.describe_cell(column, row)}"
             raise ConfigError(format_error("data.path", expected, cells[row], suggest(cells[row], list(order))))
         return classes
 

@@ -217,7 +217,7 @@ class TextTable:
             for table in tables:
                 if name not in table.header:
                     expected = f"the column {name} in {file.path}, as in training"
-                    raise ConfigError(format_error("data.text", expected, ", ".join(table.header)))
+                    raise ConfigError(format_error("data.text", expected, f"the columns {', '.join(table.header)}"))
                 column = table.columns[table.index_of(name)]
                 names = [{"input": file.name, "line": line} for line in table.lines.tolist()]
                 yield self._inputs([column[row] for row in range(len(table))], names)

@@ -251,7 +251,7 @@ class TimeSeries:
     def _number_of(self, one: Series) -> int:
         """Return the index of a series among the series of the training file."""
         if one.name not in self.trained:
-            expected = f"a value of column {self.group} in training: {listed(map(str, self.trained))}"
+            expected = f"a value of column {self.group} in the training data ({listed(map(str, self.trained))})"
             raise ConfigError(format_error("data.group", expected, one.name))
         return self.trained.index(one.name)
 

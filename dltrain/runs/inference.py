@@ -201,7 +201,7 @@ def _known_classes(batches: Iterable[Batch], components: Components) -> Iterator
     for batch in batches:
         names = components.data.spec.class_names if components.asks_for_classes else None
         if names and (batch["targets"] < 0).any():
-            raise ConfigError(format_error("data (classes)", " ".join(names), "an example of another class"))
+            raise ConfigError(format_error("data", f"classes known to the run: {' '.join(names)}", "another class"))
         yield batch
 
 
@@ -212,7 +212,8 @@ def _check_class_names(components: Components, path: Path) -> None:
         return  # without config.yaml there is nothing to compare
     known, now = (safe_read.get_mapping(found, "task").get("class_names") for found in (config, components.config))
     if known and known != now and redaction.MASK not in str(known):
-        raise ConfigError(format_error("data (classes)", " ".join(map(str, known)), " ".join(map(str, now or ()))))
+        expected = f"the classes of the run: {' '.join(map(str, known))}"
+        raise ConfigError(format_error("data", expected, " ".join(map(str, now or ()))))
 
 
 def eval_batches(components: Components, splits: Splits, split: str) -> Batches:

@@ -86,7 +86,7 @@ def load(
             names.append(name)
     if not names:
         first = ": ".join(next(iter(new.items()), ("", "")))
-        reason = f"None of its {len(found.tensors)} weights fits. The first: {first}."
+        reason = f"None of its {len(found.tensors)} weights fits. First weight of the model: {first}."
         raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
     unused = [name for name in found.tensors if name not in state]
     return Loaded(found.origin, found.sha256, names, new, unused, [name for name in names if name in heads])

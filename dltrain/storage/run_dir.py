@@ -49,7 +49,8 @@ class RunDir:
         except Timeout:
             owner = read_status(path)
             hint = f"It is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}."
-            raise ConfigError(format_error("hydra.run.dir", "a folder that no other run uses", path, hint)) from None
+            key = "RUN" if resume else "hydra.run.dir"
+            raise ConfigError(format_error(key, "a folder that no other run uses", path, hint)) from None
         except (ConfigError, OSError):
             self.close()
             raise

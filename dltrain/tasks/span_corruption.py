@@ -38,11 +38,11 @@ class SpanCorruption(Translation):
     decode_examples: int = 0
 
     def __post_init__(self) -> None:
-        if not self.sentinels or not self.shared_vocabulary:
-            hint = "data=parallel and data=summaries have these options."
-            got = f"{len(self.sentinels)} and {str(bool(self.shared_vocabulary)).lower()}"
-            expected = "at least 2 and data.shared_vocabulary=true with span_corruption"
-            raise ConfigError(format_error("data.sentinels", expected, got, hint))
+        hint = "data=parallel and data=summaries have this key."
+        if not self.sentinels:
+            raise ConfigError(format_error("data.sentinels", "at least 2 for span_corruption", 0, hint))
+        if not self.shared_vocabulary:
+            raise ConfigError(format_error("data.shared_vocabulary", "true for span_corruption", "false", hint))
         masked, spans = (int(each) for each in count_spans(torch.tensor(self.length), *self._amounts))
         if len(self.sentinels) <= spans:
             expected = f"at least {spans + 1}, for texts of {self.length} tokens"

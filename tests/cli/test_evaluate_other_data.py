@@ -79,7 +79,7 @@ def test_classification_of_another_table_uses_the_classes_of_the_run(
     text = (tmp_path / "odd.csv").read_text().replace("odd", "ood", 1)
     (tmp_path / "odd.csv").write_text(text)
     result = evaluate(run, f"data.path={tmp_path / 'odd.csv'}")
-    expected = "data.path: expected one of the classes even, odd in column kind, line 2 of"
+    expected = "data.path: expected one of the classes (even, odd) in column kind, line 2 of"
     assert result.code == 2 and expected in result.err and "got ood. Did you mean odd?" in result.err
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_integer_target_is_rejected_only_in_classification(
         run = train(tmp_path / task, *LINEAR, "data=csv", f"data.path={path}", f"task={task}")
         result = evaluate(run, f"data.path={other}")
         assert result.code == code, result.err
-        assert code == 0 or "data (classes): expected 0 1 2, got an example of another class" in result.err
+        assert code == 0 or "data: expected classes known to the run: 0 1 2, got another class" in result.err
 
 
 def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable[..., Result], tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_series_absent_from_the_run_is_rejected(evaluate: Callable[..., Result
     assert json.loads(evaluate(run, f"data.path={tmp_path / 'other.csv'}").out)["split"] == "all"
     write(tmp_path / "other.csv", "bc", 2)
     result = evaluate(run, f"data.path={tmp_path / 'other.csv'}")
-    assert result.code == 2 and "expected a value of column store in training: a, b, got c" in result.err
+    assert result.code == 2 and "expected a value of column store in the training data (a, b), got c" in result.err
 
 
 def test_another_text_is_evaluated_with_the_vocabulary_of_the_run(
@@ -187,7 +187,7 @@ def test_all_examples_of_other_arrays_are_evaluated_with_the_labels_and_scale_of
     assert found["accuracy"] == pytest.approx(accuracy_score(y, classes))
     write("other.npz", [3, 4])
     result = evaluate(run, f"data.path={tmp_path / 'other.npz'}")
-    assert result.code == 2 and "data (classes): expected 3 5 9, got an example of another class" in result.err
+    assert result.code == 2 and "data: expected classes known to the run: 3 5 9, got another class" in result.err
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])

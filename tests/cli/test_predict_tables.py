@@ -65,7 +65,10 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("e,f", "e,ff"), "INPUT 1: expected the column f in standard input, got a, b, c, d"),
+        (
+            lambda text: text.replace("e,f", "e,ff"),
+            "INPUT 1: expected the column f in standard input, got the columns a, b, c, d",
+        ),
         (lambda text: text.replace(",cat", ",cat,1"), "as in its first line, got 9"),
         (lambda text: text.replace("1", "one"), "This column holds numbers in training"),
         (lambda text: text.replace("\n-", "\n,-").replace(",-", ",", 1), "INPUT 1: expected "),

@@ -350,7 +350,7 @@ def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_on
     (tmp_path / "empty").mkdir()
     assert "annotations in" in error(tmp_path / "empty")
     root = coco(tmp_path / "own")
-    assert "one of the classes dog in" in error(root, class_names=["dog"])
+    assert "one of the classes (dog) in" in error(root, class_names=["dog"])
     assert "data.tile: expected a side in pixels" in error(root, split_by="area")
     assert "data.path: expected an existing folder" in error(tmp_path / "nowhere")
     (root / "more.json").write_text((root / "boxes.json").read_text())
@@ -361,7 +361,7 @@ def test_a_class_that_is_not_in_the_training_split_is_rejected(tmp_path: Path) -
     coco(tmp_path / "train", 8)
     root = coco(tmp_path / "test", 4, file="b.json")
     (root / "b.json").write_text((root / "b.json").read_text().replace("dog", "cow"))
-    assert "one of the classes cat, dog in" in error(tmp_path, validation=0.2)
+    assert "one of the classes (cat, dog) in" in error(tmp_path, validation=0.2)
 
 
 def test_all_objects_can_be_one_class(tmp_path: Path) -> None:

@@ -109,12 +109,12 @@ def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: st
         (
             [f"0,{picture(0)},Training", f"2,{picture(0)},Training"],
             {"class_names": ["a", "b"]},
-            "data.path: expected one of the classes 0, 1 in line 3 of {}, got 2",
+            "data.path: expected one of the classes (0, 1) in line 3 of {}, got 2",
         ),
         (
             [f"0,{picture(0)},Training", f"1,{picture(0)},PrivateTest"],
             {},
-            "data.path: expected one of the classes 0 in line 3 of {}, got 1",
+            "data.path: expected one of the classes (0) in line 3 of {}, got 1",
         ),
     ],
 )

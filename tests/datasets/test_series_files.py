@@ -170,7 +170,9 @@ def test_a_panel_has_a_forecast_for_each_series_and_an_unknown_series_is_rejecte
     assert [piece.names[0]["series"] for piece in pieces] == list("ABCD")
     assert {piece.names[0]["time"] for piece in pieces} == {"2020-07-19"}
     write(tmp_path, **panel(["date"]).replace({"store": {"A": "E"}}))
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected a value of column store in training: A, B, C, D"):
+    with pytest.raises(
+        ConfigError, match=r"INPUT 1: expected a value of column store in the training data \(A, B, C, D\)"
+    ):
         list(data.inputs(InputFiles((str(tmp_path / "a.csv"),))))
 
 

@@ -70,7 +70,9 @@ def test_dates_in_prediction_inputs_are_read_in_the_format_of_the_training_data(
     april = 2 * np.pi * pd.Timestamp("2020-04-03").day_of_year / 365.25
     assert piece.rows["inputs"][0, 2].item() == pytest.approx(np.sin(april), abs=1e-6)
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,soon,2\n")
-    with pytest.raises(ConfigError, match=r"INPUT 1: expected a date as in training in column sold, line 2"):
+    with pytest.raises(
+        ConfigError, match=r"INPUT 1: expected a date in the format of the training rows in column sold, line 2"
+    ):
         list(data.inputs(InputFiles((str(tmp_path / "new.csv"),))))
 
 
@@ -102,7 +104,9 @@ def test_free_text_is_not_used_as_input_and_is_rejected_as_target(words: list[st
 def test_columns_can_be_excluded_by_name(tmp_path: Path) -> None:
     data = CsvTable(write(tmp_path, FRAME), ignore=["color", "sold"], missing="mean")
     assert data.spec.size == 2
-    with pytest.raises(ConfigError, match=r"^data.ignore: expected the column colour in .*color"):
+    with pytest.raises(
+        ConfigError, match=r"^data.ignore: expected one of the columns of .*color.*, got colour. Did you mean color"
+    ):
         CsvTable(write(tmp_path, FRAME), ignore=["colour"], missing="mean")
 
 

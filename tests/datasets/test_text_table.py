@@ -167,7 +167,8 @@ def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_p
         assert piece.rows["tokens"].values[:3].tolist() == data.words.encode("a good film")
     (tmp_path / "other.csv").write_text("review,x\na good film,1\n")
     with pytest.raises(
-        ConfigError, match=r"^INPUT 1: expected the column text in .*other.csv, as in training, got review, x"
+        ConfigError,
+        match=r"^INPUT 1: expected the column text in .*other.csv, as in training, got the columns review, x",
     ):
         list(data.inputs(InputFiles((str(tmp_path / "other.csv"),))))
 

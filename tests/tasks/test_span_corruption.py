@@ -117,8 +117,8 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sentinels": ()}, "data.sentinels: expected at least 2 and data.shared_vocabulary=true with span_corruption"),
-        ({"shared_vocabulary": False}, "data.sentinels: expected at least 2 and data.shared_vocabulary=true"),
+        ({"sentinels": ()}, "data.sentinels: expected at least 2 for span_corruption, got 0"),
+        ({"shared_vocabulary": False}, "data.shared_vocabulary: expected true for span_corruption"),
         ({"sentinels": (7, 8, 9)}, "data.sentinels: expected at least 4, for texts of 60 tokens, got 3"),
     ],
 )
