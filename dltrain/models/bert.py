@@ -130,7 +130,7 @@ class BERT(nn.Module):
             lengths: Steps of each text, int64 (B,) on the CPU; later steps are padding. None for no padding.
             segments: Index of the segment of each step, 0 or 1, int64 (B, T); None for 0.
             documents: Index of the document of each step, int64 (B, T): steps attend only to their own document, and
-                positions restart with each. None for one document.
+                positions restart with each document. None for one document.
         """
         states = self.encode(x, lengths, segments, documents)
         if self.hidden_tokens is not None:

@@ -15,11 +15,11 @@ from dltrain.models.detectors import UNMATCHED, OneStage, Outputs, one_hot, take
 from dltrain.models.layers import check_sizes
 
 LEVELS = 5
-READ = 3  # stages of the backbone that the pyramid reads unless `fine`; further maps are computed from the last one
+READ = 3  # number of backbone stages that the pyramid reads unless `fine`; further maps are computed from the last map
 MAX_VOTES = 1000  # maximum number of detections of an image before they are averaged
 GROUP = 8  # channels that are normalized together in the heads
-# A location is matched to boxes whose farthest edge is between this and twice this number of strides away; the first
-# level has no minimum and the last one no maximum.
+# A location can be matched only to boxes whose farthest edge is REACH to 2 * REACH strides away. The first level has no
+# minimum and the last level no maximum.
 REACH = 4
 
 
@@ -149,7 +149,7 @@ class Vote:
         boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
         kept = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_boxes]
         near = (labels[kept][:, None] == labels) & (box_iou(boxes[kept], boxes) >= self.vote_iou)
-        near[torch.arange(len(kept), device=kept.device), kept] = True  # also boxes without an area
+        near[torch.arange(len(kept), device=kept.device), kept] = True  # a box without area has no IoU with itself
         weights = scores * near
         means = weights @ boxes / weights.sum(1, keepdim=True)
         return {"boxes": means, "scores": scores[kept], "labels": labels[kept]}

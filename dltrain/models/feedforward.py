@@ -15,7 +15,7 @@ class Perceptron(nn.Module):
 
     Shape: (B, ...) with ``size`` values per example -> (B, outputs).
     Source: Rosenblatt 1958, "The perceptron".
-    Differs: trained by gradient descent on the task's loss; ``task=perceptron_rule`` is Rosenblatt's rule.
+    Differs: trained by gradient descent on the task's loss; ``task=perceptron_rule`` uses Rosenblatt's rule.
     """
 
     def __init__(self, size: int, outputs: int, activation: str = "identity") -> None:

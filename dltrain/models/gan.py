@@ -17,7 +17,7 @@ from dltrain.models.layers import norm as make_norm
 CRITIC_NORMS: Mapping[str, str] = {name: name for name in ("batch", "layer", "none")}
 NEGATIVE_SLOPE = 0.2  # slope of the critic's leaky ReLU; Radford et al. 2016, section 3
 INIT_STD = 0.02  # standard deviation of initial weights; Radford et al. 2016, section 3
-MIN_SIDE = 4  # smallest side of the coarsest feature maps in pixels; images below 8 pixels have smaller maps
+MIN_SIDE = 4  # minimum side in pixels of the coarsest feature maps; images below 8 pixels have smaller ones
 
 
 class GANBase(nn.Module):
@@ -55,7 +55,8 @@ class GAN(GANBase):
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
-    Miyato et al. 2018, "Spectral normalization for generative adversarial networks", one power iteration per pass.
+    Miyato et al. 2018, "Spectral normalization for generative adversarial networks", one power iteration per forward
+    pass.
     """
 
     def __init__(
@@ -86,8 +87,9 @@ class GAN(GANBase):
 class DCGAN(GANBase):
     """Convolutional generator and critic with strides instead of pooling and no fully connected hidden layers.
 
-    The critic halves the image until its shorter side has 4 to 7 pixels, and at least once; the generator has the same
-    sizes in reverse order. They are 7-14-28 for 28x28 images, 4-8-16-32 for 32x32 and 4-8-16-32-64 for 64x64.
+    The critic halves the image until its shorter side has 4 to 7 pixels, and at least once; the feature maps of the
+    generator have the same sizes in reverse order: 7-14-28 for 28x28 images, 4-8-16-32 for 32x32, 4-8-16-32-64 for
+    64x64.
 
     Args:
         channels: At least 1.
@@ -99,7 +101,7 @@ class DCGAN(GANBase):
             ``none``.
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
-    adversarial networks", section 3; kernels of 4 and sizes of PyTorch's DCGAN example.
+    adversarial networks", section 3; 4x4 kernels and numbers of channels as in PyTorch's DCGAN example.
     Differs: the number of halvings depends on the size of the image (in the paper, always four for 64x64); the critic
     returns logits, not probabilities.
     """
@@ -147,7 +149,7 @@ def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) 
 
 
 def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
-    """Return convolutions that halve the image; the first has no norm, because a norm would remove the brightness."""
+    """Return convolutions that halve the image; the first has no norm, which would remove the image's brightness."""
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(channels)):
         norm_here = norm if number else "none"

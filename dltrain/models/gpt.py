@@ -77,7 +77,7 @@ class GPT(nn.Module):
 
         Args:
             documents: Index of the document of each token, int64 (B, T): tokens attend only to their own document, and
-                positions restart with each. None for one document.
+                positions restart with each document. None for one document.
         """
         if state is not None:
             return self._continue(x, state)

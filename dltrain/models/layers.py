@@ -45,7 +45,7 @@ def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> 
 
 
 def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
-    """Return a list of one width per hidden layer; a single ``hidden_size`` is used for all layers.
+    """Return the width of each hidden layer; a single ``hidden_size`` is used for all layers.
 
     Raises:
         ConfigError: ``num_layers`` or a width is below 1, or there are not ``num_layers`` widths.
@@ -108,7 +108,7 @@ def fully_connected(
 
 
 def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
-    """Return a transposed convolution from feature maps of half of ``size``, rounded down, to ``size``."""
+    """Return a transposed convolution that enlarges feature maps of half of ``size``, rounded down, to ``size``."""
     odd = (size[0] % 2, size[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 

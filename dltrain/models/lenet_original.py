@@ -45,7 +45,7 @@ class SubSampling(nn.Module):
 
 
 class PartialConvolution(nn.Module):
-    """Convolution of 5x5 pixels in which each map reads only the maps that `TABLE` lists.
+    """5x5 convolution in which each output map reads only the input maps that `TABLE` lists for it.
 
     Shape: (B, 6, height, width) -> (B, 16, height - 4, width - 4).
     """

@@ -164,6 +164,6 @@ def count_levels(outputs: int, horizon: int, columns: int) -> int:
     """Return the number of outputs per step and column; raise ConfigError if it is not a whole number."""
     if outputs % (horizon * columns):
         hint = "This model only forecasts series; use another model for other tasks."
-        expected = f"a multiple of {horizon * columns}, the horizon times the columns"
+        expected = f"a multiple of {horizon * columns}, the horizon times the number of columns"
         raise ConfigError(format_error("model.outputs", expected, outputs, hint))
     return outputs // (horizon * columns)

@@ -11,7 +11,7 @@ from dltrain.models.layers import check_sizes
 from dltrain.models.linear_forecasters import Forecaster
 from dltrain.models.positions import Positions
 
-EPS = 1e-5  # added to the variance of a window, which may be constant
+EPS = 1e-5  # added to the variance, which is 0 for a constant window
 
 
 class PatchTST(Forecaster):

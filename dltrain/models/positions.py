@@ -79,9 +79,9 @@ class NoPositions(nn.Module):
 class RelativePositions(nn.Module):
     """Learned biases of attention scores, one per head and bucket of distances.
 
-    Half of the buckets hold one distance each. The distances of the other half grow logarithmically up to
-    ``max_distance``; the last bucket also holds all longer distances. If ``bidirectional``, each
-    direction has half of the buckets, divided in this way.
+    Half of the buckets hold one distance each. The other half divide the distances up to ``max_distance`` into
+    logarithmically spaced ranges; the last bucket also holds all longer distances. If ``bidirectional``, each direction
+    has half of the buckets, divided in this way.
 
     Args:
         bidirectional: Whether keys after the query have separate buckets; otherwise they share the bucket of
@@ -98,10 +98,12 @@ class RelativePositions(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
     def forward(self, queries: int, keys: int, mask: Tensor | None = None) -> Tensor:
-        """Return the biases, (1, num_heads, queries, keys); the queries are the last of the ``keys`` steps.
+        """Return the biases, (1, num_heads, queries, keys), or (B, ...) with a mask.
 
         Args:
-            mask: Keys to attend to, bool (B, 1, 1, keys); the others get minus infinity.
+            queries: Number of queries, which are the last steps.
+            keys: Number of keys, one per step.
+            mask: Keys to attend to, bool (B, 1, 1, keys); the biases of all other keys are minus infinity.
         """
         steps = torch.arange(keys, device=self.weight.device)
         scores = self.weight[self.buckets(steps[None, :] - steps[keys - queries :, None])].permute(2, 0, 1)[None]

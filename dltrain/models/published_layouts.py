@@ -26,9 +26,9 @@ BERT_NAMES = {
     "cls.seq_relationship": "next_sentence",
 }
 BERT_EMBEDDING = "embeddings.word_embeddings.weight"
-OLDER = {"gamma": "weight", "beta": "bias"}  # names of norms in the first published weights
+OLDER = {"gamma": "weight", "beta": "bias"}  # names of layer norm weights in the first published checkpoints
 PARTS = ("query", "key", "value")
-# Names whose weights repeat others, or that hold no weights.
+# Names of copies of other weights, and of tensors that are not weights.
 LEFT_OUT = re.compile(r"embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)")
 
 GPT2_NAMES = {
@@ -67,14 +67,14 @@ T5_NAMES = {
 }
 T5_EMBEDDING = "shared.weight"
 T5_JOINED = {"SelfAttention.q": "qkv", "EncDecAttention.k": "kv"}
-# Parts of joined matrices, and copies of the embedding.
+# Matrices that are joined to those in `T5_JOINED`, and copies of the embedding.
 T5_LEFT_OUT = re.compile(r".*(SelfAttention\.[kv]|EncDecAttention\.v|embed_tokens)")
 
 
 def bert_names(weights: Weights) -> Weights:
     """Return weights of BERT under the names of `dltrain.models.bert.BERT`; other weights are returned unchanged.
 
-    Queries, keys and values of a layer are joined into one matrix.
+    The matrices of queries, keys and values of a layer are joined into one.
     """
     weights = {name.removeprefix("bert."): value for name, value in weights.items()}
     if BERT_EMBEDDING not in weights:
@@ -113,8 +113,8 @@ def gpt2_names(weights: Weights) -> Weights:
 def t5_names(weights: Weights) -> Weights:
     """Return weights of T5 under the names of `dltrain.models.t5.T5`; other weights are returned unchanged.
 
-    Queries, keys and values of self-attention are joined into one matrix, and so are keys and values of the source. If
-    the output layer repeats the embedding, it is left out.
+    The matrices of queries, keys and values are joined into one in self-attention, those of keys and values in
+    cross-attention. If the output layer repeats the embedding, it is left out.
     """
     if T5_EMBEDDING not in weights:
         return weights

@@ -19,7 +19,7 @@ class Down(nn.Module):
     def __init__(self, up: nn.Linear) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(up.in_features))
-        self._tied = (up,)  # in a tuple, so that `up` is not a submodule; deepcopy of the parent keeps both tied
+        self._tied = (up,)  # in a tuple, so that `up` is not a submodule; deepcopy of the parent keeps the weight tied
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the logits of the visible units."""

@@ -112,8 +112,8 @@ class Recurrent(nn.Module):
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
-            documents: Index of the document of each step, int64 (B, T): each starts from the initial state. None for
-                one document.
+            documents: Index of the document of each step, int64 (B, T): each document starts from the initial state.
+                None for one document.
         """
         if state is not None:
             return self._continue(x, state)
@@ -215,7 +215,7 @@ def _tied_head(embedding: nn.Embedding | None, outputs: int, bidirectional: bool
     if embedding is None:
         reason = "the inputs are numbers, not tokens"
     elif embedding.num_embeddings != outputs:
-        reason = f"the outputs are {outputs} numbers, not one for each of {embedding.num_embeddings} tokens"
+        reason = f"the model has {outputs} outputs, not one for each of {embedding.num_embeddings} tokens"
     elif bidirectional:
         reason = "the states of both directions are twice as wide as the embedding"
     if embedding is None or reason is not None:

@@ -18,7 +18,7 @@ class Attention(nn.Module):
     (``dot``) or ``q . (W m)`` (``general``). `keys` computes the part that depends only on the source.
 
     Args:
-        kind: ``additive``, ``dot``, which requires equal widths, or ``general``.
+        kind: ``additive``, ``general``, or ``dot``, which requires equal widths.
         width: Width of the queries.
         memory_width: Width of the encoder states.
 
@@ -77,7 +77,7 @@ class RecurrentEncoderDecoder(nn.Module):
         super().__init__()
         choose("model.attention", attention, {name: name for name in KINDS})
         if attention == "dot" and bidirectional:
-            reason = "the states of both directions are twice as wide as those of the decoder"
+            reason = "the encoder states of both directions are twice as wide as the decoder states"
             raise ConfigError(f"model.attention: dot is not supported with model.bidirectional=true because {reason}")
         build, between = choose("model.cell", cell, CELLS), dropout if num_layers > 1 else 0.0
         layers = hidden_size, num_layers

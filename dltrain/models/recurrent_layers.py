@@ -72,7 +72,7 @@ def _call_with_dropped_weights(layer: nn.Module, x: Any, state: Any, p: float) -
     dropped = drop_weights(layer, p)
     if not next(layer.parameters()).is_cuda:
         return functional_call(layer, dropped, (x, state))
-    with warnings.catch_warnings():  # cuDNN copies the weights into one block of memory, and warns about it
+    with warnings.catch_warnings():  # torch warns that cuDNN copies the weights into one block of memory
         warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
         return functional_call(layer, dropped, (x, state))
 
@@ -87,7 +87,7 @@ class NormalizedCell(nn.Module, ABC):
     """
 
     gates: int
-    parts = 1  # tensors of the state
+    parts = 1  # number of tensors in the state
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -116,7 +116,13 @@ class NormalizedCell(nn.Module, ABC):
 
     @abstractmethod
     def step(self, inputs: Tensor, recurrent: Tensor, *parts: Tensor) -> Parts:
-        """Return the state after one step, from both parts of the gates and the state before it."""
+        """Return the state after one step.
+
+        Args:
+            inputs: Part of the gates that depends on the inputs.
+            recurrent: Part of the gates that depends on the previous hidden state.
+            parts: Previous state.
+        """
 
 
 class NormalizedRNN(NormalizedCell):
@@ -146,7 +152,7 @@ class NormalizedLSTM(NormalizedCell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
         self.norm_ih = nn.LayerNorm(self.gates * hidden_size)
-        self.norm_hh = nn.LayerNorm(self.gates * hidden_size, bias=False)  # its bias would be added to that of norm_ih
+        self.norm_hh = nn.LayerNorm(self.gates * hidden_size, bias=False)  # norm_ih already has a bias
         self.norm_cell = nn.LayerNorm(hidden_size)
 
     def read(self, inputs: Tensor) -> Tensor:
@@ -263,7 +269,7 @@ def build_layers(
     residual: bool,
     weight_dropout: float,
 ) -> nn.Module:
-    """Return the recurrent layers of a model: those of torch, or a `Stack` for options that torch does not have.
+    """Return the recurrent layers of a model: torch's own, or a `Stack` for options that torch does not have.
 
     Args:
         dropout: `nn.Dropout` or `LockedDropout` of the outputs of all layers except the last.

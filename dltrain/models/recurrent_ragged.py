@@ -72,7 +72,7 @@ def _run_padded(
 def _run_direction(
     layer: nn.RNNBase, x: Tensor, lengths: Tensor, before: Parts | None, weights: list[Tensor]
 ) -> tuple[Tensor, Parts]:
-    """Return the states after each step, and the last state of each sequence, of one layer that reads forward."""
+    """Run one layer forward; return the states after each step and the last state of each sequence."""
     is_lstm = layer.mode == "LSTM"
     if before is None:
         before = (x.new_zeros(1, len(x), layer.hidden_size),) * (2 if is_lstm else 1)
@@ -85,9 +85,9 @@ def _run_direction(
 
 
 def _keep_cells(x: Tensor, lengths: Tensor, weights: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return inputs and weights of an LSTM with one more input, which keeps the cell state unchanged in padding.
+    """Return inputs and weights of an LSTM with one more feature, which keeps the cell state unchanged in padding.
 
-    The input is 1 in padding, where it opens the forget gate and closes the input gate, and 0 elsewhere.
+    The feature is 1 in padding, where it opens the forget gate and closes the input gate, and 0 elsewhere.
     """
     padding = (torch.arange(x.shape[1]) >= lengths[:, None])[:, :, None].to(x.dtype)
     of_inputs, *others = weights

@@ -22,7 +22,7 @@ class _Segmenter(nn.Module):
     """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier features.
 
     Args:
-        network: Network of torchvision that provides the layers, so that its weights fit.
+        network: Network of torchvision that provides the layers, so that its state dicts can be loaded.
         channels: Channels of the image.
         aux_weight: Weight of the auxiliary classifier's loss.
     """
@@ -44,7 +44,7 @@ class _Segmenter(nn.Module):
 
 
 class FCN(_Segmenter):
-    """Fully convolutional network: two convolutions on the features of a dilated ResNet at an eighth of the size.
+    """Fully convolutional network: two convolutions on the features of a dilated ResNet with a stride of 8.
 
     Weights have the names of torchvision's ``fcn_resnet50`` and ``fcn_resnet101``.
 
@@ -57,7 +57,7 @@ class FCN(_Segmenter):
     Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
     Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; the auxiliary
     classifier, Zhao et al. 2017, "Pyramid scene parsing network", section 3.3.
-    Differs: as in torchvision, the backbone is dilated, and no earlier features are added.
+    Differs: as in torchvision, the backbone is dilated, and features of earlier stages are not used.
     """
 
     def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", aux_weight: float = 0.5) -> None:

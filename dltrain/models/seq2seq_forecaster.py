@@ -15,8 +15,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
     If a forecast has several outputs per step and column, such as quantiles, the next step reads their mean.
 
     Args:
-        features: Values per step: the columns, then each known value twice: of the step, and of ``horizon`` steps
-            later.
+        features: Number of values per step: the columns, the known values of the step, and the known values
+            ``horizon`` steps later.
         columns, horizon: Number of series and of steps to forecast, at least 1.
         outputs: ``horizon * columns * levels``; see `dltrain.models.linear_forecasters.Forecaster`.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
@@ -68,7 +68,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
             x: Windows (B, length, features).
             previous: True value before each step to forecast, (B, horizon, columns), which the decoder reads instead of
                 its own forecast. None outside training.
-            is_true: Steps that read `previous`, bool (B, horizon); the others read the forecast. None for all steps.
+            is_true: Steps that read `previous`, bool (B, horizon); other steps read the forecast. None for all steps.
         """
         state = self.read(x[..., : self.width])
         known = (

@@ -17,7 +17,7 @@ from dltrain.models.layers import check_sizes
 
 SIZE = (320, 320)  # image size of the published network; images may have any size
 MAPS = 6
-IOU = 0.5  # minimum IoU of a match; the best default box of each true box is matched at any IoU above 0
+IOU = 0.5  # minimum IoU of a match; the best default box for each ground-truth box is matched at any IoU above 0
 
 
 class SSDLite(OneStage, ssd.SSD):

@@ -14,7 +14,7 @@ EXAMPLE = "the name of a network of timm, such as convnext_tiny"
 
 
 class TimmNetwork(AdoptedNetwork):
-    """A network of timm with random weights; weights have the names of timm, so that its state dicts fit.
+    """Network of timm with random weights; weights have the names of timm, so that its state dicts can be loaded.
 
     Args:
         channels, outputs: At least 1.

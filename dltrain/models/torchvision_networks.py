@@ -14,7 +14,7 @@ from dltrain.models.layers import check_sizes
 
 STEMS = {"imagenet": False, "small": True}
 NORMS = {"none": "", "batch": "_bn"}  # norm of a VGG -> suffix of its name in torchvision
-AUX_SIDE = 17  # pixels of the feature maps that the auxiliary head of Inception v3 reads, per side
+AUX_SIDE = 17  # side in pixels of the feature maps that the auxiliary head of Inception v3 reads
 AUX_SMALLEST = 299  # minimum side of the images for this head with the imagenet stem
 LARGER = "Use model.stem=small or larger images."
 WITHOUT_HEAD = "Use model.stem=small, model.aux_weight=0 for a network without it, or larger images."
@@ -109,9 +109,9 @@ FAMILIES = {
 
 
 class TorchvisionNetwork(AdoptedNetwork):
-    """A network of torchvision, chosen by name.
+    """Network of torchvision, chosen by name.
 
-    Weights have the names of torchvision, so that its state dicts fit.
+    Weights have the names of torchvision, so that its state dicts can be loaded.
 
     Args:
         channels, outputs: At least 1.
@@ -220,7 +220,7 @@ class InceptionNetwork(TorchvisionNetwork):
 
     Source: Szegedy et al. 2015, "Going deeper with convolutions", sections 5 and 6: auxiliary heads with a weight
     of 0.3 and a dropout of 0.7; Szegedy et al. 2016, "Rethinking the Inception architecture for computer vision", which
-    states no weight: 0.4 is that of its authors' TensorFlow code.
+    states no weight; 0.4 is the weight in the authors' TensorFlow code.
     Differs: as in torchvision, GoogLeNet has batch norm and 3x3 instead of 5x5 convolutions.
     """
 

@@ -69,7 +69,7 @@ class Transformer(nn.Module):
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
             documents: Index of the document of each step, int64 (B, T): steps attend only to their own document, and
-                positions restart with each. None for one document.
+                positions restart with each document. None for one document.
         """
         positions = None if documents is None else document_positions(documents)
         x = self.dropout(self.positions(self.widen(self.steps(x)), positions=positions))

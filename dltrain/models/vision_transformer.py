@@ -26,8 +26,8 @@ POOLS = {"class_token": 1, "mean": 0}  # kind of pooling -> number of tokens bef
 class ViT(AdoptedNetwork):
     """Vision Transformer: a Transformer encoder over square patches of an image.
 
-    Weights have the names of torchvision, so that its state dicts fit. Position embeddings for images of another size
-    are interpolated when they are loaded as initial weights.
+    Weights have the names of torchvision, so that its state dicts can be loaded. Position embeddings for images of
+    another size are interpolated when they are loaded as initial weights.
 
     Args:
         channels, outputs, num_layers: At least 1.

@@ -51,7 +51,10 @@ def test_nlinear_equals_the_formula_of_the_paper(individual: bool) -> None:
     ("wrong", "message"),
     [
         ({"kernel_size": 4}, r"model\.kernel_size: expected an odd number, got 4"),
-        ({"outputs": 11}, r"model\.outputs: expected a multiple of 12, the horizon times the columns, got 11"),
+        (
+            {"outputs": 11},
+            r"model\.outputs: expected a multiple of 12, the horizon times the number of columns, got 11",
+        ),
         ({"horizon": 0}, r"model\.horizon"),
     ],
 )
