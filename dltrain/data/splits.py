@@ -12,7 +12,7 @@ def permutation(count: int) -> Tensor:
 
 
 def held_out_size(count: int, fraction: float) -> int:
-    """Return the number of examples in a fraction of ``count``: at least one, unless either is 0."""
+    """Return ``count * fraction``, rounded: at least 1, unless ``count`` or ``fraction`` is 0."""
     return min(count, max(1, round(count * fraction))) if fraction else 0
 
 
@@ -24,7 +24,7 @@ def hold_out(count: int, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def hold_out_stratified(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Return indices like `hold_out`, with the same fraction of every class to within one example."""
+    """Return indices like `hold_out`, with the same fraction of each class held out, to within one example."""
     order = permutation(len(labels))
     order = order[labels[order].argsort(stable=True)]
     held = held_out_size(len(labels), fraction)

@@ -1,4 +1,4 @@
-"""Vocabulary of text data, part of the `Spec` of a data set."""
+"""Vocabulary of a data set of tokens, part of its `Spec`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tokens:
-    """Vocabulary of text data: its size, its special tokens, and the conversion from and to text.
+    """Vocabulary of texts or music: its size, its special tokens, and the conversion from and to text.
 
     YAML refers to one of the fields (``vocabulary: ${spec.tokens.size}``) or to the whole object.
 
     Args:
-        size: Number of different tokens, including special ones.
+        size: Number of different tokens, including special tokens.
         pad: Token that pads short sequences.
         begin: Token that starts a text.
         end: Token that ends a text.
         mask: Token that replaces a masked token.
-        unknown: Token of words that are not in the vocabulary.
-        blank: Token of a step without output, in connectionist temporal classification (CTC).
+        unknown: Token for words that are not in the vocabulary.
+        blank: Token for a step without output in connectionist temporal classification (CTC).
         sentinels: Tokens that replace masked spans of a text, in the order in which they are used; () for none.
         special: Tokens that language models do not generate, such as padding, the mask and unknown words.
         unit: Name of a token in the keys of predictions, such as ``event`` in ``nats_per_event``; None for text, whose
             likelihood is given per character.
-        encode: Converts text to a list of tokens, without special tokens.
-        decode: Converts a list of tokens to text.
+        encode: Function that converts text to a list of tokens, without special tokens.
+        decode: Function that converts a list of tokens to text.
     """
 
     size: int

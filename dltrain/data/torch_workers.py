@@ -16,7 +16,7 @@ KILL_WAIT_S = 1.0  # maximum wait for the exit of a killed worker
 
 
 def take_over_workers(iterator: Iterator[Any]) -> list[BaseProcess]:
-    """Return the worker processes of a running iterator; from now on torch does not raise when one of them exits."""
+    """Return the workers of a running iterator, and keep torch's SIGCHLD handler from raising when one exits."""
     private: Any = iterator
     torch._C._remove_worker_pids(id(iterator))
     private._worker_pids_set = False
@@ -27,9 +27,9 @@ def end_workers(loader: DataLoader[Any], kill: bool) -> None:
     """End the workers of a loader; its next iteration starts new ones.
 
     Args:
-        loader: A loader with workers, or one that has not started any.
-        kill: Whether to kill them. An orderly shutdown waits 5 seconds for each hanging worker, and forever for a
-            lock that a killed worker held.
+        loader: The loader, which may have started no workers.
+        kill: Whether to kill the workers. An orderly shutdown waits 5 seconds for each hanging worker, and forever for
+            a lock that a killed worker held.
     """
     iterator: Any = loader._iterator
     if iterator is not None and kill:

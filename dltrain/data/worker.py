@@ -1,4 +1,4 @@
-"""Code that runs in worker processes: read batches of `Files`, report progress, end with the parent process."""
+"""Code of the worker processes, which read batches of `Files`, report progress and exit with the parent process."""
 
 import multiprocessing
 import os
@@ -45,7 +45,7 @@ class BatchReader:
         kept, rows, errors = self._read(requests)
         self.progress[2 * worker.id + 1] = IDLE
         for value in rows.values():
-            value.share_memory_()  # an error in torch's sending thread would not reach the main process
+            value.share_memory_()  # here, because an error in torch's sending thread would not reach the main process
         return kept, rows, errors
 
     def busy(self) -> list[tuple[int, int]]:
@@ -83,7 +83,7 @@ def identity(batch: Any) -> Any:
 
 
 def init_worker(number: int) -> None:
-    """Ignore signals sent to the process group, so that the main process can finish its step; end with the parent."""
+    """Ignore SIGINT and SIGUSR1, which the main process handles after its step, and exit when the parent does."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -93,7 +93,7 @@ def init_worker(number: int) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """Exit when the parent sends SIGTERM or is gone, even if a killed worker still holds a lock."""
+    """Exit when the parent sends SIGTERM or has exited, even if a killed worker still holds a lock."""
     while os.getppid() == parent:
         received = signal.sigtimedwait({signal.SIGTERM}, PARENT_CHECK_S)
         if received is not None and received.si_pid == parent:

@@ -27,7 +27,7 @@ from dltrain.keyed_random import mix
 TIMEOUT_S = 300.0
 SHARED_MEMORY = Path("/dev/shm")
 
-CHECK_S = 5.0  # interval between checks of silent workers; SIGCHLD usually reports an exit much earlier
+CHECK_S = 5.0  # interval between checks of the workers while no batch arrives; SIGCHLD usually reports an exit earlier
 EXIT_WAIT_S = 1.0  # maximum wait for the exit of a worker after an error that the exit may have caused
 
 
@@ -37,7 +37,7 @@ class WorkerLoader:
     Args:
         files: One split.
         device: Device of the batches.
-        workers: Worker processes; 0 decodes in this process.
+        workers: Number of worker processes; 0 decodes in this process.
         timeout: Seconds without a batch after which workers count as hanging.
         bad: Policy for unreadable examples.
     """
@@ -59,7 +59,7 @@ class WorkerLoader:
             timeout=min(CHECK_S, timeout) if workers else 0,
             collate_fn=identity,
             worker_init_fn=init_worker,
-            # Without it, the base seed of the workers would be drawn from the global generator.
+            # The base seed of the workers is drawn from this generator instead of the global one.
             generator=torch.Generator(),
         )
 
@@ -91,7 +91,7 @@ class WorkerLoader:
         self.processes, self.failed = [], False
 
     def _start_epoch(self, batches: list[list[Request]]) -> None:
-        """Iterate over ``batches``; start workers if there are none or one has died since the last epoch."""
+        """Begin an epoch; start the workers if none are running or if one has died since the last epoch."""
         if self._dead():
             self.close()
         self.sampler.batches.clear()
@@ -126,7 +126,7 @@ class WorkerLoader:
 
         Raises:
             WorkerError: A worker died, or shared memory is full.
-            TimeoutError: All workers are alive but returned nothing for a while.
+            TimeoutError: All workers are alive, but no batch arrived within the timeout of the loader.
         """
         watching = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGCHLD, self._on_child_exit) if watching else None
@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Reduce the threads of torch by one per worker, to at least one, because idle threads also occupy a core."""
+    """Reduce the number of torch threads by one per worker, to at least one, because idle threads also use a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield

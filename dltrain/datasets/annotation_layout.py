@@ -10,7 +10,7 @@ from dltrain.datasets.voc_files import read_voc
 from dltrain.errors import ConfigError, format_error
 
 HINT = "Use COCO JSON files with images and annotations, or one Pascal VOC XML file for each image"
-LISTS = Path("ImageSets") / "Main"  # folder of Pascal VOC with lists of the images of each split
+LISTS = Path("ImageSets") / "Main"  # folder in which Pascal VOC lists the images of each split
 
 Parts = dict[str, list[Annotated]]
 
@@ -18,10 +18,10 @@ Parts = dict[str, list[Annotated]]
 def find_annotated(root: Path) -> Parts:
     """Return the annotated images of each split; all are ``train`` if there are no splits, or only one COCO file.
 
-    Splits are defined by the names of JSON files, folders, or lists of images.
+    The names of JSON files, folders or lists of images determine the splits.
 
     Raises:
-        ConfigError: There are no annotations, none for training, several JSON files for one split, or annotations that
+        ConfigError: There are no annotations or none for training, several JSON files are for one split, or annotations
             cannot be read or assigned to a split.
     """
     files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
@@ -48,7 +48,7 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
         split = _split_of_file(path, root)
         if split is None or split in parts:
             expected = (
-                f"one annotation file for each of train, val and test in {root}, with the split in its name or path"
+                f"at most one annotation file for each of train, val and test in {root}, with the split in its path"
             )
             raise ConfigError(format_error("data.path", expected, path.relative_to(root)))
         parts[split] = read_coco(path, content, images, split)
@@ -56,7 +56,7 @@ def _by_json(root: Path, found: dict[Path, dict[str, object]], images: ImageInde
 
 
 def _split_of_file(path: Path, root: Path) -> str | None:
-    """Return the split in the name of a file or its folders, such as ``val`` in ``instances_val2017.json``; or None."""
+    """Return the split in the name of a file or its folders, such as ``val`` in ``instances_val2017.json``, or None."""
     names = (path.stem, *reversed(path.relative_to(root).parts[:-1]))
     return next(filter(None, map(split_in, names)), None)
 
@@ -77,7 +77,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files for the names at the start of the lines of a list; unknown names are ignored."""
+    """Return the annotation files that a list names, one at the start of each line; unknown names are ignored."""
     names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
     return [by_name[name] for name in names if name in by_name]
 

@@ -50,7 +50,7 @@ class ImageIndex:
     """Index of image files by file name.
 
     Args:
-        root: Folder below which images are searched.
+        root: Folder that is searched for images at any depth.
     """
 
     def __init__(self, root: Path) -> None:
@@ -90,8 +90,8 @@ class ImageIndex:
 def probe(path: Path) -> tuple[int, int]:
     """Return the width and height of an image, upright according to its EXIF data, and check that it is complete.
 
-    JPEG files that end with the end marker are not decoded, and only the checksums of most PNG files are verified.
-    All other images are decoded.
+    JPEG files that end with the end marker are not decoded. For most PNG files, only the checksums are verified. All
+    other images are decoded.
 
     Raises:
         OSError, SyntaxError, ValueError, Image.DecompressionBombError: The image cannot be read.

@@ -13,7 +13,7 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-# Errors that numpy and zipfile raise for damaged or encrypted files and for unknown compression methods.
+# Errors that numpy and zipfile raise for damaged files, encrypted files and unknown compression methods.
 UNREADABLE = (
     *(OSError, ValueError, EOFError, MemoryError, OverflowError, TypeError, KeyError, SyntaxError, RuntimeError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),

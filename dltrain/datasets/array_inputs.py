@@ -36,7 +36,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Yield stacks of at most ``size`` examples; an error is raised after the examples before it are yielded."""
+    """Yield stacks of at most ``size`` examples; a `ConfigError` is raised after the examples before it are yielded."""
     pending: list[Example] = []
     error = None
     try:
@@ -79,15 +79,16 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
 
 
 def _load(file: InputFile, content: bytes) -> np.ndarray:
-    """Load the only array, or the one named ``x`` or ``x_test``; pickled objects are rejected."""
+    """Load the array named ``x`` or else ``x_test``, or the only array; pickled objects are rejected."""
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(found, np.ndarray):
             return found
-        names = [name for name in NAMES if name in found.files] or found.files
-        if len(found.files) > 1 and names == found.files:
+        named = [name for name in NAMES if name in found.files]
+        names = named or found.files
+        if not named and len(names) != 1:
             expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
-            raise ConfigError(format_error("INPUT", expected, ", ".join(found.files)))
+            raise ConfigError(format_error("INPUT", expected, ", ".join(names) or "none"))
         check_members("INPUT", file.path, names[:1], member_sizes(found.zip))
         return found[names[0]]
     except (*UNREADABLE, IndexError) as error:

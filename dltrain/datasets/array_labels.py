@@ -13,8 +13,8 @@ from dltrain.data.loader import Batch
 from dltrain.datasets.class_counts import format_class_counts, shorten_names
 from dltrain.errors import ConfigError, format_error
 
-MIN_REPEATS = 2  # examples per class on average; numbers that repeat less often are not classes
-SIGNS = [-1, 1]  # the only classes with a negative number; in other labels, -1 often marks a missing label
+MIN_REPEATS = 2  # minimum average number of examples per class; numbers that repeat less often are not classes
+SIGNS = [-1, 1]  # the only classes that include a negative number; elsewhere, -1 often marks a missing label
 MAX_EXACT = 2**24  # float32 represents all whole numbers up to this
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-OVERSHOOT = 0.1  # floats may exceed standard black and white by this share of the range, as after resampling
+OVERSHOOT = 0.1  # floats may exceed standard black and white by this fraction of the range, as after resampling
 DARKEST_BYTES = 64  # floats with a lower maximum are not read as 0 to 255
 
 
@@ -63,7 +63,7 @@ UNIT = ArrayScale(0.0, 1.0, whole=False)
 
 
 def find_scale(pixels: np.ndarray) -> ArrayScale:
-    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else their range extended to 0."""
+    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else their range, extended to include 0."""
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     for white, darkest in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
         if low >= -OVERSHOOT * white and darkest <= high <= (1 + OVERSHOOT) * white:

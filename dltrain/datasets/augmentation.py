@@ -25,15 +25,15 @@ class Augmentation:
         flip: Flip horizontally with probability 1/2.
         flip_vertical: Flip vertically with probability 1/2.
         shift: Maximum shift in each direction, in pixels.
-        min_area: Minimum area of a random resized crop, as a share of the image, in (0, 1]; 1 for no crop. A side that
-            would exceed the image is shortened, and the share can then be smaller.
+        min_area: Minimum area of a random resized crop, as a fraction of the image, in (0, 1]; 1 for no crop. A side
+            that would exceed the image is shortened, and the area can then be smaller.
         max_stretch: Maximum change of the aspect ratio by a random crop, as a factor, at least 1.
         rotation: Maximum rotation about the center in each direction, in degrees, in [0, 180].
         zoom: Maximum relative change of the size, in [0, 1).
         brightness: Maximum relative change of the brightness, in [0, 1].
         contrast: Maximum relative change of the contrast, in [0, 1].
         saturation: Maximum relative change of the saturation, in [0, 1]; gray images have none.
-        randaugment: Operations that RandAugment applies to each image, at least 0.
+        randaugment: Number of operations that RandAugment applies to each image, at least 0.
         magnitude: Strength of these operations, in [0, 30].
         mixup: Alpha of mixup, which draws weights from Beta(alpha, alpha); 0 for no mixup.
         cutmix: Alpha of CutMix, which draws areas from Beta(alpha, alpha); 0 for no CutMix.
@@ -110,7 +110,7 @@ def read_augmentation(value: Any) -> Augmentation:
         for name in value or []:
             found = replace(found, **NAMES[one_of("data.augment", name, NAMES)])
     if found.mixup and found.cutmix:
-        raise ConfigError(format_error("augment.cutmix", "0, as augment.mixup is above 0", found.cutmix))
+        raise ConfigError(format_error("augment.cutmix", "0 because augment.mixup is above 0", found.cutmix))
     return found
 
 

@@ -42,7 +42,7 @@ class CutMix(nn.Module):
     """CutMix: each image with a rectangle of a random image of its batch; targets are weighted by area.
 
     Args:
-        alpha: Parameter of the symmetric beta distribution of the share of the image that stays, above 0.
+        alpha: Parameter of the symmetric beta distribution of the fraction of the image that stays, above 0.
         classes: Number of classes.
 
     Shape:
@@ -94,6 +94,6 @@ def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def _inside(center: Tensor, side: Tensor, size: int) -> Tensor:
-    """Return a mask (B, size) of the pixels within half a side of a center, both given relative to the size."""
+    """Return a mask (B, size) of the pixels within `side` / 2 of `center`, which are fractions of `size`."""
     positions = (torch.arange(size, device=center.device) + 0.5) / size
     return (positions - center[:, None]).abs() < 0.5 * side[:, None]

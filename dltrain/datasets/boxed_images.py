@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Return squares, row by row, that cover an image without overlap; they may extend beyond its right and bottom."""
+    """Return squares, row by row, that cover an image without overlap; they may extend beyond its edges."""
     rows, columns = math.ceil(height / tile), math.ceil(width / tile)
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
     return [(left, top, left + tile, top + tile) for left, top in corners]
@@ -58,10 +58,10 @@ class BoxedImages:
         images: All images.
         parts: The parts that are examples.
         root: Folder that file names are relative to.
-        kinds: Name of a class -> its number, from 1.
+        kinds: Class name -> class number, from 1.
         size: Height and width of an example in pixels.
         mode: PIL mode of the images.
-        visible: Minimum share of the area of a box that lies inside a part; boxes with a smaller share are dropped.
+        visible: Minimum fraction of the area of a box inside a part; boxes with a smaller fraction are dropped.
         augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """
 
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the image path of each part with a hash of its objects and window, and the file size; -1 if missing."""
+        """Yield the image path of each part with a hash of its objects and window, and the file size, -1 if missing."""
         for number, window in self.parts:
             annotated = self.images[number]
             content = f"{annotated.boxes.tolist()} {annotated.names} {annotated.crowds} {window}"

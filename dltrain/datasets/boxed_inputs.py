@@ -24,7 +24,7 @@ Decoded = tuple[dict[str, Any], list[Boxed]]  # name and parts of an image
 def read_boxed(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, int, int], tile: int | None = None
 ) -> Iterator[Inputs]:
-    """Yield images, and ``frame``, which maps boxes to pixels of the files; all parts of an image are in one batch.
+    """Yield batches of images with their ``frame`` and ``parts`` as in `Boxed`; all parts of an image are in one batch.
 
     Args:
         files: Image files, which are resized, and arrays, whose shape and scale must be those of the data set.

@@ -21,7 +21,7 @@ class Boxed(NamedTuple):
     """A decoded part of an image.
 
     Args:
-        pixels: (size, size, channels) in uint8.
+        pixels: Pixels of the part, (size, size, channels) in uint8.
         boxes: Left, top, right and bottom edge in these pixels, (M, 4) in float32.
         kinds: Classes from 1, negative for crowds, (M,) in int64.
         frame: Left, top, horizontal and vertical scale, which map boxes to pixels of the file, (4,) in float32.
@@ -61,7 +61,7 @@ def box_splits(transform: ImageTransform, train: Files, val: Files | None, test:
     """Return the splits of files with boxes. Only training images are augmented; decoding applies their random crop.
 
     Raises:
-        ConfigError: Mixup or cutmix is set.
+        ConfigError: Mixup or cutmix is enabled.
     """
     augmentation = transform.augment
     if augmentation.mixup or augmentation.cutmix:
@@ -79,7 +79,7 @@ def cut_boxes(
 
     Args:
         window: Left, top, right and bottom edge.
-        visible: Minimum share of the area of a box that lies inside the window; boxes with a smaller share are dropped.
+        visible: Minimum fraction of the area of a box inside the window; boxes with a smaller fraction are dropped.
     """
     left, top, right, bottom = window
     inside = boxes.clip([left, top, left, top], [right, bottom, right, bottom])
@@ -100,7 +100,7 @@ def to_window(boxes: np.ndarray, window: Sequence[float], size: int) -> tuple[np
 def stack_boxed(examples: Sequence[Boxed]) -> dict[str, Tensor]:
     """Return ``pixels`` (B, channels, size, size), ``boxes`` (B, M, 4), ``kinds`` (B, M), ``frame`` and ``parts``.
 
-    The boxes of each image are padded with boxes of kind 0 to the largest number M in the batch, at least 1.
+    M is the largest number of boxes of an image in the batch, at least 1; the other images are padded with kind 0.
     """
     most = max(1, *(len(each.kinds) for each in examples))
     boxes = np.zeros((len(examples), most, 4), np.float32)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class BundledSeries(NamedTuple):
-    """Unit and season, in steps, of a bundled series."""
+    """Unit of the values and length of the season in steps of a bundled series."""
 
     unit: str
     season: int

@@ -15,11 +15,11 @@ MISSING_NUMBERS = MISSING | {"none", "nil", "missing", "nat", "n.a.", "k.a.", "n
 MISSING_NUMBERS |= {"-", "--", "---", "–", "—", ".", "..", "...", "*", "#value!", "#div/0!", "#ref!", "#num!", "#name?"}
 
 POINT, COMMA = MARKS = ".", ","
-# Separators of thousands, in addition to POINT or COMMA, whichever is not the decimal mark.
+# Thousands separators, in addition to the mark (POINT or COMMA) that is not the decimal mark.
 BLANKS = " '’\u00a0\u2009\u202f"
 UNITS = "%$€£¥₹"
-MIN_NARROW = 30  # minimum number of cells with a mark for `Evidence.narrow`
-SAMPLE = 10_000  # distinct cells of a column that are examined
+MIN_NARROW = 30  # minimum number of distinct cells with a mark for `Evidence.narrow`
+SAMPLE = 10_000  # maximum number of distinct cells of a column that `find_evidence` examines
 PLAIN = re.compile(r"[\d.eE+-]*", re.ASCII)
 UNGROUPED = re.compile(r"[+-]?[1-9]\d{3,}([.,]\d*)?")
 
@@ -90,7 +90,7 @@ class Cells:
 
 
 def _find_unit(words: Sequence[str]) -> str:
-    """Return the unit at the start or end of all words that are not missing values, or an empty string."""
+    """Return the unit that all words except missing values begin or end with; an empty string if there is none."""
     found = ""
     for word in words:
         if word.casefold() in MISSING:

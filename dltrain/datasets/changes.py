@@ -1,4 +1,4 @@
-"""Combine the random changes of single examples that an augmentation enables."""
+"""Combine the random changes that an augmentation applies to each example, without mixup and cutmix."""
 
 from torch import Tensor, nn
 

@@ -19,7 +19,7 @@ from dltrain.errors import ConfigError
 from dltrain.keyed_random import draw
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-Choose = Callable[[int], list[int]]  # number of frames of a clip -> ascending positions of those to read
+Choose = Callable[[int], list[int]]  # number of frames of a clip -> ascending positions of the frames to read
 
 
 def is_video(file: Path) -> bool:
@@ -28,7 +28,7 @@ def is_video(file: Path) -> bool:
 
 
 def is_frame_or_video(file: Path) -> bool:
-    """Return whether a file is a frame of a clip or a whole clip, by its suffix."""
+    """Return whether a file has the suffix of an image or a video."""
     return is_image(file) or is_video(file)
 
 
@@ -53,13 +53,13 @@ def check_video_reader(clips: list[Path], key: str) -> None:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Return the frames of a clip in their order."""
+    """Return the files of the frames of a clip in natural order."""
     files = (entry for entry in folder.iterdir() if is_image(entry) and not is_leftover(entry.name))
     return sorted(files, key=natural_order)
 
 
 def find_clip_problem(clip: Path) -> str | None:
-    """Return the file and reason if a clip cannot be read, or None. Only the first frame of a video is decoded."""
+    """Return the file and reason if a clip cannot be read, else None. Only the first frame of a video is decoded."""
     if is_video(clip):
         try:
             next(_read_video(clip, ClipView(1, 1, 1, 1), lambda total: [0]))
@@ -90,11 +90,11 @@ class ClipView(NamedTuple):
     size: int
 
     def positions(self, total: int, moment: float | None) -> list[int]:
-        """Return the positions of the frames to read; a clip that is too short ends with repetitions of its last frame.
+        """Return the positions of the frames to read; if a clip is too short, its last frame is repeated.
 
         Args:
             total: Number of frames of the clip.
-            moment: Random number in [0, 1) that selects one of the possible starts; None reads the middle.
+            moment: Random number in [0, 1) that selects one of the possible starts; None selects the middle.
         """
         spare = max(0, total - 1 - (self.frames - 1) * self.stride)
         start = spare // 2 if moment is None else int(moment * (spare + 1))

@@ -41,7 +41,7 @@ class ClipGeometry(nn.Module):
     Args:
         augmentation: What to change and how much.
         outside: Value outside the image, one number per channel, (channels, 1, 1).
-        frames: Frames of a clip.
+        frames: Number of frames of a clip.
 
     Shape:
         inputs (B, channels, frames, height, width) -> inputs of the same shape; other fields are unchanged
@@ -76,11 +76,11 @@ def clip_splits(
     Only training clips are augmented; `Files` are cropped during decoding.
 
     Raises:
-        ConfigError: Changes of color, RandAugment or cutout are set.
+        ConfigError: Color changes, RandAugment or cutout are enabled.
     """
     if transform.augment.recolors or transform.augment.erase:
-        reason = "clips have only geometric changes, mixup and cutmix"
-        raise ConfigError(f"augment: changes of color, RandAugment and cutout are not supported because {reason}")
+        reason = "clips support only geometric changes, mixup and cutmix"
+        raise ConfigError(f"augment: color changes, RandAugment and cutout are not supported because {reason}")
     prepare = prepare_clips(transform)
     augmentation = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()
     frames = spec.clip.frames if spec.clip else 1

@@ -32,7 +32,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:
-    """Return the images of a file in the order of their paths; images without objects are kept.
+    """Return the images of a COCO file in the order of their paths; images without objects are kept.
 
     Raises:
         ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, or several

@@ -36,8 +36,8 @@ class Unit(nn.Module):
 class Colors(nn.Module):
     """Random brightness, contrast and saturation of each example, in this order.
 
-    Each factor is uniform between 1 - x and 1 + x, where x is the maximum change in `augmentation`. Only images of 3
-    channels have a saturation.
+    Each factor is uniform between 1 - x and 1 + x, where x is the maximum change in `augmentation`. Saturation changes
+    only images with 3 channels.
 
     Args:
         augmentation: What to change and how much.

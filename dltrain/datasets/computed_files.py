@@ -18,14 +18,14 @@ DIGITS = 32  # number of hexadecimal digits of the hash in a folder name
 
 
 def cache_root() -> Path:
-    """Return the folder of all data sets and caches: ``$DLTRAIN_DATA``, or ``~/.cache/dltrain``."""
+    """Return the folder of caches and downloaded data sets: ``$DLTRAIN_DATA``, or ``~/.cache/dltrain``."""
     return Path(os.environ.get("DLTRAIN_DATA", "~/.cache/dltrain")).expanduser()
 
 
 def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
     """Return the folder of the files for this key; compute them unless they exist and are undamaged.
 
-    Concurrent processes wait for each other. A killed process leaves no incomplete folder under this name.
+    Concurrent processes wait for each other. A killed process leaves no incomplete files in this folder.
 
     Args:
         kind: Folder in `cache_root` for caches of this kind.

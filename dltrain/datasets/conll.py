@@ -22,7 +22,7 @@ from dltrain.datasets.words import SPECIAL, UNKNOWN, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_SENTENCES = 3
-NO_TAG = -1  # target of tokens that are not the first one of a word
+NO_TAG = -1  # target of special tokens and of tokens that are not the first one of a word
 
 
 class PrepareTags(nn.Module):
@@ -54,8 +54,8 @@ class Conll:
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
             characters, which are kept even if they exceed it. At least 1.
-        max_length: Maximum number of tokens of a sentence, including begin and end; the rest is cut off. At least 1, or
-            3 with a ``tokenizer``.
+        max_length: Maximum number of tokens of a sentence, including begin and end tokens; longer sentences are
+            truncated. At least 1, or 3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
@@ -138,7 +138,7 @@ class Conll:
         share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of validation and test are unknown"
         lines += [f"vocabulary: {self.tokens.size:,} tokens; {share}", f"tags: {len(self.tags)}: {listed(self.tags)}"]
         if cut := sum(len(tokens) > self.room for tokens in encoded):
-            lines.append(f"{count(cut, 'sentence')} cut after {self.room} tokens (data.max_length)")
+            lines.append(f"{count(cut, 'sentence')} truncated to {self.room} tokens (data.max_length)")
         names = ("training", "validation", "test")
         return [
             *lines,
@@ -146,7 +146,7 @@ class Conll:
         ]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read files of words, or words from the command line, separated by spaces."""
+        """Read files with one word per line, or a sentence from the command line with words separated by spaces."""
         if files.text is not None:
             yield self._inputs([files.text.split()], [{"input": "--text"}])
         if files.names or files.text is None:

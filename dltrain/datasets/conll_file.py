@@ -50,7 +50,7 @@ def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, l
 
 
 def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]]]]:
-    """Return line numbers and cells of the words of each sentence."""
+    """Return a list of (line number, cells) per word for each sentence."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -72,6 +72,6 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
 
 def _cell(cells: list[str], column: int, key: str, line: int, file: Path) -> str:
     if not -len(cells) <= column < len(cells):
-        expected = f"a column from {-len(cells)} to {len(cells) - 1}, as line {line} of {file} has {len(cells)} columns"
+        expected = f"a column from {-len(cells)} to {len(cells) - 1}, because line {line} of {file} has {len(cells)}"
         raise ConfigError(format_error(key, expected, column))
     return cells[column]

@@ -42,8 +42,8 @@ class DetectionFolder:
         class_names: Names of the classes; None uses the classes of the training images, in alphabetical order.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
-        min_visible: Minimum share of the area of a box that lies inside a tile or crop, in [0, 1]; boxes with a smaller
-            share are dropped.
+        min_visible: Minimum fraction of the area of a box inside a tile or crop, in [0, 1]; boxes with a smaller
+            fraction are dropped.
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
             lowest rows for testing, the rows above them for validation. Images of fewer than three rows are used only
             for training.

@@ -57,7 +57,7 @@ class Parallel:
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer
             text are left out, see ``cut_sources``.
         max_target_length: Maximum number of tokens of a target, at least 1; None for ``max_length``.
-        cut_sources: Whether to cut off sources at ``max_length`` tokens instead of leaving out their pairs.
+        cut_sources: Whether to truncate sources to ``max_length`` tokens instead of leaving out their pairs.
         max_tokens: Maximum number of tokens per batch including padding, for sources and for targets
             separately; replaces ``batch_size``. None to use ``batch_size``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.

@@ -33,7 +33,7 @@ class SourceEncoder:
     Args:
         encode_text: Function that returns the tokens of a text.
         prefix: Start of every source.
-        limit: Maximum number of tokens; the rest is cut off. None for no limit.
+        limit: Maximum number of tokens; longer sources are truncated. None for no limit.
     """
 
     encode_text: Callable[[str], list[int]]

@@ -58,7 +58,7 @@ class Squad:
             characters, which are kept even if they exceed it. At least 1.
         max_length: Maximum number of tokens of a question and a window, including special ones; above
             ``max_question`` + ``overlap`` + 3.
-        max_question: Maximum number of tokens of a question, at least 1; the rest is cut off.
+        max_question: Maximum number of tokens of a question, at least 1; longer questions are truncated.
         overlap: Number of tokens that consecutive windows of a context share, at least 0.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the articles to hold out for validation, in [0, 1).

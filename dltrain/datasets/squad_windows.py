@@ -30,7 +30,7 @@ class Windows:
 
     Args:
         max_length: Maximum number of tokens of a row.
-        max_question: Maximum number of tokens of a question; the rest is cut off.
+        max_question: Maximum number of tokens of a question; longer questions are truncated.
         overlap: Number of tokens that consecutive windows of a context share.
     """
 

@@ -20,7 +20,7 @@ class TextEncoder:
 
     Args:
         tokens: Vocabulary; if it has tokens for begin and end, every text gets them.
-        max_length: Maximum number of tokens of a text, including begin and end; the rest is cut off.
+        max_length: Maximum number of tokens of a text, including begin and end tokens; longer texts are truncated.
         origin: What the tokens are, for messages.
     """
 

@@ -50,7 +50,7 @@ class TextTable:
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
             characters, which are kept even if they exceed it. At least 1.
-        max_length: Maximum number of tokens of a text; the rest is cut off. At least 1; at least 3 with
+        max_length: Maximum number of tokens of a text; longer texts are truncated. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         special_tokens: Whether to add begin and end tokens, which count in ``max_length``, to each text, and a mask

@@ -26,7 +26,7 @@ class BeamSearch:
     Args:
         begin, end: Tokens before the first and after the last token of a target.
         excluded: Tokens that are never generated.
-        length: Maximum number of tokens of a target, including the end token; longer targets are cut off.
+        length: Maximum number of tokens of a target, including the end token; longer targets are truncated.
         beam: Unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
         length_penalty: 0 compares log-probabilities, which favors short targets; 1 compares their means per token.
 

@@ -75,7 +75,7 @@ def test_the_first_piece_of_a_word_has_the_tag_of_the_word(tmp_path: Path) -> No
     assert tags == ["", "B-PER", "I-PER", "", "O", ""]
     assert rows["lengths"].max() == 6  # longer sentences are cut, and still end with [SEP]
     assert all(tokens[length - 1] == 3 for tokens, length in zip(rows["inputs"], rows["lengths"], strict=True))
-    assert "10 sentences cut after 4 tokens (data.max_length)" in data.describe()
+    assert "10 sentences truncated to 4 tokens (data.max_length)" in data.describe()
     again = Conll("moved.conll", tokenizer="moved.json", max_length=6, fitted=data.fit())
     assert again.tokens.size == 8
 
@@ -106,5 +106,5 @@ def test_an_unsuitable_file_is_rejected_with_its_key(content: str, message: str,
 
 
 def test_a_column_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^data.tag_column: expected a column from -3 to 2, as line 3 of"):
+    with pytest.raises(ConfigError, match=r"^data.tag_column: expected a column from -3 to 2, because line 3 of"):
         Conll(write(tmp_path), tag_column=3)

@@ -354,7 +354,7 @@ def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_on
     assert "data.tile: expected a side in pixels" in error(root, split_by="area")
     assert "data.path: expected an existing folder" in error(tmp_path / "nowhere")
     (root / "more.json").write_text((root / "boxes.json").read_text())
-    assert "one annotation file for each of train, val and test" in error(root)
+    assert "at most one annotation file for each of train, val and test" in error(root)
 
 
 def test_a_class_that_is_not_in_the_training_split_is_rejected(tmp_path: Path) -> None:

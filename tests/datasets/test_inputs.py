@@ -185,7 +185,12 @@ def test_arrays_may_have_one_or_many_examples_and_channels_first_or_last(shape, 
 
 def test_the_input_array_of_an_archive_is_found_by_its_name(tmp_path):
     x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
-    for name, arrays in (("x", {"x": x, "y": y}), ("test", {"x_train": y, "x_test": x}), ("only", {"anything": x})):
+    for name, arrays in (
+        ("x", {"x": x, "y": y}),
+        ("test", {"x_train": y, "x_test": x}),
+        ("both", {"x": x, "x_test": y}),
+        ("only", {"anything": x}),
+    ):
         np.savez(tmp_path / f"{name}.npz", **arrays)
         assert concatenate(read_arrays(inputs_of(tmp_path / f"{name}.npz"), (2,)), "inputs").shape == (3, 2)
     np.savez(tmp_path / "unclear.npz", a=x, b=x)
@@ -195,7 +200,7 @@ def test_the_input_array_of_an_archive_is_found_by_its_name(tmp_path):
     np.save(tmp_path / "words.npy", np.array([["a", "b"]]))
     for name, message in (
         ("unclear.npz", "one array, or one called x or x_test, in .* got a, b"),
-        ("none.npz", "readable arrays"),
+        ("none.npz", "one array, or one called x or x_test, in .* got none"),
         ("half.npz", "readable arrays"),
         ("nan.npy", "finite numbers in .*nan.npy.0., got NaN or infinity"),
         ("words.npy", "numbers in .*words.npy.0., got <U1"),

@@ -149,7 +149,9 @@ def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
     description = "\n".join(data.describe())
-    assert "19 texts cut after 12 tokens (data.max_length)" in description and "1 text without a token" in description
+    assert (
+        "19 texts truncated to 12 tokens (data.max_length)" in description and "1 text without a token" in description
+    )
     lengths = torch.cat([source.rows["tokens"].lengths for source in vars(data.load()).values() if source])
     assert (int(lengths.min()), int(lengths.max())) == (0, 12) and data.spec.length == 16
     (piece,) = data.inputs(InputFiles(text="word " * 20))
