@@ -56,7 +56,7 @@ class OutOfMemory(DltrainError):
 
 
 def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
-    """Return ``key: expected X, got Y. Hint.``, with secrets redacted in `got`."""
+    """Return ``key: expected X, got Y. Hint.``, with secrets redacted."""
     line = f"{redaction.mask_override(key)}: expected {expected}, got {shorten(redaction.mask(got, key))}"
     return f"{line}. {hint}" if hint else line
 

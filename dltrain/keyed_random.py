@@ -55,5 +55,5 @@ def normal(keys: Tensor, count: int) -> Tensor:
 
 
 def _shift_right(value: Integers, bits: int) -> Integers:
-    """Shift right logically; torch's operator shifts arithmetically, which keeps the sign."""
+    """Shift right logically; ``>>`` alone shifts arithmetically, which keeps the sign."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)

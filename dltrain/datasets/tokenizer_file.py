@@ -20,10 +20,10 @@ NAMES = {
 
 
 class TokenizerFile:
-    """Tokenizer of a file, without its truncation and padding.
+    """Tokenizer from a ``tokenizer.json`` file, with truncation and padding disabled.
 
     Args:
-        content: The file as JSON.
+        content: The JSON text of the file.
 
     Raises:
         ConfigError: The package tokenizers is not installed, or cannot read the content.
@@ -66,13 +66,13 @@ class TokenizerFile:
         return found.ids, found.offsets
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, including special ones."""
+        """Return the text of tokens, including special tokens."""
         text: str = self.tokenizer.decode(tokens, skip_special_tokens=False)
         return text
 
 
 def read_tokenizer(path: str) -> TokenizerFile:
-    """Read the tokenizer of a file.
+    """Read a tokenizer from a file.
 
     Raises:
         ConfigError: The file does not exist or is not a tokenizer, or the package tokenizers is not installed.

@@ -30,7 +30,9 @@ def normalize(text: str, lowercase: bool, punctuation: bool) -> str:
 
 
 class TranscriptVocabulary:
-    """Characters or words of training transcripts. Token 0 is blank, token 1 stands for unknown pieces.
+    """Vocabulary of the pieces (characters or words) of training transcripts.
+
+    Token 0 is the blank; token 1 stands for any unknown piece.
 
     Args:
         kind: ``characters`` or ``words``.
@@ -76,13 +78,14 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
     kept = [piece for piece, count in counts.items() if count >= min_count]
     if not kept:
-        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent of the {kind} in training"
-        raise ConfigError(format_error("data.min_count", most, min_count))
+        highest = max(counts.values(), default=0)
+        expected = f"at most {highest}, the count of the most frequent {kind[:-1]} in the training data"
+        raise ConfigError(format_error("data.min_count", expected, min_count))
     return TranscriptVocabulary(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words])
 
 
 def min_steps(tokens: Sequence[int]) -> int:
-    """Return the minimum number of steps for tokens: one for each, and a blank between equal neighbors.
+    """Return the minimum number of CTC steps for tokens: one per token, plus a blank between equal neighbors.
 
     Source: Graves et al. 2006, section 3.1.
     """

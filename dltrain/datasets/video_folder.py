@@ -222,6 +222,6 @@ def _class_names(root: Path) -> list[str]:
     """Return the names of the folders of a split that contain clips."""
     names = [folder.name for folder in subfolders(root) if find_clips(folder)]
     if not names:
-        expected = f"a folder per class with a folder of frames or a video file per clip in {root}"
+        expected = f"a folder per class, with a folder of frames or a video file per clip, in {root}"
         raise ConfigError(format_error("data.path", expected, "none"))
     return names

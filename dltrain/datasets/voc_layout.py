@@ -15,13 +15,13 @@ def has_voc_layout(root: Path) -> bool:
 
 
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
-    """Return image and mask of each name in the lists ``train.txt``, ``val.txt`` and ``test.txt``.
+    """Return, for each split, the image and mask of each name in the lists ``train.txt``, ``val.txt`` and ``test.txt``.
 
     Missing and empty lists are left out, and also a test list without masks, because the test masks of Pascal VOC 2012
     are not public.
 
     Raises:
-        ConfigError: There is no list for training, or a listed file is missing.
+        ConfigError: ``train.txt`` is missing or empty, or a listed file is missing.
     """
     found = {part: _read_list(root / LISTS / f"{part}.txt") for part in PARTS}
     if not found["train"]:
@@ -32,7 +32,7 @@ def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
 
 
 def _read_list(file: Path) -> list[str]:
-    """Return the names in a file, in its order; [] if it does not exist."""
+    """Return the first word of each line of a file; [] if the file does not exist."""
     if not file.is_file():
         return []
     return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]

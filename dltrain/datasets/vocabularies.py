@@ -1,4 +1,4 @@
-"""Vocabularies of sequence-to-sequence data: words, characters or subwords, with tokens for begin and end."""
+"""Vocabularies of sequence-to-sequence data: words, characters or subwords, with begin and end tokens."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,14 @@ class Vocabulary(Protocol):
     content: list[str]  # the state from which `restore` builds the vocabulary
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without begin and end."""
+        """Return the tokens of a text, without begin and end tokens."""
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without pad, begin and end."""
+        """Return the text of tokens, without padding, begin and end tokens."""
 
 
 class Pieces:
-    """Words and symbols, or characters, of training texts.
+    """Vocabulary of words and symbols, or of characters.
 
     Args:
         content: The pieces, from token 4 on.
@@ -48,7 +48,7 @@ class Pieces:
         return [self.numbers.get(piece, UNKNOWN) for piece in self.split(text)]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without pad, begin and end."""
+        """Return the text of tokens, without padding, begin and end tokens."""
         names = (*SPECIAL, *self.content)
         return self.separator.join(names[token] for token in tokens if token not in (PAD, BEGIN, END))
 
@@ -87,8 +87,9 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
     kept = [piece for piece, count in counts.items() if count >= min_count]
     if not kept:
-        most = f"at most {max(counts.values(), default=0)}, the count of the most frequent of the {kind} in training"
-        raise ConfigError(format_error("data.min_count", most, min_count))
+        highest = max(counts.values(), default=0)
+        expected = f"at most {highest}, the count of the most frequent {kind[:-1]} in the training data"
+        raise ConfigError(format_error("data.min_count", expected, min_count))
     return restore(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words], lowercase)
 
 

@@ -49,7 +49,7 @@ def cut_windows(
         series: Values of each series, (rows, columns).
         ranges: The rows of the split in each series.
         horizon: Steps to predict.
-        convert: Function that converts these values to a tensor (channels, rows).
+        convert: Function that converts the values of a series to a tensor (channels, rows).
     """
     lead, parts = ranges[0].lead, [part.rows(convert(values)) for values, part in zip(series, ranges, strict=True)]
     steps = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -64,7 +64,7 @@ def cut_windows(
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
-    """Return the index of the series of each window of `cut_windows`."""
+    """Return, for each window of `cut_windows`, the number of its series from ``numbers``."""
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     return torch.tensor(numbers).repeat_interleave(counts)
 
@@ -108,8 +108,8 @@ class Normalize(nn.Module):
         - Output: inputs (B, window, columns + 2 * width), with the known values of the step and of ``horizon`` steps
           later; targets (B, horizon, columns); shift, shift_rest (rounding error of the shift) and scale, each
           (B, 1, columns). With ``history`` also history (B, lead, columns); ahead (B, horizon, columns); naive_error
-          (B, 1, columns), the mean absolute change over a season in training; group; and, if the scales have it,
-          deviation (B, 1, columns), the standard deviation of the training rows.
+          (B, 1, columns), the mean absolute change of the training rows over a season; group, if the input has it;
+          and, if the scales have it, deviation (B, 1, columns), the standard deviation of the training rows.
     """
 
     mean: Tensor

@@ -71,19 +71,22 @@ class Words:
         return Tokens(len(self.words), pad=PAD, unknown=UNKNOWN, **more, encode=self.encode, decode=self.decode)
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text, without begin and end. With `MORE_SPECIAL`, ``<mask>`` is the mask token."""
+        """Return the tokens of a text, without begin and end tokens.
+
+        With `MORE_SPECIAL`, ``<mask>`` is the mask token.
+        """
         parts = text.split(MORE_SPECIAL[MASK]) if self.special == MORE_SPECIAL else [text]
         encoded = ([self.numbers.get(word, UNKNOWN) for word in split_words(part, self.lowercase)] for part in parts)
         return [token for number, part in enumerate(encoded) for token in (*[MASK][:number], *part)]
 
     def number(self, word: str) -> int:
-        """Return the token of one word, which is not split."""
+        """Return the token of a word, without splitting the word."""
         return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of a text, and the (start, end) of each in characters, end exclusive.
 
-        No name is read as a special token.
+        Unlike in `encode`, ``<mask>`` is never the mask token.
         """
         found = list(WORD.finditer(text))
         return [self.number(match[0]) for match in found], [match.span() for match in found]

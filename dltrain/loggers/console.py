@@ -20,8 +20,9 @@ REPEAT_S = 60.0  # maximum interval between progress lines without a terminal
 class Console:
     """Messages and progress on standard error; result tables on standard output.
 
-    A terminal gets colors and a live progress line, unless ``TERM=dumb``; ``NO_COLOR`` removes the colors. Anything
-    else gets plain text without escape codes. In all output, secrets are masked and control characters are removed.
+    A terminal gets colors and a live progress line, unless ``TERM`` is ``dumb`` or ``unknown``; ``NO_COLOR`` removes
+    the colors. Anything else gets plain text without escape codes. In all output, secrets are masked and control
+    characters are removed.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -116,7 +117,7 @@ class Console:
         caption: str = "",
         results: bool = False,
     ) -> None:
-        """Show a table, numbers aligned to the right; without a terminal it is never wrapped or cut.
+        """Show a table, with numbers aligned to the right; without a terminal it is never wrapped or truncated.
 
         With `results` it goes to standard output, where other programs may read it.
         """
@@ -155,7 +156,7 @@ class LogFile(logging.FileHandler):
         self.on_error = on_error
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the lines of a message, each with its time."""
+        """Return a message with its time at the start of each line."""
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         return "\n".join(f"{moment} {line}" for line in record.getMessage().split("\n"))
 

@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 
 class ScreenHandler(logging.Handler):
-    """Log handler that also draws a live line below the messages; silent once its stream breaks."""
+    """Log handler that also draws a live line below the messages; silent after a failed write to its stream."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(logging.INFO)
@@ -90,9 +90,9 @@ class ScreenHandler(logging.Handler):
             self.rich.print(table.rich())
 
     def draw(self, line: str, bold: int, fraction: float) -> None:
-        """Draw the live line over the previous one, cut to the width of the terminal.
+        """Draw the live line over the previous one, truncated to the width of the terminal.
 
-        Its first `bold` characters are bold; `fraction`, in [0, 1], is shown as a bar if there is room.
+        The first `bold` characters of the line are bold; `fraction`, in [0, 1], is shown as a bar if there is room.
         """
         from rich.text import Text
 

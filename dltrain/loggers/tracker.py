@@ -50,8 +50,8 @@ class Tracker:
         self._file = open(folder / _file_name(folder), "xb")  # noqa: SIM115
         self._events = RecordWriter(self._file)
         self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
-        # The first START event begins the run. A later one makes TensorBoard hide the points that were written
-        # before it for its step and all later steps.
+        # The first START event begins the run. A later one makes TensorBoard hide the points already written for
+        # its step and later steps.
         if first or purge_step is not None:
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=self._started, step=purge_step or 0, session_log=start))
@@ -113,7 +113,8 @@ class Tracker:
         Args:
             choices: Name -> bool, int, float or str; other types are shown as text.
             metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash is used as
-                it is, and not logged again if it is the last point of that curve. Non-finite values are omitted.
+                it is. A value that is already the last point of its curve is not logged again. Non-finite values are
+                omitted.
         """
         # Importing these takes 30 ms, which would delay the start of a run.
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2

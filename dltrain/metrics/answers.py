@@ -15,12 +15,12 @@ def normalize(answer: str) -> str:
 
 
 def exact_match(found: str, answers: Sequence[str]) -> float:
-    """Return 1 if an answer equals one of the correct ones, after normalization, otherwise 0."""
+    """Return 1 if the predicted answer equals a correct answer after normalization, otherwise 0."""
     return float(normalize(found) in map(normalize, answers))
 
 
 def word_f1(found: str, answers: Sequence[str]) -> float:
-    """Return the highest F1 score between the words of an answer and of a correct answer, from 0 to 1.
+    """Return the highest F1 score between the words of the predicted answer and of a correct answer, from 0 to 1.
 
     Source: Rajpurkar et al. 2016, "SQuAD", section 6.1.
     """

@@ -23,7 +23,7 @@ class AveragePrecision:
 
     Metrics are means over the classes that occur and over IoU thresholds from 0.5 to 0.95 in steps of 0.05: ``map`` for
     all boxes; ``map_small`` below 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, if there
-    are any; ``mar100`` is the recall of at most 100 detections per image. ``map50`` and ``map75`` have one threshold.
+    are any; ``mar100`` is the recall with at most 100 detections per image. ``map50`` and ``map75`` have one threshold.
 
     Args:
         names: Names of the classes 1, 2, ...
@@ -41,7 +41,7 @@ class AveragePrecision:
         """Add an image.
 
         Args:
-            boxes: True boxes as left, top, right and bottom in pixels of the file, (M, 4).
+            boxes: Ground-truth boxes as left, top, right and bottom in pixels of the file, (M, 4).
             kinds: Class of each box, from 1, (M,); 0 for padding. A negative class marks a crowd region of that
                 class: detections inside it are ignored.
             found: ``boxes`` (N, 4), ``scores`` (N,) and ``labels`` (N,).
@@ -57,7 +57,10 @@ class AveragePrecision:
             self.found.append({"image_id": image, "category_id": label, "bbox": box, "score": score})
 
     def read(self) -> dict[str, float]:
-        """Return the metrics, and with several classes the AP of each class that occurs; 0 if there is no true box."""
+        """Return the metrics and, with several classes, the AP of each class that occurs.
+
+        Without ground-truth boxes, crowds not counted, the metrics are ``map``, ``map50`` and ``map75``, all 0.
+        """
         if not any(not box["iscrowd"] for box in self.truth):
             return {"map": 0.0, "map50": 0.0, "map75": 0.0}
         precision, stats = self._evaluate()
@@ -68,7 +71,7 @@ class AveragePrecision:
         return metrics | (known if len(self.names) > 1 else {})
 
     def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the precision (thresholds, recalls, classes, sizes, limits of detections) and the statistics."""
+        """Return the precision (thresholds, recalls, classes, box sizes, maximum detections) and the statistics."""
         from faster_coco_eval import COCO, COCOeval_faster
 
         kinds = [{"id": number, "name": name} for number, name in enumerate(self.names, 1)]

@@ -53,7 +53,7 @@ def classifier_score(logits: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """Return the shares of generated examples near real ones (precision) and of real ones near generated ones (recall).
+    """Return the fractions of generated examples near real ones (precision) and real ones near generated ones (recall).
 
     An example is near a set if, for some member of the set, its distance to the member is at most the distance between
     the member and its k-th nearest neighbor in the set.

@@ -11,13 +11,13 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
     """Return how many modes are covered, and how well.
 
     Each class of real points is a mode. The center of a mode is the mean of its real points; the standard deviation of
-    a mode is the square root of the mean of their variances along both axes. A generated point belongs to the nearest
-    mode if it lies within three standard deviations of the center.
+    a mode is the square root of their mean variance along the two axes. A generated point belongs to the nearest mode
+    if it lies within three standard deviations of the center.
 
     - ``modes``: number of modes with generated points.
-    - ``high_quality``: share of the generated points that belong to a mode.
-    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. It is the sum, over
-      all modes, of the mode's share of the real points or of the generated points, whichever is smaller.
+    - ``high_quality``: fraction of the generated points that belong to a mode.
+    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. It is the sum,
+      over all modes, of the smaller of two fractions: of the real and of the generated points that belong to the mode.
 
     Args:
         real, fake: Points, (N, 2) and (M, 2).

@@ -77,7 +77,7 @@ class Covariance:
 
 
 def confusion(targets: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """Return counts (classes, classes): rows are targets, columns predictions."""
+    """Return the confusion matrix (classes, classes): rows are targets, columns predictions."""
     return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 

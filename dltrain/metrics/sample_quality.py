@@ -43,8 +43,9 @@ class Quality:
     def measure(self, real: Tensor, fake: Tensor) -> dict[str, float]:
         """Return scores of generated samples in comparison with real examples; images are in [0, 1].
 
-        The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) of the first 2,000 real and
-        the first 2,000 generated examples, and with a classifier ``classifier_score`` (the number of classes is best).
+        The scores are ``frechet`` (0 is best), ``precision`` and ``recall`` (1 is best) and, with a classifier,
+        ``classifier_score`` (the number of classes is best). ``precision`` and ``recall`` are computed from the first
+        2,000 real and the first 2,000 generated examples only.
         """
         (real, _), (fake, logits) = self.features(real), self.features(fake)
         precision, recall = generative.precision_recall(real[:MAX_COMPARED], fake[:MAX_COMPARED])

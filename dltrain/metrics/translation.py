@@ -12,7 +12,7 @@ def is_available() -> bool:
 
 
 def score_translations(found: Sequence[str], references: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Return ``bleu`` and ``chrf`` of whole corpora, from 0 to 100, and their signatures.
+    """Return corpus-level ``bleu`` and ``chrf``, from 0 to 100, and their signatures.
 
     Args:
         found: Translations, at least one.
@@ -23,7 +23,7 @@ def score_translations(found: Sequence[str], references: Sequence[str]) -> tuple
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    # `force` suppresses the warning that texts look tokenized, as they are with a vocabulary of words.
+    # `force` suppresses the warning about tokenized texts, which a vocabulary of words produces.
     scores, signatures = dict[str, float](), dict[str, str]()
     for name, metric in (("bleu", BLEU(force=True)), ("chrf", CHRF())):
         scores[name] = float(metric.corpus_score(list(found), [list(references)]).score)

@@ -11,16 +11,16 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import check_sizes
 
 SIDE = 2  # side of the whitened patches in pixels
-WHITENED = 5000  # number of training images whose patches are used
+WHITENED = 5000  # maximum number of training images whose patches are used
 EPSILON = 5e-4  # added to each eigenvalue
-SMALLEST = 3  # pixels per side that leave at least 2x2 patches
+SMALLEST = 3  # minimum height and width of an image in pixels
 
 
 class Whitening(nn.Module):
     """Fixed 2x2 convolution that whitens the patches of images, with trainable biases.
 
-    The filters are the eigenvectors of the second-moment matrix of patches of training images, each divided by the
-    square root of its eigenvalue, and the negatives of these filters.
+    The filters are the eigenvectors of the second-moment matrix of image patches, each divided by the square root of
+    its eigenvalue, and their negatives. They are random until `fit` is called.
 
     Args:
         channels: Channels of the images.
@@ -57,7 +57,8 @@ class ShiftedNorm(nn.BatchNorm2d):
 
     Args:
         channels: Number of channels.
-        bias_factor: Factor of the bias; with SGD, its square in effect multiplies the learning rate of the bias.
+        bias_factor: Factor of the bias; with SGD, the learning rate of the bias is in effect multiplied by
+            ``bias_factor**2``.
         momentum: Weight of the current batch in the running statistics.
     """
 
@@ -90,8 +91,8 @@ class Halve(nn.Module):
 class Airbench(nn.Module):
     """Whitened patches, three stages of two 3x3 convolutions with GELU, and a linear output layer.
 
-    Each convolution starts as the identity on its first channels; max pooling after the first one of a stage halves the
-    image.
+    Each 3x3 convolution starts as the identity on its first channels. Max pooling after the first convolution of each
+    stage halves height and width.
 
     Args:
         channels, outputs: At least 1.

@@ -1,4 +1,4 @@
-"""Multi-head attention: heads, masks and rotary positions, shared by all transformers."""
+"""Multi-head attention: heads, masks and rotary positions."""
 
 from dataclasses import dataclass
 
@@ -125,7 +125,7 @@ def padding_mask(lengths: Tensor | None, width: int, device: torch.device) -> Te
 
 
 def _causal(steps: int, total: int, device: torch.device, mask: Tensor | None) -> Tensor | None:
-    """Return the mask that also excludes keys after each query; the queries are the last ``steps`` of ``total``."""
+    """Combine `mask` with a causal mask; the queries are the last ``steps`` of ``total`` steps."""
     if steps == 1:
         return mask  # the last step attends to all steps
     earlier = torch.ones(steps, total, dtype=torch.bool, device=device).tril(total - steps)

@@ -37,7 +37,7 @@ class BagOfWords(nn.Module):
         """Return the outputs of each text.
 
         Args:
-            lengths: Words of each text, int64 (B,) on the CPU; later tokens are padding. None for no padding.
+            lengths: Tokens of each text, int64 (B,) on the CPU; later tokens are padding. None for no padding.
         """
         return self.head(self.features(x, lengths))
 

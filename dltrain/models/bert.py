@@ -23,8 +23,8 @@ class BERT(nn.Module):
     """Post-norm Transformer encoder with learned positions and segments.
 
     The output layer depends on the task: for masked tokens, a layer that shares its output weights with the embedding;
-    for one output per step, a linear layer; for one output per text, a linear layer on a vector of the whole text. For
-    pairs of passages, a linear layer on the pooled first state also predicts whether the second passage follows the
+    for one output per step, a linear layer; for one output per text, a linear layer on a vector of the whole text. With
+    ``next_sentence``, a linear layer on the pooled first state also predicts whether the second passage follows the
     first.
 
     Weights of BERT in the layout of Hugging Face's transformers can be loaded as initial weights; only the first

@@ -123,7 +123,7 @@ class Block(nn.Module):
         """Return the output for new steps, and the cache extended by them.
 
         Args:
-            cache: Keys and values of the previous steps, (B, num_kv_heads, steps, size), with any number of steps.
+            cache: Keys and values of the previous steps, (B, num_kv_heads, steps, size); ``steps`` may be 0.
         """
         return self._run(x, cache, mask, source, source_mask)
 

@@ -141,7 +141,7 @@ class LeNet5(nn.Module):
     section II.B and appendix A.
     Differs: the output is linear, for cross-entropy (in the paper, distances to fixed codes). For one channel and ten
     outputs, the original variant has 60,850 parameters: the 60,000 of the paper and 850 of the output layer. The modern
-    variant has 61,706, as its second convolution reads all six maps and its pooling has no weights.
+    variant has 61,706 because its second convolution reads all six maps and its pooling has no weights.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from dltrain.models.layers import norm as make_norm
 # Stride of the second of the four stages. RetinaNet, and FCOS unless `fine`, use no finer feature map.
 STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
-WIDTH_UNIT = 32  # channels of a pyramid are a multiple of it: torchvision's FCOS head normalizes 32 groups of channels
+WIDTH_UNIT = 32  # divides the number of channels of a pyramid: torchvision's FCOS head normalizes 32 groups of channels
 
 
 class Narrow(nn.Module):
@@ -52,7 +52,7 @@ class Narrow(nn.Module):
 
 
 class NarrowBlock(nn.Module):
-    """Two 3x3 convolutions whose output is added to the input; the first one has the given stride."""
+    """Two 3x3 convolutions whose output is added to the input; the first convolution has the given stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, norm_layer: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
             ``group`` or ``layer``.
 
     Raises:
-        ConfigError: `name` is ``none``. For unknown names, the returned function raises it.
+        ConfigError: `name` is ``none``. For an unknown name, the returned function raises this error.
     """
     if name == "frozen":
         return FrozenBatchNorm2d

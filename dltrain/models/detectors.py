@@ -1,4 +1,4 @@
-"""Base classes of detectors: losses and detections of a batch, and the matching of anchors with boxes."""
+"""Base classes of detectors: losses and detections of a batch, and the matching of anchors to boxes."""
 
 import contextlib
 from abc import abstractmethod
@@ -42,7 +42,7 @@ class Detector(nn.Module):
 
     @abstractmethod
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
-        """Return the outputs whose shapes do not depend on values."""
+        """Return the outputs whose shapes do not depend on the values of the images."""
 
     @abstractmethod
     def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
@@ -104,7 +104,7 @@ def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
 
 
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
-    """Return the index of the box of each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
+    """Return the index of the box matched to each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
     An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if the anchor
     has the highest IoU of all anchors, above 0, with some box. Other anchors are `UNMATCHED` if their highest IoU is
@@ -121,7 +121,7 @@ def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
 
 
 def match_priors(quality: Tensor, threshold: float) -> Tensor:
-    """Return the index of the box of each anchor, or `UNMATCHED`, by the rule of SSD: (B, M, N) -> (B, N).
+    """Return the index of the box matched to each anchor by the rule of SSD, or `UNMATCHED`: (B, M, N) -> (B, N).
 
     For each box, the anchor with the highest IoU is matched to this box if the IoU is above 0, even if the anchor has a
     higher IoU with another box. All other anchors are matched to the box with which they have the highest IoU, if this

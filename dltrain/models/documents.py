@@ -29,10 +29,11 @@ def document_positions(documents: Tensor) -> Tensor:
 
 
 def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Tensor) -> Tensor:
-    """Return the states after each step, where each document is read as a separate sequence.
+    """Read each document as a separate sequence, and return the states after each step.
 
     The number of documents determines the shape of the tensors, so the CPU waits for a GPU in each call. On a CPU,
-    where packed sequences are slow, documents of similar length are read together: less than half is padding.
+    where packed sequences are slow, documents of similar length are read together, so that less than half of the steps
+    are padding.
 
     Args:
         read: Function of padded sequences (N, width, features) and their lengths, int64 (N,) on the CPU, that returns

@@ -150,7 +150,7 @@ def unknown(root: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda root: (root / "jump").mkdir(), "a folder per class with a folder of frames or a video file per clip"),
+        (lambda root: (root / "jump").mkdir(), "a folder per class, with a folder of frames or a video file per clip"),
         (lambda root: (write(root), stray(root)), "a folder of frames for each clip in .*jump, got images without"),
         (unknown, "only the classes walk in .*test, got fly"),
     ],
