@@ -100,7 +100,7 @@ def to_window(boxes: np.ndarray, window: Sequence[float], size: int) -> tuple[np
 def stack_boxed(examples: Sequence[Boxed]) -> dict[str, Tensor]:
     """Return ``pixels`` (B, channels, size, size), ``boxes`` (B, M, 4), ``kinds`` (B, M), ``frame`` and ``parts``.
 
-    M is the largest number of boxes of an image in the batch, at least 1; the other images are padded with kind 0.
+    M is the largest number of boxes of an image in the batch, at least 1; other images are padded with boxes of kind 0.
     """
     most = max(1, *(len(each.kinds) for each in examples))
     boxes = np.zeros((len(examples), most, 4), np.float32)

@@ -22,7 +22,7 @@ from dltrain.errors import ConfigError, format_error
 QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 INVALID_UTF8 = re.compile("[\udc80-\udcff]")  # surrogateescape decodes invalid bytes to these
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-SNIFFED = 200  # lines from which the delimiter is inferred
+SNIFFED = 200  # maximum number of lines from which the delimiter is inferred
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def csv_errors(path: Path) -> Iterator[None]:
 def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | None = None) -> Table:
     """Read a whole file in UTF-8, or in UTF-16 with a byte order mark.
 
-    The delimiter (comma, semicolon, tab or vertical bar) and the decimal mark are inferred from the rows.
+    The delimiter (comma, semicolon, tab or vertical bar) is inferred unless the first line is ``sep=`` and a delimiter.
+    The decimal mark is inferred unless `notation` gives it.
 
     Args:
         path: An existing file.
@@ -127,7 +128,7 @@ def iterate_tables(
     notation: Notation | None = None,
     bad: BadSamples | None = None,
 ) -> Iterator[Table]:
-    """Yield the rows of a file in tables of at most ``size`` rows, none of them empty.
+    """Yield the rows of a file in nonempty tables of at most ``size`` rows.
 
     Args:
         lines: Lines of the file, read on demand.
@@ -215,7 +216,7 @@ class Reader:
             raise ConfigError(format_error("data.path", expected, "no rows"))
 
     def unquote(self, cells: list[str]) -> list[str]:
-        """Remove quotes around whole cells if the parser was set to keep them."""
+        """Remove quotes around whole cells if the parser keeps them."""
         if self.quoting != csv.QUOTE_NONE:
             return cells
         return [m[1].replace('""', '"') if (m := QUOTED.fullmatch(cell)) else cell for cell in cells]

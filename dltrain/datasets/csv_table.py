@@ -20,8 +20,8 @@ class Marks(NamedTuple):
 
     Args:
         delimiter: Character between cells.
-        decimal: Decimal mark of its numbers.
-        literal_quotes: Whether quotes within its cells are ordinary characters.
+        decimal: Decimal mark of the numbers.
+        literal_quotes: Whether quotes within cells are ordinary characters.
     """
 
     delimiter: str = ","
@@ -115,7 +115,7 @@ class Table:
         return len(self.different_numbers(column)) > 0 and not self._text[column].any()
 
     def is_missing_word(self, word: str) -> bool:
-        """Return whether a cell of a column of words is a missing value."""
+        """Return whether a cell in a column of words is a missing value."""
         return word.casefold() in MISSING | self.missing_words
 
     def missing_mask(self, column: int) -> np.ndarray:
@@ -178,7 +178,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         hint: Advice for the error message.
 
     Raises:
-        ConfigError: A column has missing values; the message names the first one and their number for each column.
+        ConfigError: A column has missing values; for each such column, the message names the first and their number.
     """
     problems = []
     for column in columns:

@@ -27,7 +27,7 @@ class DateCells:
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts with months read in another language; None if equal
+    other_months: list[str] | None = None  # the texts with months read in another language, if different
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -68,7 +68,7 @@ def sample_texts(texts: list[str]) -> list[str]:
 
 
 def _translate(cells: DateCells) -> None:
-    """Translate months to English and remove weekdays, if there are fewer than 60 and one language has all of them."""
+    """Translate months to English and remove weekdays, if there are fewer than 60 names, all in one language."""
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

@@ -72,7 +72,7 @@ def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
     Args:
         table: The file.
         column: Index of the column.
-        dates: Its parsed dates.
+        dates: The parsed dates of the column.
         missing: Whether values may be missing.
     """
     bad = dates.bad

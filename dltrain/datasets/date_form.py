@@ -82,7 +82,7 @@ class DateForm:
         pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
             for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for the names below, ``%s``
             for Unix time.
-        months: Names of the months; empty for numbers.
+        months: Names of the months; empty for numbers or English abbreviations.
         weekdays: Names of the weekdays from Monday on; empty without weekdays.
         noon: Words that mark the hours before and after noon.
         offset: Offset from UTC of the last date.
@@ -189,7 +189,7 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
     "p": lambda time, form: form.noon[time.hour >= 12],
     "z": lambda time, form: form.offset,
-    # Integers, as floats cannot hold nanoseconds. 16 digits are microseconds; one digit more or less is a factor of 10.
+    # Integers, because floats cannot hold nanoseconds. 16 digits are microseconds; each digit is a factor of 10.
     "s": lambda time, form: str(
         (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
     ),

@@ -12,11 +12,11 @@ from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_
 from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # minimum share of dates among the distinct cells of a column; the others are errors
+DATES_SHARE = 0.9  # minimum fraction of dates among the distinct cells of a column; the others are errors
 REGULAR = 2  # plausibility of equal steps in one direction
 MARGIN = 0.05  # minimum difference in plausibility between an irregular reading and the next one
 TINY = 1e-9
-MIN_SHARE = 0.7  # minimum share of steps in one direction or of one length; a smaller one may be chance
+MIN_SHARE = 0.7  # minimum fraction of steps in one direction or of one length; a smaller fraction may be chance
 
 Reading = tuple[float, str, np.ndarray]
 
@@ -121,9 +121,10 @@ def _choose_reading(
 
 
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
-    """Return the best reading and its rivals, without year-first or year-last readings of a much longer time span.
+    """Return the best reading and its rivals, without readings whose dates span a much longer time.
 
-    Readings are dropped if their dates span at least twice the time of the others.
+    If the reading with the shortest span has the year last, readings with the year first are dropped, provided that
+    all of them span at least twice as long; and vice versa.
     """
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
@@ -176,10 +177,10 @@ def _date_parts(pattern: str) -> set[str]:
 
 
 def _plausibility(times: np.ndarray) -> float:
-    """Return the share of steps in one direction plus the share of the most frequent step length.
+    """Return the fraction of steps in one direction plus the fraction of steps with the most frequent length.
 
-    Lengths are measured in time, weekdays or months. Shares below `MIN_SHARE` count as 0;
-    the sum is 0 for fewer than three distinct times.
+    Lengths are measured in time, weekdays or months. Fractions below `MIN_SHARE` count as 0, and the sum is 0 for
+    fewer than three distinct times.
     """
     known = pd.Series(times).dropna().drop_duplicates()
     if len(known) < 3:

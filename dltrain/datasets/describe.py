@@ -6,7 +6,7 @@ import numpy as np
 
 from dltrain.datasets.csv_table import Table
 
-LISTED = 8  # names in a list
+LISTED = 8  # maximum number of names in a list
 
 
 def listed(names: Iterable[str]) -> str:

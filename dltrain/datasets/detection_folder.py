@@ -32,13 +32,13 @@ class DetectionFolder:
     """Images with boxes below ``path``: one COCO JSON file per split, or one Pascal VOC XML file per image.
 
     A split without a file, folder or list is held out from ``train``. Images are decoded when they are needed
-    and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not learned,
-    and detections of them count neither as right nor as wrong.
+    and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not
+    training targets, and detections of them count neither as right nor as wrong.
 
     Args:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
-        channels: 1 for gray images, 3 for color.
+        channels: 1 for gray images, 3 for color images.
         class_names: Names of the classes; None uses the classes of the training images, in alphabetical order.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
@@ -93,7 +93,7 @@ class DetectionFolder:
         self.tile = tile if tile is None else at_least("data.tile", tile, 1)
         self.by_area = one_of("data.split_by", split_by, SPLIT_BY) == "area"
         if self.by_area and tile is None:
-            raise ConfigError(format_error("data.tile", "a side in pixels, with data.split_by=area", None))
+            raise ConfigError(format_error("data.tile", "a side in pixels because data.split_by=area", None))
         self.min_visible, self.single_class = min_visible, single_class
         self.block, self.validation, self.test = at_least("data.block", block, 1), validation, test
         self.transform = ImageTransform(channels, mean, std, augment)
@@ -156,14 +156,14 @@ class DetectionFolder:
         own = {split: [next(numbers) for _ in listed] for split, listed in found.items()}
         if "test" not in own:
             check_held_out(0 if "val" in own else self.validation, self.test)
+        elif "val" not in own:
+            check_fraction("data.validation", self.validation)
         missing = [(split, part) for split, part in (("test", self.test), ("val", self.validation)) if split not in own]
         if self.by_area:
             parts = self._split_areas(own, images, dict(missing))
         else:
             for split, fraction in missing:
-                own["train"], own[split] = _hold_out(
-                    own["train"], check_fraction(f"data.{split}", fraction), self.block
-                )
+                own["train"], own[split] = _hold_out(own["train"], fraction, self.block)
             parts = {split: self._cut(listed, images) for split, listed in own.items()}
         self.splits = {split: self._files(images, parts[split]) for split in PARTS}
         self._check_boxes()
@@ -207,10 +207,10 @@ class DetectionFolder:
     def _check_boxes(self) -> None:
         for split, files in self.splits.items():
             if len(files) and not sum(files.count_boxes().values()):
-                raise ConfigError(format_error("data.path", f"boxes in the images for {split}", "none"))
+                raise ConfigError(format_error("data.path", f"boxes in the images of the {split} split", "none"))
             if not len(files) and split != "val":
                 key, size = ("data.tile", self.tile) if self.by_area else ("data.block", self.block)
-                raise ConfigError(format_error(key, f"a size that leaves images for {split}", size))
+                raise ConfigError(format_error(key, f"a size that leaves images for the {split} split", size))
 
     def describe(self) -> list[str]:
         """Return lines about the images, splits and boxes that were found, and about images and boxes left out."""

@@ -353,6 +353,9 @@ def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_on
     assert "one of the classes (dog) in" in error(root, class_names=["dog"])
     assert "data.tile: expected a side in pixels" in error(root, split_by="area")
     assert "data.path: expected an existing folder" in error(tmp_path / "nowhere")
+    coco(tmp_path / "splits" / "train", 8)
+    coco(tmp_path / "splits" / "test", 4, file="b.json")
+    assert "data.validation: expected a fraction of at least 0 and below 1" in error(tmp_path / "splits", validation=1)
     (root / "more.json").write_text((root / "boxes.json").read_text())
     assert "at most one annotation file for each of train, val and test" in error(root)
 
