@@ -37,7 +37,7 @@ The keys of a run, with their meaning, valid values and defaults. This page is g
 and a test checks that it is up to date.
 
 Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value; `???` means that you must
-set the value. The tables omit arguments that are facts of the data (`${spec.features}`) or follow another key
+set the value. The tables omit arguments that are spec values of the data (`${spec.features}`) or follow another key
 (`model.dropout` follows `regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`).
 `dltrain --cfg job` prints all keys of one run.
 """

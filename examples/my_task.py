@@ -29,7 +29,7 @@ class Quantiles(Task):
         self.quantiles = quantiles
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per quantile, for the whole example."""
+        """Return the spec values for the model: one output per quantile, for the whole example."""
         return {"outputs": len(self.quantiles), "each_step": False, "causal": False}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -30,7 +30,7 @@ def incompatible_jobs(
 ) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
     """Yield, for each incompatible combination of one model per family with these data, a function that makes its job.
 
-    Also yield the facts of the data and the names of the three options. The data are composed once, because replacing
+    Also yield the spec values of the data and the names of the options. The data are composed once, because replacing
     the model and the task is faster than composing each combination.
     """
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}

@@ -1,4 +1,4 @@
-"""Facts: values of ``${spec.NAME}``, such as the number of classes, known only when data and task are built."""
+"""Spec values: values of ``${spec.NAME}``, such as the number of classes, known only when data and task are built."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 from dltrain.errors import ConfigError, format_error, suggest
 
 FACT = re.compile(r"\$\{spec\.(\w+(?:\.\w+)*)")
-# Name of a fact in earlier versions -> its new name.
+# Name of a spec value in earlier versions -> its new name.
 RENAMED = {
     "vocabulary": "tokens.size",
     "pad": "tokens.pad",
@@ -15,7 +15,7 @@ RENAMED = {
     "decode": "tokens.decode",
     "normalise": "normalize",
 }
-# Groups and keys that are needed before the facts are known.
+# Groups and keys that are needed before the spec values are known.
 BEFORE_FACTS = ("data", "trainer", "regularization", "augment", "transfer", "device", "seed", "allow_targets")
 
 
@@ -30,10 +30,10 @@ class Fact:
 
 
 def find_fact(facts: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a fact or of its attribute ``PART``; None if it does not exist.
+    """Return a spec value or its attribute ``PART``; None if it does not exist.
 
     Args:
-        facts: Facts by name; True for a value that is not known yet.
+        facts: Spec values by name; True for a value that is not known yet.
         name: ``NAME`` or ``NAME.PART``.
     """
     name, *parts = name.split(".")
@@ -61,14 +61,14 @@ def fill_facts(node: Any, facts: Mapping[str, Any], key: str = "") -> Any:
 
 
 def renamed_fact(key: str, value: Any) -> str | None:
-    """Return the error if the resolved value of a key is a fact under its old name."""
+    """Return the error if the resolved value of a key is a spec value under its old name."""
     if isinstance(value, Fact) and value.name in RENAMED:
         return format_error(key, str(Fact(RENAMED[value.name])), value, "It was renamed.")
     return None
 
 
 def misplaced_fact(key: str, value: Any) -> str | None:
-    """Return the error if a fact is known too late for its key, or is only part of a value."""
+    """Return the error if a spec value is known too late for its key, or is only part of a value."""
     if isinstance(value, Fact) and key.partition(".")[0] in BEFORE_FACTS:
         return format_error(key, "a value that is known before the data are read", value)
     if isinstance(value, str) and FACT.search(value):

@@ -160,14 +160,14 @@ def _is_model_builder(found: Any) -> bool:
 
 
 def required_facts(node: Node, key: str, allow: tuple[str, ...] = ()) -> list[str]:
-    """Return the facts that a node requires: facts passed to arguments that do not accept None."""
+    """Return the spec values that a node requires: those passed to arguments that do not accept None."""
     hints = annotations(find_target(node.get("_target_"), key, allow))
     facts = {name: value.name for name, value in node.items() if isinstance(value, Fact)}
     return [fact for name, fact in facts.items() if name in hints and not fits(None, hints[name])]
 
 
 def facts_of_yaml(node: Node, allow: tuple[str, ...] = ()) -> list[str]:
-    """Return the facts that the unresolved YAML of a model requires; an empty list if its class is not available."""
+    """Return the spec values that a model's unresolved YAML requires; an empty list if its class is not available."""
     found = {name: FACT.match(str(value)) for name, value in node.items()}
     facts = {name: Fact(match[1]) for name, match in found.items() if match is not None}
     try:

@@ -1,4 +1,4 @@
-"""Interpolations: references to other keys, to environment variables (some are secret) and to facts of the data."""
+"""Interpolations: references to other keys, to environment variables (some are secret) and to spec values."""
 
 import re
 from collections.abc import Mapping
@@ -108,7 +108,7 @@ def _resolve(config: Any, node: Any, errors: list[str], prefix: str = "") -> Any
 
     Args:
         config: The configuration as dictionaries and lists.
-        node: `config` as a node of OmegaConf, with placeholders for facts.
+        node: `config` as a node of OmegaConf, with placeholders for spec values.
         errors: A list to which an error is added for each interpolation that has no value or is part of a cycle.
     """
     found: dict[Any, Any] = {}

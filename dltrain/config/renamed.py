@@ -62,7 +62,7 @@ def new_target(target: str) -> str | None:
 
 
 def new_facts(text: str) -> str:
-    """Return a value with the new names of the facts that it refers to."""
+    """Return a value with the new names of the spec values that it refers to."""
     return FACT.sub(lambda match: f"${{spec.{RENAMED.get(match[1], match[1])}", text)
 
 
@@ -98,7 +98,7 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
-    """Rename facts, classes and keys, except for keys of classes outside dltrain; add old and new keys to ``keys``."""
+    """Rename spec values, classes and keys, except keys of classes outside dltrain; add old and new keys to `keys`."""
     if isinstance(node, list):
         return [_with_new_names(item, group, keys) for item in node]
     if not isinstance(node, dict):

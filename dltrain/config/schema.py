@@ -271,7 +271,7 @@ def may_be_list(key: str, default: Any) -> bool:
 
 
 def is_deferred(value: Any) -> bool:
-    """Return whether a value is known only later: an interpolation, a fact, a missing or a masked value."""
+    """Return whether a value is known only later: an interpolation, a spec value, a missing or a masked value."""
     return isinstance(value, Fact) or (isinstance(value, str) and ("${" in value or value in ("???", MASK)))
 
 

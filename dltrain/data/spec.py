@@ -1,4 +1,4 @@
-"""The interface between data sets and the rest of dltrain: facts, splits, batches of rows."""
+"""The interface between data sets and the rest of dltrain: spec values, splits, batches of rows."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,10 +46,10 @@ class Audio(NamedTuple):
 
 @dataclass(frozen=True)
 class Spec:
-    """Facts about a data set; None where a fact does not apply.
+    """Spec values of a data set: sizes, names and types; None for values that do not apply.
 
-    YAML refers to a fact by name, ``features: ${spec.features}``. A model or task whose argument does not accept None
-    rejects data without that fact, so that an unsuitable combination fails early.
+    YAML refers to them by name: ``features: ${spec.features}``. If an argument of a model or task does not accept None,
+    data without its spec value are rejected, so that an unsuitable combination fails early.
 
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
@@ -225,7 +225,7 @@ class Inputs(NamedTuple):
 
 
 class Data(Protocol):
-    """A data set built from YAML. The constructor reads what the facts need; `load` reads everything.
+    """A data set built from YAML. The constructor reads only what the spec values require; `load` reads everything.
 
     Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
 

@@ -42,7 +42,7 @@ class Labels:
         return cls(None if classes is None else np.array(classes, dtype=np.int64), one_hot, targets)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts about the targets."""
+        """Return the spec values about the targets."""
         names = None if self.classes is None else tuple(str(int(number)) for number in self.classes)
         return {"classes": names and len(names), "class_names": names, "targets": self.targets}
 

@@ -1,4 +1,4 @@
-"""Facts, windows and batches of all data sets of images with boxes."""
+"""Spec values, windows and batches of all data sets of images with boxes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +52,7 @@ class PrepareBoxes(nn.Module):
 
 
 def box_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the facts of images of size (channels, height, width) with objects of these classes."""
+    """Return the spec values of images of size (channels, height, width) with objects of these classes."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, object_classes=len(names), object_class_names=tuple(names))
 

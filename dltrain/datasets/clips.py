@@ -1,4 +1,4 @@
-"""Facts, preparation and augmentation of all data sets of clips."""
+"""Spec values, preparation and augmentation of all data sets of clips."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ class ClipGeometry(nn.Module):
 
 
 def clip_spec(clip: Clip, names: Sequence[str]) -> Spec:
-    """Return the facts of clips of these classes."""
+    """Return the spec values of clips of these classes."""
     return Spec(shape=tuple(clip), clip=clip, classes=len(names), class_names=tuple(names))
 
 

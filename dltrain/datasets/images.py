@@ -1,4 +1,4 @@
-"""Facts, pixel scaling and augmentation of images."""
+"""Spec values, pixel scaling and augmentation of images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 def image_spec(channels: int, height: int, width: int, class_names: Sequence[str] | None) -> Spec:
-    """Return the facts of images; for sequence models, each row of pixels, with all channels, is a step."""
+    """Return the spec values of images; for sequence models, each row of pixels, with all channels, is a step."""
     return Spec(
         shape=(channels, height, width),
         size=channels * height * width,

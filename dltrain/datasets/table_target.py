@@ -33,7 +33,7 @@ class TableTarget(NamedTuple):
     scale: float = 1.0
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts of the data about this column."""
+        """Return the spec values of the data about this column."""
         facts: dict[str, Any] = {"target_names": (self.name,)}
         if self.words is None:
             facts["targets"] = 1

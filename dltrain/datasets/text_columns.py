@@ -96,7 +96,7 @@ class TextTarget:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts about the target."""
+        """Spec values about the target."""
         classes = {"classes": len(self.classes), "class_names": self.classes} if self.classes else {}
         return {**classes, "targets": None if self.mean is None else 1, "target_names": (self.name,)}
 

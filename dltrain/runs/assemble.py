@@ -1,4 +1,4 @@
-"""Build the components of a run from its configuration: data, then the task from their facts, then the model."""
+"""Build the components of a run from its configuration: data, then the task from their spec values, then the model."""
 
 import dataclasses
 import re
@@ -42,14 +42,14 @@ def memory_errors() -> Iterator[None]:
         raise OutOfMemory(f"out of memory: {what}. Use a smaller model or less data.") from error
 
 
-CLASSES = ("classes", "class_names")  # facts that tasks refer to if their targets are classes
+CLASSES = ("classes", "class_names")  # spec values that tasks refer to if their targets are classes
 
 
 @dataclass
 class Components:
     """Components of a run."""
 
-    config: dict[str, Any]  # the content of ``config.yaml``, with all facts filled in
+    config: dict[str, Any]  # the content of ``config.yaml``, with all spec values filled in
     allow: tuple[str, ...]  # prefixes of modules that the command allows in ``_target_``
     data: Data  # not loaded yet
     task: Task
@@ -104,7 +104,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
     with _collect_errors(errors):
         data = build_data(job, fitted) if data is None else data
     if errors or data is None:
-        # The facts declared in YAML are enough to report unsuitable options together with the other errors.
+        # The spec values declared in YAML are enough to report unsuitable options together with the other errors.
         declared: Facts = dict.fromkeys([*config["data"].get("_provides_", []), *compatibility.task_facts(job)], True)
         for group in ("task", "model"):
             with _collect_errors(errors):
@@ -174,7 +174,7 @@ def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:
 
 
 def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
-    """Return the task for these data, and the facts of the data and the task."""
+    """Return the task for these data, and the spec values of the data and the task."""
     facts = vars(spec)
     compatibility.check_facts(job, "task", facts)
     node = fill_facts(job.resolved["task"], facts, "task")
@@ -183,7 +183,7 @@ def build_task(job: Job, spec: Spec) -> tuple[Task, Facts]:
 
 
 def build_model(job: Job, facts: Facts) -> nn.Module:
-    """Return the model for these facts, with weights initialized from the run's seed."""
+    """Return the model for these spec values, with weights initialized from the run's seed."""
     compatibility.check_facts(job, "model", facts)
     node = fill_facts(job.resolved["model"], facts, "model")
     torch.manual_seed(job.resolved["seed"])

@@ -78,7 +78,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
 
     Args:
         folder: Folder of a run with the task classification.
-        spec: Facts of the data to score: images of the shape that the classifier was trained on.
+        spec: Spec values of the data to score: images of the shape that the classifier was trained on.
         allow: Prefixes of modules that the run's configuration may name.
 
     Raises:

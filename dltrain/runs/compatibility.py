@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError
 
 Facts = dict[str, Any]
 
-# A missing fact, the fact that the data provide instead, and a hint about the task that uses it.
+# A missing spec value, the spec value that the data provide instead, and a hint about the task that uses it.
 OTHER_TARGETS = (
     ("classes", "targets", "numbers: add task=regression"),
     ("classes", "transcripts", "transcripts, most of which occur only once: use task=ctc"),
@@ -19,13 +19,13 @@ OTHER_TARGETS = (
 
 
 def task_facts(job: Job) -> set[str]:
-    """Return the facts that at least one task provides, according to the YAML files of the tasks."""
+    """Return the spec values that at least one task provides, according to the YAML files of the tasks."""
     options = [job.config["task"], *compose.options("task", job.config_dirs).values()]
     return {fact for option in options for fact in _provides(option)}
 
 
 def check_facts(job: Job, group: str, facts: Facts) -> None:
-    """Reject the task or model chosen for `group` if it needs a fact that is missing or None in `facts`."""
+    """Reject the task or model chosen for `group` if it needs a spec value that is missing or None in `facts`."""
     needed, missing = find_missing(job, group, facts)
     if not missing:
         return
@@ -44,13 +44,13 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
 
 
 def find_missing(job: Job, group: str, facts: Facts) -> tuple[list[str], list[str]]:
-    """Return the facts that the task or model chosen for `group` needs, and which of them `facts` lacks."""
+    """Return the spec values that the task or model chosen for `group` needs, and which of them `facts` lacks."""
     needed = list(instantiate.required_facts(job.resolved[group], group, job.allow))
     return needed, list(dict.fromkeys(_lacking(fact, facts) for fact in needed if find_fact(facts, fact) is None))
 
 
 def _lacking(fact: str, facts: Facts) -> str:
-    """Return ``NAME`` if the whole fact of ``NAME.PART`` is missing, and ``NAME.PART`` if only the part is missing."""
+    """Return ``NAME`` if the spec value of ``NAME.PART`` is missing, and ``NAME.PART`` if only its part is missing."""
     return _whole(fact) if facts.get(_whole(fact)) is None else fact
 
 
@@ -59,10 +59,10 @@ def _whole(fact: str) -> str:
 
 
 def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
-    """Return the names of the data options that fit the task or model chosen for `group`, given its needed facts.
+    """Return the names of the data options that fit the task or model chosen for `group`, given its needed spec values.
 
-    A model gets its facts from the data and a task: the task that the model's YAML file selects, or else the task that
-    the data's YAML file selects.
+    A model gets its spec values from the data and a task, which the YAML file of the model selects, or else that of
+    the data.
     """
     wanted, of_tasks = set(map(_whole, needed)), task_facts(job)
     tasks = compose.options("task", job.config_dirs)
@@ -94,7 +94,7 @@ def _selected_tasks(option: dict[str, Any]) -> list[str]:
 
 
 def _matching_models(job: Job) -> str:
-    """Return the names of models that need a fact of this task and get all facts that they need from task and data."""
+    """Return the names of models that need a spec value of this task, if task and data provide all that they need."""
     task, data = (_provides(job.config[group]) for group in ("task", "data"))
     options = compose.options("model", job.config_dirs).items()
     needed = {name: _needs(option, job) for name, option in options}
@@ -102,7 +102,7 @@ def _matching_models(job: Job) -> str:
 
 
 def _matching_task(job: Job, group: str, missing: set[str]) -> str:
-    """Return the task that the chosen option selects in its YAML file, or else tasks that provide the missing facts."""
+    """Return the task that the chosen option's YAML file selects, or else tasks with the missing spec values."""
     tasks = _selected_tasks(compose.options(group, job.config_dirs).get(job.choices[group], {}))
     if tasks:
         return f"task={tasks[0]}"

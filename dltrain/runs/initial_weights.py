@@ -18,7 +18,7 @@ from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
 KEY = "transfer.weights"
-OUTPUTS = ("outputs", "pixel_outputs", "object_outputs")  # facts that say how many outputs a model has
+OUTPUTS = ("outputs", "pixel_outputs", "object_outputs")  # spec values that say how many outputs a model has
 Facts = Mapping[str, Any]
 
 
@@ -63,9 +63,9 @@ def load(
     whose shape depends on the vocabulary require the same tokens.
 
     Args:
-        rebuild: Function that builds the same model for other facts, on the meta device.
-        facts: Facts of the data and the task.
-        task: Configuration of the task with its facts filled in.
+        rebuild: Function that builds the same model for other spec values, on the meta device.
+        facts: Spec values of the data and the task.
+        task: Configuration of the task with its spec values filled in.
 
     Raises:
         ConfigError: The weights may be for other tokens, or none of them fits.

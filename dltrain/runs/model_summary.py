@@ -56,9 +56,9 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
             axes = {"length": shape[0], "features": shape[1], "columns": shape[1]}
         spec = Spec(shape=shape, size=math.prod(shape), **axes)
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
-    if set(needed) & task_facts(job) - facts.keys():  # facts that only the model's own task provides
+    if set(needed) & task_facts(job) - facts.keys():  # spec values that only the model's own task provides
         if find_missing(job, "task", vars(spec))[1]:
-            raise _unsuitable(job, shape, "its task needs facts that only data provide", "Use", needed)
+            raise _unsuitable(job, shape, "its task needs values that only data provide", "Use", needed)
         facts = {**build_task(job, spec)[1], **facts}
     if missing := find_missing(job, "model", facts)[1]:
         raise _unsuitable(
@@ -72,7 +72,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
 
 
 def _unsuitable(job: Job, shape: tuple[int, ...], reason: str, use: str, needed: Iterable[str]) -> ConfigError:
-    """Return the error for a shape that does not determine the facts that a model needs."""
+    """Return the error for a shape that does not determine the spec values that a model needs."""
     model, hint = f"model={job.choices['model']}", f"{use} data that fit: {matching_data(job, 'model', needed)}"
     return ConfigError(f"--input {'x'.join(map(str, shape))}: not supported for {model} because {reason}. {hint}.")
 

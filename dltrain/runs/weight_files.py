@@ -98,7 +98,7 @@ def _resolved_task(path: Path) -> dict[str, Any]:
 
 
 def output_names(task: Mapping[str, Any]) -> list[str] | None:
-    """Return the output names in a task's configuration with its facts filled in, or None if there are none."""
+    """Return the output names in a task's configuration with its spec values filled in, or None if there are none."""
     for names, count in OUTPUT_NAMES:
         if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
             return list(map(str, task[names]))

@@ -84,7 +84,7 @@ class Adversarial(Task):
             self.metric, self.better = "coverage", "max"  # type: ignore[misc]  # the goal depends on the data
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output of the critic per example."""
+        """Return the spec values for the model: one output of the critic per example."""
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:

@@ -46,7 +46,7 @@ class Autoencoding(Task):
         return self.pixel_range.bounded and len(self.shape) == 3
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: the number of encoder outputs per latent variable."""
+        """Return the spec values for the model: the number of encoder outputs per latent variable."""
         return {"statistics": self.statistics}
 
     def stages(self, model: nn.Module) -> list[Stage]:

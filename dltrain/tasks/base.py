@@ -176,7 +176,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return facts for the model, such as ``outputs``, ``each_step`` (an output at every step) and ``causal``."""
+        """Return spec values for the model: ``outputs``, ``each_step`` (one per step), ``causal`` and others."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
@@ -197,7 +197,7 @@ class Task(ABC):
         """Return a training batch on the meta device, where fields have a shape and a type but no values.
 
         Args:
-            facts: Facts of the data, by name.
+            facts: Spec values of the data, by name.
         """
         return example_inputs(facts, batch_size)
 

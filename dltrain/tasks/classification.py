@@ -66,7 +66,7 @@ class Classification(TaskOverSteps, Supervised):
         self.weights = check_class_weights(self.class_weights, self.classes)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per class, for the whole example."""
+        """Return the spec values for the model: one output per class, for the whole example."""
         return {"outputs": self.classes, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -54,7 +54,7 @@ class ContrastiveDivergence(Task):
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for an RBM: ``visible``, one unit per pixel and channel; there are no outputs."""
+        """Return the spec values for an RBM: ``visible``, one unit per pixel and channel; there are no outputs."""
         return {"visible": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
 
     def stages(self, model: nn.Module) -> list[Stage]:

@@ -58,7 +58,7 @@ class Ctc(Task):
         self.unigram: Unigram | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per token at every step, computed from all steps."""
+        """Return the spec values for the model: one output per token at every step, computed from all steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:

@@ -59,7 +59,7 @@ class Detection(Task):
         self.pixel_range = PixelRange(self.low, self.high)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per class of objects, and one for the background."""
+        """Return the spec values for the model: one output per class of objects, and one for the background."""
         return {"object_outputs": self.object_classes + 1}
 
     def example(self, facts: Any, batch_size: int = 2) -> Batch:

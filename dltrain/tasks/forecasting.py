@@ -122,7 +122,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: the number of outputs and, for a shorter block, the block as ``horizon``."""
+        """Return the spec values for the model: the number of outputs and, if shorter, the block as ``horizon``."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}

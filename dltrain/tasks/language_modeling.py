@@ -67,7 +67,7 @@ class LanguageModeling(TaskOverSteps):
                     raise
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per token at every step, computed from the steps so far."""
+        """Return the spec values for the model: one output per token at every step, computed from the steps so far."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:

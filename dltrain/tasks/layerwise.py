@@ -62,7 +62,7 @@ class Layerwise(Classification):
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for a DBN: ``lowest``, the number of inputs of the lowest layer, one per pixel and channel.
+        """Return the spec values for a DBN: ``lowest``, its number of inputs, one per pixel and channel.
 
         ``outputs`` is None, so that models that require it are rejected: they have no layers to pretrain.
         """

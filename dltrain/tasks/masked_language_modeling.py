@@ -67,7 +67,7 @@ class MaskedLanguageModeling(Task):
         self.frequencies: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per vocabulary token at every step, computed from all steps."""
+        """Return the spec values for the model: one output per token at every step, computed from all steps."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

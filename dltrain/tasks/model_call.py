@@ -55,6 +55,6 @@ def _named_fields(forward: Callable[..., Any], fields: tuple[str, ...]) -> tuple
 
 
 def example_inputs(facts: Mapping[str, Any], batch_size: int) -> dict[str, Tensor]:
-    """Return the field ``inputs`` of a batch on the meta device, from the facts of the data."""
+    """Return the field ``inputs`` of a batch on the meta device, from the spec values of the data."""
     dtype = torch.float32 if facts.get("tokens") is None else torch.int64
     return {"inputs": torch.empty((batch_size, *(facts.get("shape") or ())), dtype=dtype, device="meta")}

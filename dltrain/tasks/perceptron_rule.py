@@ -44,7 +44,7 @@ class PerceptronRule(Task):
         self.names = name_classes(self.classes, self.class_names)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output for two classes, otherwise one per class."""
+        """Return the spec values for the model: one output for two classes, otherwise one per class."""
         return {"outputs": self.classes if self.classes > 2 else 1, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -65,7 +65,7 @@ class Polyphony(Task):
         self.counts: NoteCounts | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per note at every step, computed from the steps so far."""
+        """Return the spec values for the model: one output per note at every step, computed from the steps so far."""
         return {"outputs": self.notes, "each_step": True, "causal": True}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -60,7 +60,7 @@ class QuestionAnswering(Task):
         self.lengths: list[int] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: two outputs at every step, computed from all steps."""
+        """Return the spec values for the model: two outputs at every step, computed from all steps."""
         return {"outputs": 2, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

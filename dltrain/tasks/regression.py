@@ -53,7 +53,7 @@ class Regression(TaskOverSteps, Supervised):
         self.linear: LinearModel | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per target, for the whole example."""
+        """Return the spec values for the model: one output per target, for the whole example."""
         return {"outputs": self.targets, "each_step": False, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -52,7 +52,7 @@ class Segmentation(Supervised):
         self.pixel_range = PixelRange(self.low, self.high)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per class at each pixel."""
+        """Return the spec values for the model: one output per class at each pixel."""
         return {"pixel_outputs": self.pixel_classes}
 
     def criterion(self, outputs: Tensor, batch: Batch) -> Loss:

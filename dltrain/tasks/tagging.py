@@ -46,7 +46,7 @@ class Tagging(Task):
             self.metric = "f1"  # type: ignore[misc]  # accuracy is high even if all words are tagged O
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per tag at every step, computed from all steps."""
+        """Return the spec values for the model: one output per tag at every step, computed from all steps."""
         return {"outputs": self.tags, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

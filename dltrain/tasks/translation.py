@@ -93,7 +93,7 @@ class Translation(Task):
         return BeamSearch(self.begin_token, self.end_token, self.excluded, length, beam, self.length_penalty)
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for the model: one output per token of the target vocabulary."""
+        """Return the spec values for the model: one output per token of the target vocabulary."""
         return {"target_outputs": self.vocabulary}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -214,7 +214,7 @@ def test_values_are_checked_against_annotated_types(hint: Any, right: list[Any],
     assert text in signatures.describe(hint)
 
 
-def test_a_fact_and_its_attributes_can_be_interpolated() -> None:
+def test_a_spec_value_and_its_attributes_can_be_interpolated() -> None:
     config = {
         "data": {},
         "task": {"tokens": "${spec.tokens}"},
@@ -227,12 +227,12 @@ def test_a_fact_and_its_attributes_can_be_interpolated() -> None:
     assert fill_facts(interpolation.resolve(config), {"tokens": None})["model"]["vocabulary"] is None
 
 
-def test_a_misspelled_attribute_of_a_fact_is_rejected_with_the_nearest_name() -> None:
+def test_a_misspelled_attribute_of_a_spec_value_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"model.size: expected an attribute of tokens, got .*Did you mean size\?"):
         fill_facts({"model": {"size": Fact("tokens.siz")}}, {"tokens": Tokens(7)})
 
 
-def test_a_fact_is_required_unless_its_argument_accepts_none() -> None:
+def test_a_spec_value_is_required_unless_its_argument_accepts_none() -> None:
     node = {
         "_target_": "dltrain.models.recurrent.Recurrent",
         "cell": "lstm",

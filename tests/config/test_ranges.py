@@ -15,7 +15,7 @@ from dltrain.config import compose, schema
 from dltrain.errors import ConfigError
 
 CONF = compose.conf_dir()
-# Facts that satisfy every model and task.
+# Spec values that satisfy every model and task.
 FACTS: dict[str, Any] = {
     **{"shape": [1, 16, 16], "size": 256, "features": 16, "length": 16, "channels": 1, "height": 16, "width": 16},
     **{"outputs": 4, "classes": 4, "class_names": list("abcd"), "statistics": 2, "visible": 256, "lowest": 256},

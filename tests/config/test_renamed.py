@@ -104,7 +104,7 @@ def test_the_old_name_of_an_experiment_is_rejected_with_the_new_name(capsys: pyt
     assert "got transformer_memorise. Did you mean transformer_memorize?" in capsys.readouterr().err
 
 
-def test_old_facts_of_the_vocabulary_become_attributes_of_tokens() -> None:
+def test_old_spec_values_of_the_vocabulary_become_attributes_of_tokens() -> None:
     node = {"vocabulary": "${spec.vocabulary}", "encode": "${spec.encode}", "outputs": "${spec.outputs}"}
     data = {"_provides_": ["shape", "vocabulary", "decode", "encode"]}
     upgraded = renamed.upgrade({"config": {"model": node, "data": data}, "overrides": [], "choices": {}})
@@ -119,7 +119,7 @@ def test_old_facts_of_the_vocabulary_become_attributes_of_tokens() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
-def test_the_old_name_of_a_fact_is_rejected_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_old_name_of_a_spec_value_is_rejected_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model=lstm", "data=text", "model.vocabulary=${spec.vocabulary}"]) == 2
     expected = "model.vocabulary: expected ${spec.tokens.size}, got ${spec.vocabulary}. It was renamed."
     assert expected in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Facts, batches and fitted state of every data set in conf/data, built from its YAML file."""
+"""Spec values, batches and fitted state of every data set in conf/data, built from its YAML file."""
 
 import functools
 import importlib
@@ -192,14 +192,14 @@ def test_a_yaml_has_a_comment_a_default_task_and_every_argument(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_data_provide_exactly_the_facts_listed_in_their_yaml(name, loaded, tmp_path):
+def test_built_in_data_provide_exactly_the_spec_values_listed_in_their_yaml(name, loaded, tmp_path):
     config, target, arguments = read_yaml(name)
     data = target(**{**arguments, "root": str(tmp_path)}) if "root" in arguments else loaded(name)[0]
     assert provided_facts(data) == set(config["_provides_"])
 
 
 @pytest.mark.parametrize("name", FROM_FILES)
-def test_user_data_provide_only_facts_listed_in_their_yaml(name, loaded):
+def test_user_data_provide_only_spec_values_listed_in_their_yaml(name, loaded):
     config, _, arguments = read_yaml(name)
     assert arguments["path"] == "???"
     data, _ = loaded(name)
@@ -210,7 +210,7 @@ def test_user_data_provide_only_facts_listed_in_their_yaml(name, loaded):
     "name",
     [*(name for name in BUILT_IN if name not in ("mnist", "fashion_mnist", "cifar10")), *FROM_FILES],
 )
-def test_batches_match_the_provided_facts(name, loaded):
+def test_batches_match_the_provided_spec_values(name, loaded):
     data, splits = loaded(name)
     for source, training in ((splits.train, True), (splits.val, False), (splits.test, False)):
         batch = next(iter(Batches(source, data.batch_size, training=training)))

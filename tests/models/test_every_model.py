@@ -68,7 +68,7 @@ WINDOWS = {"length": 12, "features": 3, "columns": 3, "horizon": 4, "outputs": 1
 RECORDINGS = {"audio": {"bands": 9, "frames": 2}, "each_step": True}
 PAIRS = {"tokens": {"size": 11}, "target_outputs": 9, "length": 12, "target_length": 9, "shared_vocabulary": False}
 TEXTS = {"tokens": {"size": 11}, "idf": None}
-# Models that do not read images -> the facts they are built with.
+# Models that do not read images -> the spec values they are built with.
 FACTS = {
     "bag_of_words": TEXTS,
     "bert": HIDDEN,
@@ -95,7 +95,7 @@ def target(name: str) -> type[nn.Module]:
 
 
 def arguments_of(name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments in a model's YAML file, with references to facts resolved."""
+    """Return the arguments in a model's YAML file, with references to spec values resolved."""
     spec = {"tokens": {"size": None}, "lags": None, "sentence_pairs": None}
     spec |= {"outputs": 5, "each_step": False, "causal": False, **facts}
     config = OmegaConf.create({"spec": spec, "regularization": {"dropout": 0.0}, "model": written(name)})
@@ -105,7 +105,7 @@ def arguments_of(name: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def build(name: str, facts: dict[str, Any], **changes: object) -> nn.Module:
-    key = name, id(facts)  # all facts are constants of this module
+    key = name, id(facts)  # all spec values are constants of this module
     if key not in RESOLVED:
         RESOLVED[key] = arguments_of(name, facts)
     model = target(name)(**RESOLVED[key] | SMALLER.get(name, {}) | changes)

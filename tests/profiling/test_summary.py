@@ -261,7 +261,7 @@ def test_summarizing_a_billion_parameters_computes_no_large_tensor() -> None:
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_a_model_with_facts_from_its_task_can_be_summarized_from_input_and_outputs(
+def test_a_model_with_spec_values_from_its_task_can_be_summarized_from_input_and_outputs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
@@ -272,7 +272,7 @@ def test_a_model_with_facts_from_its_task_can_be_summarized_from_input_and_outpu
     ("model", "shape", "line"),
     [
         ("resnet18", "10", "it needs channels and height and width, which this shape does not have. Use another"),
-        ("unet", "3x32x32", "its task needs facts that only data provide. Use data that fit: image_masks shapes."),
+        ("unet", "3x32x32", "its task needs values that only data provide. Use data that fit: image_masks shapes."),
     ],
 )
 def test_a_shape_that_does_not_determine_a_model_is_rejected_with_the_name_of_the_model(

@@ -1,4 +1,4 @@
-"""The YAML file of every task lists the facts that its class provides."""
+"""The YAML file of every task lists the spec values that its class provides."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -25,7 +25,7 @@ VALUES = {
     Notes: Notes(4),
     **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
 }
-# A value for every fact that data can provide.
+# A value for every spec value that data can provide.
 DATA: dict[str, Any] = {field.name: VALUES[get_args(field.type)[0]] for field in fields(Spec)}
 
 
@@ -40,13 +40,13 @@ def base() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_provides_the_facts_that_its_yaml_lists(name: str, base: dict[str, Any]) -> None:
+def test_a_task_provides_the_spec_values_that_its_yaml_lists(name: str, base: dict[str, Any]) -> None:
     written = interpolation.from_yaml((compose.conf_dir() / "task" / f"{name}.yaml").read_text())
     node = interpolation.resolve({**base, "task": written})["task"]
     assert facts_of(node) == set(node.get("_provides_", []))
 
 
-def test_facts_of_a_user_task_are_recognized(tmp_path: Path) -> None:
+def test_spec_values_of_a_user_task_are_recognized(tmp_path: Path) -> None:
     (tmp_path / "conf" / "task").mkdir(parents=True)
     (tmp_path / "conf" / "task" / "mine.yaml").write_text("_provides_: [boxes]\n_target_: mine.Task\n")
     job = compose.compose(["model=mlp", "data=digits"], (str(tmp_path / "conf"),))

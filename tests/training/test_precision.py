@@ -197,7 +197,7 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 
 
 def natural_data(model: str) -> str:
-    """Return a data option that the model can read, chosen by the facts and the task in its YAML file."""
+    """Return a data option that the model can read, chosen by the spec values and the task in its YAML file."""
     written = (CONF / "model" / f"{model}.yaml").read_text()
     signs = {
         "task: segmentation": "shapes",
