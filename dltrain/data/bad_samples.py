@@ -32,7 +32,8 @@ class BadSamples:
             ConfigError: The policy is to stop, or ``limit`` is exceeded.
         """
         if self.policy != "skip":
-            hint = ". data.on_bad_sample=skip skips such examples" if self.policy else ""
+            end = "" if message.endswith((".", "?")) else "."
+            hint = f"{end} data.on_bad_sample=skip skips such examples" if self.policy else ""
             raise ConfigError(f"{message}{hint}")
         if message in self.found:
             return

@@ -51,9 +51,9 @@ class Conll:
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
             The first subword of a word gets its tag.
         lowercase: Whether words are converted to lower case.
-        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
+            characters, which are always kept. At least 1.
         max_length: Maximum number of tokens of a sentence, including begin and end tokens; longer sentences are
             truncated. At least 1, or 3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
@@ -135,7 +135,7 @@ class Conll:
         unknown = held_out.count(UNKNOWN if self.tokens.unknown is None else self.tokens.unknown)
         words = sum(len(sentence.words) for sentence in self.sentences)
         lines = [f"{Path(self.path).name}: {count(len(self.sentences), 'sentence')}, {count(words, 'word')}"]
-        share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of validation and test are unknown"
+        share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of the validation and test splits are unknown"
         lines += [f"vocabulary: {self.tokens.size:,} tokens; {share}", f"tags: {len(self.tags)}: {listed(self.tags)}"]
         if cut := sum(len(tokens) > self.room for tokens in encoded):
             lines.append(f"{count(cut, 'sentence')} truncated to {self.room} tokens (data.max_length)")

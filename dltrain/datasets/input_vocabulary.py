@@ -46,7 +46,7 @@ class VocabularySettings:
         lowercase: Whether to convert texts to lower case.
         min_count: Minimum number of occurrences of a word, or of a pair of subwords to join, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
+            characters, which are always kept. At least 1.
         special: Special tokens of a fitted vocabulary.
     """
 

@@ -13,15 +13,15 @@ from dltrain.keyed_random import uniform
 
 
 class RandomPairs:
-    """Pairs of a source and a target of random tokens, drawn uniformly; they do not depend on the seed of a run.
+    """Pairs of random source and target sequences, drawn uniformly; they do not depend on the seed of a run.
 
-    The training pairs are also the validation and test splits: the test measures what a model has memorized. As
-    text, tokens are numbers.
+    The training pairs are also the validation and test splits, so test metrics show how much a model has memorized. As
+    text, a sequence is a list of numbers separated by spaces.
 
     Args:
         pairs: Number of pairs, at least 1.
         steps: Number of tokens of each source and target, without the end token of the target, at least 1.
-        vocabulary: Number of distinct tokens, including the four special ones, at least 5.
+        vocabulary: Number of distinct tokens, including the four special tokens, at least 5.
         batch_size: Pairs per step, at least 1.
         workers: Unused: the pairs stay in memory.
     """

@@ -1,4 +1,4 @@
-"""Pairs of passages of a text: a passage and the next one, or a random one of another document."""
+"""Pairs of passages of a text: the second one follows the first one in its document, or is from another document."""
 
 from typing import Any
 
@@ -20,9 +20,9 @@ MIN_LENGTH = 8
 class SentencePairs:
     """Pairs of passages of a text; its documents are divided among the splits in order.
 
-    In half of the pairs, the second passage is the one that follows the first one in its document. In the other half,
-    it starts at a random sentence of another document of the split. Training pairs are drawn in each epoch, by
-    (seed, epoch, index); pairs of the other splits depend on the index alone.
+    In about half of the pairs, the second passage follows the first one in its document. In the other pairs, it starts
+    at a random sentence of another document of the split. In training, second passages are drawn again in each epoch;
+    in the other splits, they are the same in every run.
 
     Args:
         path: A text file in UTF-8, with blank lines between its documents; None for the bundled text, Moby Dick up to
@@ -31,10 +31,10 @@ class SentencePairs:
         tokens: ``words``, or subwords that are fitted to the training documents: ``bpe`` or ``wordpiece``, as in BERT.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in training, at least 1.
+        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
-        max_length: Number of tokens of a pair, including special ones and padding, at least 8.
+            characters, which are always kept. At least 1.
+        max_length: Number of tokens of a pair, including special tokens and padding, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).
         batch_size: Pairs per step, at least 1.
@@ -42,7 +42,7 @@ class SentencePairs:
         fitted: Result of `fit` in an earlier run; None fits to the training documents.
 
     Source: Devlin et al. 2019, "BERT", section 3.1, task 2, and appendix A.2.
-    Differs: the first passage takes half of the length instead of a random share.
+    Differs: the first passage has up to half of the tokens instead of a random fraction.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SentencePairs:
         self.lines = list[str]()
         known = self.words.tokens
         if known.begin is None or known.end is None:
-            expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
+            expected = "a tokenizer with begin and end tokens, such as [CLS] and [SEP]"
             raise ConfigError(format_error("data.tokenizer", expected, tokenizer))
         # `features` stays None, so that only bert, which has an output for the class of a pair, accepts these data.
         self.spec = Spec(shape=(max_length,), length=max_length, tokens=known, sentence_pairs=True)
@@ -94,14 +94,15 @@ class SentencePairs:
     def evaluation(self) -> Source:
         """Return pairs of all documents of the file."""
         existing_file(self.path, "an existing text file")
-        return self._held_out(self._encode(self._read(), "file"))
+        return self._held_out(self._encode(self._read(), str(self.path)))
 
     def load(self) -> Splits:
         """Encode the documents, and return the splits."""
         train, val, test = encoded = [
-            self._encode(part, f"{name} split") if part else None for part, name in zip(self.parts, NAMES, strict=True)
+            self._encode(part, f"the {name} split of {self.path}") if part else None
+            for part, name in zip(self.parts, NAMES, strict=True)
         ]
-        assert train is not None and test is not None, "the fractions are above 0"
+        assert train is not None and test is not None, "checked in `_split`"
         source = Source(train.rows(drawn=False), Join(train), augment=RandomSecond(train))
         splits = Splits(source, None if val is None else self._held_out(val), self._held_out(test))
         sizes = {"training": len(source), "validation": len(splits.val or ()), "test": len(splits.test)}
@@ -115,7 +116,7 @@ class SentencePairs:
         return splits
 
     def describe(self) -> list[str]:
-        """Return lines about the documents and the splits, once they are loaded."""
+        """Return lines about the documents and the splits; empty before `load`."""
         return self.lines
 
     def _read(self) -> list[list[str]]:
@@ -124,13 +125,16 @@ class SentencePairs:
     def _split(self, documents: list[list[str]], validation: float, test: float) -> list[list[list[str]]]:
         held_out = [held_out_size(len(documents), share) for share in (validation, test)]
         first, second = len(documents) - sum(held_out), len(documents) - held_out[1]
+        if first < 1:
+            expected = f"at least one document for each split, separated by blank lines, in {self.path}"
+            raise ConfigError(format_error("data.path", expected, count(len(documents), "document")))
         return [documents[:first], documents[first:second], documents[second:]]
 
     def _encode(self, documents: list[list[str]], name: str) -> Passages:
         passages = encode_documents(documents, self.words.tokens, self.max_length)
         if len(passages.counts) < 2 or int(passages.counts.max()) < 2:
             needed = "at least two documents, separated by blank lines, one with at least two sentences,"
-            expected = f"{needed} in the {name} of {self.path}"
+            expected = f"{needed} in {name}"
             most = int(passages.counts.max()) if len(passages.counts) else 0
             got = f"{count(len(passages.counts), 'document')} with at most {count(most, 'sentence')}"
             raise ConfigError(format_error("data.path", expected, got))

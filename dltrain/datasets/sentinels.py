@@ -15,7 +15,7 @@ WRITTEN = re.compile(r"<extra_id_(\d+)>")
 class WithSentinels:
     """A vocabulary with additional tokens at its end: ``<extra_id_0>``, ``<extra_id_1>`` and so on.
 
-    Training texts never contain them: `encode` reads their names as ordinary text, `encode_marked` as sentinels.
+    `encode`, used for training texts, reads names of sentinels as ordinary text; `encode_marked` converts them.
 
     Args:
         count: Number of sentinels, at least 0.

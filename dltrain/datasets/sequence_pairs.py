@@ -32,7 +32,7 @@ class SourceEncoder:
 
     Args:
         encode_text: Function that returns the tokens of a text.
-        prefix: Start of every source.
+        prefix: Text before every source.
         limit: Maximum number of tokens; longer sources are truncated. None for no limit.
     """
 

@@ -27,8 +27,8 @@ class SeriesReader:
     Args:
         path: The training file.
         notation: Header, decimal mark and words for missing values.
-        where: ``column:value`` of the rows to read; None for all.
-        day_first: Order of day and month; None infers it.
+        where: Rows to read, as ``column:value``; None for all rows.
+        day_first: Whether the day precedes the month in dates; None infers it.
         group: Column that distinguishes series; None if there is one series.
         missing: Policy for missing values.
         known: Columns and parts of the date that are known in advance.
@@ -51,7 +51,7 @@ class SeriesReader:
 
         Args:
             files: The files.
-            convert: Function from a table and the name of its file to examples.
+            convert: Function that converts a table and its file name to examples.
         """
         if not (files.names or files.text):
             yield from convert(self.read(), self.path.name)
@@ -80,7 +80,7 @@ class SeriesReader:
         names: list[str],
         parts: Sequence[Mapping[str, SplitRange]],
     ) -> SeriesValues:
-        """Return the values of each series, with missing ones filled, and its known values if there are any.
+        """Return the values of each series, with missing values filled, and the known values if there are any.
 
         Args:
             names: Columns to forecast.

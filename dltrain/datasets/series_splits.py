@@ -23,7 +23,7 @@ class SeriesSplit:
     Args:
         validation: Fraction of the rows for validation, in [0, 1).
         test: Fraction of the rows, at the end, for testing, in (0, 1).
-        sizes: Training, validation and test rows instead of fractions, each a number or months such as ``12mo``. Rows
+        sizes: Numbers of training, validation and test rows, or months such as ``12mo``, instead of fractions. Rows
             after the test rows are unused. None uses the fractions.
     """
 
@@ -54,13 +54,13 @@ class SeriesSplit:
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
 
     def ranges(self, rows: int, window: int, lead: int) -> dict[str, SplitRange]:
-        """Return the rows of each split, with a lead of `window` rows for training and `lead` rows for the others."""
+        """Return the rows of each split; the lead is `window` rows in training and `lead` rows in the other splits."""
         if self.sizes is None:
             val, tested = held_out_size(rows, self.validation), held_out_size(rows, self.test)
             ends = [rows - val - tested, rows - tested, rows]
         else:
             ends = list(accumulate(int(size) for size in self.sizes))
-            ends = ends if ends[-1] <= rows else [0, 0, 0]  # no window in any split, as the series is too short
+            ends = ends if ends[-1] <= rows else [0, 0, 0]  # no window in any split: the series is too short
         ranges = {"train": SplitRange(window, ends[0], window)}
         if ends[1] > ends[0] or (self.sizes and self.sizes[1]):
             ranges["val"] = SplitRange(max(ends[0], lead), ends[1], lead)
@@ -102,7 +102,7 @@ def _check_sizes(sizes: Sequence[int | str]) -> list[int | str]:
     """Return training, validation and test sizes if each is a number of rows or of months."""
     valid = isinstance(sizes, list | tuple) and len(sizes) == 3
     if not valid or not all(MONTHS.fullmatch(str(s)) if isinstance(s, str) else type(s) is int for s in sizes):
-        expected = f"rows or months of training, validation and test, {EXAMPLES}"
+        expected = f"rows or months for training, validation and test, {EXAMPLES}"
         raise ConfigError(format_error("data.split", expected, sizes))
     if any(size in (0, "0mo") for size in (sizes[0], sizes[2])) or any(type(s) is int and s < 0 for s in sizes):
         raise ConfigError(format_error("data.split", "training and test rows above 0, and no negative number", sizes))

@@ -25,7 +25,7 @@ class Series(NamedTuple):
     Args:
         name: Its value in the column that distinguishes series; None without such a column.
         rows: Indices of its rows in the table.
-        later: Indices of the following rows of the series, which have no values to forecast.
+        later: Indices of the later rows of the series, which have no values to forecast.
     """
 
     name: str | None
@@ -41,7 +41,7 @@ def choose_columns(
     Args:
         table: The file.
         column: A name or a list of them; ``auto`` selects the numeric columns except timestamps, row numbers and,
-            unless all columns are flags, flags (0 or 1); None also selects row numbers and flags.
+            unless all of them are flags, flags (0 or 1); None also selects row numbers and flags.
         excluded: Columns to exclude: dates, the column that distinguishes series, and columns known in advance.
 
     Raises:
@@ -145,8 +145,8 @@ def check_order(
             row = int(series.rows[missing.position])
             first_gap = f", first before {cells[row]} in line {table.lines[row]}"
         gaps, changes = gaps + missing.rows, changes + order.clock_changes
-    notes = [f"warning: {gaps:,} rows are missing{first_gap}; rows are treated as evenly spaced"] if gaps else []
-    return notes + ([f"{changes} hours occur twice where the clock is set back"] if changes else [])
+    notes = [f"warning: missing {count(gaps, 'row')}{first_gap}; rows are treated as evenly spaced"] if gaps else []
+    return notes + ([f"{count(changes, 'hour')} repeated where the clock is set back"] if changes else [])
 
 
 def continue_times(
@@ -181,7 +181,7 @@ def describe_rows(table: Table, where: str | None, names: Sequence[str], left_ou
 
 
 def describe_times(table: Table, time_column: TimeColumn | None, series: Series) -> list[str]:
-    """Return a line about the times of a table, with the usual step of a series for dates; [] if there are none."""
+    """Return a line about the times of a table and, for dates, the usual step of a series; [] without times."""
     if time_column is None:
         return _describe_numbers(table, series)
     names = " ".join(table.header[column] for column in time_column.columns)
@@ -220,7 +220,8 @@ def _reject_repeated(table: Table, time_column: TimeColumn, series: Series, row:
                 f"data.where={name}:{value} one of them"
             )
             break
-    expected = f"one row for each time in {table.path}" + (f" and {group} {series.name}" if series.name else "")
+    each = f"each time of {group} {series.name}" if series.name else "each time"
+    expected = f"one row for {each} in {table.path}"
     raise ConfigError(format_error("data.path", expected, got, hint))
 
 

@@ -17,10 +17,10 @@ from dltrain.keyed_random import uniform
 
 NAMES = ("background", "disc", "square", "triangle")
 HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # indices of the images
-SHAPES = 3  # per image; later ones cover earlier ones
+SHAPES = 3  # per image; later shapes cover earlier ones
 NOISE = 60  # gray levels
 CHUNK = 250  # images that are drawn together
-VISIBLE = 0.25  # minimum visible share of a shape with a box
+VISIBLE = 0.25  # minimum visible fraction of a shape that has a box
 
 
 class Shapes:

@@ -20,7 +20,7 @@ class Masks:
         frequency_mask_size: Maximum number of bands of each mask.
         time_masks: Number of masks over consecutive frames, at least 0.
         time_mask_size: Maximum number of frames of each mask.
-        time_mask_share: Maximum share of the frames of a recording that one time mask covers, in [0, 1].
+        time_mask_share: Maximum fraction of the frames of a recording that a time mask covers, in [0, 1].
     """
 
     frequency_masks: int = 0

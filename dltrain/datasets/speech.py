@@ -54,7 +54,7 @@ class PrepareSpeech(nn.Module):
 class Speech:
     """Recordings with transcripts; the splits are random but fixed, unless there are folders for them.
 
-    If transcripts occur at least twice on average, they are also classes, for the recognition of single words.
+    If a transcript occurs at least twice on average, transcripts are also classes, for the recognition of single words.
 
     Args:
         path: A table (CSV or TSV) with a column of audio files (WAV, FLAC, OGG or MP3) and one of transcripts, or a
@@ -127,7 +127,7 @@ class Speech:
         self.features = Features(mels, window_ms, hop_ms, stack, sample_rate)
         self.masks = Masks(frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share)
         self.prepare, self.pad_multiple = PrepareSpeech(), check_multiple(pad_multiple)
-        self.frames: dict[str, list[tuple[int, Frames]]] = {}  # by split, each with its row
+        self.frames: dict[str, list[tuple[int, Frames]]] = {}  # split -> row and frames of each recording
         self.long = 0
         if fitted is None:
             self._fit(validation, test, min_count, max_words)
@@ -146,7 +146,7 @@ class Speech:
         )
 
     def _fit(self, validation: float, test: float, min_count: int, max_words: int) -> None:
-        """Read and split the transcripts, and fit the vocabulary and the rate to the training split."""
+        """Read and split the transcripts, and fit the vocabulary and the sample rate to the training split."""
         self.utterances = self.reader.read()
         texts = self.utterances.texts
         if len(texts) < MIN_RECORDINGS:
@@ -203,7 +203,7 @@ class Speech:
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:
-        """Return all recordings of the table or folder, including long ones."""
+        """Return all usable recordings of the table or folder, however long."""
         utterances = self.reader.read()
         return self._source(utterances, self._decode(utterances, range(len(utterances.texts)), True, False), False)
 
@@ -243,7 +243,7 @@ class Speech:
         if steps >= needed:
             return None
         got = f"{steps} ({frames.seconds:.2f} seconds)"
-        hint = "Correct it, or set a smaller data.hop_ms or data.stack"
+        hint = "Correct the transcript, or set a smaller data.hop_ms or data.stack"
         return format_error("data.path", f"at least {needed} steps for the transcript in {place}", got, hint)
 
     def _source(self, utterances: Utterances, kept: dict[int, Frames], training: bool) -> Source:

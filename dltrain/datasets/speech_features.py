@@ -38,7 +38,7 @@ class Frames(NamedTuple):
     digest: str
 
     def without_values(self) -> "Frames":
-        """Return the description of the recording without its frames."""
+        """Return a copy without `values`, to save memory."""
         return self._replace(values=torch.empty(0))
 
 

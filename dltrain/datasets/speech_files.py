@@ -26,7 +26,7 @@ class Utterances(NamedTuple):
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
         places: Location of each transcript, for messages.
-        splits: Split that has a folder -> its rows; empty for tables, and for folders that are not divided.
+        splits: Split with a folder of its own -> its rows; empty for a table, and for a folder without splits.
         ignored: Number of audio files outside the folders that are named after a word.
     """
 
@@ -68,7 +68,7 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist, the name of a folder has no letters and digits or
+            ConfigError: The path or a column does not exist, the name of a folder has no letters or digits or
                 is not a word of the training folder, or a line is unreadable or lacks an audio file or a transcript and
                 may not be skipped.
         """
@@ -91,14 +91,14 @@ class UtteranceReader:
         return Utterances(file.name, files, texts, places, {})
 
     def _check(self, file: Path, cell: str, text: str, place: str) -> tuple[Path, str] | None:
-        """Return the file and the normalized transcript of a line; None if one of them is missing and skipped."""
+        """Return the file and the normalized transcript of a line; None to skip a line that lacks one of them."""
         normalized = self.normalize(text)
         if not cell or not file.is_file():
-            got = f"{file}, which does not exist" if cell else "an empty cell"
-            self.bad.add(format_error("data.path", f"an audio file in {place}", got, similar_file(str(file))))
+            got, hint = (f"{file}, which does not exist", similar_file(str(file))) if cell else ("an empty cell", "")
+            self.bad.add(format_error("data.path", f"an audio file in {place}", got, hint))
             return None
         if not normalized:
-            got = f'"{text}", without letters and digits' if text else "an empty one"
+            got = f'"{text}", without letters or digits' if text else "an empty one"
             self.bad.add(format_error("data.path", f"a transcript in {place}", got))
             return None
         return file, normalized
@@ -152,7 +152,7 @@ def _has_audio(table: Table, column: int) -> bool:
 
 
 def _column(table: Table, name: str | None, key: str, found: list[int]) -> int:
-    """Return the named column, or the only one that was found."""
+    """Return the named column, or the only column in `found`."""
     if name is not None:
         return table.index_of(name, f"data.{key}")
     if len(found) == 1:

@@ -46,7 +46,8 @@ def describe_speech(
     ]
     held_out = [token for split in (VAL, TEST) for each in tokens[split] for token in each]
     if unknown := held_out.count(transcripts.UNKNOWN):
-        lines.append(f"{unknown / len(held_out):.1%} of the {vocabulary.kind} of validation and test are unknown")
+        share = f"{unknown / len(held_out):.1%} of the {vocabulary.kind}"
+        lines.append(f"{share} of the validation and test splits are unknown")
     known = set(texts[TRAIN])
     if copies := sum(text in known for split in (VAL, TEST) for text in texts[split]) if not classes else 0:
         lines.append(
@@ -65,5 +66,5 @@ def _describe_conversions(frames: Sequence[Frames], rate: int) -> list[str]:
     several = sum(each.channels > 1 for each in frames)
     lines = [f"converted to {rate:,} Hz: {count(n, 'recording')} of {other:,} Hz" for other, n in sorted(rates.items())]
     if lower := sum(number for other, number in rates.items() if other < rate):
-        lines.append(f"warning: no sound in the highest bands of {count(lower, 'recording')} with lower rates")
+        lines.append(f"warning: no sound in the highest bands of {count(lower, 'recording')} with lower sample rates")
     return lines + ([f"{count(several, 'recording')} with several channels, which are averaged"] * bool(several))

@@ -44,7 +44,7 @@ class PrepareQuestions(nn.Module):
 
 
 class Squad:
-    """Questions with answers that are spans of their contexts; the splits, by article, are random but fixed.
+    """Questions whose answers are spans of a context; articles are divided into random but fixed splits.
 
     A context that is too long is read in overlapping windows.
 
@@ -55,8 +55,8 @@ class Squad:
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
-        max_length: Maximum number of tokens of a question and a window, including special ones; above
+            characters, which are always kept. At least 1.
+        max_length: Maximum number of tokens of a question and a window, including special tokens; above
             ``max_question`` + ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; longer questions are truncated.
         overlap: Number of tokens that consecutive windows of a context share, at least 0.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dltrain.errors import ConfigError, format_error
 
-SLACK = 2  # characters by which the position of an answer may be wrong, as 15 of 34,680 are in SQuAD 1.1
+SLACK = 2  # maximum error of answer_start in characters; in SQuAD 1.1, 15 of 34,680 are wrong
 
 
 class Question(NamedTuple):
@@ -29,8 +29,8 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file.
 
     Raises:
-        ConfigError: The file is not JSON in UTF-8 or has a different structure, or a question has no answer or one that
-            is not in its context.
+        ConfigError: The file is not JSON in UTF-8 or has a different structure, or a question has no answer or an
+            answer that is not in its context.
     """
     try:
         content = json.loads(file.read_text("utf-8-sig"))
@@ -47,7 +47,7 @@ def read_questions(file: Path) -> list[Question]:
             for entry in paragraph["qas"]
         ]
     except (KeyError, TypeError, IndexError) as error:
-        expected = f"data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
+        expected = f"the keys data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
         got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(format_error("data.path", expected, got)) from None
 
@@ -63,7 +63,7 @@ def _question(article: int, context: str, entry: dict[str, Any], file: Path) -> 
 
 
 def _place(context: str, text: str, start: int, name: str) -> int:
-    """Return the first character of an answer in its context, at most `SLACK` characters from the stated one."""
+    """Return the position of an answer in its context, at most `SLACK` characters from ``start``."""
     for shift in sorted(range(-SLACK, SLACK + 1), key=abs):
         if text and start + shift >= 0 and context.startswith(text, start + shift):
             return start + shift

@@ -42,10 +42,10 @@ class Windows:
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
         """Return the windows of all questions; field ``question`` is the index of the question.
 
-        ``text`` has the characters of the window and of all different answers, each after a `SEPARATOR`; ``offset`` is
-        the position of the window's first character in the context. ``spans`` (T, 2) are the start and the end
-        (exclusive) of each token in characters of the window, 0 for tokens outside of it. ``start`` and ``end`` are the
-        positions of the first and the last token of the first answer, 0 if the window does not hold all of it.
+        ``text`` has the characters of the window and of all different answers, with a `SEPARATOR` before each answer;
+        ``offset`` is the position of the window's first character in the context. ``spans`` (T, 2) are the start and
+        the end (exclusive) of each token in characters of the window, 0 for tokens outside of it. ``start`` and ``end``
+        are the positions of the first and the last token of the first answer, 0 if the window does not hold all of it.
         """
         ragged: dict[str, list[list[Any]]] = {name: [] for name in ("tokens", "segments", "spans", "text")}
         numbers: dict[str, list[int]] = {"question": [], "offset": [], "start": [], "end": []}
@@ -88,9 +88,9 @@ class Windows:
                 break
 
     def _answer(self, question: Question, spans: list[tuple[int, int]]) -> tuple[int, int]:
-        """Return the first and the last token that overlap with the first answer.
+        """Return the indices of the first and the last context token that overlap with the first answer.
 
-        Both are 0 without answers, and the number of tokens if none overlaps.
+        Both are 0 without answers, and the number of tokens if no token overlaps with it.
         """
         if not question.answers:
             return 0, 0

@@ -78,9 +78,10 @@ def median_step(values: np.ndarray) -> np.timedelta64:
 
 
 def infer_season(times: pd.Series) -> int:
-    """Return the number of steps per season, or 1 if the steps are irregular or have none of the seasons below.
+    """Return the number of steps per season, or 1 if there is none or the steps are irregular.
 
-    The season is a day for steps of minutes or hours, a week for days, and a year for weeks, months or quarters.
+    The season is a day for steps of minutes or hours that divide it, a week for days, and a year for weeks, months or
+    quarters.
     """
     step = infer_step(times)
     if step is None:
@@ -149,7 +150,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
 
 
 def descends(numbers: np.ndarray) -> bool:
-    """Return whether numbers only decrease, unlike numbers that restart every year or day."""
+    """Return whether three or more numbers never increase and end below the first one."""
     return bool(len(numbers) > 2 and numbers[-1] < numbers[0] and (np.diff(numbers) <= 0).all())
 
 

@@ -28,7 +28,7 @@ def fit_subwords(
         kind: ``bpe`` or ``wordpiece``.
         special: Special tokens, from token 0 on; the second one is the unknown token of ``wordpiece``.
         limits: Minimum number of occurrences of a pair of tokens to join, and maximum number of tokens, including
-            special tokens and all bytes or characters, which are kept even if they exceed it.
+            special tokens and all bytes or characters, which are always kept.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:
@@ -71,13 +71,13 @@ def fit_word_pieces(
             removed, and decoded texts have a space between words, except before . ? ! and commas, as in BERT.
 
     Source: Devlin et al. 2019, "BERT", and its code.
-    Differs: lower case keeps accents; training joins the most frequent pair, as the package does.
+    Differs: lowercasing keeps accents; training joins the most frequent pair, as the package does.
     """
     from tokenizers import models, trainers
 
     unknown: dict[str, Any] = {"unk_token": special[1], "max_input_chars_per_word": MAX_CHARACTERS}
     trained = _word_tokenizer(models.WordPiece(**unknown), lowercase, keep_spaces)
-    # Pass continuing characters in a fixed order; the trainer numbers them randomly, which changes the joined pairs.
+    # Pass continuing characters in a fixed order: the trainer would number them randomly, which changes joined pairs.
     continuing = [f"{MARK}{character}" for character in _continuing_characters(trained, texts())]
     options: dict[str, Any] = {"special_tokens": [*special, *continuing], "show_progress": False}
     trainer = trainers.WordPieceTrainer(vocab_size=limits[1], min_frequency=limits[0], **options)

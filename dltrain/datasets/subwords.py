@@ -41,7 +41,7 @@ class Subwords:
         self.size = first + 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
         own = _unknown_id(json.loads(self.content[0])["model"], self.tokenizer.token_to_id)
         self.unknown = unknown if unknown is not None else None if own is None else first + own
-        # Token of the tokenizer -> token of the data set, if this is not the same token plus `first`.
+        # The tokenizer's unknown token -> its token in the data set; other tokens are shifted by `first`.
         self.numbers = {} if own is None or self.unknown is None else {own: self.unknown}
         self.originals = {number: own for own, number in self.numbers.items()}
         added = self.tokenizer.get_added_tokens_decoder().items()
@@ -71,7 +71,7 @@ class Subwords:
         return [numbers.get(number, first + number) for number in encoding.ids]
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, without tokens of the data set and, if `literal`, without special tokens.
+        """Return the text of tokens, without tokens below `first` and, if `literal`, without special tokens.
 
         The unknown token is kept. Incomplete UTF-8 becomes replacement characters.
         """

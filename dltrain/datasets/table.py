@@ -54,7 +54,7 @@ class CsvTable:
 
     Args:
         path: The file.
-        column: Column to predict; None for the last.
+        column: Column to predict; None for the last column.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.
@@ -158,7 +158,7 @@ class CsvTable:
         self.target = TableTarget(*fitted["target"])
 
     def evaluation(self) -> Source:
-        """Return all rows of the file, which needs only the columns that the model reads and the target column."""
+        """Return all rows of the file. Only the columns that the model reads and the target column are needed."""
         table = self._read()
         used = table.indices_of([*(column.name for column in self.columns), self.target.name])
         columns = [table.columns[index] for index in used]
@@ -196,7 +196,7 @@ class CsvTable:
         return [*lines, splits_line({name: len(rows) for name, rows in splits.items()}, "rows, at random")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read the rows of CSV files, which need only the columns that the model reads."""
+        """Read the rows of CSV files. Only the columns that the model reads are needed."""
         for file in files.expand("a CSV file"):
             with file.errors_as_input(), csv_errors(file.path), file.open_text() as lines:
                 for table in iterate_tables(lines, file.path, files.batch_size, self.notation):
@@ -207,7 +207,7 @@ class CsvTable:
 
     def _check_missing(self, table: Table, features: list[int]) -> None:
         if not self.fill_missing:
-            reject_missing(table, features, "data.missing=mean replaces them with the mean of the column")
+            reject_missing(table, features, "data.missing=mean fills them")
 
     def _encode(self, table: Table, features: list[int]) -> Tensor:
         """Return the model inputs, (rows, size) in float32."""
@@ -223,8 +223,8 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
 
     Args:
         table: The file.
-        reject_mixed: Whether to reject columns with a larger share of text (up to half of the cells), if the text has
-            at most 20 distinct words.
+        reject_mixed: Whether to reject columns with more text (up to half of the cells), if the text has at most 20
+            distinct words.
     """
     found: dict[int, str] = {}
     for column, name in enumerate(table.header):
@@ -247,7 +247,7 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
 
 
 def _columns_to_ignore(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
-    """Return the columns to leave out, and why."""
+    """Return the columns to leave out, each with the reason."""
     if isinstance(ignore, list):
         for name in ignore:
             table.index_of(name, "data.ignore")

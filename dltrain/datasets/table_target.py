@@ -12,7 +12,7 @@ from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import standardize
 from dltrain.errors import ConfigError, format_error, suggest
 
-MAX_NUMERIC_CLASSES = 20  # at most this many distinct whole numbers in a column may also be classes
+MAX_NUMERIC_CLASSES = 20  # a column of whole numbers with at most this many distinct values may be classes
 
 
 class TableTarget(NamedTuple):

@@ -153,7 +153,7 @@ class Text:
     def load(self) -> Splits:
         """Read and encode the file, and return the splits."""
         parts = self.parts or self._read(*self.shares)
-        self.parts = None  # frees memory, as the text is not read again
+        self.parts = None  # frees memory: the text is not read again
         (train, val, test), counts = self._encode(parts)
         self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, counts)
         self.lines += describe_documents((train, val, test), self.end)
@@ -166,11 +166,11 @@ class Text:
         )
 
     def describe(self) -> list[str]:
-        """Return lines about the text, its tokens and the splits, once it is loaded."""
+        """Return lines about the text, its tokens and the splits; empty before `load`."""
         return self.lines
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read whole texts, each followed by the token -1, as the next token is unknown."""
+        """Read whole texts, each followed by the token -1 because the next token is unknown."""
         if files.text is not None:
             with errors_as("--text"):
                 yield self._whole_text("--text", files.text)
@@ -200,7 +200,7 @@ class Text:
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
             expected = f"more than context_length = {self.context_length} tokens in each split of {self.path}"
-            hint = "Reduce data.context_length, or increase data.validation and data.test"
+            hint = "Reduce data.context_length, or use a longer text"
             raise ConfigError(format_error("data.context_length", expected, f"{len(part)} tokens in one of them", hint))
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
@@ -218,7 +218,7 @@ def _check_separator(separator: str | None, isolate: bool, streams: bool) -> str
 
 
 def _check_stride(stride: int | None, streams: bool, context_length: int) -> int | None:
-    """Return the tokens between the starts of training windows; streams do not overlap."""
+    """Return the number of tokens between the starts of training windows; windows of a stream do not overlap."""
     if stride is None:
         return None
     if streams and stride != context_length:

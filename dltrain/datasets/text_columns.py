@@ -142,7 +142,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
     name = table.header[column]
     if not table.is_numeric(column):
         if threshold is not None:
-            expected = f"null, as column {name} has words"
+            expected = f"null because column {name} has words"
             raise ConfigError(format_error("data.threshold", expected, threshold))
         return _checked(TextTarget(name, tuple(sorted(table.columns[column].words))))
     values = parse_column(table, column)
@@ -168,7 +168,7 @@ def _checked(target: TextTarget) -> TextTarget:
 
 
 def split_rows(labels: np.ndarray | None, count: int, validation: float, test: float) -> list[Tensor]:
-    """Return the rows of the training, validation and test splits: random but fixed, with the same share of each class.
+    """Return the rows of each split: random but fixed, with the same fraction of each class.
 
     Args:
         labels: Class of each row; None for no classes.

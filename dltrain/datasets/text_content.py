@@ -11,7 +11,7 @@ def read_utf8(path: Path, hint: str = HINT) -> str:
     """Return the text of a file in UTF-8.
 
     Args:
-        hint: What to do with a file that is not UTF-8, for the message.
+        hint: Advice for the error message about a file that is not UTF-8.
 
     Raises:
         ConfigError: The file is empty or not UTF-8.

@@ -1,4 +1,4 @@
-"""Texts as tokens, cut to a maximum length, with tokens for begin and end if the vocabulary has them."""
+"""Texts as tokens, truncated to a maximum length, with begin and end tokens if the vocabulary has them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class TextEncoder:
     """Conversion of texts to rows of tokens.
 
     Args:
-        tokens: Vocabulary; if it has tokens for begin and end, every text gets them.
+        tokens: Vocabulary; its begin and end tokens, if any, are added to every text.
         max_length: Maximum number of tokens of a text, including begin and end tokens; longer texts are truncated.
-        origin: What the tokens are, for messages.
+        origin: Description of the tokens, for messages.
     """
 
     tokens: Tokens
@@ -30,16 +30,16 @@ class TextEncoder:
 
     @property
     def room(self) -> int:
-        """Maximum number of tokens of a text without begin and end."""
+        """Maximum number of tokens of a text without begin and end tokens."""
         return self.max_length - sum(token is not None for token in (self.tokens.begin, self.tokens.end))
 
     def encode(self, text: str) -> list[int]:
-        """Return all tokens of a text, without begin and end."""
+        """Return all tokens of a text, without begin and end tokens."""
         assert self.tokens.encode is not None, "vocabularies of texts have a function `encode`"
         return self.tokens.encode(text)
 
     def rows(self, encoded: Iterable[list[int]]) -> Ragged:
-        """Return encoded texts as rows, cut to the maximum length, with begin and end."""
+        """Return encoded texts as rows, truncated to the maximum length, with begin and end tokens."""
         begin, end = ([] if token is None else [token] for token in (self.tokens.begin, self.tokens.end))
         rows = [[*begin, *tokens[: self.room], *end] for tokens in encoded]
         values = np.fromiter(chain.from_iterable(rows), dtype=np.int32)
@@ -51,12 +51,12 @@ class PairEncoder:
     """Conversion of pairs of texts to rows of tokens: begin, the first text, end, the second text, end.
 
     Args:
-        tokens: Vocabulary, with tokens for begin and end.
+        tokens: Vocabulary, with begin and end tokens.
         max_length: Maximum number of tokens of a pair; a longer pair loses the last tokens of its longer text, or
             of both texts if each is longer than (`max_length` - 3) / 2.
 
     Raises:
-        ConfigError: The vocabulary has no token for begin or end.
+        ConfigError: The vocabulary has no begin or end token.
     """
 
     tokens: Tokens
@@ -64,11 +64,11 @@ class PairEncoder:
 
     def __post_init__(self) -> None:
         if self.tokens.begin is None or self.tokens.end is None:
-            expected = "a tokenizer with tokens for begin and end, such as [CLS] and [SEP]"
+            expected = "a tokenizer with begin and end tokens, such as [CLS] and [SEP]"
             raise ConfigError(format_error("data.tokenizer", expected, "one without them"))
 
     def rows(self, texts: Iterable[tuple[str, str]]) -> dict[str, Ragged]:
-        """Return ``tokens`` and ``segments``, which are 1 for the second text and the end after it."""
+        """Return ``tokens`` and ``segments``, which are 1 for the second text and the end token after it."""
         encode, begin, end = self.tokens.encode, self.tokens.begin, self.tokens.end
         assert encode is not None and begin is not None and end is not None, "checked at the beginning"
         tokens, segments, lengths = list[int](), list[int](), list[int]()

@@ -57,8 +57,8 @@ class TextPairs:
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
-        max_length: Maximum number of tokens of a pair, including special ones, at least 8.
+            characters, which are always kept. At least 1.
+        max_length: Maximum number of tokens of a pair, including special tokens, at least 8.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the pairs to hold out for validation, in [0, 1).
@@ -182,7 +182,7 @@ class TextPairs:
             return next(iterate_json(lines, file, None))
 
     def _texts(self, table: Table, rows: Iterable[int]) -> Iterator[tuple[str, str]]:
-        """Yield both texts of some rows.
+        """Yield both texts of each of these rows.
 
         Raises:
             ConfigError: A text is empty.

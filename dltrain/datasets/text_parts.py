@@ -46,7 +46,7 @@ class TextParts:
         self.cuts = self.sizes[0], size - self.sizes[2]
 
     def characters(self) -> str:
-        """Return the distinct characters of the text; separators between documents are not counted."""
+        """Return the distinct characters of the text, without separators between documents."""
         if self.file is not None and self.separator is None:
             return self.file.scan.characters
         return "".join({character for _, piece in self for character in set(piece)})
@@ -72,7 +72,7 @@ class TextParts:
             yield from self._pieces()
 
     def _pieces(self) -> Iterator[tuple[int, Content]]:
-        """Yield the pieces of a text without documents: its chunks, cut between parts."""
+        """Yield the pieces of a text without documents: its chunks, divided between parts."""
         first, second = self.cuts
         position = 0
         for chunk in self.chunks():

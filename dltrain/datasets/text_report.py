@@ -42,7 +42,7 @@ def describe_texts(
 
 
 def describe_file(path: str, **settings: Any) -> list[str]:
-    """Return lines about the columns of a CSV file that the data set has rejected; [] for other files and folders."""
+    """Return lines about the columns of a rejected CSV file; [] for other files and for folders."""
     file = Path(path).expanduser()
     return [] if file.is_dir() or file.suffix.casefold() in JSON else describe_csv(str(file), **settings)
 
@@ -54,7 +54,8 @@ def _held_out(rows: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _unknown(encoded: list[np.ndarray], codes: np.ndarray, rows: Mapping[str, np.ndarray], unknown: int | None) -> str:
     held_out = [encoded[code] for part in _held_out(rows) for code in codes[part]]
     missing = sum(int((tokens == unknown).sum()) for tokens in held_out)
-    return f"{missing / max(1, sum(map(len, held_out))):.1%} of the tokens of validation and test are unknown"
+    share = missing / max(1, sum(map(len, held_out)))
+    return f"{share:.1%} of the tokens of the validation and test splits are unknown"
 
 
 def _target_lines(table: Table, target: TextTarget, column: int, rows: Mapping[str, np.ndarray]) -> list[str]:

@@ -49,19 +49,19 @@ class TextTable:
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are kept even if they exceed it. At least 1.
+            characters, which are always kept. At least 1.
         max_length: Maximum number of tokens of a text; longer texts are truncated. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         special_tokens: Whether to add begin and end tokens, which count in ``max_length``, to each text, and a mask
             token to the vocabulary; bert and masked language modeling need them. A ``tokenizer`` has its own special
             tokens.
-        batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random ones.
+        batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random texts.
         max_tokens: Maximum number of tokens per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
         num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
             class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
-        pad_multiple: With ``batching=length``, batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
+        pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per step, at least 1.
@@ -260,7 +260,7 @@ class TextTable:
         return {**dict(zip((TRAIN, VAL, TEST), parts, strict=True)), **given}
 
     def _labeled(self, targets: Tensor | Ragged) -> Tensor:
-        """Return the training rows whose labels are used."""
+        """Return the training rows to keep; see ``num_labels``."""
         rows = self.train
         if self.num_labels is None:
             return rows

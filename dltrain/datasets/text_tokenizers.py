@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     Args:
         tokens: The tokens (N,), in a small integer type.
         sizes: Characters of each token, int32 (N,); None if the content is not text.
-        spelling: Bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known ones.
+        spelling: Bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known tokens.
     """
 
     tokens: Tensor
@@ -156,7 +156,7 @@ class PieceTokenizer:
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
         name: Plural name of the pieces, for messages.
-        known: Special tokens of the vocabulary, except the unknown one.
+        known: Special tokens of the vocabulary, except the unknown token.
     """
 
     def __init__(self, vocabulary: Pieces | Subwords, name: str, known: Tokens | None = None) -> None:
@@ -228,7 +228,7 @@ def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> l
     measured = [part.characters for part in parts if part.characters is not None]
     length = f", {sum(measured) / max(1, sum(counts)):.1f} characters per token" if len(measured) == len(parts) else ""
     unknown = sum(part.unknown for part in parts[1:]) / max(1, sum(counts[1:]))
-    share = f", {unknown:.1%} of the tokens of validation and test unknown" if unknown else ""
+    share = f", {unknown:.1%} of the tokens of the validation and test splits unknown" if unknown else ""
     tokens = f"tokens: {'data.tokenizer' if kind == 'file' else kind}, vocabulary of {size:,}{length}{share}"
     splits = dict(zip(("training", "validation", "test"), counts, strict=True))
     return [f"{name}: {count(sum(counts), 'token')}", tokens, splits_line(splits, "tokens")]

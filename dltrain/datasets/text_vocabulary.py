@@ -91,7 +91,7 @@ def fingerprint(kind: str, tokenizer: Tokenizer) -> str:
 
 
 def _version() -> str | None:
-    """Return the version of the package tokenizers."""
+    """Return the version of the package tokenizers; None if it is not installed."""
     try:
         return version("tokenizers")
     except PackageNotFoundError:
@@ -130,7 +130,7 @@ def state(kind: str, tokenizer: Tokenizer) -> Fitted:
 def with_special(tokenizer: Tokenizer, separator: str | None, mask: bool) -> Tokenizer:
     """Return a tokenizer with an end token if documents have a separator, and with a mask token if `mask` is set.
 
-    A tokenizer of a file keeps its own tokens: its mask, and the separator if it is one of its special tokens.
+    A tokenizer of a file keeps its own mask token; if the separator is one of its special tokens, it is the end token.
     """
     if separator is not None:
         own = None

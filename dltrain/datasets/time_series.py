@@ -59,7 +59,8 @@ class TimeSeries:
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
         horizon: Steps that a model predicts, at least 1.
-        season: Steps per season, at least 1; None infers it; 1 if this fails, or for fewer than three seasons.
+        season: Steps per season, at least 1; None infers it, and uses 1 if this fails or there are fewer than
+            three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
             deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the training
@@ -148,7 +149,7 @@ class TimeSeries:
         return found if found * SEASONS <= len(self.series[0].rows) else 1
 
     def _leave_out_short_series(self) -> None:
-        """Leave out series that are too short for a window in each split, unless all are."""
+        """Leave out series that are too short for a window in each split, unless all series are too short."""
         self.short = [str(one.name) for one in self.series if not self._is_long(one)] if self.group else []
         if len(self.short) < len(self.series):
             self.series = [one for one in self.series if str(one.name) not in self.short]

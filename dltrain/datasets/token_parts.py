@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
-    """Return the tokens of each part; in a part with documents, an end token precedes the first and follows each one.
+    """Return the tokens of each part; with documents, an end token precedes the first and follows each document.
 
     Raises:
         ConfigError: A part of nonzero size has no document.
@@ -25,13 +25,13 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
         return [pieces[0] if pieces else nothing for pieces in encoded]
     check_documents(parts, list(map(len, encoded)))
     end = tokenizer.spec.end
-    assert end is not None, "a tokenizer of documents has a token for their end"
+    assert end is not None, "a tokenizer of documents has an end token"
     joined = (join([nothing, *pieces, nothing], end, len(parts.separator)) for pieces in encoded)
     return [part._replace(tokens=compact(part.tokens.numpy(), tokenizer.size)) for part in joined]
 
 
 def end_of_document(tokenizer: Tokenizer, parts: TextParts) -> Encoded | None:
-    """Return the token for the end of a document, with the characters of the separator; None without documents."""
+    """Return the end token, with the characters of the separator; None for a text without documents."""
     end = tokenizer.spec.end
     if parts.separator is None or end is None:
         return None

@@ -45,7 +45,7 @@ class NextToken(nn.Module):
 
 
 def measures(part: Encoded, length: int) -> dict[str, Tensor]:
-    """Return the sums of sizes and spelling over the targets of each window, int32 (N,); {} if it is not text."""
+    """Return the sums of sizes and spelling over the targets of each window, int32 (N,); {} if the part is not text."""
     if part.sizes is None:
         return {}
     fields = {"characters": part.sizes, "spelling": part.spelling}

@@ -117,6 +117,8 @@ def test_a_text_that_is_missing_not_utf8_or_a_single_document_is_rejected(tmp_pa
     )
     with pytest.raises(ConfigError, match=expected):
         SentencePairs(str(tmp_path / "a.txt"), min_count=1, validation=0.0).load()
+    with pytest.raises(ConfigError, match=r"at least one document for each split, .*, got 2 documents$"):
+        SentencePairs(str(tmp_path / "a.txt"), min_count=1)
     with pytest.raises(ConfigError, match=r"^data.path: expected an existing text file, got nowhere.txt"):
         SentencePairs("nowhere.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff")

@@ -295,10 +295,10 @@ def message_of(build: Callable[[], Any]) -> str:
 
 BAD = {
     "wav/none.wav\tbe": ["an audio file in line 3 of prompts.tsv, got", "wav/none.wav, which does not exist"],
-    "wav/3.wavv\tbe": ["line 3 of prompts.tsv, got", "Did you mean", "wav/3.wav?"],
-    "\tbe": ["an audio file in line 3 of prompts.tsv, got an empty cell"],
+    "wav/3.wavv\tbe": ["line 3 of prompts.tsv, got", "Did you mean", "wav/3.wav? data.on_bad_sample"],
+    "\tbe": ["an audio file in line 3 of prompts.tsv, got an empty cell. data.on_bad_sample"],
     "wav/1.wav\t": ["a transcript in line 3 of prompts.tsv, got an empty one"],
-    "wav/1.wav\t...": ['a transcript in line 3 of prompts.tsv, got "...", without letters and digits'],
+    "wav/1.wav\t...": ['a transcript in line 3 of prompts.tsv, got "...", without letters or digits'],
     "noise.wav\tbe": ["readable audio in line 3 of prompts.tsv, got", "noise.wav: Format not recognised"],
     "empty.wav\tbe": ["readable audio in line 3 of prompts.tsv, got", "empty.wav: a file without samples"],
     "wav/0.wav\tfeed fade bead": [
@@ -332,7 +332,7 @@ def test_a_character_found_only_in_held_out_transcripts_is_rejected(tmp_path: Pa
     )
     words = Speech(path, tokens="words", **SMALL)
     words.load()
-    assert any("of the words of validation and test are unknown" in line for line in words.describe())
+    assert any("of the words of the validation and test splits are unknown" in line for line in words.describe())
 
 
 @pytest.mark.parametrize(

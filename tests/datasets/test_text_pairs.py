@@ -97,5 +97,5 @@ def test_bad_files_and_arguments_are_rejected_in_one_line(tmp_path: Path) -> Non
 
 
 def test_a_tokenizer_without_begin_and_end_tokens_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"^data.tokenizer: expected a tokenizer with tokens for begin and end"):
+    with pytest.raises(ConfigError, match=r"^data.tokenizer: expected a tokenizer with begin and end tokens"):
         PairEncoder(Words(["a"]).tokens, 9)
