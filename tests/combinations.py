@@ -1,4 +1,4 @@
-"""Tables of the options in conf/ that fit together, and small versions of them, for tests of every option."""
+"""Tables of the options in conf/ that fit together, and overrides that make them small, for tests of every option."""
 
 import itertools
 from collections.abc import Callable
@@ -69,8 +69,8 @@ FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
 LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm reads the same data; see tests/models/test_video.py
-# Models with tasks other than the default task of the data. The first is the default task of the model; the others are
-# trained on digits only.
+# Models that support only these tasks. The first is the default task of the model; tests train the other tasks only on
+# digits.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
@@ -83,7 +83,7 @@ WITH_SENTINELS = {
     "summaries": [],
     "text_to_text": [],
 }
-# For each task that generates text, the only data set on which it is trained, or "" if it is trained on all.
+# For each sequence-to-sequence task, the only data set on which tests train it, or "" for every data set.
 WRITING = {
     "translation": "",
     "summarization": "summaries",
@@ -143,7 +143,7 @@ def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
-# Combinations that draw images: the first of each task. Drawing takes most of the time of a run of two steps.
+# Combinations whose runs log images: the first of each task. Drawing takes most of the time of a run of two steps.
 DRAWN = set({task: (model, data, task) for model, data, task in reversed(COVERING)}.values())
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]

@@ -27,7 +27,7 @@ from example_files import (
 )
 from PIL import Image
 
-gc.disable()  # until the first test: importing and collecting all tests creates no garbage, but many objects to search
+gc.disable()  # until the first test: importing and collecting tests creates many objects but no garbage
 GET_FREEZE_COUNT = gc.get_freeze_count
 BYTES_3D, BYTES_1D = 0x803, 0x801  # magic numbers of MNIST's idx files
 

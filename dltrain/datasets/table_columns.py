@@ -38,7 +38,7 @@ class NumberColumn(NamedTuple):
         Raises:
             ConfigError: A cell holds text, or is beyond the range of float32 after standardization.
         """
-        values = parse_column(table, column, "This column holds numbers in training")
+        values = parse_column(table, column, "This column holds numbers in the training data")
         return np.nan_to_num(standardize(values, self.mean, self.scale, table, column), nan=0.0)[:, None]
 
 

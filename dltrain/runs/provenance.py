@@ -132,7 +132,7 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
     if others := changed_splits(path, now, skipping):
         hint = f"Set data.path= or data.root= to the original data, or start a new run: dltrain rerun {path}"
         if not changed_splits(path, now, skipping=True):
-            hint = f"File sizes differ; data.on_bad_sample=skip resumes without unreadable files. {hint}"
+            hint = f"File sizes differ; with data.on_bad_sample=skip the run resumes without unreadable files. {hint}"
         known = "the fingerprint at the start of the run"
         lines = [format_error(f"data ({split})", f"{known}, {then.get(split)}", now.get(split)) for split in others]
         raise ConfigError(*lines, f"data: a run can only resume with its original data. {hint}.")

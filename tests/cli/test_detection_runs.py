@@ -38,7 +38,7 @@ def test_a_detector_resumed_within_an_epoch_ends_with_the_same_weights(
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
 
 
-def test_predicted_boxes_lie_within_the_image_file_and_written_images_have_its_size(
+def test_predicted_boxes_lie_within_the_image_and_written_images_have_the_size_of_the_input(
     finished_run: Callable[..., Path],
     small_data: Callable[[str], list[str]],
     own_files: dict[str, Path],

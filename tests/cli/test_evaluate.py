@@ -129,7 +129,7 @@ def test_a_checkpoint_can_be_selected_by_its_file_name(plain_run: Path, evaluate
         assert evaluate(plain_run, "--checkpoint", name).out == evaluate(plain_run).out
 
 
-def test_moved_data_are_recognized_and_changed_data_are_rejected(
+def test_a_copy_of_the_data_is_accepted_and_changed_data_are_rejected(
     own_files: dict[str, Path], finished_run: FinishedRun, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     path, same = tmp_path / "own.csv", tmp_path / "same.csv"
@@ -170,7 +170,7 @@ def test_changed_data_are_rejected_even_if_the_data_class_has_an_attribute_named
 def test_other_images_of_the_same_classes_are_accepted_and_other_classes_are_rejected(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
-    # Images of class a have gray level 40, those of class b 200. In `other`, half of the test labels are wrong.
+    # The first class has gray level 40, the second 200. In `other`, half of the test labels are wrong.
     for name, classes, wrong in (("own", "ab", False), ("other", "ab", True), ("strange", "cd", False)):
         for number in range(40):
             shown = classes[number % 2]
@@ -207,7 +207,7 @@ def test_a_run_whose_folder_name_looks_like_an_override_can_be_evaluated(
     assert evaluate("model=mlp,lr=0.1", "data.batch_size=64").out == evaluate(plain_run).out
 
 
-# --- the folder is unchanged --------------------------------------------------------------------------------------
+# --- runs in progress ---------------------------------------------------------------------------------------------
 
 
 def test_evaluating_a_run_in_progress_writes_nothing(
@@ -275,7 +275,7 @@ def test_reading_a_checkpoint_succeeds_while_training_replaces_it(tmp_path: Path
         (["another"], "evaluate: expected dltrain evaluate RUN"),
     ],
 )
-def test_unsupported_overrides_and_flags_are_rejected(
+def test_invalid_overrides_and_flags_are_rejected(
     plain_run: Path, evaluate: Callable[..., Result], arguments: list[str], message: str
 ) -> None:
     found = evaluate(plain_run, *arguments)
@@ -316,7 +316,7 @@ def test_a_run_that_has_not_written_a_checkpoint_is_rejected_with_ways_to_contin
         assert f"{run}: no checkpoint was written yet. {ways}" in result.err
 
 
-def test_a_wrong_folder_is_rejected_with_the_nearest_name_without_importing_torch(plain_run: Path) -> None:
+def test_a_missing_folder_is_rejected_with_the_nearest_name_without_importing_torch(plain_run: Path) -> None:
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )

@@ -108,7 +108,7 @@ def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable
     path.unlink()
     fitted_on = values[:140]
     mean, deviation = fitted_on.mean(), fitted_on.std()
-    starts = range(14, len(later) - 3 + 1)  # two seasons of rows precede the first forecast
+    starts = range(14, len(later) - 3 + 1)  # the first forecast needs two seasons of earlier values
     inputs = np.array([(later[start - 12 : start] - mean) / deviation for start in starts])
     expected = linear_outputs(run, inputs) * deviation + mean
     errors = np.abs(expected - np.array([later[start : start + 3] for start in starts]))
@@ -118,7 +118,7 @@ def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable
     assert found["mase"] == pytest.approx(errors.mean() / naive, rel=1e-4)
 
 
-def test_a_series_absent_from_the_run_is_rejected(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_series_absent_from_the_training_data_is_rejected(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     def write(path: Path, names: str, factor: int = 3) -> None:
         lines = [f"2020-01-{day:02},{name},{day * factor % 7}" for name in names for day in range(1, 31)]
         path.write_text("\n".join(["date,store,sold", *lines]) + "\n")

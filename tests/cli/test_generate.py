@@ -34,7 +34,7 @@ CONDITIONAL = ("model=vae", "model.conditional=true", *SHORT)
 
 
 def task_of(model: str) -> type[Task] | None:
-    """Return the task that a model selects, or None if it works with several."""
+    """Return the class of the task that a model's YAML selects, or None."""
     defaults = yaml.safe_load((CONF / "model" / f"{model}.yaml").read_text()).get("defaults", [])
     names = [part[key] for part in defaults if isinstance(part, dict) for key in part if "override /task@" in key]
     if not names:
@@ -45,7 +45,8 @@ def task_of(model: str) -> type[Task] | None:
 
 MODELS = {path.stem: task_of(path.stem) for path in sorted((CONF / "model").glob("*.yaml"))}
 GENERATIVE = [name for name, task in MODELS.items() if task is not None and task.generate is not Task.generate]
-FIRST = {task: name for name, task in reversed(MODELS.items()) if name in GENERATIVE}.values()  # one for each task
+# The first model of each task.
+FIRST = {task: name for name, task in reversed(MODELS.items()) if name in GENERATIVE}.values()
 
 FinishedRun = Callable[..., Path]
 
@@ -54,14 +55,14 @@ Generate = Callable[..., Result]
 
 
 def error_line(result: Result) -> str:
-    """Check that a command was rejected with exit code 2 and one line of error, and return the line."""
+    """Check that a command was rejected with exit code 2 and one error line; return the line."""
     assert (result.code, result.out) == (2, "")
     (line,) = result.err.splitlines()
     return line
 
 
 def generated(run: Path, count: int = 64, seed: int = 0, **options: object) -> Tensor:
-    """Return what the task generates when it is called directly."""
+    """Generate examples by calling the task directly."""
     components = build_components(job.load_job(run))
     restore_weights(components, run, "best.pt")
 
@@ -145,7 +146,7 @@ def test_given_images_are_shown_above_their_reconstructions(
     reconstructed = generated(run, given=given)
     shown = pixels(Path("generated.png")).int()
     expected = grids.images(torch.cat([unit, reconstructed]), columns=3).int()
-    # Equal except for rounding: files contain bytes, and digits have 17 shades.
+    # Equal except for rounding: files contain bytes, and digits have 17 gray levels.
     assert int((shown - expected).abs().max()) <= 1
     assert generate(run, "--given", *scans, "--out", "remade.npy").code == 0
     assert np.abs(np.load("remade.npy") - reconstructed.numpy()).max() < 1e-3

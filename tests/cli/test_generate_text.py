@@ -20,14 +20,14 @@ def test_text_continues_the_prompt(model: list[str], train: Train, generate, sma
     components = rebuilt(folder).components
     tokens = components.data.spec.tokens.encode("It was")
     with torch.inference_mode():
-        for _ in range(10):  # with the prompt, at most the 16 tokens of the context
+        for _ in range(10):  # the prompt and these tokens fill the context of 16 tokens
             tokens.append(int(components.model(torch.tensor([tokens]))[0, -1].argmax()))
     result = generate(folder, "--prompt", "It was", "--length", 10, "--temperature", 0)
     assert result.code == 0 and result.out == components.data.spec.tokens.decode(tokens) + "\n"
     assert result.err == f"{folder}: best checkpoint, step 2\n"
 
 
-def test_seed_length_and_probabilities_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+def test_seed_length_and_sampling_flags_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
     folder = train(*TEXT, *small_data("text"))
 
     def text(*flags: object) -> str:
@@ -45,7 +45,7 @@ def test_a_byte_model_accepts_multibyte_prompts(train: Train, generate, small_da
     assert generate(folder, "--prompt", "Grüße €", "--length", 3).out.startswith("Grüße €")
 
 
-def test_text_is_streamed_and_stops_when_standard_output_is_closed(
+def test_text_is_streamed_until_standard_output_is_closed(
     train: Train, small_data: SmallData, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train(*TEXT, *small_data("text"))

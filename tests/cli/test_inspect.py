@@ -8,7 +8,7 @@ from dltrain.cli import main
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[int, list[str], list[str]]:
-    """Return the exit code, and the lines on standard output and standard error."""
+    """Run ``dltrain inspect``; return its exit code and its lines on standard output and standard error."""
     code = main.main(["inspect", *overrides])
     output = capsys.readouterr()
     return code, output.out.splitlines(), output.err.splitlines()

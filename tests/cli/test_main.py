@@ -54,7 +54,7 @@ def imported_libraries(completed: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("words", ["--help", *(f"{verb} --help" for verb in VERBS), "--one", "evalute R", "--cfg jbo"])
-def test_help_and_unknown_flags_import_neither_torch_nor_hydra(tmp_path: Path, words: str) -> None:
+def test_help_and_unknown_arguments_import_neither_torch_nor_hydra(tmp_path: Path, words: str) -> None:
     completed = child(tmp_path, *words.split())
     assert completed.returncode == (0 if "--help" in words else 2), completed.stderr
     assert imported_libraries(completed) == set()
@@ -133,7 +133,7 @@ def test_training_does_not_need_signals_and_functions_that_windows_lacks(
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder that must stay empty, and restore `sys.argv`, which Hydra changes."""
+    """Change to an empty folder; restore `sys.argv`, which Hydra changes, and ``COMP_LINE`` after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["dltrain"])
     monkeypatch.setenv("COMP_LINE", "dltrain ")
@@ -325,7 +325,7 @@ PLUGINS = {
 }
 
 
-DEFAULT = ("callbacks", "sweeper", "env")  # the others are rejected by the same check
+DEFAULT = ("callbacks", "sweeper", "env")  # one check rejects all plugins
 
 
 @pytest.mark.parametrize("plugin", [p if p in DEFAULT else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS])

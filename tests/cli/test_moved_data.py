@@ -1,4 +1,4 @@
-"""Verbs on the folder of a run whose training data were moved: series, texts, speech, music and clips.
+"""Verbs on a run folder whose training data were moved: series, texts, speech, music and clips.
 
 ``predict`` and ``generate`` need no data; ``evaluate`` and ``resume`` name the missing file and accept its new path.
 """
@@ -67,13 +67,13 @@ CASES = {
 }
 
 
-# Other default tests move or delete the data of the other kinds before they predict or generate.
+# Kinds that run by default.
 ALWAYS = ("series", "tokenizer", "questions", "keywords")
 KINDS = [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) for kind in CASES]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_predict_and_generate_do_not_need_the_data_and_evaluate_and_resume_accept_their_new_path(
+def test_predict_and_generate_do_not_need_the_data_and_evaluate_and_resume_accept_the_new_path(
     kind: str,
     small_data: Callable[[str], list[str]],
     own_files: dict[str, Path],
@@ -114,7 +114,7 @@ def write_data(kind: str, folder: Path, own_files: dict[str, Path]) -> list[str]
     folder.mkdir()
     if kind in own_files:
         source = own_files[kind]
-        source = source.parent if kind == "speech" else source  # with its recordings
+        source = source.parent if kind == "speech" else source  # the folder also contains the recordings
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / source.name)
         return [f"data.path={folder / source.name / 'prompts.tsv' if kind == 'speech' else folder / source.name}"]
     if kind == "spoken":

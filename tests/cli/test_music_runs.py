@@ -22,7 +22,7 @@ MODELS = {"pianoroll": GRU, "midi": GRU, "midi_events": TEXT}
 def runs(
     train: Train, small_data: SmallData, own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Return a run on each kind of music; the training data no longer exist."""
+    """Train on each kind of music and delete the training data; return the run folders."""
     folder, found = tmp_path_factory.mktemp("music"), {}
     for kind, model in MODELS.items():
         moved = folder / kind
@@ -71,7 +71,7 @@ def test_flags_and_prompts_that_do_not_fit_music_are_rejected_and_no_file_is_wri
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_music_of_another_path_is_evaluated(
+def test_music_at_another_path_is_evaluated(
     kind: str, runs: dict[str, Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str], predict: Predict
 ) -> None:
     again = run_command(capsys, "evaluate", runs[kind], f"data.path={own_files[kind]}", "--json")
@@ -127,7 +127,7 @@ RESUMED = {
 
 
 @pytest.mark.parametrize("kind", ["pianoroll", pytest.param("midi_events", marks=pytest.mark.slow)])
-def test_an_extended_run_on_music_has_the_weights_of_one_longer_run(
+def test_a_resumed_run_on_music_has_the_weights_of_an_uninterrupted_run(
     kind: str, small_data: SmallData, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [*RESUMED[kind], *small_data(kind), "regularization.dropout=0.2", "data.batch_size=2"]

@@ -1,4 +1,4 @@
-"""Images and arrays of a user: errors, and the output of predictions."""
+"""User-provided images and arrays: training, errors and predictions."""
 
 import json
 from pathlib import Path
@@ -76,7 +76,7 @@ def test_integral_float_labels_are_classes_except_with_task_regression(
     assert train(tmp_path / "numbers", *own, "task=regression") == 0 and "mae" in capsys.readouterr().out
 
 
-def test_predicting_a_folder_ignores_hidden_images_and_follows_links(
+def test_predicting_a_folder_ignores_hidden_folders_and_follows_links(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("cat", "dog"):

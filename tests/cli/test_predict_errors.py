@@ -12,7 +12,7 @@ from PIL import Image
 from prediction_examples import Predict, SmallData, Train
 
 
-def test_all_missing_inputs_are_reported_before_any_is_read(
+def test_all_missing_inputs_are_reported_before_any_input_is_read(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small_data("digits"))
@@ -102,7 +102,7 @@ def test_a_run_without_fitted_values_reads_its_training_data(
         ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
     ],
 )
-def test_unsupported_flags_and_overrides_are_rejected(
+def test_invalid_flags_and_overrides_are_rejected(
     words: list[str], message: str, train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     result = predict(train("model=mlp", *small_data("digits")), *words)
@@ -116,7 +116,7 @@ def test_a_generative_run_is_rejected_before_its_data_are_read(
     folder = train("model=vae", "data=npz", f"data.path={tmp_path}/here.npz", "data.batch_size=16")
     with np.load(tmp_path / "here.npz") as arrays:
         wrong = {name: arrays[name] for name in arrays.files}
-    wrong["y_train"] = wrong["y_train"][:-1]  # invalid, which is noticed only when the data are read
+    wrong["y_train"] = wrong["y_train"][:-1]  # an error that is found only when the data are read
     np.savez(tmp_path / "here.npz", **wrong)
     result = predict(folder, tmp_path / "here.npz")
     assert result.code == 2 and "dltrain generate RUN" in result.err and len(result.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""``dltrain predict --explain``: colors over the parts of an image, or weights of words, that support a prediction."""
+"""``dltrain predict --explain``: predictions are explained by colors over an image or by weights of words."""
 
 import json
 import re
@@ -67,7 +67,7 @@ def test_an_explanation_that_is_not_supported_is_rejected_with_the_reason(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_vision_transformer_is_explained_by_its_attention_also_in_tensorboard(
+def test_predict_and_tensorboard_explain_a_vision_transformer_by_its_attention(
     train: Callable[..., Path], pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train("model=vit", "model.num_layers=1", "model.hidden_size=8", "data=digits", "trainer.log_media=true")
@@ -76,7 +76,7 @@ def test_a_vision_transformer_is_explained_by_its_attention_also_in_tensorboard(
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     drawn = np.array(Image.open(line["explanation"]))[:: heat.MIN_SIDE // 8, :: heat.MIN_SIDE // 8]  # 8x8 pixels
     plain = (drawn[..., 0] == drawn[..., 1]) & (drawn[..., 0] == drawn[..., 2])
-    assert plain.sum() == 1  # each pixel is a patch, and one has the least attention
+    assert plain.sum() == 1  # each patch is one pixel; only the one with the least attention is not colored
     accumulator = EventAccumulator(str(run), size_guidance={"images": 0})
     accumulator.Reload()
     assert [tag for tag in accumulator.Tags()["images"] if "attention" in tag]
@@ -89,7 +89,7 @@ CAPTIONS = {
 
 
 @pytest.mark.parametrize(("task", "column"), CAPTIONS)
-def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highlights_them(
+def test_explain_prints_the_weight_of_each_word_and_tensorboard_highlights_the_words(
     task: str,
     column: str,
     train: Callable[..., Path],
@@ -117,7 +117,7 @@ def test_explain_prints_the_weights_of_the_words_of_a_text_and_tensorboard_highl
     assert "model.readout: expected attention, which has weights, got last" in capsys.readouterr().err
 
 
-def test_words_with_large_weights_are_bold_and_symbols_of_markdown_are_escaped() -> None:
+def test_words_with_large_weights_are_bold_and_markdown_symbols_are_escaped() -> None:
     weights = [("*", 0.05), ("<b>", 0.1), ("good", 0.65), ("film", 0.2)]
     text = highlighted([{"word": word, "weight": weight} for word, weight in [*weights, *[("_x_", 0.0)] * 4]])
     shown = markdown_to_safe_html(text)

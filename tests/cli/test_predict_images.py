@@ -1,4 +1,4 @@
-"""``dltrain predict`` on images: predictions equal those of the model for the same tensors. Checkpoints."""
+"""``dltrain predict`` on images: predictions equal the model's outputs; ``--top`` and ``--checkpoint``."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ from prediction_examples import Predict, SmallData, Train, outputs_of, rebuilt
 
 from dltrain.storage.checkpoints import Checkpoints
 
-# For each data option, the factor from stored values to bytes.
+# Factors that convert the stored pixels of each data option to bytes.
 PNG = {"digits": 255 / 16, "mnist": 1, "fashion_mnist": 1, "cifar10": 1, "npz": 1}
 
 
@@ -37,7 +37,7 @@ def test_image_files_of_test_examples_are_classified_as_in_the_test_split(
         assert line["probability"] == max(line["probabilities"].values())
 
 
-def test_files_in_folders_by_class_are_classified_as_in_the_test_split(
+def test_image_files_in_class_folders_are_classified_as_in_the_test_split(
     train: Train, predict: Predict, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(2)

@@ -15,7 +15,7 @@ COLUMNS = ["b", "a"]
 
 
 def two_series(folder: Path, rows: int = 260) -> Path:
-    """Write a daily file of two series; one has large values with small changes."""
+    """Write a file of two daily series; one has large values with small changes."""
     random, path = np.random.default_rng(3), folder / "two.csv"
     values = 1e6 + np.cumsum(random.normal(size=rows)), np.sin(np.arange(rows) / 5) + 0.1 * random.normal(size=rows)
     days = np.datetime64("2024-01-01") + np.arange(rows)
@@ -51,7 +51,7 @@ def test_a_file_that_ends_before_a_test_target_is_forecast_as_in_evaluation(
         assert [line["time"] for line in predictions] == [line.split(",")[0] for line in lines[first + window :][:5]]
         assert [line["step"] for line in predictions] == [1, 2, 3, 4, 5]
         error = np.abs([[line["a"] - float(lines[first + window].split(",")[1])] for line in predictions]).max()
-        assert error < 1000  # the forecast is in the units of the file, near a million
+        assert error < 1000  # values of column a are near a million
 
 
 def test_without_input_predict_forecasts_the_series_of_the_run(

@@ -15,7 +15,7 @@ from prediction_examples import Known, Predict, SmallData, Train, outputs_of, re
 def held_out(
     own_files: dict[str, Path], train: Train, small_data: SmallData
 ) -> Callable[[str], tuple[Path, Known, list[dict]]]:
-    """Return a function that trains on a target column and returns the run, its model, and the file's test rows."""
+    """Return a function that trains on a target column and returns the run folder, the model and the test rows."""
 
     def train_on(column: str) -> tuple[Path, Known, list[dict]]:
         task = [] if column == "kind" else ["task=regression"]
@@ -70,7 +70,7 @@ def test_predicted_numbers_have_the_unit_of_their_column_and_decimal_commas_are_
             "INPUT 1: expected the column f in standard input, got the columns a, b, c, d",
         ),
         (lambda text: text.replace(",cat", ",cat,1"), "as in its first line, got 9"),
-        (lambda text: text.replace("1", "one"), "This column holds numbers in training"),
+        (lambda text: text.replace("1", "one"), "This column holds numbers in the training data"),
         (lambda text: text.replace("\n-", "\n,-").replace(",-", ",", 1), "INPUT 1: expected "),
         (lambda text: text.split("\n")[0], "INPUT 1: expected a header line and at least one row"),
         (lambda text: "", "INPUT 1: expected a header line and at least one row"),

@@ -1,4 +1,4 @@
-"""``dltrain predict`` on text: likelihoods equal those of evaluation."""
+"""``dltrain predict`` on text: the nats per character equal the loss of evaluation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""``dltrain rerun``: repeat a run, and list what has changed since then."""
+"""``dltrain rerun``: repeat a run, and list what differs from the original run."""
 
 import json
 import re
@@ -21,14 +21,14 @@ FinishedRun = Callable[..., Path]
 
 
 def differences(result: Result) -> dict[str, str]:
-    """Return the reported differences: ``then -> now`` for each name."""
+    """Return each reported difference, ``then -> now``, by name."""
     lines = [line.strip() for line in result.err.splitlines() if " -> " in line]
     return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in lines)
 
 
 @pytest.fixture
 def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
-    """Return a function that runs ``dltrain rerun`` in this process into the folder ``again``."""
+    """Return a function that runs ``dltrain rerun`` in this process with the run folder ``again``."""
     return lambda *words: run_command(capsys, "rerun", *words, f"hydra.run.dir={tmp_path / 'again'}")
 
 
@@ -122,7 +122,7 @@ def test_the_stored_command_composes_the_configuration_of_the_new_run(
     assert found.config["optimizer"]["lr"] != 0.3  # the override belonged to the optimizer that was replaced
 
 
-def test_the_fingerprint_of_the_code_changes_with_the_given_user_modules_only(
+def test_the_fingerprint_of_the_code_depends_on_the_listed_user_modules_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")
@@ -150,7 +150,7 @@ def test_the_fingerprint_of_the_code_changes_with_the_given_user_modules_only(
         (["data=timeseries"], "task=classification data=timeseries: not supported because"),
     ],
 )
-def test_a_wrong_command_is_rejected_and_leaves_no_folder(
+def test_an_invalid_command_is_rejected_and_creates_no_folder(
     plain_run: Path, rerun: Callable[..., Result], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     found = rerun(plain_run, *arguments)

@@ -20,7 +20,7 @@ from dltrain.storage import run_dir
 
 FinishedRun = Callable[..., Path]
 
-# Run the command and count the files that it opens below a folder.
+# Run the command, and count the files below a folder that it opens and how often it opens them.
 COUNT_OPENS = """
 import collections, sys
 from dltrain.cli.main import main
@@ -132,7 +132,7 @@ def test_a_killed_run_is_shown_as_lost_and_a_run_in_progress_as_running(
         assert runs(run, "--json").rows[0]["time"] == pytest.approx(max(earlier, seconds), abs=1e-3)
 
 
-def test_without_file_locks_a_run_whose_process_is_gone_is_shown_as_lost(
+def test_without_file_locks_a_run_whose_process_has_ended_is_shown_as_lost(
     plain_run: Path, runs: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copy_run(plain_run, tmp_path / "run")
@@ -281,12 +281,12 @@ def test_a_folder_without_runs_gives_an_empty_list(runs: Callable[..., Result], 
         (["seed=1"], "runs: expected dltrain runs [FOLDER]"),
     ],
 )
-def test_wrong_arguments_are_rejected(runs: Callable[..., Result], arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_rejected(runs: Callable[..., Result], arguments: list[str], message: str) -> None:
     found = runs(*arguments)
     assert found.code == 2 and message in found.err
 
 
-def test_a_wrong_folder_is_rejected_with_the_nearest_name(five_runs: Path, runs: Callable[..., Result]) -> None:
+def test_a_missing_folder_is_rejected_with_the_nearest_name(five_runs: Path, runs: Callable[..., Result]) -> None:
     found = runs(five_runs / "mlp-digit")
     assert found.code == 2
     assert f"Did you mean {five_runs / 'mlp-digits'}?" in found.err

@@ -1,4 +1,4 @@
-"""Models larger than any memory end with an error and exit code 4."""
+"""Commands on models larger than any memory end with exit code 4."""
 
 from pathlib import Path
 

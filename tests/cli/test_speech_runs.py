@@ -1,4 +1,4 @@
-"""Runs on speech: transcripts and evaluations of recordings at another path, without the training data."""
+"""Runs on speech whose training data were deleted: transcripts of new recordings, evaluation and errors."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SPEECH = [
 def run(
     train: Train, small_data: SmallData, own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """Return a run whose recordings no longer exist."""
+    """Train on recordings and delete them; return the run folder."""
     moved = tmp_path_factory.getbasetemp() / "moved_speech"
     overrides = [word for word in small_data("speech") if not word.startswith(("data.path=", "data.batch_size="))]
     if not moved.exists():
@@ -33,7 +33,7 @@ def run(
     return folder
 
 
-def test_files_folders_and_standard_input_are_transcribed_by_the_best_path_or_a_beam(
+def test_files_folders_and_standard_input_are_transcribed_by_best_path_or_beam_search(
     run: Path, predict: Predict, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     wav = own_files["speech"].parent / "wav"

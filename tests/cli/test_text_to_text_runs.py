@@ -1,4 +1,4 @@
-"""Runs that summarize or learn several tasks: predictions and generation from the folder, and bad input."""
+"""Runs that summarize or learn several tasks: predictions and generation from the run folder, and invalid data."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_run_summarizes_from_its_folder_alone_and_resumes_exactly(
     states = [Checkpoints(run).load("last.pt")["model"] for run in (whole, part)]
     assert all(value.equal(states[1][name]) for name, value in states[0].items())
     result = json.loads((whole / "result.json").read_text())
-    assert {"first sentence", "first 4 words"} == set(result["baselines"]), "summaries have four words"
+    assert {"first sentence", "first 4 words"} == set(result["baselines"])  # each summary has four words
     moved.unlink()
     text = "This tool can sort files. It has 3 options and more."
     (tmp_path / "new.jsonl").write_text(json.dumps({"text": text}) + "\n")
@@ -64,7 +64,7 @@ LINES = [json.dumps({"text": f"a text about {number}", "summary": f"about {numbe
         ('{"text": "a text"}', "data.path: expected a source and a target in line 17 of a.jsonl, got an empty target"),
     ],
 )
-def test_a_broken_line_and_an_empty_document_are_rejected_in_one_line(
+def test_invalid_json_and_empty_texts_are_rejected_in_one_line(
     line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join([*LINES[:16], line, *LINES[16:]]) + "\n")

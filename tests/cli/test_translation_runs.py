@@ -1,4 +1,4 @@
-"""Runs that translate, used without their training data, and runs that fill masked spans."""
+"""Runs that translate after their training data were deleted, and runs that fill masked spans."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ TRANSLATION = [
 
 @pytest.fixture(scope="module")
 def run(train: Train, small_data: SmallData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run whose training data no longer exist."""
+    """Train on pairs and delete the training data; return the run folder."""
     overrides = small_data("parallel")
     (path,) = (word.removeprefix("data.path=") for word in overrides if word.startswith("data.path="))
     moved = tmp_path_factory.mktemp("pairs") / "phrases.tsv"
@@ -74,7 +74,7 @@ def test_texts_that_cannot_be_translated_are_rejected_without_a_traceback(
     assert result.code == 2 and message in result.err and "Traceback" not in result.err
 
 
-def test_generate_translates_a_prompt_as_predict_does_greedily_and_by_beam_search(
+def test_generate_and_predict_give_the_same_translation_greedily_and_by_beam_search(
     run: Path,
     generate,  # type: ignore[no-untyped-def]
     predict: Predict,

@@ -188,7 +188,7 @@ def test_bad_input_is_explained_and_leaves_no_files(
 
 
 def split(command: str) -> list[str]:
-    """Split a command like a shell. A command that contains a dictionary is one word."""
+    """Split a command like a shell; a command with a dictionary (``{`` but no ``$``) stays one word."""
     return shlex.split(command) if "{" not in command or "$" in command else [command]
 
 

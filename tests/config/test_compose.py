@@ -212,7 +212,7 @@ def test_a_missing_config_dir_is_rejected() -> None:
     assert errors_of(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
 
 
-def test_outputs_are_written_to_the_checkout_if_started_there_and_otherwise_to_the_current_folder(
+def test_outputs_are_written_to_the_checkout_from_inside_it_and_otherwise_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

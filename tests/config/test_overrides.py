@@ -39,7 +39,7 @@ def test_without_merging_the_new_value_replaces_the_old_value(text: str) -> None
 
 
 @pytest.mark.parametrize("key", ["seed", "trainer", "trainer.limits.steps", "blocks.1.channels"])
-def test_a_deleted_key_is_gone(key: str) -> None:
+def test_a_key_is_deleted_as_by_omegaconf(key: str) -> None:
     content, expected = copy.deepcopy(CONTENT), OmegaConf.create(CONTENT)
     parent, _, name = key.rpartition(".")
     with open_dict(expected):
@@ -71,7 +71,7 @@ def test_a_key_below_a_value_is_reported_together_with_other_errors() -> None:
     assert [error.partition(":")[0] for error in caught.value.problems] == ["seed.x", "optimizer.lr"]
 
 
-def test_the_run_folder_may_refer_to_other_keys_and_to_hydras_own() -> None:
+def test_the_run_folder_may_refer_to_other_keys_and_to_keys_of_hydra() -> None:
     folder = "runs/${model.hidden_size}/${hydra.job.name}/${seed}"
     assert compose.compose(["model=mlp", "data=digits", "seed=7", f"hydra.run.dir={folder}"]).run_dir == (
         "runs/128/dltrain/7"

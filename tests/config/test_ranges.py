@@ -58,7 +58,7 @@ FACTS: dict[str, Any] = {
 
 
 def options() -> list[Any]:
-    """Return each option with every choice and every limit that the schema has for the keys of its class.
+    """Return each option with the limits and choices that the schema sets for its keys.
 
     The default tests check each limit of a class for one option only; the repetitions are marked `slow`.
     """
@@ -124,7 +124,7 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     build, arguments = constructor_and_arguments(group, option)
     if group == "data" and option in files:
         arguments["path"] = files[option]
-    # Initializing weights is slow.
+    # On the meta device no weights are initialized, which would be slow.
     with torch.device("meta" if group == "model" and option != "lenet5" else "cpu"):
         for key, value in edges:
             given = [value] * len(arguments[key]) if isinstance(arguments[key], list) else value

@@ -95,7 +95,7 @@ def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]
     assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
 
 
-def test_unlabeled_examples_have_the_name_that_earlier_runs_stored() -> None:
+def test_the_split_of_unlabeled_examples_has_the_name_that_earlier_runs_stored() -> None:
     assert list(fingerprint(Digits(num_labels=20).load())) == ["train", "val", "test", "unlabelled"]
 
 
@@ -196,7 +196,7 @@ def test_resume_rejects_changed_data_without_changing_the_run_and_accepts_equal_
     assert json.loads((run / "status.json").read_text())["step"] == 2 * steps
 
 
-def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_rejected(
+def test_resume_accepts_changed_file_sizes_with_on_bad_sample_skip_but_rejects_changed_names(
     own_files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = tmp_path / "images", tmp_path / "run"
@@ -213,7 +213,7 @@ def test_a_changed_file_size_needs_on_bad_sample_skip_and_a_changed_name_is_reje
     image = sorted(root.rglob("*.png"))[0]
     image.write_bytes(image.read_bytes() + b"0")
     assert main.main(["resume", str(run), "trainer.epochs=2"]) == 2
-    assert "data.on_bad_sample=skip resumes" in capsys.readouterr().err
+    assert "with data.on_bad_sample=skip the run resumes" in capsys.readouterr().err
     assert main.main(["resume", str(run), "trainer.epochs=2", "data.on_bad_sample=skip"]) == 0
     image.rename(image.with_name("other.png"))
     assert main.main(["resume", str(run), "trainer.epochs=3", "data.on_bad_sample=skip"]) == 2

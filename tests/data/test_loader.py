@@ -98,7 +98,7 @@ def test_reading_data_leaves_the_global_generator_unchanged():
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_batches_are_identical_with_and_without_workers_also_after_resuming():
+def test_batches_are_identical_with_and_without_workers_and_after_resuming():
     source = Source(DecodedNoise(), Identity(), Noise())
     alone, two = (Batches(source, 8, seed=3, training=True, workers=workers) for workers in (0, 2))
     for epoch in (0, 1, 5):
@@ -215,7 +215,7 @@ def three_threads():
 def test_batches_of_several_examples_are_prepared_with_fewer_threads_if_there_are_workers(three_threads):
     for workers, expected in ((0, 3), (1, 2)):
         batches = Batches(Source(Squares(), Threads()), 51, workers=workers)
-        # The last batch has a single example, which keeps all threads.
+        # The last batch has a single example and is prepared with all threads.
         assert [batch["inputs"].unique().tolist() for batch in batches] == [[expected], [expected], [3]]
         assert torch.get_num_threads() == 3
         batches.close()

@@ -1,4 +1,4 @@
-"""The share of padding in batches by length, for lengths distributed as in real texts and recordings."""
+"""The fraction of padding in batches by length, for lengths distributed as in real texts and recordings."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def log_normal(count: int, median: float, spread: float, seed: int = 0) -> Tenso
 
 
 def pairs(count: int) -> Tensor:
-    """Draw the lengths of sentences and of their translations, which are similar."""
+    """Draw similar lengths for sentences and their translations."""
     first = log_normal(count, 16, 0.45)
     return torch.stack([first, (first * (log_normal(count, 100, 0.2, 1) / 100)).round().long().clamp(min=1)], dim=1)
 
@@ -45,7 +45,7 @@ def batches_of(name: str, training: bool) -> Batches:
 
 
 def share(lengths: Tensor, plan: list[Tensor]) -> float:
-    """Return the share of padding in the batches of a plan, each of which is padded to its longest example."""
+    """Return the fraction of padding if each batch of a plan is padded to its longest example."""
     lengths = lengths.view(len(lengths), -1)
     padded = sum(len(part) * int(lengths[part].max(0).values.sum()) for part in plan)
     return 1 - int(lengths.sum()) / padded
@@ -53,7 +53,7 @@ def share(lengths: Tensor, plan: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_at_most_5_percent_of_batches_by_length_are_padding(name: str, training: bool) -> None:
+def test_padding_is_at_most_5_percent_of_batches_by_length(name: str, training: bool) -> None:
     batches, (lengths, size, _) = batches_of(name, training), DISTRIBUTIONS[name]
     plans = [batches.plan(epoch) for epoch in range(2 if training else 1)]
     for plan in plans:

@@ -44,7 +44,7 @@ def width(lengths: Tensor) -> int:
 
 
 def area(batch: dict[str, Tensor]) -> int:
-    """Return the number of attention weights of a batch, for each head and layer."""
+    """Return the number of attention weights of a batch per head and layer."""
     return batch["inputs"].shape[0] * batch["inputs"].shape[1] ** 2
 
 
@@ -92,7 +92,7 @@ def test_a_smaller_multiple_and_sorting_by_both_fields_reduce_padding() -> None:
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
-    lengths = LENGTHS.repeat(20)  # many, so that batches have little padding and are not divided
+    lengths = LENGTHS.repeat(20)  # many examples, so batches have little padding and are not divided
     plan = ByLength(lengths, max_tokens=300, multiple=WIDTH_MULTIPLE)(torch.arange(len(lengths)), 10, None)
     plan = sorted(plan, key=lambda part: -int(lengths[part].max()))
     for part, following in itertools.pairwise(plan):
@@ -160,7 +160,7 @@ def test_ragged_batches_have_the_planned_examples_and_resume_to_identical_batche
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_the_widest_batch_is_that_of_the_first_epoch_with_the_most_attention_weights(name: str) -> None:
+def test_the_widest_batch_has_the_most_attention_weights_of_the_first_epoch(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     widest = batches.widest()
     assert area(widest) == max(map(area, batches.epoch(0)))
