@@ -21,7 +21,7 @@ class Splitter(Protocol):
         """The vocabulary."""
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
+        """Return the tokens of a text, and the character span (start, end) of each, end exclusive."""
 
 
 @dataclass(frozen=True)

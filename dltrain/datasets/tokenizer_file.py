@@ -61,7 +61,7 @@ class TokenizerFile:
         return ids
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive."""
+        """Return the tokens of a text, and the character span (start, end) of each, end exclusive."""
         found = self.tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 

@@ -11,7 +11,7 @@ from dltrain.data.loader import Batch
 from dltrain.data.selection import Selection
 from dltrain.datasets.numerics import nonzero_std, replace_zero, split_float64, two_sum
 
-# The scale of a nearly constant window is at least this fraction of the scale that normalization by ``last`` uses.
+# Normalization by ``window`` divides by at least this fraction of the scale that normalization by ``last`` uses.
 MIN_SCALE = 0.1
 
 

@@ -84,7 +84,7 @@ class Words:
         return self.numbers.get(word.lower() if self.lowercase else word, UNKNOWN)
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the (start, end) of each in characters, end exclusive.
+        """Return the tokens of a text, and the character span (start, end) of each, end exclusive.
 
         Unlike in `encode`, ``<mask>`` is never the mask token.
         """

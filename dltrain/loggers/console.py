@@ -62,7 +62,7 @@ class Console:
 
         On a terminal the live line is redrawn at most ten times per second. Elsewhere, a line is written after
         each epoch and at least once a minute; in the log file, only after each epoch. An epoch ends when `done`, the
-        epochs so far, reaches a whole number, or `step` reaches `steps`.
+        number of epochs so far, reaches a whole number, or `step` reaches `steps`.
         """
         epoch = math.ceil(done)
         finished = epoch if step >= steps else int(done)

@@ -59,7 +59,7 @@ class AveragePrecision:
     def read(self) -> dict[str, float]:
         """Return the metrics and, with several classes, the AP of each class that occurs.
 
-        Without ground-truth boxes, crowds not counted, the metrics are ``map``, ``map50`` and ``map75``, all 0.
+        If there are no ground-truth boxes except crowds, the metrics are ``map``, ``map50`` and ``map75``, all 0.
         """
         if not any(not box["iscrowd"] for box in self.truth):
             return {"map": 0.0, "map50": 0.0, "map75": 0.0}

@@ -22,9 +22,9 @@ def are_entities(tags: Sequence[str]) -> bool:
 
 
 def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return precision, recall and F1 score of exactly predicted entities, over all entities and for each entity type.
+    """Return precision, recall and F1 score of exact entity matches, over all entities and for each entity type.
 
-    The scores of a type include ``support``, its number of true entities.
+    The scores of a type include ``support``, the number of its entities in the true tags.
 
     Args:
         found, true: Predicted and true tags of the same words.

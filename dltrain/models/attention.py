@@ -24,8 +24,8 @@ class Heads:
             weights, (B, num_heads, T, S); without it, memory is linear in T and S.
         scale: Factor of the scores; None for ``1 / sqrt(size)``.
 
-    Source: Vaswani et al. 2017, section 3.2; one key head (multi-query), Shazeer 2019; groups of heads, Ainslie et al.
-    2023.
+    Source: Vaswani et al. 2017, section 3.2; multi-query attention, Shazeer 2019; grouped-query attention,
+    Ainslie et al. 2023.
     """
 
     num_heads: int

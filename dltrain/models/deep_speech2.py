@@ -25,7 +25,8 @@ class DeepSpeech2(nn.Module):
         hidden_size, num_layers: Width of each direction, and number of recurrent layers; at least 1.
         dropout: Dropout probability of the output of the convolutions and of each recurrent layer, in [0, 1).
         each_step: Return an output at every step; otherwise one per recording.
-        readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all.
+        readout: Input of the output layer without ``each_step``: the ``last`` state, or the ``mean`` or ``max`` of all
+            states.
 
     Shape: (B, T, frames * bands) -> (B, T, outputs) with ``each_step``, otherwise (B, outputs).
     Source: Amodei et al. 2016, "Deep Speech 2", section 3.

@@ -22,9 +22,9 @@ INITS = ("xavier", "uniform")
 class ReadAndWrite(nn.Module):
     """Base class of encoder-decoder transformers.
 
-    Called with a source and the previous tokens of the target, the model returns all outputs. To decode step by step,
-    call it with the source alone, which returns the initial state, then with tokens and a state. The state holds the
-    keys and values of the source, which are computed once, and of the tokens decoded so far.
+    Called with a source and the previous tokens of the target, the model returns the logits of all tokens. To decode
+    step by step, call it with the source alone, which returns the initial state, then with tokens and a state. The
+    state holds the keys and values of the source, which are computed once, and of the tokens decoded so far.
     """
 
     head_bias = True  # whether an output layer that does not share the weights of the embedding has a bias
