@@ -19,7 +19,7 @@ from dltrain.storage.atomic import PendingFile, commit, replace_link, temp_path,
 from dltrain.storage.checkpoint_format import FORMAT, canonical, describe_load_error, find_damage, load_file, upgrade
 from dltrain.storage.run_files import BEST, CHECKPOINTS, LAST, MANIFEST
 
-# Files listed in the manifest may be deleted, so a manifest must name only checkpoints.
+# `Checkpoints` deletes old files that the manifest lists, so a manifest with any other file name is invalid.
 CHECKPOINT_NAME = re.compile(r"step-[\d-]+\.pt", re.ASCII)
 
 
@@ -34,8 +34,8 @@ class Write(NamedTuple):
 class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
-    Files are named by their step; ``last.pt`` and ``best.pt`` are links to them; ``manifest.json`` has step,
-    metric, SHA-256 and size of each. Training waits until a file is written; a thread makes it durable.
+    Files are named by their step; ``last.pt`` and ``best.pt`` are links to them; ``manifest.json`` has the step,
+    metric, SHA-256 and size of each file. Training waits until a file is written; a thread makes it durable.
 
     Args:
         run: The run folder.
@@ -81,7 +81,7 @@ class Checkpoints:
 
         Args:
             state: Tensors and plain Python values.
-            timings: For the manifest only, so that equal states are saved as equal files.
+            timings: Stored in the manifest only, not in the checkpoint, so that equal states are saved as equal files.
 
         Raises:
             OSError: This or an earlier checkpoint could not be written; earlier files are intact.
@@ -166,8 +166,8 @@ class Checkpoints:
     def resolve(self, name: str) -> str:
         """Return the name of the file that ``last.pt`` or ``best.pt`` refers to; other names are returned unchanged.
 
-        The manifest is written before the links and takes precedence. If no checkpoint is marked as best,
-        ``best.pt`` refers to the last.
+        The manifest is written before the links and takes precedence. If it marks no checkpoint as best and there is no
+        link, ``best.pt`` refers to the last checkpoint.
         """
         files = self.read_manifest()
         names = [file for file in sort_by_step(files) if name != BEST or files[file]["best"]]
@@ -217,7 +217,7 @@ class Checkpoints:
         raise CheckpointError(*(skipped or [f"{self.path}: rejected, it contains no checkpoint"]))
 
     def find_damage(self, file: Path) -> str | None:
-        """Return what is wrong with a file, or None; files not in the manifest are checked by the CRCs in them."""
+        """Return what is wrong with a file, or None; files not in the manifest are checked by their zip CRCs."""
         return find_damage(file, self.read_manifest().get(file.name, {}).get("sha256"))
 
 

@@ -33,7 +33,7 @@ def intact_sha256(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load a run's ``fitted.pt``; return None for runs of earlier versions or of data without `fit`, which have none.
+    """Load a run's ``fitted.pt``; return None if the run has none (earlier versions, or data without `fit`).
 
     Raises:
         CheckpointError: The file is damaged or invalid, or the manifest lists it and it is missing.

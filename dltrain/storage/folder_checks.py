@@ -15,7 +15,7 @@ SPECIAL_HINT = "It is neither a file nor a folder."
 
 
 def check_available(path: str | None, root: Path) -> None:
-    """Raise ConfigError if no run can be created in `path`, or in `root` if that is None; leave no files behind."""
+    """Raise ConfigError if no run can be created in `path` (in `root` if `path` is None); leave no files behind."""
     if path is not None:
         reject_taken(Path(path).expanduser())
     check_writable(root if path is None else Path(path))
@@ -51,7 +51,7 @@ def reject_taken(path: Path, locked: bool = False) -> None:
 
 
 def has_foreign_lock(path: Path) -> bool:
-    """Return whether the lock file was not created by dltrain, whose lock files are empty."""
+    """Return whether the folder has a lock file that dltrain did not create; dltrain's lock files are empty."""
     lock = path / LOCK
     return os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file() or lock.stat().st_size > 0)
 
@@ -74,9 +74,9 @@ def check_entries(path: Path, links: bool = True) -> None:
         raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None
     for file in files:
         if not links and file.is_symlink() and not is_own_link(file):
-            raise ConfigError(format_error("RUN", "files that lie in the run's folder", file, "It is a link."))
+            raise ConfigError(format_error("RUN", "files that lie in the run folder", file, "It is a link."))
         if is_special(file):
-            raise ConfigError(format_error("RUN", "files and folders in the run's folder", file, SPECIAL_HINT))
+            raise ConfigError(format_error("RUN", "files and folders in the run folder", file, SPECIAL_HINT))
 
 
 def is_own_link(link: Path) -> bool:

@@ -28,7 +28,7 @@ class RunDir:
 
     Args:
         path: An existing folder.
-        created: Folders that were created for it, innermost first; `discard` removes them.
+        created: Folders that were created for this run, innermost first; `discard` removes them.
         resume: Whether the folder holds the run to be resumed.
     """
 
@@ -93,7 +93,7 @@ class RunDir:
 
 
 def create(path: str | None, root: Path, name: str) -> RunDir:
-    """Create and lock a run folder: `path`, or if that is None a unique ``root/name/<time>-<4 hex digits>``."""
+    """Create and lock a run folder: `path`, or a unique ``root/name/<time>-<4 hex digits>`` if `path` is None."""
     parent = root / safe_name(name) if path is None else Path(path).expanduser()
     created = [folder for folder in (parent, *parent.parents) if not folder.exists()]
     try:
@@ -128,7 +128,7 @@ def make_unique(parent: Path) -> Path:
 
 
 def safe_name(text: str) -> str:
-    """Return a valid file name of at most 80 bytes for any text."""
+    """Return text safe for a file name: special characters replaced, leading dots removed, at most 80 bytes."""
     safe = "".join(c if c.isalnum() or c in "=,.-_" else "_" for c in text).lstrip(".")
     return safe.encode()[:80].decode(errors="ignore")
 
@@ -154,7 +154,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _process_lives(status: Mapping[str, Any]) -> bool:
-    """Return whether the process that wrote a status may be alive; True if unknown, as on another machine."""
+    """Return whether the process that wrote a status may be alive; True if unknown, for example on another machine."""
     pid = status.get("pid")
     if status.get("host") != platform.node() or not isinstance(pid, int) or pid < 1:
         return True

@@ -82,7 +82,7 @@ def read_yaml_text(file: Path) -> str:
     """
     text, depth = read_text(file, MAX_YAML_BYTES), 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if getattr(event, "anchor", None) is not None:  # aliases have one, too
+        if getattr(event, "anchor", None) is not None:  # the name of an anchor or alias
             raise ValueError("it has anchors or aliases, which dltrain does not write")
         if isinstance(event, yaml.ScalarEvent):
             event.value.encode()  # a lone surrogate could not be written to the run's files

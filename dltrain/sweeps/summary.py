@@ -50,7 +50,7 @@ class JobResult:
 
 
 def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | None:
-    """Return the result of a job that an earlier command finished, or None if it has to run."""
+    """Return the result of a job from an earlier command, or None if the job has to run."""
     status = run_dir.read_status(path)
     if status.get("state") not in FINAL_STATES:
         return None
@@ -125,9 +125,10 @@ def _metric(rows: list[JobResult]) -> str:
 
 
 def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, Any]]:
-    """Return means over seeds, and the sample standard deviation on the test split, of jobs that differ only in seed.
+    """Return statistics of the metric for each group of jobs that differ only in seed.
 
-    The list is empty unless seeds were swept; the deviation of a single seed is None.
+    These are the means on the validation and test splits, and the sample standard deviation on the test split, which
+    is None for a single seed. The list is empty unless seeds were swept.
     """
     if "seed" not in swept:
         return []

@@ -115,7 +115,7 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         for job in content["jobs"]:
             typed = isinstance(job["overrides"], list) and all(isinstance(word, str) for word in job["overrides"])
             if not (typed and isinstance(job["config"], dict)):
-                raise ValueError("a job has no configuration")
+                raise ValueError("a job has no valid overrides or configuration")
         return {"command": str(content["command"]), "jobs": content["jobs"]}
     except OSError as error:
         known = [str(file.parent) for file in path.absolute().parent.glob(f"*/{run_files.SWEEP}")]

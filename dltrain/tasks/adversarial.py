@@ -136,7 +136,7 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before its loss is computed, because autocast and autograd then save them.
+        """Clip the critic's weights before autocast and autograd save them, which they do when the loss is computed.
 
         In the generator's turn, the weights have therefore been updated once since they were clipped.
         """
@@ -220,15 +220,15 @@ def critic_output(model: nn.Module, examples: Tensor, labels: Tensor | None) -> 
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Return whether the critic's output on an example depends on the other examples in its batch."""
+    """Return whether the critic has batch norm, so that its output for an example depends on the rest of the batch."""
     critic: nn.Module = model.critic  # type: ignore[assignment]
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in critic.modules())
 
 
 def critic_auc(on_real: Tensor, on_fake: Tensor) -> Tensor:
-    """Return the area under the critic's ROC curve: the share of pairs in which the real example has a larger output.
+    """Return the area under the critic's ROC curve.
 
-    Pairs with equal outputs count half.
+    This is the fraction of pairs in which the real example has a larger output; pairs with equal outputs count half.
     """
     difference = on_real[:, None] - on_fake
     return ((difference.sign() + 1) / 2).mean()

@@ -12,7 +12,7 @@ from dltrain.tasks.base import Batch
 MAX_EXAMPLES = 50_000  # training texts to read, rounded up to whole batches
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # minimum number of training texts that contain a word pair
+MIN_COUNT = 2  # a word pair is a feature if at least this many training texts contain it
 ITERATIONS = 100
 
 
@@ -151,7 +151,7 @@ class LinearModel:
 
 
 def mistakes(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of wrong classes, or the mean absolute error of values."""
+    """Return the fraction of wrong classes, or the mean absolute error of values."""
     if targets.dim() == 1:
         return float((outputs.argmax(1) != targets).double().mean())
     return float((outputs - targets).abs().mean())

@@ -1,4 +1,4 @@
-"""The contract between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
+"""Interface between tasks and the training loop: losses, stages, evaluation, prediction, generation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -41,9 +41,9 @@ class BeamSearch:
         self.length, self.beam, self.length_penalty = length, beam, length_penalty
 
     def __call__(self, model: Any, state: State) -> Hypotheses:
-        """Return the best target of each source.
+        """Return the best target of each source, which never has a lower score than the greedy target.
 
-        A beam may drop the greedy target, which is therefore searched separately, so that no result has a lower score.
+        A beam may drop the greedy target, so a separate search finds it.
 
         Args:
             model: ``model.forward(tokens (B, 1), state=state)`` returns logits (B, 1, vocabulary) and the next state.

@@ -23,7 +23,7 @@ NUM_WORST = 6
 NUM_ATTENDED = 3  # images colored by attention
 TOP = 5
 BALANCED = "balanced"
-DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # by the number of axes: images, clips
+DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # how to draw inputs, by their number of axes: images, clips
 
 
 @dataclass(eq=False)
@@ -170,7 +170,7 @@ class Classification(TaskOverSteps, Supervised):
         return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
     def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Return captions with the class of each example and the most likely class."""
+        """Return a caption for each example: its class, the predicted class and the probability of the latter."""
         pairs = zip(self.predict(model, batch), batch["targets"].tolist(), strict=True)
         return [
             f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f})"

@@ -54,7 +54,7 @@ class Detection(Task):
         if not average_precision.is_available():
             reason = "faster-coco-eval, which computes mean average precision, is not installed"
             raise ConfigError(f"task=detection: not supported because {reason}. Run pip install 'dltrain[detection]'.")
-        # One class is enough: the model also learns the background.
+        # Unlike in classification, one class is enough, because the model also learns the background.
         self.names = list(self.object_class_names or ()) or [str(number) for number in range(self.object_classes)]
         self.pixel_range = PixelRange(self.low, self.high)
 
@@ -74,7 +74,7 @@ class Detection(Task):
         return Loss(sum(outputs["losses"].values()), outputs["weight"], outputs["losses"])
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the loss, its parts, and the metrics of COCO in pixels of the files; keep images for `show`."""
+        """Return the loss, its parts, and the COCO metrics of boxes in pixels of the files; keep images for `show`."""
         mean, precision, shown = Mean(), AveragePrecision(self.names), dict[str, Any]()
         for batch in batches:
             outputs = call_model(model, batch)
@@ -97,7 +97,7 @@ class Detection(Task):
         return [{"objects": self._objects(each, frame)} for each, frame in zip(found, frames, strict=True)]
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the objects of each image by decreasing score; the tiles of an image (``parts`` of them) are joined."""
+        """Yield the objects of each image, from all of its ``parts`` tiles, by decreasing score."""
         objects, left = list[dict[str, Any]](), 0
         for batch in batches:
             lines = self.predict(model, batch)
@@ -122,7 +122,7 @@ class Detection(Task):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return images with their true boxes next to the same images with the detected boxes."""
+        """Return images with their ground-truth boxes next to the same images with the detected boxes."""
         shown, drawn = evaluation.extra["shown"], list[Tensor]()
         unit = self.pixel_range.to_unit(shown["inputs"]).float().cpu()
         unit = unit if unit.shape[1] == 3 else unit.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -137,7 +137,7 @@ class Detection(Task):
 
 
 def to_file(boxes: Tensor, frame: Tensor | None) -> Tensor:
-    """Return boxes (N, 4) of the input in pixels of the file; `frame` is left, top, horizontal and vertical scale."""
+    """Map boxes (N, 4) from the input to pixels of the file; `frame` is left, top, horizontal and vertical scale."""
     return boxes if frame is None else boxes * frame[[2, 3, 2, 3]] + frame[[0, 1, 0, 1]]
 
 

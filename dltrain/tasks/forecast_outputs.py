@@ -48,7 +48,7 @@ class Point(Output):
     """One value per step and column.
 
     Args:
-        distance: Mean distance between forecasts and targets.
+        distance: Function that returns the mean distance between forecasts and targets.
     """
 
     parts, metric = 1, "mae"
@@ -76,7 +76,7 @@ class Probabilistic(Output):
     def __init__(self, quantiles: Sequence[float]) -> None:
         self.quantile_levels = check_quantiles(quantiles)
         self.median = self.quantile_levels.index(MEDIAN)
-        self.nominal = self.quantile_levels[-1] - self.quantile_levels[0]  # intended share of targets in the interval
+        self.nominal = self.quantile_levels[-1] - self.quantile_levels[0]  # intended coverage of the interval
 
     @abstractmethod
     def quantiles(self, levels: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(self.quantiles(levels), targets)}
 
     def point_scores(self, error: Tensor) -> dict[str, Tensor]:
-        """Return the scores of a point forecast, as a distribution with zero variance, computed from its error."""
+        """Return the scores of a point forecast with this error, treated as a distribution with zero variance."""
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:

@@ -18,9 +18,9 @@ from dltrain.tasks.recursive import roll_out
 from dltrain.tasks.regression import LOSSES, check_target_names, denormalize, denormalize_error, mse_to_rmse
 from dltrain.tasks.ridge import MAX_SIZE, Ridge
 
-MAX_LISTED = 8  # maximum number of series whose errors are listed one by one
+MAX_LISTED = 8  # maximum number of series, or of columns, whose errors are listed one by one
 RESERVED = ("input", "time", "step")  # names that the output of `dltrain predict` already uses
-ROUNDING = 1e-6  # a baseline is perfect if its error is at most this fraction of the largest error of a baseline
+ROUNDING = 1e-6  # a baseline is perfect if its error is at most this fraction of the largest baseline error
 
 
 class Forecasting(TaskOverSteps):
@@ -53,7 +53,7 @@ class Forecasting(TaskOverSteps):
         teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
             at the end of training, in [0, 1]. The share falls linearly from 1. For the remaining steps, and always
             outside training, the model reads its own forecasts.
-        gradient_distance: Show the gradient of the loss at each distance in time; see
+        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 
@@ -185,12 +185,12 @@ class Forecasting(TaskOverSteps):
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
         MAE and RMSE are in the units of the data, and so are the pinball loss (mean over the quantiles) and the CRPS of
-        outputs that are distributions. The coverage is the share of targets within the interval; ``coverage_80``
+        outputs that are distributions. The coverage is the fraction of targets within the interval; ``coverage_80``
         should be 0.8. Naive forecasts have no interval.
 
-        MASE divides each error by the mean absolute change over a season in training, so that series of different
-        scales count equally. With the field ``deviation``, MSE and MAE of standardized values are added, as in
-        published tables, over all windows, including the last batch. The MAE of each series (or column, if there is one
+        MASE divides each error by the mean absolute change over a season in the training data, so that series of
+        different scales count equally. With the field ``deviation``, MSE and MAE of standardized values are added, as
+        in published tables, some of which leave out the last batch. The MAE of each series (or column, if there is one
         series) is added if there are two to eight.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
