@@ -19,7 +19,7 @@ class Tokens:
         unknown: Token for words that are not in the vocabulary.
         blank: Token for a step without output in connectionist temporal classification (CTC).
         sentinels: Tokens that replace masked spans of a text, in the order in which they are used; () for none.
-        special: Tokens that language models do not generate, such as padding, the mask and unknown words.
+        special: Tokens that language models do not generate, such as padding, mask and unknown tokens.
         unit: Name of a token in the keys of predictions, such as ``event`` in ``nats_per_event``; None for text, whose
             likelihood is given per character.
         encode: Function that converts text to a list of tokens, without special tokens.

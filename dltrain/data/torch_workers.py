@@ -24,7 +24,7 @@ def take_over_workers(iterator: Iterator[Any]) -> list[BaseProcess]:
 
 
 def end_workers(loader: DataLoader[Any], kill: bool) -> None:
-    """End the workers of a loader; its next iteration starts new ones.
+    """End the workers of a loader; the next iteration over the loader starts new ones.
 
     Args:
         loader: The loader, which may have started no workers.
@@ -50,10 +50,10 @@ def _kill_workers(iterator: Any) -> None:
 
 
 def is_timeout(error: Exception) -> bool:
-    """Return whether the loader raised because no batch arrived within its timeout."""
+    """Return whether an error means that no batch arrived within the timeout of the loader."""
     return "DataLoader timed out" in str(error)
 
 
 def is_shared_memory_full(error: Exception) -> bool:
-    """Return whether a worker could not allocate shared memory for its batch."""
+    """Return whether an error means that a worker could not allocate shared memory for its batch."""
     return "allocate shared memory" in str(error)

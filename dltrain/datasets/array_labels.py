@@ -24,7 +24,7 @@ class Labels:
 
     Args:
         classes: The numbers that are classes, in ascending order; None for numbers to predict.
-        one_hot: Whether each example has one 1, in the column of its class.
+        one_hot: Whether each label is a one-hot vector.
         targets: Number of values per example that a regression predicts; None for integers that are classes.
     """
 
@@ -70,7 +70,7 @@ class Labels:
     def describe(self, train: np.ndarray, test: np.ndarray) -> list[str]:
         """Return lines about the labels: examples per class, and the mapping of labels to classes."""
         if self.classes is None:
-            return [f"labels: {self.targets} numbers to predict per example"]
+            return [f"labels: {self.targets} number{'s' * (self.targets != 1)} to predict per example"]
         counts, tested = Counter(self.indices(train).tolist()), set(self.indices(test).tolist())
         names = [f"{number:.0f}" for number in self.classes]
         lines = [f"classes in y_train: {format_class_counts(counts, names)}"]

@@ -115,7 +115,7 @@ def read_augmentation(value: Any) -> Augmentation:
 
 
 def crop_windows(augmentation: Augmentation, drawn: Sequence[Tensor], height: int, width: int) -> tuple[Any, ...]:
-    """Return left, top (in pixels), relative width and relative height of random crops, which stay within their images.
+    """Return left and top in pixels, and relative width and height, of random crops that lie inside their images.
 
     Args:
         drawn: Four tensors (B,) of uniform numbers: for area, aspect ratio, left and top.
@@ -134,7 +134,7 @@ def crop_windows(augmentation: Augmentation, drawn: Sequence[Tensor], height: in
 def crop_window(
     augmentation: Augmentation, drawn: Sequence[float], height: int, width: int, aspect: float = 1.0
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
-    """Return left, top, relative width and relative height of one random crop, as `crop_windows` does.
+    """Return left, top, relative width and relative height of one random crop, like `crop_windows`.
 
     Tensor operations on single numbers would take several times as long. The results are bitwise identical, because
     torch computes the exponentials and roots, which NumPy rounds differently.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class BundledSeries(NamedTuple):
-    """Unit of the values and length of the season in steps of a bundled series."""
+    """Unit of a bundled series, and length of its season in steps."""
 
     unit: str
     season: int

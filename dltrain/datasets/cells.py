@@ -104,7 +104,10 @@ def _find_unit(words: Sequence[str]) -> str:
 
 @cache
 def number_pattern(decimal: str) -> re.Pattern[str]:
-    """Return the pattern of numbers with a decimal mark; the other mark, spaces or apostrophes may group thousands."""
+    """Return the pattern of numbers in which `decimal` is the decimal mark.
+
+    The other mark, spaces or apostrophes may group thousands.
+    """
     mark, other = re.escape(decimal), re.escape(COMMA if decimal == POINT else POINT)
     groups = rf"[1-9]\d{{0,2}}(?P<group>[{other}{BLANKS}])\d{{3}}(?:(?P=group)\d{{3}})*"
     lakhs = rf"[1-9]\d?(?:{other}\d\d)+{other}\d{{3}}"
@@ -131,7 +134,7 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
 
 
 class Evidence(NamedTuple):
-    """Evidence in one column for the decimal mark of its file.
+    """Evidence in one column for the decimal mark of the file.
 
     Args:
         proofs: Decimal mark -> a cell that proves it, usually the first that is a number only with this mark.

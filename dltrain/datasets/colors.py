@@ -9,7 +9,7 @@ from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
 GRAY = (0.2989, 0.587, 0.114)  # weights of red, green and blue in the luma of ITU-R BT.601
-LANE = 101  # added to keys, so that these random numbers are independent of those of the geometry
+LANE = 101  # added to keys, so that these random numbers are independent of the geometry
 
 
 class Unit(nn.Module):

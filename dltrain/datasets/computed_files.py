@@ -23,7 +23,7 @@ def cache_root() -> Path:
 
 
 def computed(kind: str, key: Mapping[str, Any], compute: Callable[[Path], None]) -> Path:
-    """Return the folder of the files for this key; compute them unless they exist and are undamaged.
+    """Return the folder of the files for `key`; compute the files unless they exist and are undamaged.
 
     Concurrent processes wait for each other. A killed process leaves no incomplete files in this folder.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
-LANE = 301  # added to keys, so that these random numbers are independent of those of the other augmentations
+LANE = 301  # added to keys, so that these random numbers are independent of the other augmentations
 
 
 class Cutout(nn.Module):

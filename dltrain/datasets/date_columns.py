@@ -11,7 +11,7 @@ from dltrain.datasets.date_form import DateForm
 from dltrain.datasets.dates import Dates, parse_dates
 from dltrain.errors import ConfigError, format_error
 
-# Columns that together make up a date -> its pattern.
+# Columns that together make up a date -> pattern of the date.
 PARTS = {
     ("year", "month"): "%Y-%m",
     ("year", "month", "day"): "%Y-%m-%d",

@@ -26,7 +26,7 @@ def fold(word: str) -> str:
 
 @cache
 def load_language(code: str) -> Language:
-    """Return the names of a language from Babel."""
+    """Return the names of months and weekdays in a language, from Babel."""
     from babel import Locale
 
     locale = Locale.parse(code)

@@ -80,7 +80,7 @@ def test_other_numbers_are_regression_targets(y, count, tmp_path):
     data = make_data(tmp_path, y)
     assert (data.spec.targets, data.spec.classes) == (count, None)
     np.testing.assert_array_equal(targets(data), y[:4].reshape(4, count))
-    assert f"labels: {count} numbers to predict per example" in data.describe()
+    assert f"labels: {count} number{'s' * (count != 1)} to predict per example" in data.describe()
 
 
 @pytest.mark.parametrize(
