@@ -116,7 +116,7 @@ def test_files_in_another_format_and_answers_over_two_characters_from_answer_sta
     with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got invalid JSON in line 4, .*delimiter"):
         Squad(str(file))
     file.write_text("[]")
-    with pytest.raises(ConfigError, match=r"^data.path: expected data, paragraphs, context, .* as in SQuAD"):
+    with pytest.raises(ConfigError, match=r"^data.path: expected the keys data, paragraphs, context, .* as in SQuAD"):
         Squad(str(file))
     whole = content()
     right = whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"]

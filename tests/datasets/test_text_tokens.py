@@ -119,7 +119,5 @@ def test_the_vocabulary_the_length_of_tokens_and_the_share_of_unknown_tokens_are
     held_out = [*split_pieces(text[784:882]), *split_pieces(text[882:])]
     share = sum(piece not in (" the", " whale") for piece in held_out) / len(held_out)
     length = len(text) / (len(split_pieces(text[:784])) + len(held_out))
-    expected = (
-        f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} of the tokens of validation"
-    )
-    assert data.describe()[1] == f"{expected} and test unknown"
+    expected = f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} of the tokens"
+    assert data.describe()[1] == f"{expected} of the validation and test splits unknown"
