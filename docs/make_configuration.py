@@ -54,7 +54,7 @@ class Row(NamedTuple):
 
 
 def rows_of(group: str, text: str) -> Iterator[Row]:
-    """Yield a row for each key of a YAML file.
+    """Yield a row for each key of a YAML file, except mappings, references to other keys and `LEFT_OUT`.
 
     Raises:
         ValueError: A key has no comment.
@@ -124,14 +124,14 @@ def description(text: str) -> str:
 
 
 def settings(text: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return the keys that an option sets, with those of an option that it extends, without the group defaults."""
+    """Return the keys that an option sets, including those of the options with defaults that it extends."""
     node = yaml.safe_load(text)
     inherited = [name for name in node.pop("defaults", []) if "defaults:" in files.get(name, "")]
     return {k: v for name in inherited for k, v in settings(files[name], files).items()} | node
 
 
 def options_table(files: dict[str, str], sets: bool) -> str:
-    """Return the table of a group's options; if `sets` is true, with the keys that each option sets."""
+    """Return the table of a group's options; if `sets` is true, with the keys that each option with defaults sets."""
     lines = ["| option | |", "| --- | --- |"]
     for name, text in files.items():
         values = settings(text, files) if sets and "defaults:" in text else {}
@@ -141,7 +141,7 @@ def options_table(files: dict[str, str], sets: bool) -> str:
 
 
 def keys_table(group: str, files: dict[str, str]) -> str:
-    """Return the table of a group's keys; options that give a key the same meaning share a row."""
+    """Return the table of a group's keys; options in which a key has the same meaning and values share a row."""
     found: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     for option, text in files.items():
         for row in rows_of(group, text):
@@ -160,7 +160,7 @@ def keys_table(group: str, files: dict[str, str]) -> str:
 
 
 def defaults_text(defaults: dict[str, str]) -> str:
-    """Return the most common default of a key, then those of the options that differ."""
+    """Return the most common default of a key, then the other defaults with their options."""
     common = Counter(defaults.values()).most_common(1)[0][0]
     others: dict[str, list[str]] = defaultdict(list)
     for option, default in defaults.items():

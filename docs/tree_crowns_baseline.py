@@ -19,7 +19,7 @@ DISTANCES = (0.25, 0.5, 0.75, 1.0)  # between neighboring boxes, as multiples of
 
 
 def true_boxes(files: Any) -> list[Tensor]:
-    """Return the true boxes of each tile."""
+    """Return the ground-truth boxes of each tile."""
     return [torch.as_tensor(files.example(number, None).boxes).float() for number in range(len(files))]
 
 
@@ -31,7 +31,7 @@ def grid(side: Tensor, distance: float) -> Tensor:
 
 
 def score(tiles: list[Tensor], found: Tensor) -> dict[str, float]:
-    """Return the metrics of the same boxes on every tile."""
+    """Return the metrics of the same detections in every tile."""
     precision = AveragePrecision(["object"])
     answer = {"boxes": found, "scores": torch.ones(len(found)), "labels": torch.ones(len(found), dtype=torch.int64)}
     for boxes in tiles:
@@ -40,7 +40,7 @@ def score(tiles: list[Tensor], found: Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    """Choose the distance by validation and print the metrics of the test split."""
+    """Choose the distance on the validation split and print the metrics on the test split."""
     folder = os.path.join(os.environ.get("DLTRAIN_DATA", "~/.cache/dltrain"), "trees")
     splits = DetectionFolder(folder, tile=TILE, image_size=TILE, single_class=True, split_by="area").load()
     train, val, test = (true_boxes(split.rows) for split in (splits.train, splits.val, splits.test) if split)

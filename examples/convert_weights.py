@@ -32,7 +32,7 @@ def kind(name: str) -> str:
 
 
 def main(source: str, name: str, out: str) -> None:
-    """Rename the weights in `source` for the timm network `name`, print the pairs of names, and save them to `out`."""
+    """Rename the weights in `source` for the timm network `name`, print the pairs of names, and write `out`."""
     import timm  # takes seconds
 
     with torch.device("meta"):

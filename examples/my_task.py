@@ -38,7 +38,7 @@ class Quantiles(Task):
         return Loss(self._pinball(predicted, batch).mean(), len(predicted))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the loss and the share of targets between the lowest and the highest quantile."""
+        """Return the loss and the fraction of targets between the lowest and the highest quantile."""
         mean = Mean()
         for batch in batches:
             predicted, target = model(batch["inputs"]).float(), target_values(batch)[:, 0]

@@ -1,4 +1,4 @@
-"""Trained runs, and commands that run in the process of the tests."""
+"""Fixtures that train runs, and that run commands in the process of the tests."""
 
 import io
 import sys
