@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         """
         positions = None if documents is None else document_positions(documents)
         x = self.dropout(self.positions(self.widen(self.steps(x)), positions=positions))
-        # Steps of causal attention never read the padding after them, and attention is faster without a mask.
+        # In causal attention, no step attends to the padding after it, and attention is faster without a mask.
         mask = None if self.causal else padding_mask(lengths, x.shape[1], x.device)
         if documents is not None:
             mask = same_document(documents) if mask is None else mask & same_document(documents)

@@ -1,4 +1,4 @@
-"""U-Net: one output per class and pixel of an image."""
+"""U-Net: outputs for each pixel of an image."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ class UNet(nn.Module):
     Args:
         channels: Channels of the image.
         pixel_outputs: Outputs per pixel.
-        hidden_size: Channels at each resolution, highest resolution first; each is half of the previous resolution.
+        hidden_size: Channels at each resolution, highest resolution first; each resolution is half of the one before.
         activation: Name of the activation function.
         norm: Normalization after each convolution: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability at the lowest resolution.
@@ -37,7 +37,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden_size:
-            raise ConfigError(format_error("model.hidden_size", "at least one width", hidden_size))
+            raise ConfigError(format_error("model.hidden_size", "at least one number of channels", hidden_size))
         check_sizes(dropout, channels=channels, pixel_outputs=pixel_outputs, hidden_size=min(hidden_size))
         above = [channels, *hidden_size[:-1]]
         self.down = nn.ModuleList(_double(*pair, activation, norm) for pair in zip(above, hidden_size, strict=True))

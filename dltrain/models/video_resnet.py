@@ -1,4 +1,4 @@
-"""Residual networks of torchvision for clips, with convolutions over space and time and any number of channels."""
+"""Torchvision's residual networks for clips, with convolutions over space and time, for any number of channels."""
 
 from torch import nn
 from torchvision.models.video import resnet
@@ -9,14 +9,14 @@ BLOCKS = [2, 2, 2, 2]  # in each of the four stages
 
 
 class VideoResNet(resnet.VideoResNet):
-    """Residual network of 18 layers whose convolutions read space and time.
+    """Residual network of 18 layers with convolutions over space and time.
 
-    Weights have the names of torchvision's ``r3d_18`` and ``r2plus1d_18``, so weights trained on Kinetics-400 fit.
+    Weights have the names of torchvision's ``r3d_18`` and ``r2plus1d_18``, whose Kinetics-400 weights can be loaded.
 
     Args:
         channels, outputs: At least 1.
-        factorized: Whether each convolution over 3 frames and 3x3 pixels is one over the pixels followed by one over
-            the frames (R(2+1)D); otherwise it is a single one (R3D).
+        factorized: Whether each 3-D convolution of the stem and the blocks is split into a convolution over space
+            followed by one over time (R(2+1)D).
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for clips of any size.
     Source: Tran et al. 2018, "A closer look at spatiotemporal convolutions for action recognition", section 3.

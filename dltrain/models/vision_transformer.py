@@ -37,7 +37,7 @@ class ViT(AdoptedNetwork):
             16 with at least 7 patches along the shorter side, 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
         dropout: Dropout probability of the inputs, hidden feed-forward layers and residual branches, in [0, 1).
-        hidden_size: Number of features, at least 1; None for the number of the variant.
+        hidden_size: Number of features, at least 1; None for the variant's number.
         num_heads: Number of attention heads, a divisor of the features; None for one per 64 features.
         pool: ``class_token`` to classify the state of an additional token, or ``mean`` for the mean over the patches.
 
@@ -109,7 +109,7 @@ class ViT(AdoptedNetwork):
     def attention_map(self, x: Tensor) -> Tensor:
         """Return how much the outputs depend on each patch, (B, rows, columns), by attention rollout.
 
-        The map of an image sums to 1; with a class token, its sum is lower by the share of that token.
+        The map of an image sums to 1, or to less with a class token, whose own value is left out.
         """
         rollout = attention_rollout(self, lambda: self.forward(x))
         of_outputs = rollout[:, 0] if self.tokens else rollout.mean(1)

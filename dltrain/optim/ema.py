@@ -18,9 +18,9 @@ class EMA:
         decay: Weight of the old average in each update, between 0 and 1. Update n, counted from 0, uses at most
             ``(1 + n) / (10 + n)``, so that the initial weights fade quickly.
 
-    Source: Polyak, Juditsky 1992; the warm-up is that of tf.train.ExponentialMovingAverage.
-    Differs: torch's AveragedModel counts its updates on the device and regroups its tensors in each step, which takes
-        nine times as long in a small network.
+    Source: Polyak, Juditsky 1992; the warm-up is from tf.train.ExponentialMovingAverage.
+    Differs: updates are counted on the CPU and tensors are grouped once; torch's AveragedModel, which does neither,
+        takes nine times as long for a small network.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

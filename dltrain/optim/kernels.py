@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def kernel_options(kind: Any, given: Container[str], parameters: Sequence[Tensor]) -> dict[str, bool]:
-    """Return the arguments for an optimizer's fastest kernels; empty if there are none or `given` selects some."""
+    """Return the arguments for an optimizer's fastest kernels; empty if there are none or `given` sets one of them."""
     accepted = inspect.signature(kind).parameters
     if "fused" in given or "foreach" in given:
         return {}
@@ -79,7 +79,7 @@ def match_state_layout(optimizer: Any) -> None:
     Fused kernels check neither shape nor layout.
 
     Raises:
-        ValueError: A state has another shape than its weight (``step`` must be a scalar), or is not strided.
+        ValueError: A state tensor differs in shape from its weight (``step`` must be a scalar), or is not strided.
     """
     for weight, state in optimizer.state.items():
         for name, value in state.items():

@@ -12,16 +12,16 @@ class Muon:
     """Orthogonalized momentum for matrices, AdamW for all other parameters.
 
     Args:
-        params: Parameter groups; each is split by the number of dimensions.
+        params: Parameter groups; each is split into matrices and other parameters.
         lr: Learning rate of the matrices.
         momentum: Between 0 and 1.
         nesterov: Use Nesterov momentum.
         ns_steps: Newton-Schulz iterations.
-        weight_decay: Decoupled, for both optimizers.
+        weight_decay: Decoupled weight decay; ``adamw`` can set another one for AdamW.
         adamw: Arguments of torch.optim.AdamW (``lr``, ``betas``).
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
-    Differs: embeddings and the last layer are matrices and use Muon; kernels of convolutions use AdamW.
+    Differs: embeddings and the output layer are matrices and use Muon; convolution kernels use AdamW.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Optimizer of one turn: accumulation, loss scaling, regularization, schedule and step."""
+"""Training optimizer: gradient accumulation, loss scaling, regularization, schedule and step."""
 
 import inspect
 import math
@@ -59,7 +59,7 @@ class Optimizer:
         self._groups: list[dict[str, Any]] = self.optimizer.param_groups
         self._base_rates = [group["lr"] * group.get("rate", 1.0) for group in self._groups]
         self.regularizer = Regularizer(regularization, self.parameters, self._groups)
-        self._count = 0  # micro-batches of the step
+        self._count = 0  # micro-batches since the last step
         self._first_weight: float | Tensor = 1.0
         self._weight_sum: float | Tensor = 1.0
         self._started = False  # whether a step has been taken
@@ -76,7 +76,7 @@ class Optimizer:
         if self._count == 0:
             self._first_weight = self._weight_sum = loss.weight
         else:
-            # Relative to the first micro-batch, so that float16 gradients keep the size that the scaler is tuned to.
+            # Loss weights relative to the first one keep float16 gradients at the size that the scaler is tuned to.
             total = total * (loss.weight / _or_one(self._first_weight))
             self._weight_sum = self._weight_sum + loss.weight
         self._count += 1
@@ -91,8 +91,8 @@ class Optimizer:
         """Update the weights at step `number` of the stage and drop the gradients.
 
         If `measure` or `skip` is true, return the norm of all gradients, including penalties, before clipping. If all
-        micro-batches have weight 0, neither the parameters nor the optimizer's state change; if these weights are
-        tensors, optimizers without fused kernels read them, which waits for the device.
+        micro-batches have weight 0, neither the parameters nor the optimizer's state change. If weights of losses are
+        tensors, optimizers without fused kernels wait for the device in each step.
         """
         if self._count == 0:
             return None
@@ -165,7 +165,7 @@ class Optimizer:
         return self.regularizer.apply(gradients, measure)
 
     def drop_gradients(self) -> None:
-        """Set all gradients to None, twice as fast as ``zero_grad``, and reset the count of micro-batches."""
+        """Set all gradients to None, which is twice as fast as ``zero_grad``, and reset the number of micro-batches."""
         self._count = 0
         for parameter in self.parameters:
             parameter.grad = None
@@ -224,7 +224,8 @@ def _parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return as few parameter groups as possible, because each group costs a kernel launch per step.
 
-    Each learning rate factor needs its own group, which stores it as ``rate``; the highest factor comes first.
+    Parameters with different learning rate factors need separate groups, which store the factor as ``rate``; the
+    highest factor comes first.
     """
     groups = []
     for group in _decay_groups(make, parameters, regularization):

@@ -188,7 +188,7 @@ class Plateau(Schedule):
         return metric < self.best - margin if better == "min" else metric > self.best + margin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the product of all reductions, the best metric and the evaluations without improvement."""
+        """Return the product of all reductions, the best metric and the number of evaluations without improvement."""
         return {"scale": self.scale, "best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from dltrain.plots.figures import as_image, truncate
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LABELS = 40  # maximum number of steps of an axis whose names are shown
+LABELS = 40  # names of steps are shown if neither axis has more steps
 
 
 @as_image(height=2.7)

@@ -28,14 +28,14 @@ MANY_POINTS = 2500  # above this number, points are drawn smaller
 
 
 def class_colors(count: int) -> Tensor:
-    """Return one color per pixel class in [0, 1], (count, 3): `CLASS_COLORS`, repeated without the first color."""
+    """Return a color for each pixel class, (count, 3) in [0, 1]: `CLASS_COLORS`, then the same without the first."""
     chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * (1 + count // len(CLASS_COLORS)))][:count]
     return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])
 
 
 @as_image(height=2.7)
 def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
-    """Draw a confusion matrix: darker cells have a larger share of their row; counts are shown where they fit.
+    """Draw a confusion matrix: darker cells hold a larger fraction of their row; counts are shown where they fit.
 
     Args:
         counts: Examples of each true class (row) that were predicted as each class (column), (classes, classes).
@@ -154,7 +154,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
     """Draw points, (N, 2), with equal scales on both axes.
 
     With more than ten classes, the first nine have their own colors and all others share one color. Up to half a
-    percent of the points may be outside the axes on each side; the title states their number.
+    percent of the points may be outside the axes on each side; the title states how many are outside.
 
     Args:
         classes: Class of each point as an index into ``names``, (N,); None draws all points in one color.
@@ -186,7 +186,7 @@ def scatter(figure: "Figure", points: Tensor, classes: Tensor | None, names: Seq
 
 @as_image(height=2.3)
 def histograms(figure: "Figure", values: Mapping[str, Tensor], title: str) -> None:
-    """Draw a histogram of each set of numbers, as shares in 40 bins; the legend states the means.
+    """Draw a histogram of each set of numbers, as fractions in 40 bins; the legend states the means.
 
     Up to half a percent of the numbers may be outside the axis on each side.
 

@@ -12,7 +12,7 @@ def images(values: Tensor, columns: int = 8, tile: int = TILE, gap: int = GAP) -
     """Return a grid of images, black at 0 and white at 1; each pixel is enlarged to a square.
 
     Args:
-        values: Images (N, channels, height, width), in color if there are 3 channels, otherwise as their mean.
+        values: Images (N, channels, height, width), in color if there are 3 channels, otherwise the channel mean.
         tile: Approximate side in pixels to which small images are enlarged.
     """
     count, channels, height, width = values.shape
@@ -31,7 +31,7 @@ def filters(weight: Tensor, columns: int = 8, max_filters: int = 64) -> Tensor:
     """Return a grid of the first filters, each scaled by its largest absolute value: gray is 0, brighter is positive.
 
     Args:
-        weight: (out, in, height, width), in color if there are 3 inputs, otherwise as their mean.
+        weight: (out, in, height, width), in color if there are 3 input channels, otherwise the channel mean.
     """
     weight = weight[:max_filters].detach().float().cpu()
     weight = weight if weight.shape[1] == 3 else weight.mean(1, keepdim=True)
@@ -40,7 +40,7 @@ def filters(weight: Tensor, columns: int = 8, max_filters: int = 64) -> Tensor:
 
 
 def first_filters(model: nn.Module) -> Tensor | None:
-    """Return the `filters` of a model's first 2-D convolution that is larger than 1 x 1; None if there is none."""
+    """Return the `filters` of a model's first 2-D convolution with a kernel larger than 1 x 1, or None."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
             return filters(module.weight)

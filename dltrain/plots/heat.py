@@ -11,7 +11,7 @@ def overlay(images: Tensor, heat: Tensor) -> Tensor:
     """Return images overlaid with colors from red (little heat) to yellow (much heat), transparent where heat is 0.
 
     Args:
-        images: (B, channels, height, width) in [0, 1], in color if there are 3 channels, otherwise as their mean.
+        images: (B, channels, height, width) in [0, 1], in color if there are 3 channels, otherwise the channel mean.
         heat: (B, height, width) in [0, 1].
 
     Returns:
