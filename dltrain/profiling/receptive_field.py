@@ -18,8 +18,8 @@ class ReceptiveField:
     """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
 
     All axes after batch and channels are spatial. Tracking starts at the first convolution. An operation without a rule
-    is treated as pointwise if it keeps the spatial shape; otherwise, tracking ends. Inputs of another spatial shape,
-    such as the gate of squeeze-and-excitation, are ignored.
+    is treated as pointwise if it keeps the spatial shape; otherwise, tracking ends. Inputs whose spatial shape
+    differs from the output's, such as the gate of squeeze-and-excitation, are ignored.
 
     Source: Araujo, Norris, Sim 2019, "Computing receptive fields of convolutional neural networks", equation 2.
     """
@@ -71,7 +71,7 @@ class ReceptiveField:
         self.held.append(tensor)
 
     def _pointwise(self, inputs: Sequence[Tensor], result: Tensor) -> Field | None:
-        """Return the largest field of the inputs, if all inputs of the output's spatial shape have one."""
+        """Return the largest field of the inputs; None unless all inputs with the output's spatial shape have one."""
         spatial = result.shape[2:]
         fields = [self.fields.get(id(t)) for t in inputs if t.dim() == result.dim() and t.shape[2:] == spatial]
         known = [field for field in fields if field is not None]

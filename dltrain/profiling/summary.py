@@ -22,7 +22,7 @@ class Row:
 
     Args:
         name: Path in the model; ``(model)`` is the model itself, without its layers.
-        shape: Shape of its output in the last call, including the batch.
+        shape: Shape of its output in the last call, including the batch size; empty if the output has no tensor.
         parameters: Number of parameters; shared parameters are counted in the first layer that has them.
         multiply_adds: Multiply-adds of one forward pass of the batch: matrix products, convolutions and attention.
         receptive_field: Steps or pixels of the input that one output depends on, per axis; None if undefined.

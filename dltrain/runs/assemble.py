@@ -111,7 +111,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
                 compatibility.check_facts(job, group, declared)
         raise ConfigError(*errors)
     if missing := [name for name in ("spec", "batch_size", "workers") if not hasattr(data, name)]:
-        expected = f"a class whose objects have {' and '.join(missing)}"
+        expected = f"a class whose instances have {' and '.join(missing)}"
         raise ConfigError(format_error("data._target_", expected, type(data).__name__))
     task, facts = build_task(job, data.spec)
     model = build_model(job, facts)

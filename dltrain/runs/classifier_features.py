@@ -54,7 +54,7 @@ class ClassifierFeatures(nn.Module):
         logits = self.classifier(self.model_inputs(images))
         features, self.features = self.features, None
         if features is None or features.dim() != 2 or logits.dim() != 2 or len(features) != len(images):
-            raise ValueError("the last linear layer of the model is not called on one row per image")
+            raise ValueError("the input of the last linear layer and the logits must have one row per image")
         return features.float(), logits.float()
 
     def _store_features(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:

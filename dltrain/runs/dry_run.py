@@ -81,7 +81,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return the batches of each split on the device; validation uses a fixed sample of ``trainer.eval_examples``."""
+    """Return the batches of each split on the device; for validation, of at most ``trainer.eval_examples`` examples."""
     sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabeled": splits.unlabeled}
     return {
@@ -155,7 +155,7 @@ def source_batches(
 
 @memory_errors()
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
-    """Compute the losses of a training batch and the metrics of a test batch, without an optimizer step.
+    """Compute the losses of a training batch and the metrics of a test batch, without updating the weights.
 
     If all batches have the same shape, a few examples are enough. Otherwise, unless ``trainer.on_oom`` is
     ``shrink``, the widest batch is computed in full, with its gradients unless the model is compiled, so that a
@@ -259,5 +259,7 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        expected = f"a size that leaves no batch of one example out of {batches.examples}, for batch normalization"
+        expected = (
+            f"a size for which every batch has at least two of {batches.examples} examples, for batch normalization"
+        )
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error

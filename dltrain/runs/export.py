@@ -47,7 +47,7 @@ def encode(generated: Generated, path: Path, spec: Spec) -> bytes:
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))
-        expected = f"a file ending in {' or '.join(fitting)} for examples of {shape}"
+        expected = f"a file ending in {' or '.join(fitting)} for examples of shape {shape}"
         raise ConfigError(format_error("--out", expected, path))
     return fitting[path.suffix.lower()](generated)
 

@@ -115,7 +115,7 @@ def _read_inputs(components: Components, prepare: nn.Module, names: Sequence[str
 
 
 def class_number(name: str, spec: Spec) -> int:
-    """Return the number of a class given by its name or its number."""
+    """Return the index of a class, given its name or its index."""
     if not spec.classes:
         raise ConfigError("--class: not supported because this run's data have no classes")
     names = list(spec.class_names or map(str, range(spec.classes)))

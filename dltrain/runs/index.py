@@ -13,7 +13,7 @@ from dltrain.runs import provenance
 from dltrain.storage import run_dir, run_files
 from dltrain.storage.safe_read import get_mapping, is_number, parse_mapping, read_mapping, read_text
 
-MAIN_GROUPS = ("model", "data", "task")  # groups that have a column
+MAIN_GROUPS = ("model", "data", "task")  # groups that have a column in tables of runs
 TAIL_BYTES = 4096  # longer than a line of metrics.jsonl
 MANIFEST = f"{run_files.CHECKPOINTS}/{run_files.MANIFEST}"
 LOST = "lost"  # state of a run that is recorded as running, but not locked by any process

@@ -88,7 +88,8 @@ class Trained:
             batches = eval_batches(self.components, self.splits, split)
         try:
             if run:
-                task.fit_baselines(run["train"], run.get("val"))  # on the training batches, for identical baselines
+                # On the same batches as in training, for the same baselines.
+                task.fit_baselines(run["train"], run.get("val"))
             shown = with_progress(batches, console)
             shown = shown if self.others is None else _known_classes(shown, self.components)
             return run_in_eval_mode(task.evaluate, model, self.components.device, shown)
@@ -178,7 +179,7 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
 
     Args:
         elsewhere: Whether an override changes the location of the data. The new location may hold other data, or the
-            run's own data that were moved.
+            run's own data after a move.
     """
     try:
         return load_trained(rebuild_components(job), path, name, reject_other_data=True)
@@ -249,7 +250,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
 
 @contextmanager
 def explain_missing_data() -> Iterator[None]:
-    """Extend errors of ``data`` keys by a hint that the run's own data are needed."""
+    """Add a hint to errors about ``data`` keys: the run's own data are needed."""
     try:
         yield
     except ConfigError as error:

@@ -102,7 +102,7 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
-    """Return two sets of names: weights whose shape depends on the number of outputs, and on the vocabulary."""
+    """Return two sets of weight names: shapes that depend on the number of outputs, and on the number of tokens."""
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     known = {name: facts.get(name) for name in ("tokens", "target_tokens")}
@@ -171,6 +171,6 @@ def read_record(path: Path, model: nn.Module) -> Loaded:
         raise CheckpointError(
             f"{file}: missing or damaged. It names the initial weights of this run, which determine what is frozen"
         )
-    heads = record.get("heads")  # absent in earlier runs, which froze loaded heads, too
+    heads = record.get("heads")  # absent in runs of earlier versions, which also froze loaded heads
     heads = [name for name in names if name in heads] if isinstance(heads, list) else []
     return Loaded(str(record.get("origin")), str(record.get("sha256")), names, heads=heads)

@@ -24,8 +24,8 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
     Args:
         job: The configuration.
-        shape: Shape of one example; None uses the job's data.
-        outputs: Number of outputs, or number of tokens for text; None uses the job's data.
+        shape: Shape of one example; None, together with ``outputs``, to use the job's data.
+        outputs: Number of outputs, or number of tokens for text.
     """
     batch_size = job.resolved["data"]["batch_size"]
     if shape is None or outputs is None:

@@ -22,7 +22,7 @@ PREDICT = ("device.", "task.features", "task.beam", "task.length_penalty", "task
 
 
 def check_resume(changes: Changes, run: str, precision: str) -> None:
-    """Raise ConfigError for changes that the resumed run in the folder `run` does not allow."""
+    """Raise ConfigError for changes that are not allowed when the run in the folder `run` resumes."""
     # With fp16 the schedule excludes skipped steps, whose number is updated only when losses are logged, so
     # `log_every` affects the learning rate.
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
@@ -46,7 +46,7 @@ def names_other_data(changes: Changes) -> bool:
 
 
 def check_predict(changes: Changes) -> None:
-    """Raise ConfigError for changes that a trained model does not allow."""
+    """Raise ConfigError for changes that are not allowed after training."""
     data = [f"data.{name}" for name in PREDICT_DATA]
     tasks = "task.{features,beam,length_penalty,by}"
     hint = f"After training, only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."

@@ -18,8 +18,8 @@ from dltrain.plots.charts import CLASS_COLORS
 class PredictedFiles:
     """Writer of the files of predictions.
 
-    A mask becomes an indexed PNG file whose pixel values are the numbers of the classes. Objects are drawn on a copy of
-    their image.
+    A mask becomes an indexed PNG file whose pixel values are class indices. Objects are drawn on a copy of their
+    image.
 
     Args:
         folder: A new or empty folder; None to write no files.
@@ -27,7 +27,7 @@ class PredictedFiles:
 
     def __init__(self, folder: str | None) -> None:
         self.folder = None if folder is None else Path(folder).expanduser()
-        self.colors: dict[str, int] = {}  # class of objects -> number of its color
+        self.colors: dict[str, int] = {}  # class of objects -> index of its color
         if self.folder is None:
             return
         self.is_new = not self.folder.exists()

@@ -1,4 +1,4 @@
-"""Environment of a run: what its results depend on in addition to the configuration; comparison with other runs."""
+"""Record of what a run's results depend on besides its configuration, and comparison with earlier runs."""
 
 import contextlib
 import functools

@@ -50,13 +50,13 @@ class Report:
         return self.batches["train"].bad.found
 
     def _batch_size(self) -> str:
-        """Return the batch size as text, or the mean number of examples if the batches have other sizes."""
+        """Return the batch size as text, or the mean number of examples if batch sizes vary."""
         train = self.batches["train"]
         mean = round(train.examples / len(train))
         return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
 
     def print_start(self, steps: int) -> None:
-        """Print model, data, task, device and folder, and notes."""
+        """Print model, data, task, device, run folder, description of the data, and notes."""
         components, choices = self.components, self.job.choices
         sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
@@ -123,7 +123,9 @@ class Report:
             f"{format_duration(result['seconds'])} in all, {int(result['samples_per_second']):,} samples/s"
         )
         if result["out_of_time"]:
-            self.console.info(f"stopped by trainer.max_minutes at step {result['steps']:,}; dltrain resume continues")
+            self.console.info(
+                f"stopped by trainer.max_minutes at step {result['steps']:,}; dltrain resume continues the run"
+            )
         if self.bad_samples:
             self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
@@ -193,7 +195,7 @@ def print_metrics(
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
-    """Return the features that generated samples were scored with, or an empty dictionary."""
+    """Return the name of the features that score generated samples, or an empty dictionary."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 

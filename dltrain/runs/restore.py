@@ -30,7 +30,7 @@ class SavedState(NamedTuple):
 
 
 def newest_checkpoint(path: Path) -> tuple[SavedState | None, list[str]]:
-    """Return the newest undamaged checkpoint of a run, if it has checkpoints, and notes for the user."""
+    """Return the newest undamaged checkpoint of a run (None if it has no checkpoints), and notes for the user."""
     if not any(path.glob("checkpoints/step-*.pt")):
         return None, ["no checkpoint was written yet: starting from the beginning"]
     name, content, damaged = Checkpoints(path).load_newest()

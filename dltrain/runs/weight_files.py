@@ -32,7 +32,7 @@ OUTPUT_NAMES = (
     *[("target_names", "targets"), ("target_names", "columns")],
 )
 WRAPPERS = ("state_dict", "model")  # keys under which files of other programs store the weights
-TOKENIZER = "tokenizer.json"  # file with the vocabulary of published weights
+TOKENIZER = "tokenizer.json"  # file next to published weights, with their vocabulary
 PREFIX = "module."  # prefix that torch's DistributedDataParallel adds to names
 
 
@@ -151,7 +151,7 @@ def _read_file(file: Path, origin: str) -> InitialWeights:
 
 
 def _published_tokens(file: Path) -> list[str] | None:
-    """Return the vocabulary of the file ``tokenizer.json`` in the folder of published weights, if there is one."""
+    """Return the vocabulary from ``tokenizer.json`` in the folder of published weights, or None without this file."""
     tokenizer = file.with_name(TOKENIZER)
     if not tokenizer.is_file():
         return None

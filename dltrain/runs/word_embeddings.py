@@ -21,14 +21,14 @@ def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str]
         name: File of word vectors.
 
     Raises:
-        ConfigError: The inputs are not text, the model does not have exactly one embedding of the vocabulary, its width
-            differs from the vectors, or the file is invalid or contains no token.
+        ConfigError: The inputs are not text, the model does not have exactly one token embedding, its width differs
+            from the width of the vectors, or the file is invalid or contains no token.
     """
     texts = token_texts(tokens)
     modules = {f"{part}.weight": module for part, module in model.named_modules() if isinstance(module, nn.Embedding)}
     chosen = [part for part in modules if part in dependent]
     if texts is None or len(chosen) != 1:
-        several = f"a {type(model).__name__} does not have exactly one embedding of words"
+        several = f"a {type(model).__name__} does not have exactly one token embedding"
         reason = several if texts else "the inputs are not text"
         raise ConfigError(f"{KEY}: not supported because {reason}")
     words = [text.strip() for text in texts]

@@ -31,11 +31,11 @@ class WordVectors(NamedTuple):
 def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
     """Read the vectors of some words, line by line.
 
-    A first line of two whole numbers, the size of the vocabulary and the width, is the header of word2vec.
+    A first line of two whole numbers is read as word2vec's header: the size of the vocabulary and the width.
 
     Raises:
-        ConfigError: The file does not exist or is empty, or a line has no vector or a vector of a different width; the
-            message contains the line number.
+        ConfigError: The file does not exist or is empty, or a line does not have a vector of the right width; the
+            message then contains the line number.
     """
     path = Path(name).expanduser()
     if not path.is_file():

@@ -186,7 +186,7 @@ def test_points_are_drawn_as_png_or_written_as_numbers(finished_run: FinishedRun
         lines = list(csv.DictReader(file))
     assert np.array_equal(np.float32([[line["x1"], line["x2"]] for line in lines]), points.numpy())
     assert np.array_equal(np.load("points.npy"), points.numpy())
-    assert "--out: expected a file ending in .png or .csv or .npy for examples of 2" in error_line(
+    assert "--out: expected a file ending in .png or .csv or .npy for examples of shape 2" in error_line(
         generate(run, "--out", "points.gif")
     )
 
@@ -249,7 +249,10 @@ def test_generate_does_not_change_the_run_folder(finished_run: FinishedRun, gene
         ("{run} --cuont 3", "--cuont: unknown flag. Did you mean --count?"),
         ("{run} --count 0", "expected a whole number of at least 1, got 0"),
         ("{run} --seed x", "expected a whole number of at least 0, got x"),
-        ("{run} --out a.jpg", "--out: expected a file ending in .png or .gif or .npy for examples of 1x8x8, got a.jpg"),
+        (
+            "{run} --out a.jpg",
+            "--out: expected a file ending in .png or .gif or .npy for examples of shape 1x8x8, got a.jpg",
+        ),
         ("{run} --out no/a.png", "--out: expected a file in an existing folder, got no/a.png"),
         ("{run} --class x", "--class: expected a class name, or a number from 0 to 9, got x. The classes are 0, 1, 2"),
         ("{run} --class 10", "--class: expected a class name, or a number from 0 to 9, got 10"),

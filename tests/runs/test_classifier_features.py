@@ -225,7 +225,8 @@ class RowClassifier(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("classifier", "message"), [(nn.Conv2d(1, 10, 8), "no linear layer"), (RowClassifier(), "on one row per image")]
+    ("classifier", "message"),
+    [(nn.Conv2d(1, 10, 8), "no linear layer"), (RowClassifier(), "must have one row per image")],
 )
 def test_a_classifier_without_one_feature_vector_per_image_is_rejected(
     classifier: nn.Module, message: str, digits: Spec

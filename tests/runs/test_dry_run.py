@@ -52,7 +52,7 @@ ONE_AT_A_TIME = ["data=shapes", "data.image_size=32", "data.batch_size=1"]
 def test_a_batch_of_one_is_rejected_where_a_norm_would_get_one_number_per_channel() -> None:
     with pytest.raises(ConfigError) as caught:
         dry_run_shapes("model=deeplabv3", "model.backbone=mobilenet_v3_large", *ONE_AT_A_TIME)
-    expected = "data.batch_size: expected a size that leaves no batch of one example out of 400"
+    expected = "data.batch_size: expected a size for which every batch has at least two of 400 examples"
     assert caught.value.problems == (f"{expected}, for batch normalization, got 1",)
 
 
