@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 PACKAGE = "seqeval"
-ENTITY = re.compile(r"[BIOESLU]-.+|O")  # schemes such as BIO and BIOES
+ENTITY = re.compile(r"[BIOESLU]-.+|O")  # schemes: BIO, BIOES, BILOU
+OF_BILOU = {"L-": "E-", "U-": "S-"}  # prefixes of BILOU -> those of BIOES, which seqeval reads
 
 Sentences = Sequence[Sequence[str]]
 
@@ -27,7 +28,7 @@ def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float],
     The scores of a type include ``support``, the number of its entities in the true tags.
 
     Args:
-        found, true: Predicted and true tags of the same words.
+        found, true: Predicted and true tags of the same words, in the scheme BIO, BIOES or BILOU.
 
     Source: Tjong Kim Sang and De Meulder 2003, "Introduction to the CoNLL-2003 shared task", section 2.4.
     """
@@ -35,7 +36,7 @@ def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float],
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seqeval warns about types that are never predicted
-        report = classification_report([list(row) for row in true], [list(row) for row in found], output_dict=True)
+        report = classification_report(_as_bioes(true), _as_bioes(found), output_dict=True)
     scores = {
         kind: {"precision": float(row["precision"]), "recall": float(row["recall"]), "f1": float(row["f1-score"])}
         | {"support": int(row["support"])}
@@ -44,3 +45,7 @@ def score_entities(found: Sentences, true: Sentences) -> tuple[dict[str, float],
     whole = scores.pop("micro avg", {"precision": 0.0, "recall": 0.0, "f1": 0.0})
     kinds = {kind: row for kind, row in scores.items() if not kind.endswith(" avg")}
     return {name: whole[name] for name in ("precision", "recall", "f1")}, kinds
+
+
+def _as_bioes(sentences: Sentences) -> list[list[str]]:
+    return [[OF_BILOU.get(tag[:2], tag[:2]) + tag[2:] for tag in tags] for tags in sentences]
