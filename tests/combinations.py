@@ -59,7 +59,7 @@ FITS = {
     **{f"resnet{layers}": IMAGES for layers in (18, 34, 50, 101, 152, 20, 32, 44, 56, 110)},
     **dict.fromkeys(("timm", "alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "googlenet", "inception_v3"), IMAGES),
 }
-# Families of similar models: the default tests train only the first one of each.
+# Families of similar models; `COVERING` contains only the first model of each.
 OF_TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "alexnet", "googlenet", "inception_v3")
 OF_TORCHVISION += ("vgg11", "vgg13", "vgg16", "vgg19")
 FAMILIES = [(*OF_TORCHVISION, "timm")]
@@ -132,7 +132,7 @@ SUPERVISED |= {"question_answering", "tagging", "masked_language_modeling", "pol
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     """Return a small subset with every model, task and data set; each triple adds as many of them as possible."""
-    left = sorted(triples, key=lambda triple: triple[1] != "npz")  # npz has the fewest images
+    left = sorted(triples, key=lambda triple: triple[1] != "npz")  # prefer npz, which has few and small images
     seen, found = set[str](), list[tuple[str, str, str]]()
     while best := max(left, key=lambda triple: len(set(triple) - seen), default=None):
         if not set(best) - seen:

@@ -169,7 +169,7 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
         expected = "the data that the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "other data", f"{hint}. {other}."))
     _check_class_names(components, path)
-    scales = "; normalization and names are fitted on the new data" * hasattr(components.data, "fit")
+    scales = "; normalization, vocabulary and classes are fitted on the new data" * hasattr(components.data, "fit")
     notes = (f"data ({others}): not the data that the run was trained on{scales}",) if others else ()
     return Trained(components, splits, restore_weights(components, path, name), notes)
 
@@ -192,8 +192,9 @@ def load_to_evaluate(job: Job, path: Path, name: str, elsewhere: bool) -> Traine
             raise
     others = components.data.evaluation()
     where = next((job.resolved["data"][key] for key in ("path", "root") if job.resolved["data"].get(key)), "them")
-    size = f"all {len(others):,} examples of {where} are evaluated, with the normalization and names of the run"
-    notes = (f"data: not the data that the run was trained on; {size}",)
+    size = f"all {len(others):,} examples of {where} are evaluated"
+    scales = "with the normalization, vocabulary and classes of the run"
+    notes = (f"data: not the data that the run was trained on; {size}, {scales}",)
     return Trained(components, None, restore_weights(components, path, name), notes, others)
 
 
@@ -256,8 +257,7 @@ def explain_missing_data() -> Iterator[None]:
     except ConfigError as error:
         if not any(line.startswith("data.") for line in error.problems):
             raise
-        needed = "The run's own data are needed, because normalization and names are fitted on them"
-        where = f"data: {needed}; data.path=... or data.root=... sets their location."
+        where = "data: The run's own data are needed; data.path=... or data.root=... sets their location."
         raise ConfigError(*error.problems, where) from error
 
 

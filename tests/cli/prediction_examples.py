@@ -1,4 +1,4 @@
-"""Helpers of the tests of ``dltrain predict``: outputs of the trained model to compare predictions with."""
+"""Helpers for tests of commands on runs: the trained model, and its outputs to compare predictions with."""
 
 import csv
 import io

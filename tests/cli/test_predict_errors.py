@@ -78,7 +78,7 @@ def test_a_run_without_fitted_values_reads_its_training_data(
     (tmp_path / "here.csv").rename(tmp_path / "there.csv")
     result = predict(folder, own_files["csv"])
     assert result.code == 2 and "data.path: expected an existing CSV file" in result.err
-    assert "The run's own data are needed, because normalization and names are fitted on them" in result.err
+    assert "The run's own data are needed; data.path=... or data.root=... sets their location" in result.err
     result = predict(folder, own_files["csv"], f"data.path={tmp_path}/there.csv")
     assert result.out == before and "warning" not in result.err
     (tmp_path / "here.csv").write_bytes(content.replace(b"1", b"2"))

@@ -146,7 +146,7 @@ def test_ragged_rows_can_be_indexed_in_any_order() -> None:
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_ragged_batches_have_the_planned_examples_and_resume_to_identical_batches(name: str) -> None:
+def test_ragged_batches_have_the_planned_examples_and_are_identical_after_resuming(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     plan, found, every = batches.plan(2), list(batches.epoch(2)), rows(ragged())
     for part, batch in zip(plan, found, strict=True):
