@@ -281,7 +281,7 @@ def _check_header(table: Table) -> None:
     )
     if numeric and named == numeric and not wide:
         got, hint = ", ".join(table.header), "data.header=false reads a file without column names"
-        expected = f"the names of the columns in the first line of {table.path}"
+        expected = f"column names in the first line of {table.path}"
         raise ConfigError(format_error("data.path", expected, got, hint))
 
 

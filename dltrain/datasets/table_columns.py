@@ -190,6 +190,6 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
     far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         row = int(far[0])
-        expected = f"a number like those in training in {table.describe_cell(column, row)}"
+        expected = f"a number on the scale of the training data in {table.describe_cell(column, row)}"
         raise ConfigError(format_error("data.column", expected, table.columns[column][row]))
     return found

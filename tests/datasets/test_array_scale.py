@@ -1,4 +1,4 @@
-"""Image arrays use the scale of the training images in training, testing and prediction."""
+"""Image arrays have the scale of the training images in training, testing and prediction."""
 
 from pathlib import Path
 
@@ -42,7 +42,7 @@ def read_inputs(data: Npz, path: Path) -> torch.Tensor:
         (60_000 * UNIT, "not rescaled"),
     ],
 )
-def test_low_and_high_of_the_spec_are_the_range_of_the_inputs_and_prediction_reads_the_same_inputs(x, words, tmp_path):
+def test_spec_low_and_high_are_the_range_of_the_inputs_and_prediction_reads_the_same_inputs(x, words, tmp_path):
     data = save_npz(tmp_path, x)
     batch = next(iter(Batches(data.load().test, 20)))["inputs"]
     unit = PixelRange(data.spec.low, data.spec.high).to_unit(batch)
@@ -88,13 +88,13 @@ def test_bytes_and_image_files_are_converted_to_the_scale_of_float_training_imag
         np.testing.assert_allclose(read_inputs(data, tmp_path / name), pixels / 127.5 - 1, atol=1e-5)
 
 
-def test_image_files_are_rejected_if_the_training_scale_is_unknown(tmp_path):
+def test_image_files_are_rejected_if_the_training_arrays_have_a_nonstandard_scale(tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "new.png")
     with pytest.raises(ConfigError, match=r"^INPUT 1: image files are not supported because .* floats from -0\.99"):
         read_inputs(save_npz(tmp_path, SIGNED), tmp_path / "new.png")
 
 
-def test_the_fitted_state_is_the_scale_of_the_training_images(tmp_path):
+def test_the_fitted_state_restores_the_scale_of_the_training_images(tmp_path):
     data = save_npz(tmp_path, SIGNED)
     np.save(tmp_path / "new.npy", SIGNED)
     path = tmp_path / "gone.npz"

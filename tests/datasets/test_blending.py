@@ -16,7 +16,7 @@ COUNT, CLASSES = 64, 10
 
 
 def batch(height: int = 6, width: int = 8) -> dict[str, Tensor]:
-    """Return a batch whose pixels are the index of the example, with classes in cyclic order."""
+    """Return a batch in which each pixel is the index of its example and the classes repeat in order."""
     index = torch.arange(COUNT).float().view(-1, 1, 1, 1)
     return {"inputs": index.expand(-1, 3, height, width).clone(), "targets": torch.arange(COUNT) % CLASSES}
 

@@ -115,7 +115,7 @@ def test_every_operation_is_drawn_about_equally_often() -> None:
     assert (seen[0] == seen[1]).float().mean() < 0.1
 
 
-def test_masks_move_with_their_images_and_are_unchanged_by_other_operations() -> None:
+def test_geometric_operations_move_masks_with_their_images_and_other_operations_keep_masks() -> None:
     blocks = (torch.arange(HEIGHT)[:, None] // 8 * 4 + torch.arange(WIDTH) // 8).expand(len(OPERATIONS), -1, -1)
     pictures = (blocks / 11.0)[:, None].expand(-1, 3, -1, -1)
     operation = torch.arange(len(OPERATIONS))
@@ -148,7 +148,7 @@ def test_make_changes_returns_none_if_no_change_is_enabled() -> None:
     assert make_changes(Augmentation(), Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD)) is None
 
 
-def test_colors_and_randaugment_leave_masks_of_shapes_valid() -> None:
+def test_color_changes_and_randaugment_keep_the_masks_of_shapes_valid() -> None:
     source = Shapes(augment={"brightness": 0.4, "contrast": 0.4, "randaugment": 2}).load().train
     batch = source.prepare({name: value[:50] for name, value in source.rows.items()})
     assert source.augment is not None

@@ -27,7 +27,7 @@ def write(folder: Path, count: int = 30, middle: str = " NN ") -> str:
 
 
 def sentences_of(data: Conll) -> Iterator[list[tuple[str, str]]]:
-    """Yield the words and tags of each sentence of all splits, decoded from the inputs of a model."""
+    """Yield the (word, tag) pairs of each sentence in all splits, decoded from batches."""
     splits = data.load()
     for source in (splits.train, splits.val, splits.test):
         assert source is not None and data.tokens.decode is not None
@@ -73,7 +73,7 @@ def test_the_first_piece_of_a_word_has_the_tag_of_the_word(tmp_path: Path) -> No
     (row, *_) = (n for n, tokens in enumerate(rows["inputs"].tolist()) if tokens[:6] == [2, 6, 4, 5, 7, 3])
     tags = [data.tags[tag] if tag != NO_TAG else "" for tag in rows["targets"][row].tolist()[:6]]
     assert tags == ["", "B-PER", "I-PER", "", "O", ""]
-    assert rows["lengths"].max() == 6  # longer sentences are cut, and still end with [SEP]
+    assert rows["lengths"].max() == 6  # longer sentences are truncated, but still end with [SEP]
     assert all(tokens[length - 1] == 3 for tokens, length in zip(rows["inputs"], rows["lengths"], strict=True))
     assert "10 sentences truncated to 4 tokens (data.max_length)" in data.describe()
     again = Conll("moved.conll", tokenizer="moved.json", max_length=6, fitted=data.fit())

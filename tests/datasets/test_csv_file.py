@@ -13,7 +13,7 @@ from dltrain.errors import ConfigError
 
 
 def write_table(folder: Path, name: str, header: str, rows: int = 60) -> str:
-    """Write a CSV file with a number in each column of each row; return its path."""
+    """Write a CSV file of numbers; return its path."""
     columns = header.count(",") + 1
     lines = [",".join(f"{row * (column + 1) % 37}.25" for column in range(columns)) for row in range(rows)]
     (folder / name).write_text("\n".join([header, *lines]))
@@ -29,7 +29,7 @@ def test_duplicate_column_names_are_rejected(header: str, message: str, tmp_path
         CsvTable(write_table(tmp_path, "a.csv", header))
 
 
-def test_only_unused_columns_of_a_file_to_predict_may_have_duplicate_names(tmp_path: Path) -> None:
+def test_only_unused_columns_of_an_input_file_may_have_duplicate_names(tmp_path: Path) -> None:
     data = CsvTable(write_table(tmp_path, "a.csv", "a,b,y"))
     (piece,) = data.inputs(InputFiles((write_table(tmp_path, "others.csv", "note,a,note,b"),)))
     assert piece.rows["inputs"].shape == (60, 2)
@@ -121,7 +121,7 @@ def test_additional_words_for_missing_values_can_be_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", ["4.6,3.1,rosa", "2020-01-01,5.2,rosa", "1,2,3"])
 def test_a_file_without_column_names_is_rejected_with_a_hint_to_data_header(first: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(f"{first}\n" * 5)
-    with pytest.raises(ConfigError, match=r"names of the columns in the first line.*data.header=false"):
+    with pytest.raises(ConfigError, match=r"expected column names in the first line.*data.header=false"):
         csv_file.read_csv(tmp_path / "a.csv")
     table = csv_file.read_csv(tmp_path / "a.csv", csv_file.Notation(header=False))
     assert len(table) == 5 and table.header == ["column_1", "column_2", "column_3"]
@@ -157,5 +157,7 @@ def test_a_number_far_outside_the_training_range_is_rejected_with_column_and_lin
     rows = "".join(f"{row}e-20,{row}\n" for row in range(60))
     (tmp_path / "a.csv").write_text("a,y\n" + rows)
     (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")
-    with pytest.raises(ConfigError, match=r"a number like those in training in column a, line 3 of .*, got 1e30"):
+    with pytest.raises(
+        ConfigError, match=r"a number on the scale of the training data in column a, line 3 of .*, got 1e30"
+    ):
         next(CsvTable(str(tmp_path / "a.csv")).inputs(InputFiles((str(tmp_path / "new.csv"),))))

@@ -33,7 +33,7 @@ def write_number(value: float, digits: int, decimal: str, thousands: str) -> str
 
 
 def random_file(random: np.random.Generator) -> RandomFile:
-    """Return a table of counts, prices, fractions and words in a random notation."""
+    """Return a CSV file with random numbers and words in a random notation."""
     rows = int(random.integers(5, 60))
     decimal = random.choice(list(DECIMALS))
     thousands = random.choice(DECIMALS[decimal])

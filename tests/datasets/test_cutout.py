@@ -9,7 +9,7 @@ COUNT, HEIGHT, WIDTH, SIDE = 4000, 9, 12, 5
 
 
 def erased() -> torch.Tensor:
-    """Return which pixels of images of ones are erased, bool (COUNT, HEIGHT, WIDTH)."""
+    """Return a mask of the pixels that `Cutout` erases in images of ones, bool (COUNT, HEIGHT, WIDTH)."""
     images = torch.ones(COUNT, 3, HEIGHT, WIDTH)
     changed = Cutout(SIDE)({"inputs": images}, mix(torch.arange(COUNT)))["inputs"]
     assert ((changed == 0) | (changed == 1)).all() and (images == 1).all()
@@ -17,7 +17,7 @@ def erased() -> torch.Tensor:
     return changed[:, 0] == 0
 
 
-def test_cutout_erases_a_square_that_may_leave_the_image() -> None:
+def test_cutout_erases_a_square_that_may_extend_beyond_the_image() -> None:
     for image in erased()[:200]:
         rows, columns = image.any(1).nonzero()[:, 0], image.any(0).nonzero()[:, 0]
         assert image.sum() == len(rows) * len(columns)  # a rectangle without holes

@@ -61,7 +61,7 @@ FROM_FILES = (
 
 
 def read_yaml(name):
-    """Return the content of a YAML file, and the class and the arguments that it names."""
+    """Return the content of a YAML file, its class, and its arguments without augmentation."""
     config = yaml.safe_load((FOLDER / f"{name}.yaml").read_text("utf-8"))
     target = config["_target_"]
     module, _, attribute = target.rpartition(".")
@@ -152,7 +152,7 @@ def user_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_arguments(user_path):
-    """Return a function that returns the class of a data set and arguments that make it small."""
+    """Return a function from the name of a data set to its class and the arguments of a small version."""
 
     def make(name):
         _, target, arguments = read_yaml(name)
@@ -165,7 +165,7 @@ def small_arguments(user_path):
 
 @pytest.fixture(scope="module")
 def loaded(small_arguments):
-    """Return a function that returns a small data set and its splits, which are loaded once."""
+    """Return a function that loads a small data set once and returns it and its splits."""
 
     @functools.cache
     def load(name):
@@ -181,7 +181,7 @@ def test_every_data_yaml_is_tested_here():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_has_a_comment_a_default_task_and_every_argument(name):
+def test_each_yaml_has_a_comment_a_default_task_and_every_argument_of_its_class(name):
     config, target, arguments = read_yaml(name)
     assert (FOLDER / f"{name}.yaml").read_text("utf-8").startswith("# ")
     assert set(arguments) == set(inspect.signature(target).parameters) - {"fitted"}
@@ -292,7 +292,7 @@ def test_loading_twice_gives_identical_batches(name, loaded, small_arguments):
 def test_constructor_defaults_equal_the_values_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
-        # Jobs of earlier versions have no `map_above`: its default keeps their text in memory.
+        # Run folders of earlier versions have no `map_above`; its default keeps their texts in memory.
         if key not in ("root", "augment", "fitted", "map_above") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 

@@ -17,12 +17,12 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.datasets.shapes import draw_shapes
 from dltrain.errors import ConfigError
 
-BOX = (2.0, 1.0, 8.0, 5.0)  # the cat in each image of 12 x 8 pixels; the first image of `coco` has no cat
+BOX = (2.0, 1.0, 8.0, 5.0)  # box of the cat in an image of 12 x 8 pixels; the first image of `coco` has no cat
 Edit = dict[str, Any]
 
 
 def coco(root: Path, count: int = 20, file: str = "boxes.json", size: tuple[int, int] = (12, 8), **edit: Any) -> Path:
-    """Write images with a dog in the lower right corner of each, and a cat in all but the first.
+    """Write images and COCO annotations: a dog in the lower right corner of each image, a cat in all but the first.
 
     Args:
         edit: Entries that replace those of the first annotation.
@@ -47,7 +47,7 @@ def coco(root: Path, count: int = 20, file: str = "boxes.json", size: tuple[int,
 
 
 def voc(root: Path, count: int = 20, first: int = 3) -> Path:
-    """Write images and XML files with a cat in each, whose left edge is pixel number `first`."""
+    """Write images and their XML files, each with one cat whose left edge is pixel `first`."""
     root.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (12, 8), (number, 0, 0)).save(root / f"{number:02}.jpg")
@@ -79,7 +79,7 @@ def test_coco_boxes_are_edges_scaled_to_the_size_of_the_example(tmp_path: Path) 
     assert (found.boxes * found.frame[[2, 3, 2, 3]] + found.frame[[0, 1, 0, 1]])[1].tolist() == list(BOX)
 
 
-def test_voc_counts_pixels_from_1_and_includes_the_last_one(tmp_path: Path) -> None:
+def test_voc_boxes_count_pixels_from_1_and_include_the_last_pixel(tmp_path: Path) -> None:
     found = first_example(voc(tmp_path))
     assert (found.boxes * found.frame[[2, 3, 2, 3]])[0].tolist() == [2.0, 1.0, 8.0, 5.0]
 
@@ -163,7 +163,7 @@ def test_tiles_cover_each_pixel_exactly_once() -> None:
 
 
 def drawn(root: Path, size: int = 96) -> Path:
-    """Write images of drawn shapes, and their boxes in JSON."""
+    """Write images of shapes, and their boxes as COCO annotations."""
     shapes = draw_shapes(torch.arange(6), size)
     images, objects = [], []
     for number, (pixels, boxes, kinds) in enumerate(
@@ -180,7 +180,7 @@ def drawn(root: Path, size: int = 96) -> Path:
     return root
 
 
-def test_boxes_of_tiles_are_the_parts_of_the_boxes_inside(tmp_path: Path) -> None:
+def test_boxes_of_a_tile_are_the_parts_of_the_image_boxes_inside_the_tile(tmp_path: Path) -> None:
     data = DetectionFolder(str(drawn(tmp_path)), image_size=32, channels=1, tile=32, min_visible=0.0)
     rows: Any = data.load().train.rows
     for number, (picture, window) in enumerate(rows.parts):
@@ -207,11 +207,11 @@ def test_split_by_area_divides_each_image_among_the_splits(tmp_path: Path) -> No
     parts = [rows.parts for rows in _rows(data.load())]
     assert sum(map(len, parts)) == 6 * 36 == len({part for each in parts for part in each})
     rows = [{part.window[1] for part in each} for each in parts]
-    assert rows == [{0, 20, 40}, {60}, {80, 100}], "training is at the top, testing at the bottom"
+    assert rows == [{0, 20, 40}, {60}, {80, 100}], "training tiles are at the top, test tiles at the bottom"
     assert [sorted({part.image for part in each}) for each in parts] == [list(range(6))] * 3
 
 
-def test_boxes_in_training_crops_map_back_to_boxes_of_the_image_unless_they_are_cut(tmp_path: Path) -> None:
+def test_boxes_in_training_crops_map_back_to_boxes_of_the_image_unless_the_crop_cuts_them(tmp_path: Path) -> None:
     crop = {"min_area": 0.3}
     rows: Any = DetectionFolder(str(drawn(tmp_path)), image_size=96, channels=1, augment=crop).load().train.rows
     for key in range(20):
@@ -273,7 +273,7 @@ def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tm
     assert message in error(coco(tmp_path, **edit))
 
 
-def test_boxes_are_cut_at_the_edge_of_their_image(tmp_path: Path) -> None:
+def test_boxes_are_clipped_to_their_image(tmp_path: Path) -> None:
     root = coco(tmp_path, bbox=[-5, 6, 30, 30])
     pictures: Any = DetectionFolder(str(root)).load().train.rows.images  # type: ignore[union-attr]
     (picture,) = (each for each in pictures if each.image.stem == "00")

@@ -27,7 +27,7 @@ AUGMENTATIONS = {
 
 
 def drawn(box: tuple[float, float, float, float] = BOX) -> Tensor:
-    """Return a rectangle of ones, (height, width)."""
+    """Return a rectangle of ones in an image of zeros, (height, width)."""
     canvas = Image.new("L", (WIDTH, HEIGHT))
     left, top, right, bottom = box
     ImageDraw.Draw(canvas).rectangle((left, top, right - 1, bottom - 1), fill=1)

@@ -171,7 +171,7 @@ def test_a_truncated_frame_and_frames_of_other_sizes_are_found_before_training(t
         data.check()
 
 
-def test_a_run_with_a_truncated_test_image_ends_with_one_line_and_leaves_no_run_folder(
+def test_a_run_with_a_truncated_test_image_ends_with_a_one_line_error_and_leaves_no_run_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
