@@ -81,7 +81,7 @@ class ImageTransform:
         """
         if self.augment.recolors and not self.arrays.known:
             reason = f"the arrays are {self.arrays}, so that black and white are unknown"
-            raise ConfigError(f"augment: changes of color are not supported because {reason}")
+            raise ConfigError(f"augment: color changes are not supported because {reason}")
         return Unit(self.mean, self.std)
 
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:

@@ -125,7 +125,7 @@ def test_a_missing_folder_is_rejected(tmp_path):
 
 
 def gradient(folder, width=150, height=100):
-    """Write images; red increases from 0 to 255 over the columns and green over the rows."""
+    """Write images in which red increases from 0 to 255 over the columns, and green over the rows."""
     across = np.broadcast_to(np.linspace(0, 255, width)[None], (height, width))
     along = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
     pixels = np.stack([across, along, 0 * along], -1).round().astype(np.uint8)

@@ -126,7 +126,7 @@ def test_a_truncated_idx_file_is_rejected_by_name(tmp_path):
         MNIST(root=str(tmp_path)).load()
 
 
-def test_cifar10_reads_its_arrays_with_the_channels_first(tmp_path):
+def test_cifar10_converts_its_arrays_to_channels_first(tmp_path):
     arrays = cifar_arrays()
     (tmp_path / "cifar10").mkdir()
     np.savez(tmp_path / "cifar10" / "cifar10.npz", **arrays)

@@ -18,7 +18,7 @@ from dltrain.errors import ConfigError
 pytest.importorskip("tokenizers")
 
 BOOK = "The old man saw the sea. He went home.\n\nThe ship sank. It was late.\n\n" * 9
-# The class, its arguments, and a text whose characters all occur in training.
+# The class, its arguments, and a text whose characters all occur in the training texts.
 DATA: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
     "text_table": (TextTable, {"column": "kind", "special_tokens": True}, "The slow film , liked."),
     "text_pairs": (TextPairs, {"column": "kind"}, "a funny film and bad"),
@@ -40,7 +40,7 @@ DATA: dict[str, tuple[Callable[..., Any], dict[str, Any], str]] = {
         ),
     ],
 )
-def test_the_subwords_of_the_training_texts_are_restored_without_the_file(
+def test_subwords_fitted_to_the_training_texts_are_restored_without_the_file(
     name: str, kind: str, own_files: dict[str, Path], tmp_path: Path
 ) -> None:
     data_set, settings, text = DATA[name]

@@ -183,7 +183,7 @@ def test_arrays_may_have_one_or_many_examples_and_channels_first_or_last(shape, 
         assert np.array_equal(concatenate(read_arrays(inputs_of(tmp_path / "one.npy"), shape), "inputs"), values[4:5])
 
 
-def test_the_input_array_of_an_archive_is_found_by_its_name(tmp_path):
+def test_the_input_array_of_an_archive_is_x_or_x_test_or_its_only_array(tmp_path):
     x, y = np.random.default_rng(0).random((3, 2)), np.zeros(3)
     for name, arrays in (
         ("x", {"x": x, "y": y}),
@@ -269,7 +269,7 @@ def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_p
     assert torch.equal(piece.rows["shift"], own["shift"][:2]) and torch.equal(piece.rows["scale"], own["scale"][:2])
 
 
-def test_a_new_series_has_nan_targets_and_the_scale_of_training(tmp_path):
+def test_a_new_series_has_nan_targets_and_the_scale_of_the_training_data(tmp_path):
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{n % 7 + 0.1 * n:.2f}\n" for n in range(60)))
     data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalize="train")
     (tmp_path / "new.csv").write_text("x\n" + "".join(f"{100 + n}\n" for n in range(8)))
@@ -347,7 +347,7 @@ def test_an_encrypted_archive_is_rejected_in_training_and_prediction(tmp_path):
         next(read_arrays(inputs_of(tmp_path / "x.npz"), (2,)))
 
 
-def test_arrays_larger_than_the_memory_are_rejected_before_reading(tmp_path):
+def test_arrays_larger_than_memory_are_rejected_before_reading(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as bomb:
         bomb.writestr("x.npy", bytes(16))
         bomb.filelist[0].file_size = 2**50  # the size in the central directory

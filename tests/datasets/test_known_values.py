@@ -20,7 +20,7 @@ SIZES = {"window": WINDOW, "horizon": HORIZON, "season": 7}
 def write_sales(path: Path, rows: int = ROWS, later: int = 0, holiday_from: int = 0) -> Path:
     """Write daily sales of about 10, or 2 on holidays; the last `later` rows have no sales.
 
-    The holidays are a slice, from `holiday_from` on, of one fixed random sequence.
+    The holidays are a fixed random sequence, read from position `holiday_from` on.
     """
     dates = pd.date_range("2024-01-01", periods=rows + later, freq="D")
     holiday = np.random.default_rng(0).random(ROWS + 100)[holiday_from : holiday_from + rows + later] < 0.2
@@ -83,7 +83,7 @@ def test_a_part_of_the_date_is_encoded_as_a_sine_and_a_cosine(part: str, expecte
 
 
 @pytest.mark.parametrize("model", ["dlinear", pytest.param("lstm", marks=pytest.mark.slow)])
-def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_ones(
+def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_holidays(
     model: str, sales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -98,7 +98,7 @@ def test_a_model_learns_the_effect_of_known_holidays_and_predicts_with_future_on
     ]
     assert main([f"model={model}", f"data.path={sales}", *keys, *training]) == 0
     test = json.loads(Path("run/result.json").read_text())["test"]
-    assert test["mae"] < 0.5  # 2.3 without the holidays
+    assert test["mae"] < 0.5  # the MAE is 2.3 without the holidays
     new = write_sales(tmp_path / "new.csv", rows=40, later=HORIZON + 1, holiday_from=50)
     capsys.readouterr()
     assert main(["predict", "run", str(new)]) == 0

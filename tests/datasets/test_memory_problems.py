@@ -15,13 +15,13 @@ from dltrain.errors import ConfigError
 
 
 def whole(splits: Splits) -> dict[str, Tensor]:
-    """Return all examples of the three splits."""
+    """Return the examples of all three splits as one batch."""
     batches = [next(iter(Batches(s, 10_000))) for s in (splits.train, splits.val, splits.test)]
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 @pytest.mark.parametrize("steps", [2, 7, 50])
-def test_the_target_of_the_adding_problem_is_the_sum_of_one_number_of_each_half(steps: int) -> None:
+def test_the_target_of_the_adding_problem_is_the_sum_of_one_number_from_each_half(steps: int) -> None:
     data = whole(AddingProblem(sequences=2000, steps=steps).load())
     numbers, marks = data["inputs"].unbind(2)
     assert data["inputs"].shape == (2000, steps, 2) and set(marks.unique().tolist()) <= {0.0, 1.0}

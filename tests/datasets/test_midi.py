@@ -84,7 +84,7 @@ def test_times_are_rounded_to_the_grid_and_each_note_lasts_at_least_one_step() -
     assert read_song(content, PATH, 1).notes == [Note(60, 0, 1), Note(62, 1, 2), Note(64, 2, 3)]
 
 
-def test_voices_on_one_pitch_do_not_overlap_and_unended_notes_last_to_the_end() -> None:
+def test_voices_on_one_pitch_do_not_overlap_and_unterminated_notes_extend_to_the_end_of_the_file() -> None:
     content = content_of(on(60), on(60, 96, channel=1), off(60, 96), off(60, 96, channel=1), on(70), off(72, 96))
     assert read_song(content, PATH, 1).notes == [Note(60, 0, 1), Note(60, 1, 3), Note(70, 3, 4)]
 
@@ -153,7 +153,7 @@ def test_folders_named_like_splits_are_used_and_unreadable_files_can_be_skipped(
 
 
 @pytest.mark.parametrize("folders", [["test"], ["train", "val", "valid"]])
-def test_folders_that_are_not_clearly_splits_are_rejected(folders: list[str], tmp_path: Path) -> None:
+def test_split_folders_without_train_or_with_a_repeated_split_are_rejected(folders: list[str], tmp_path: Path) -> None:
     for folder in folders:
         write_songs(tmp_path / folder, 3)
     with pytest.raises(ConfigError, match=r"data\.path: expected a folder train, and at most one folder each of"):

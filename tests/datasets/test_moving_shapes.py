@@ -24,14 +24,14 @@ def test_clips_are_the_same_each_time_they_are_loaded_and_classes_are_equally_fr
 
 
 def shapes_of(clips: Tensor) -> np.ndarray:
-    """Return which pixels belong to the shape: those above the midpoint of the clip's median and maximum."""
+    """Return a mask of the shape: pixels above the midpoint between the clip's median and maximum."""
     levels = clips.float().numpy()
     middle = (levels.max((1, 2, 3), keepdims=True) + np.median(levels, (1, 2, 3), keepdims=True)) / 2
     return levels > middle
 
 
 def turns(values: np.ndarray, period: float) -> np.ndarray:
-    """Return the sum of the changes between frames, each the shortest way around a circle of length `period`."""
+    """Return the total change over all frames; each step takes the shortest way around a circle of length `period`."""
     return ((np.diff(values, axis=1) + period / 2) % period - period / 2).sum(1)
 
 
@@ -41,7 +41,7 @@ def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     area = shape.sum((2, 3))
     angles = 2 * np.pi * (np.arange(size) + 0.5) / size
-    circle = np.exp(1j * angles)  # a shape that leaves the image enters on the other side
+    circle = np.exp(1j * angles)  # a shape that leaves the image reenters on the other side
     x, y = (np.angle((shape.sum(axis) * circle).sum(2)) * size / (2 * np.pi) for axis in (2, 3))
     moved = {"right": turns(x, size), "down": turns(y, size)}
     moved |= {"left": -moved["right"], "up": -moved["down"]}
@@ -56,7 +56,7 @@ def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
         assert name in ("grow", "shrink") or (growth.min() > 0.6 and growth.max() < 1.6), name
 
 
-def test_only_shapes_of_the_rotation_classes_rotate_each_in_its_own_direction() -> None:
+def test_only_shapes_of_the_two_rotation_classes_rotate_and_in_opposite_directions() -> None:
     drawn = draw_clips(160, 8, 48)
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     turned = {
@@ -107,7 +107,7 @@ def test_flips_are_rejected_because_they_change_the_class(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "randaugment", "erase"])
 def test_color_changes_and_cutout_are_rejected(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"augment: changes of color, .* are not supported because"):
+    with pytest.raises(ConfigError, match=r"augment: color changes, .* are not supported because"):
         MovingShapes(clips=40, frames=3, image_size=12, augment={name: 1}).load()
 
 

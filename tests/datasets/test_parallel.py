@@ -76,7 +76,7 @@ def test_previous_tokens_are_the_targets_shifted_by_one(tmp_path: Path) -> None:
             assert bool(((targets == END).sum(1) == 1).all())
 
 
-def test_the_first_two_columns_of_texts_are_used_unless_others_are_set(tmp_path: Path) -> None:
+def test_the_first_two_text_columns_are_used_unless_other_columns_are_set(tmp_path: Path) -> None:
     rows = [(str(number), source, target, "note") for number, (source, target) in enumerate(phrases())]
     path = write_table(tmp_path, rows, "id\ten\tes\tremark")
     assert Parallel(path).columns == ["en", "es"]
@@ -163,7 +163,7 @@ def test_unusable_tables_and_invalid_options_are_rejected(
         Parallel(str(file), **options)
 
 
-def test_three_files_column_names_for_text_files_and_files_not_in_utf_8_are_rejected(tmp_path: Path) -> None:
+def test_three_files_column_names_for_text_files_and_invalid_utf_8_are_rejected(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a"] * 9, ["b"] * 9)
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
     assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
@@ -171,7 +171,7 @@ def test_three_files_column_names_for_text_files_and_files_not_in_utf_8_are_reje
     assert error_of(lambda: Parallel(paths))[0].startswith(f"data.path: expected UTF-8 text at {paths[1]}")
 
 
-def test_inputs_are_lines_of_text_or_the_column_of_sources(tmp_path: Path) -> None:
+def test_inputs_are_lines_of_text_files_or_cells_of_the_source_column(tmp_path: Path) -> None:
     data = Parallel(write_table(tmp_path, phrases()), min_count=1)
     (tmp_path / "new.txt").write_text("the dog\nthe cat sees\n")
     (tmp_path / "new.tsv").write_text("es\ten\n-\tthe cat\n")
@@ -191,7 +191,7 @@ def test_an_empty_line_to_translate_is_rejected_with_its_number(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["words", "characters", *SUBWORDS])
-def test_a_restored_vocabulary_encodes_equally_and_names_of_special_tokens_are_read_as_text(kind: str) -> None:
+def test_a_restored_vocabulary_encodes_identically_and_names_of_special_tokens_are_read_as_text(kind: str) -> None:
     texts = ["A cafe, a café: 東京!", "<end> a <pad>"] * 3
     vocabulary = vocabularies.fit(kind, texts, lowercase=False, min_count=2, max_words=400)
     again = vocabularies.restore(kind, vocabulary.content, lowercase=False)
@@ -280,7 +280,9 @@ def test_random_pairs_are_uniform_and_the_same_in_all_splits() -> None:
     assert source.shape == (200, 50) and target.shape == (200, 51) and bool((target[:, -1] == END).all())
     counts = torch.stack([source, target[:, :-1]]).flatten().bincount()
     assert counts[: len(SPECIAL)].sum() == 0 and len(counts) == 24
-    assert int(counts[len(SPECIAL) :].min()) > 850 and int(counts.max()) < 1150, "20,000 tokens, 1,000 of each"
+    assert int(counts[len(SPECIAL) :].min()) > 850 and int(counts.max()) < 1150, (
+        "each of the 20 tokens occurs about 1,000 times"
+    )
     assert float((source == target[:, :-1]).float().mean()) < 0.1, "targets do not depend on sources"
     assert data.vocabulary.encode("0 19") == [4, 23]
 
@@ -316,7 +318,7 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     assert line == "data.prefix: expected one value, or one for each of 2 files, got 1 values"
 
 
-def test_a_single_prefix_is_added_to_texts_and_long_sources_are_cut(tmp_path: Path) -> None:
+def test_a_single_prefix_is_added_to_texts_and_long_sources_are_truncated(tmp_path: Path) -> None:
     data = Parallel(write_table(tmp_path, phrases()), prefix="translate", min_count=1, max_length=5, cut_sources=True)
     assert data.spec.tokens.decode(data.spec.tokens.encode("the dog sees the cat")) == "translate : the dog sees"
     lengths = torch.cat([batch["lengths"] for batch in Batches(data.load().train, 8)])

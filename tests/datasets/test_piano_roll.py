@@ -32,7 +32,7 @@ def test_each_frame_is_predicted_from_the_frames_before_it(tmp_path: Path) -> No
     assert batch["inputs"][0, 0].sum() == 0 and (batch["targets"][0, 4:] == -1).all()
 
 
-def test_a_stride_reads_every_second_step_and_long_pieces_are_cut(tmp_path: Path) -> None:
+def test_frame_stride_2_reads_every_second_step_and_long_pieces_are_cut_into_parts(tmp_path: Path) -> None:
     whole = PianoRoll(write(tmp_path, VALID), frame_stride=2)
     assert to_steps(whole.load().test.rows["frames"].values) == CHORDS[::2]
     cut = PianoRoll(write(tmp_path, VALID), max_length=3)
@@ -57,7 +57,7 @@ def test_silent_voices_and_pitches_written_as_floats_are_read(tmp_path: Path) ->
     assert to_steps(data.load().test.rows["frames"].values) == [[60, 74]]
 
 
-def test_a_transposition_moves_all_notes_by_the_same_interval_and_none_off_the_piano(tmp_path: Path) -> None:
+def test_a_transposition_moves_all_notes_of_a_piece_by_the_same_interval_within_the_piano_range(tmp_path: Path) -> None:
     write_rolls(tmp_path / "rolls.json", 30, 3)
     plain, moved = (PianoRoll(str(tmp_path / "rolls.json"), transpose=steps, batch_size=30) for steps in (0, 6))
     both = (Batches(data.load().train, 30, training=True).epoch(0) for data in (plain, moved))
@@ -137,7 +137,7 @@ def test_bad_pieces_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
         PianoRoll(write(tmp_path, content), on_bad_sample="skip", max_bad_samples=1)
 
 
-def test_pieces_to_predict_may_be_a_list_and_end_with_an_unknown_frame(tmp_path: Path) -> None:
+def test_an_input_file_may_be_a_list_of_pieces_and_each_piece_ends_with_an_unknown_frame(tmp_path: Path) -> None:
     data = PianoRoll(write(tmp_path, VALID))
     (tmp_path / "new.json").write_text(json.dumps([CHORDS, CHORDS[:2]]))
     pieces = list(data.inputs(InputFiles((str(tmp_path / "new.json"),))))

@@ -59,7 +59,7 @@ def test_class_labels_may_be_words_or_nonconsecutive_numbers(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("usage", ["Usage", None])
-def test_splits_without_rows_are_cut_from_the_training_rows(usage: str | None, tmp_path: Path) -> None:
+def test_splits_without_rows_are_taken_from_the_training_rows(usage: str | None, tmp_path: Path) -> None:
     rows = [f"{number % 2},{picture(number)},Training" for number in range(40)]
     splits = PixelsCsv(write(tmp_path / "a.csv", rows), usage=usage, validation=0.25, test=0.1).load()
     assert [len(part) for part in (splits.train, splits.val, splits.test)] == [27, 9, 4]
@@ -127,7 +127,7 @@ def test_unusable_images_classes_and_column_names_are_rejected(
     assert str(caught.value).startswith(message.format(path))
 
 
-def test_an_empty_file_and_one_without_rows_are_rejected(tmp_path: Path) -> None:
+def test_an_empty_file_and_a_file_without_rows_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ConfigError, match=r"data.path: expected a header with .* in .*a.csv, got an empty file"):
         PixelsCsv(str(tmp_path / "a.csv"))
@@ -160,7 +160,7 @@ def test_csv_files_and_image_files_are_accepted_for_prediction(tmp_path: Path) -
         next(pieces)
 
 
-def test_a_table_is_learned_and_predicted_from_the_command_line(
+def test_the_command_line_trains_on_a_table_and_predicts_its_rows(
     finished_run: Callable[..., Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = own_files["pixels_csv"]

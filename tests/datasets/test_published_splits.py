@@ -1,4 +1,4 @@
-"""Splits in rows and months, compared with the published code for files in the format of ETT."""
+"""Splits given in rows or months, compared with the published code for files in the format of ETT."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ WINDOW, HORIZON = 20, 7
 
 @pytest.fixture(scope="module")
 def ett(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a file in the format of ETT: 21 months with a step of twelve hours."""
+    """Return a file in the format of ETT: 21 months of 30 days, with a step of twelve hours."""
     rows = 21 * MONTH
     random = np.random.default_rng(0)
     values = random.normal(size=(rows, 7)).cumsum(axis=0) * np.arange(1, 8) + 10

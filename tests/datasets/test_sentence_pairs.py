@@ -19,7 +19,7 @@ DOCUMENTS, SENTENCES, LENGTH = 120, 30, 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SentencePairs:
-    """Return pairs from sentences of 2 to 8 words; each word but the last names its document and sentence."""
+    """Return pairs from sentences of 2 to 8 words; each word except the last names its document and sentence."""
     path = tmp_path_factory.mktemp("pairs") / "text.txt"
     documents = [
         " ".join(
@@ -47,7 +47,7 @@ def passages(batch: dict[str, Tensor], row: int) -> tuple[list[int], list[int]]:
     return tokens[1 : length - second - 1], tokens[length - second : -1]
 
 
-def test_half_of_the_second_passages_are_next_in_the_file_and_the_others_are_in_another_document(
+def test_half_of_the_second_passages_follow_the_first_and_the_others_are_from_another_document(
     data: SentencePairs,
 ) -> None:
     source, shares = data.load().train, []
@@ -103,14 +103,14 @@ def test_a_first_sentence_that_is_too_long_is_truncated_at_its_start(tmp_path: P
     assert data.words.decode(first) == "w35 w36 w37 w38 w39 ."
 
 
-def test_sentences_end_at_marks_before_a_capital_letter_and_documents_at_blank_lines() -> None:
+def test_sentences_end_at_punctuation_or_newlines_and_documents_end_at_blank_lines() -> None:
     text = "Mr. Flask ate\n2.5 pies. “Why?” he said… “Because!”\nNow go. \n \n第一。第二！\r\n\r\n\n"
     first = ["Mr. Flask ate\n2.5 pies.", "“Why?” he said…", "“Because!”", "Now go."]
     assert split_documents(text, "punctuation") == [first, ["第一。", "第二！"]]
     assert split_documents("One. Two\nthree\n\nfour", "lines") == [["One. Two", "three"], ["four"]]
 
 
-def test_a_text_that_is_missing_not_utf8_or_a_single_document_is_rejected(tmp_path: Path) -> None:
+def test_a_missing_file_invalid_utf8_or_a_single_training_document_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One sentence. Another one. A third one.\n\nNo more.")
     expected = (
         r"^data.path: expected at least two documents, separated by blank lines, .* training split .*, got 1 document"

@@ -110,7 +110,7 @@ def test_a_repeated_date_is_rejected_with_both_lines(tmp_path: Path) -> None:
 
 
 def panel(by: list[str]) -> pd.DataFrame:
-    """Return series of four stores of different sizes, sorted by the columns `by`."""
+    """Return the sales of four stores on different scales, sorted by the columns `by`."""
     stores = {store: VALUES * size for store, size in zip("ABCD", (1.0, 10.0, 100.0, 1.5), strict=True)}
     parts = [pd.DataFrame({"date": DAYS, "store": store, "sales": sales}) for store, sales in stores.items()]
     return pd.concat(parts).sort_values(by, kind="stable")
@@ -148,9 +148,8 @@ def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
     splits = read(write(tmp_path, **panel(["date", "store"])), group="store").load()
     windows = splits.train.rows["values"]
     assert isinstance(windows, Selection)
-    assert (
-        windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4
-    )  # stores, training rows, values and rounding errors, bytes
+    # 4 stores, 140 training rows, 2 numbers (the value and its rounding error), 4 bytes each.
+    assert windows.values.untyped_storage().nbytes() == 4 * 140 * 2 * 4
     assert len(windows) == 4 * (140 - 8 - 3 + 1) and windows[:5].shape == (5, 2, 11)
 
 
@@ -184,7 +183,7 @@ def test_row_numbers_and_flags_are_forecast_only_if_data_column_names_them(tmp_p
     assert read(path, column=["sales", "holiday"]).spec.target_names == ("sales", "holiday")
 
 
-def test_ascending_numbers_with_the_name_of_a_time_are_described_as_times(tmp_path: Path) -> None:
+def test_ascending_numbers_in_a_column_named_like_a_time_are_described_as_times(tmp_path: Path) -> None:
     data = read(write(tmp_path, year=range(1700, 1900), value=VALUES))  # years before 1800 are not read as dates
     assert "time: year from 1700 to 1899" in data.describe()
     restarted = read(write(tmp_path, day=np.arange(200) % 20, value=VALUES))
@@ -192,7 +191,7 @@ def test_ascending_numbers_with_the_name_of_a_time_are_described_as_times(tmp_pa
 
 
 @pytest.mark.parametrize("word", ["NULL", "None", "-", "n/a"])
-def test_a_series_with_missing_values_is_rejected_and_not_ignored(word: str, tmp_path: Path) -> None:
+def test_a_column_with_missing_values_is_rejected_and_not_left_out(word: str, tmp_path: Path) -> None:
     close = [word if row % 40 == 3 else str(value) for row, value in enumerate(VALUES)]
     path = write(tmp_path, Date=DAYS, Close=close, Volume=range(1000, 1200))
     with pytest.raises(ConfigError, match=r"a value in column Close, line 5 of .*, got a missing value \(5 in this"):

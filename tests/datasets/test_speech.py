@@ -33,7 +33,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def triangles(bands: int, bins: int, rate: int) -> np.ndarray:
-    """Return HTK's filters by interpolation: each is 1 at its center and 0 at the neighboring centers."""
+    """Compute the mel filters of HTK by interpolation: each is 1 at its center and 0 at the neighboring centers."""
     mel = np.linspace(0, 2595 * np.log10(1 + rate / 2 / 700), bands + 2)
     edges = 700 * (10 ** (mel / 2595) - 1)
     frequencies = np.arange(bins) * rate / 2 / (bins - 1)
@@ -107,7 +107,7 @@ def batches(source: Source, **options: Any) -> list[dict[str, Tensor]]:
 
 
 def steps_of(batch: dict[str, Tensor]) -> list[Tensor]:
-    """Return the steps of each recording of a batch."""
+    """Return the steps of each recording in a batch, without padding."""
     return [row[:length] for row, length in zip(batch["inputs"], batch["lengths"].tolist(), strict=True)]
 
 
@@ -130,7 +130,7 @@ def test_frames_are_joined_into_steps_without_loss(table: str) -> None:
             assert torch.equal(other.reshape(-1, 20)[: len(row)], row)
 
 
-def test_transcripts_are_characters_of_the_training_split_without_punctuation(table: str) -> None:
+def test_transcripts_are_decoded_from_characters_or_words_of_the_training_split(table: str) -> None:
     data = Speech(table, **SMALL)
     known = set(data.vocabulary.content)
     splits, texts = data.load(), set()
@@ -162,7 +162,7 @@ def test_equal_neighboring_tokens_need_one_more_step_for_a_blank() -> None:
     assert [min_steps(tokens) for tokens in ([], [3], [3, 3], [3, 4, 4, 4])] == [0, 1, 3, 6]
 
 
-def test_words_that_repeat_are_classes_with_the_same_share_in_each_split(tmp_path: Path) -> None:
+def test_repeated_words_are_classes_with_equal_fractions_in_each_split(tmp_path: Path) -> None:
     for number in range(60):
         word = ("yes", "no", "stop")[number % 3]
         write_recording(tmp_path / "words" / word / f"{number}.wav", word, seed=number)
@@ -187,7 +187,7 @@ def test_words_that_repeat_are_classes_with_the_same_share_in_each_split(tmp_pat
     assert [len(part) for part in (parts.train, parts.val, parts.test)] == [18, 2, 20]
 
 
-def test_columns_are_inferred_from_their_content_unless_they_are_named(tmp_path: Path) -> None:
+def test_the_audio_column_is_inferred_and_ambiguous_transcript_columns_are_rejected(tmp_path: Path) -> None:
     for number in range(6):
         write_recording(tmp_path / "clips" / f"{number}.wav", "ab")
     lines = ["id\tclip\tsentence\tspeaker", *(f"{n}\t{n}.wav\tab {'ab' * n}\tanna" for n in range(6))]
@@ -278,7 +278,7 @@ def test_masks_depend_only_on_seed_epoch_and_example(table: str) -> None:
 
 
 def rows_of(folder: Path, *changed: str) -> str:
-    """Write recordings and a table; `changed` replaces its lines from line 3 on. Return the path of the table."""
+    """Write recordings and a table whose lines from line 3 on are replaced by `changed`; return the table's path."""
     path = write_speech(folder, 30)
     lines = path.read_text().splitlines()
     lines[2 : 2 + len(changed)] = changed
@@ -350,7 +350,7 @@ def test_a_missing_package_is_rejected_with_an_install_hint(
     assert message.endswith("is not installed. Run pip install 'dltrain[speech]'.")
 
 
-def test_folders_without_audio_and_columns_of_folders_are_rejected(tmp_path: Path) -> None:
+def test_unusable_folders_and_missing_tables_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a" / "word").mkdir(parents=True)
     assert "a folder per word with audio files" in message_of(lambda: Speech(str(tmp_path / "a")))
     assert message_of(lambda: Speech(str(tmp_path / "a"), audio="b")).startswith(

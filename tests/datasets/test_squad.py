@@ -61,7 +61,7 @@ def test_answer_tokens_match_the_text_of_the_answer_in_the_window_that_contains_
                     held.add(f"{question.article} {question.text}")
                 else:
                     assert start == 0
-    assert len(held) == 12 and windows > 12  # every answer is in a window; long contexts have several
+    assert len(held) == 12 and windows > 12  # every answer is in a window; long contexts have several windows
 
 
 def test_articles_are_not_divided_between_splits(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_every_token_of_a_context_is_in_a_window(tmp_path: Path) -> None:
         assert spans == set(data.words.encode_spans(question.context)[1])
 
 
-def test_questions_to_predict_are_read_without_the_training_data(tmp_path: Path) -> None:
+def test_input_questions_are_read_without_the_training_data(tmp_path: Path) -> None:
     data = Squad(write(tmp_path), **SMALL)
     again = Squad("moved.json", **SMALL, fitted=data.fit())
     entry = {"question": "Where does it rise?", "context": "It rises in Rome."}
@@ -108,7 +108,7 @@ def first_rows(rows: Any) -> Any:
     return (part for _, _, part, _ in loader.chunks([torch.tensor([0])], 0, None))
 
 
-def test_files_in_another_format_and_answers_over_two_characters_from_answer_start_are_rejected(
+def test_other_formats_and_answers_more_than_two_characters_from_answer_start_are_rejected(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "a.json"

@@ -50,7 +50,7 @@ def test_irregular_times_have_no_season() -> None:
     assert infer_season(times[:1]) == infer_season(times[:0]) == infer_season(times[[0, 0, 0]]) == 1
 
 
-def test_ordered_rows_are_accepted_and_others_reported() -> None:
+def test_chronological_rows_are_accepted_and_other_orders_are_reported() -> None:
     times = series("2020-01-01", 50, "D")
     assert check_order(times) == (None, None, 0, 0)
     assert check_order(times[::-1].reset_index(drop=True)).step_back == 1
@@ -91,6 +91,6 @@ def test_a_step_back_in_time_outside_the_repeated_hour_is_reported() -> None:
     assert check_order(times).step_back == 20
 
 
-def test_numbers_that_start_again_do_not_count_as_descending() -> None:
+def test_numbers_that_restart_are_not_descending() -> None:
     assert descends(np.array([3, 2, 2, 1]))
     assert not any(map(descends, (np.array([3, 2, 1, 3, 2, 1]), np.array([2, 2, 2]), np.array([2, 1]), np.array([]))))
