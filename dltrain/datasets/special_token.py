@@ -47,7 +47,7 @@ class SpecialToken:
         return self.tokenizer.read(path)
 
     def encode_content(self, content: str | bytes) -> Encoded:
-        """Return the tokens of the content of a file, without this token."""
+        """Return the tokens of the content of a file, in which the name of an added token is ordinary text."""
         return self.tokenizer.encode_content(content)
 
     def encode_input(self, content: str | bytes) -> Encoded:
