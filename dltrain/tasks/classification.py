@@ -33,7 +33,7 @@ class Classification(TaskOverSteps, Supervised):
     In training, targets may also be class probabilities, (B, classes).
 
     Args:
-        label_smoothing: Share of each target that is spread evenly over all classes, in training only.
+        label_smoothing: Fraction of each target that is spread evenly over all classes, in training only.
         class_weights: Weights of the classes in the training loss: one number per class, or ``balanced`` for
             ``examples / (classes that occur * examples of the class)`` in the training split; None for equal weights.
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.

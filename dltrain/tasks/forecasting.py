@@ -50,9 +50,9 @@ class Forecasting(TaskOverSteps):
         by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
         normalize: Normalization of the data; None if it does not depend on the window.
         features: Values per step of the inputs; None for one per column.
-        teacher_forcing: For models that read the value before each step (argument ``previous``): share of true values
-            at the end of training, in [0, 1]. The share falls linearly from 1. For the remaining steps, and always
-            outside training, the model reads its own forecasts.
+        teacher_forcing: For models that read the value before each step (argument ``previous``): fraction of true
+            values at the end of training, in [0, 1]. The fraction falls linearly from 1. For the remaining steps, and
+            always outside training, the model reads its own forecasts.
         gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """

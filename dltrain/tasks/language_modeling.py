@@ -29,7 +29,7 @@ class LanguageModeling(TaskOverSteps):
     """Language modeling: cross-entropy between the model's outputs (B, T, vocabulary) and the next tokens (B, T).
 
     Args:
-        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
+        label_smoothing: Fraction of each target that is spread evenly over the vocabulary, in training only.
         prompt: Start of sampled text; None for a newline, or, if the vocabulary has none, for the first token that is
             not special.
         temperature: Sampling temperature, above 0.
@@ -95,7 +95,7 @@ class LanguageModeling(TaskOverSteps):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the cross-entropy of the last token of each window, read from the initial state; -1 is ignored."""
+        """Return the summed cross-entropy of the last token of each window, without carried state; -1 is ignored."""
         logits, targets = call_model(model, batch)[:, -1], batch["targets"][:, -1]
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 

@@ -71,7 +71,7 @@ class Layerwise(Classification):
     # --- pretraining ------------------------------------------------------------------------------------------------
 
     def stages(self, model: rbm.RBM) -> list[Stage]:
-        """Return one stage per layer, lowest first, and one for fine-tuning."""
+        """Return one stage per layer, lowest first (none without pretraining), and one for fine-tuning."""
         layers = rbm_layers(model)
         upward = [p for layer in layers for p in layer.up.parameters()] + list(model.head.parameters())
         fine_tuning = Turn("train", upward, lambda batch, progress: self.loss(model, batch, progress))

@@ -26,9 +26,9 @@ NUM_SHOWN = 4  # texts in the log
 class MaskedLanguageModeling(Task):
     """Masked language modeling: cross-entropy between the outputs (B, T, vocabulary) and the masked tokens.
 
-    Each token, except padding, begin and end, is masked with probability ``mask_share``. Of the masked tokens, 80% are
-    replaced by the mask token and 10% by a random token; 10% are unchanged. The model reads the field ``masked``;
-    ``targets`` (B, T) has the original masked tokens, and -1 elsewhere.
+    Each token, except padding, begin and end tokens, is masked with probability ``mask_share``. Of the masked tokens,
+    80% are replaced by the mask token and 10% by a random token; 10% are unchanged. The model reads the field
+    ``masked``; ``targets`` (B, T) has the original tokens at masked positions, and -1 elsewhere.
 
     For pairs of passages, the cross-entropy of their class, ``not_next`` (B,), is added: the model then also returns
     outputs (B, 2). The weight of a batch is still the number of its masked tokens.
@@ -40,7 +40,7 @@ class MaskedLanguageModeling(Task):
         decode: Function that turns tokens into text.
         next_sentence: Whether the model also predicts if the second passage of a pair follows the first one.
         mask_share: Probability that a token is masked, in (0, 1].
-        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
+        label_smoothing: Fraction of each target that is spread evenly over the vocabulary, in training only.
 
     Source: Devlin et al. 2019, "BERT", section 3.1, appendices A.1 and A.2.
     Differs: each token is masked independently, so that the number of masked tokens varies.
@@ -78,7 +78,7 @@ class MaskedLanguageModeling(Task):
         return {**batch, **{name: torch.empty_like(batch["inputs"]) for name in more}, **pairs}
 
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
-        """Add ``masked``, the inputs with masked tokens, and replace ``targets`` by the original masked tokens."""
+        """Add ``masked``, the inputs with masked tokens; set ``targets`` to the original tokens at masked positions."""
         tokens = batch["inputs"]
         draw, kind, other = uniform(keys, 3 * tokens.shape[1]).chunk(3, dim=1)
         is_masked = (draw < self.mask_share) & self._maskable(batch)

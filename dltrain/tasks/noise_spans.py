@@ -1,4 +1,4 @@
-"""Spans of tokens that are masked by sentinels, drawn and replaced for a whole batch on its device."""
+"""Masked spans of tokens: drawn at random and replaced by sentinels, for a whole batch on its device."""
 
 from collections.abc import Collection, Sequence
 
@@ -16,7 +16,7 @@ def count_spans(lengths: Tensor, share: float, span_length: float) -> tuple[Tens
 
     Args:
         lengths: Tokens of each text, int64 (B,).
-        share: Share of the tokens to mask.
+        share: Fraction of the tokens to mask.
         span_length: Mean length of a span.
     """
     masked = (lengths * share).round().long().clamp(min=1).minimum(lengths - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Baselines of polyphonic music: the frequency of each note, overall and given the same note in the previous frame."""
+"""Baselines of polyphonic music: the frequency of each note, overall and after a frame with or without this note."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ class NoteCounts:
     """Frequency of each note in the training pieces: overall, and after a frame with or without this note.
 
     Transposed pieces are counted in their original key: note ``n`` is note ``n + transposition[b]`` of piece ``b`` in
-    the batch. Probabilities are ``(count + 1) / (frames + 2)``, above 0 even for notes that never sound in training.
+    the batch. Probabilities are ``(count + 1) / (frames + 2)``, above 0 even for notes absent from the pieces.
     """
 
     def __init__(self, train: Iterable[Batch]) -> None:

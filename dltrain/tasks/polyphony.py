@@ -22,7 +22,7 @@ from dltrain.tasks.note_baselines import NoteCounts, is_known
 NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames including the first",
-    "accuracy": "hits / (hits + misses + false alarms) over all frames, predicting notes with a probability above 0.5",
+    "accuracy": "hits / (hits + misses + false alarms) over all frames; notes with probability above 0.5 are predicted",
     "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
 }
 
@@ -115,6 +115,8 @@ class Polyphony(Task):
             if getattr(request, name) is not None:
                 reason = "the notes of a frame are drawn independently of one another"
                 raise ConfigError(f"--{name.replace('_', '-')}: not supported because {reason}")
+        if request.beam is not None:
+            raise ConfigError("--beam: not supported because music is sampled frame by frame")
         start = self.start if request.prompt is None else self._encode_prompt(request.prompt, "--prompt")
         if request.prompt is not None:
             yield from map(self._text, start)

@@ -34,11 +34,11 @@ class Answer(NamedTuple):
 class QuestionAnswering(Task):
     """Question answering: cross-entropy of the first and of the last token of the answer among all tokens of a window.
 
-    A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the first and the last
-    token of the answer, both 0 if a window does not contain it; ``text``, the code points of the part of the context in
-    the window, then of the correct answers, each after a null character; ``offset`` (B,), the start of this part in the
-    context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this part, both 0 outside of it;
-    and ``question`` (B,), the index of the question.
+    A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the positions of the
+    first and the last token of the answer, both 0 if a window does not contain it; ``text``, the code points of the
+    part of the context in the window, then of the correct answers, each after a null character; ``offset`` (B,), the
+    start of this part in the context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this
+    part, both 0 outside of it; and ``question`` (B,), the index of the question.
 
     The answer to a question is the part of the context whose first and last token have the highest sum of outputs, over
     all windows.

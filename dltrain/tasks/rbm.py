@@ -91,7 +91,7 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
 def log_partition(rbm: RBM) -> Tensor:
     """Return ``log Z``, computed as a sum over all states of the smaller side; the other side factorizes.
 
-    Source: Salakhutdinov, Murray 2008, "On the quantitative analysis of deep belief networks", section 2.
+    Source: Salakhutdinov and Murray 2008, "On the quantitative analysis of deep belief networks", section 2.
     """
     up, down = rbm.up, rbm.down
     hidden, visible = up.weight.shape

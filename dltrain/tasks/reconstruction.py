@@ -32,8 +32,8 @@ class Reconstruction(Autoencoding):
         distance: ``mse``, squared error, or ``bernoulli``, cross-entropy of values in [0, 1], in nats.
         code: Activation function of the code: ``identity``, ``relu``, ``sigmoid`` or ``tanh``.
         corruption: Corruption of the inputs. ``gaussian`` adds noise of standard deviation ``amount``; ``masking`` sets
-            the share ``amount`` of the values to 0 (black), ``salt_and_pepper`` to black or white.
-        amount: Amount of corruption; for images relative to [0, 1].
+            each value with probability ``amount`` to 0 (black), ``salt_and_pepper`` to black or white.
+        amount: Standard deviation of gaussian noise, for images in [0, 1], or fraction of corrupted values.
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
         latent_l1: Weight of the sum of the absolute values of the code.

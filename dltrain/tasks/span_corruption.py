@@ -26,7 +26,7 @@ class SpanCorruption(Translation):
         length: Maximum number of tokens of a text, before spans are masked.
         sentinels: Tokens that replace the spans, in the order of the spans.
         shared_vocabulary: Whether inputs and targets of the model have the same vocabulary; must be true.
-        noise_share: Share of the tokens to mask, in (0, 1).
+        noise_share: Fraction of the tokens to mask, in (0, 1).
         span_length: Mean number of tokens of a span, at least 1.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", sections 3.1.4 and 3.3.4.

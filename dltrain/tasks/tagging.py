@@ -28,7 +28,7 @@ class Tagging(Task):
         tag_names: Names of the tags. If they mark entities, as ``B-PER`` and ``O`` do, and seqeval is installed, the F1
             score of the entities selects the best checkpoint.
         vocabulary: Number of distinct tokens, for the baseline.
-        label_smoothing: Share of each target that is spread evenly over all tags, in training only.
+        label_smoothing: Fraction of each target that is spread evenly over all tags, in training only.
     """
 
     metric: ClassVar[str] = "token_accuracy"

@@ -44,8 +44,8 @@ class Translation(Task):
         encode_source: Function that turns text into tokens of the source.
         unknown_source: Token of the source for unknown words.
         sentinels: Tokens of the target for masked spans of a text, which are never generated.
-        label_smoothing: Share of each target that is spread evenly over the vocabulary, in training only.
-        teacher_forcing: Share of true tokens among the previous tokens at the end of training, in [0, 1]. The share
+        label_smoothing: Fraction of each target that is spread evenly over the vocabulary, in training only.
+        teacher_forcing: Fraction of true tokens among the previous tokens at the end of training, in [0, 1]. It
             falls linearly from 1; the other tokens are the model's most likely ones (scheduled sampling). Below 1,
             training computes the outputs step by step.
         beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.

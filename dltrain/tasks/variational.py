@@ -47,7 +47,7 @@ class Variational(Autoencoding):
             gaussian otherwise.
         std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
         beta: Weight of the KL divergence in training.
-        warmup: Share of the run over which beta rises linearly from 0.
+        warmup: Fraction of the run over which beta rises linearly from 0.
         binarize: Binarize pixels at random each time they are read; a pixel's value is its probability of being 1.
         importance_samples: Codes per example in evaluation, for the importance-weighted bound.
         features: Run folder of the classifier whose features `Quality` compares; None to skip these scores.

@@ -180,6 +180,8 @@ def test_unsupported_options_and_invalid_prompts_are_rejected() -> None:
     model = Echo()
     with pytest.raises(ConfigError, match=r"^--top-k: not supported because the notes of a frame are drawn"):
         written(task(), model, top_k=3)
+    with pytest.raises(ConfigError, match=r"^--beam: not supported because music is sampled"):
+        written(task(), model, beam=3)
     with pytest.raises(ConfigError, match=r"^--prompt: expected frames of MIDI pitches"):
         written(task(), model, prompt="")
     with pytest.raises(ConfigError, match=r"^task\.prompt: expected frames of MIDI pitches .*, got x"):
