@@ -1,4 +1,4 @@
-"""FCOS: a detector that predicts the distances to the edges of a box at each pixel of the feature maps."""
+"""FCOS: a detector that predicts, at each pixel of the feature maps, the distances to the edges of a box."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ class FCOS(OneStage, fcos.FCOS):
         max_boxes: Maximum number of detections per image.
         levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
         box_weight: Factor of the loss of the boxes.
-        vote_iou: Minimum IoU of a box with a kept box of its class to be averaged with it; 1 for no averaging.
+        vote_iou: Minimum IoU with a kept box of the same class for boxes that are averaged with it; 1 for no averaging.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that

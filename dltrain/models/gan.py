@@ -21,7 +21,7 @@ MIN_SIDE = 4  # minimum side in pixels of the coarsest feature maps; images belo
 
 
 class GANBase(nn.Module):
-    """Generator and critic.
+    """Base class of GANs: a generator and a critic.
 
     Args:
         generator: (B, latent) and labels -> (B, ...), unbounded; the task maps it to the range of the data.

@@ -48,8 +48,10 @@ def layer_widths(hidden_size: int | list[int], num_layers: int) -> list[int]:
     """Return the width of each hidden layer; a single ``hidden_size`` is used for all layers.
 
     Raises:
-        ConfigError: ``num_layers`` or a width is below 1, or there are not ``num_layers`` widths.
+        ConfigError: ``num_layers`` or a width is below 1, or the number of widths is not ``num_layers``.
     """
+    if hidden_size == []:
+        raise ConfigError(format_error("model.hidden_size", "a number, or one number per layer", hidden_size))
     widths = [hidden_size] * num_layers if isinstance(hidden_size, int) else list(hidden_size)
     check_sizes(num_layers=num_layers, hidden_size=min(widths, default=1))
     if len(widths) != num_layers:

@@ -48,7 +48,7 @@ class Recurrent(nn.Module):
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
     Source: Elman 1990; Hochreiter and Schmidhuber 1997 with the forget gate of Gers et al. 2000; Cho et al. 2014. The
-    initial forget gate bias of 1 is that of Jozefowicz, Zaremba and Sutskever 2015; the linear layer is the
+    initial forget gate bias of 1 follows Jozefowicz, Zaremba and Sutskever 2015; the linear layer is the
     autoregressive component of Lai et al. 2018 (LSTNet), over all columns; shared weights, Press and Wolf 2017; locked
     and weight dropout, Merity, Keskar and Socher 2018 (AWD-LSTM).
     """

@@ -45,6 +45,7 @@ def test_with_a_norm_every_parameter_still_gets_a_gradient(norm: str) -> None:
     [
         ({"hidden_size": -3}, "model.hidden_size"),
         ({"hidden_size": [8, 0]}, "model.hidden_size"),
+        ({"hidden_size": []}, "model.hidden_size: expected a number, or one number per layer, got"),
         ({"hidden_size": [8, 8, 8]}, "model.num_layers"),
         ({"num_layers": 0}, "model.num_layers"),
         ({"dropout": 1.0}, "model.dropout"),
