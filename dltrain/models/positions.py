@@ -25,7 +25,7 @@ class Positions(nn.Module):
 
         Args:
             start: Position of the first step.
-            positions: Position of each step, int64 (B, T); None for consecutive ones.
+            positions: Position of each step, int64 (B, T); None for consecutive positions from ``start``.
         """
         end, limit = start + x.shape[1], len(self.weight)
         if end > limit:

@@ -67,7 +67,7 @@ T5_NAMES = {
 }
 T5_EMBEDDING = "shared.weight"
 T5_JOINED = {"SelfAttention.q": "qkv", "EncDecAttention.k": "kv"}
-# Matrices that are joined to those in `T5_JOINED`, and copies of the embedding.
+# Matrices that are joined to others (see `T5_JOINED`), and copies of the embedding.
 T5_LEFT_OUT = re.compile(r".*(SelfAttention\.[kv]|EncDecAttention\.v|embed_tokens)")
 
 
@@ -113,8 +113,8 @@ def gpt2_names(weights: Weights) -> Weights:
 def t5_names(weights: Weights) -> Weights:
     """Return weights of T5 under the names of `dltrain.models.t5.T5`; other weights are returned unchanged.
 
-    The matrices of queries, keys and values are joined into one in self-attention, those of keys and values in
-    cross-attention. If the output layer repeats the embedding, it is left out.
+    The matrices of queries, keys and values of self-attention are joined into one, and the matrices of keys and values
+    of cross-attention into another. If the output layer repeats the embedding, it is left out.
     """
     if T5_EMBEDDING not in weights:
         return weights
