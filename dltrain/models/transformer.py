@@ -1,4 +1,4 @@
-"""Transformer encoder for series and sequences."""
+"""Transformer encoder for time series and token sequences."""
 
 from torch import Tensor, nn
 

@@ -5,7 +5,7 @@ from torchvision.models.video import resnet
 
 from dltrain.models.layers import check_sizes
 
-BLOCKS = [2, 2, 2, 2]  # in each of the four stages
+BLOCKS = [2, 2, 2, 2]  # number of blocks in each of the four stages
 
 
 class VideoResNet(resnet.VideoResNet):

@@ -38,7 +38,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
     """Draw a confusion matrix: darker cells hold a larger fraction of their row; counts are shown where they fit.
 
     Args:
-        counts: Examples of each true class (row) that were predicted as each class (column), (classes, classes).
+        counts: Number of examples by true class (row) and predicted class (column), (classes, classes).
     """
     counts = counts.detach().cpu().double()
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)

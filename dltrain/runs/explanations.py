@@ -1,4 +1,4 @@
-"""Predictions with explanations: parts of an image that support its class, or weights of the words of a text."""
+"""Predictions with explanations: parts of an image that support its class, or weights of a text's words."""
 
 from collections.abc import Iterator
 

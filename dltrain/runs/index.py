@@ -25,7 +25,7 @@ def run_info(path: Path) -> RunInfo:
     """Return the facts about one run; facts that its folder does not contain are None.
 
     Keys: folder, model, data, task, metric and value (the run's main metric, as TensorBoard names it), better (``min``
-    or ``max``), state, error, step, age (seconds since the run last wrote), updated (the time of that write), time
+    or ``max``), state, error, step, age (seconds since `last_active`), updated (`last_active` as text), time
     (duration in seconds), choices, typed.
     """
     status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
@@ -107,7 +107,7 @@ def _last_step(path: Path) -> Any:
 
 
 def _typed_overrides(path: Path) -> str | None:
-    """Return the words of a run's command, except choices with their own column; None if it is unreadable."""
+    """Return the arguments of a run's command, without choices that have their own column; None if it is unreadable."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):

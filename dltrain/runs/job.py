@@ -59,9 +59,9 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
     """Raise a `ValueError` if a part of ``job.yaml`` has the wrong type; `words` are its overrides and folders."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
-        raise ValueError("model, data and task must each be chosen by a string")
+        raise ValueError("the choices of model, data and task must be strings")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
-        raise ValueError("a choice, an override or a folder is not a string")
+        raise ValueError("a choice, an override or a configuration folder is not a string")
     if not isinstance(config, dict):
         raise ValueError("its configuration is not a mapping")
     if other := [key for node in _checked_mappings(config) for key in node if not isinstance(key, str)]:
