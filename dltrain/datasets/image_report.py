@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dltrain.data.folders import subfolders
 from dltrain.datasets.class_counts import shorten_names
+from dltrain.datasets.describe import count
 from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
 MAX_HASHED = 20_000  # maximum number of files to compare; more would delay the start of training
@@ -27,11 +28,11 @@ def missing_classes(splits: Mapping[str, Listing], classes: list[str]) -> list[s
 
 def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str]:
     """Return a line about the files and folders that are not read, if there are any."""
-    found = [f"{count:,} {suffix}" for suffix, count in skipped.suffixes.most_common()]
+    found = [f"{number:,} {suffix}" for suffix, number in skipped.suffixes.most_common()]
     if hidden := [path for path in skipped.hidden if path.is_dir() or is_image(path)]:
         found.append(f"{len(hidden):,} hidden or system files and folders such as {hidden[0].relative_to(root)}")
     if stray := sum(is_image(file) for file in train.iterdir() if not file.is_dir()):
-        found.append(f"{stray:,} images outside the class folders")
+        found.append(f"{count(stray, 'image')} outside the class folders")
     if train != root:
         unread = [f.name for f in subfolders(root) if not split_of(f.name, prefixed=True) and has_images(f)]
         found.extend(f"folder {name}" for name in unread)

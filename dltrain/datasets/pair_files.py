@@ -61,7 +61,7 @@ class PairFiles:
             return [value] * count
         if len(value) != count:
             expected = f"one value, or one for each of {count} files" if count > 1 else "one value for one file"
-            raise ConfigError(format_error(key, expected, f"{len(value)} values"))
+            raise ConfigError(format_error(key, expected, f"a list of length {len(value)}"))
         return list(value)
 
     def read(self) -> list[Pairs]:

@@ -135,7 +135,7 @@ def test_files_that_are_ignored_are_counted_by_suffix(tmp_path):
         (tmp_path / name).write_bytes(b"")
     data = ImageFolder(str(tmp_path))
     data.load()
-    assert "left out: 2 .heic, 1 .txt, 1 images outside the class folders" in data.describe()
+    assert "left out: 2 .heic, 1 .txt, 1 image outside the class folders" in data.describe()
 
 
 def test_links_to_folders_are_followed_except_in_cycles(tmp_path):
