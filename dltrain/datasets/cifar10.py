@@ -33,7 +33,7 @@ class CIFAR10:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the images stay in memory.
 
     Source: Krizhevsky 2009, "Learning multiple layers of features from tiny images".

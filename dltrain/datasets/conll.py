@@ -60,7 +60,7 @@ class Conll:
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the sentences to hold out for validation, in [0, 1).
         test: Fraction of the sentences to hold out for testing, in (0, 1).
-        batch_size: Sentences per step, at least 1.
+        batch_size: Sentences per batch, at least 1.
         workers: Unused: the sentences stay in memory.
         fitted: Result of `fit` in an earlier run; None fits the vocabulary to the training sentences and reads the tags
             of all sentences.

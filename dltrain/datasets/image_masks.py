@@ -61,7 +61,7 @@ class ImageMasks:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Processes that decode images; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images and masks: ``stop`` or ``skip``.

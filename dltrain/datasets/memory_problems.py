@@ -33,7 +33,7 @@ class AddingProblem:
     Args:
         sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
         steps: Steps of a sequence, at least 2.
-        batch_size: Sequences per step, at least 1.
+        batch_size: Sequences per batch, at least 1.
         workers: Unused: the sequences stay in memory.
 
     Source: Hochreiter and Schmidhuber 1997, section 5.4; in the form of Le, Jaitly and Hinton 2015, section 4.1.
@@ -95,7 +95,7 @@ class CopyMemory:
         delay: Steps between the last symbol and the first step of the copy, at least 1.
         items: Number of symbols to copy, at least 1.
         symbols: Number of different symbols, from 2 to 26.
-        batch_size: Sequences per step, at least 1.
+        batch_size: Sequences per batch, at least 1.
         workers: Unused: the sequences stay in memory.
 
     Source: Hochreiter and Schmidhuber 1997; in the form of Arjovsky, Shah and Bengio 2016, section 5.1, where

@@ -36,7 +36,7 @@ class MidiEvents:
         streams: Read each split as contiguous streams; see `dltrain.datasets.text.Text`.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused for a split with a
             folder.
-        batch_size: Windows per step, at least 1.
+        batch_size: Windows per batch, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for files that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of files to skip before the run stops, at least 1.

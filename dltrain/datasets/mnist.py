@@ -34,7 +34,7 @@ class MNIST:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the images stay in memory.
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".

@@ -42,7 +42,7 @@ class Npz:
             x_train if it is neither 0 to 1 nor 0 to 255; one number, or one per channel.
         std: Images only: divisor after the subtraction, above 0; one number, or one per channel.
         augment: Images only: random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the arrays stay in memory.
         fitted: Result of `fit` in an earlier run; None infers shape, labels and scale from the file.
     """

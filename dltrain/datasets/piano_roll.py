@@ -182,7 +182,7 @@ class PianoRoll(PianoRollData):
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation, test: Fractions of the training pieces to hold out, in [0, 1) and (0, 1); unused if the file has
             the split.
-        batch_size: Pieces, or parts of long pieces, per step, at least 1.
+        batch_size: Pieces or parts of long pieces per batch, at least 1.
         workers: Unused: the pieces stay in memory.
         on_bad_sample: Policy for pieces that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of pieces to skip before the run stops, at least 1.

@@ -41,7 +41,7 @@ class PixelsCsv:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the images stay in memory.
         on_bad_sample: Policy for rows that cannot be read: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of rows to skip before the run stops, at least 1.

@@ -22,7 +22,7 @@ class RandomPairs:
         pairs: Number of pairs, at least 1.
         steps: Number of tokens of each source and target, without the end token of the target, at least 1.
         vocabulary: Number of distinct tokens, including the four special tokens, at least 5.
-        batch_size: Pairs per step, at least 1.
+        batch_size: Pairs per batch, at least 1.
         workers: Unused: the pairs stay in memory.
     """
 

@@ -37,7 +37,7 @@ class SentencePairs:
         max_length: Number of tokens of a pair, including special tokens and padding, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).
-        batch_size: Pairs per step, at least 1.
+        batch_size: Pairs per batch, at least 1.
         workers: Unused: the text stays in memory.
         fitted: Result of `fit` in an earlier run; None fits to the training documents.
 

@@ -32,7 +32,7 @@ class Shapes:
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the images stay in memory.
     """
 

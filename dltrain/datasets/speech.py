@@ -76,7 +76,7 @@ class Speech:
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
-        batch_size: Recordings per step, at least 1.
+        batch_size: Recordings per batch, at least 1.
         workers: Unused: the features stay in memory.
         on_bad_sample: Policy for recordings and transcripts that cannot be used: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of recordings to skip before the run stops, at least 1.

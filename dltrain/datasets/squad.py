@@ -63,7 +63,7 @@ class Squad:
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the articles to hold out for validation, in [0, 1).
         test: Fraction of the articles to hold out for testing, in (0, 1).
-        batch_size: Windows per step, at least 1.
+        batch_size: Windows per batch, at least 1.
         workers: Unused: the texts stay in memory.
         fitted: Result of `fit` in an earlier run; None fits to the training texts.
     """

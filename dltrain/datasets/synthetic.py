@@ -34,7 +34,7 @@ class Gates:
     Args:
         gate: ``and``, ``or``, ``nand`` and ``nor``, which are linearly separable, or ``xor`` and ``xnor``, which are
             not.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the rows stay in memory.
 
     Source: McCulloch, Pitts 1943, "A logical calculus of the ideas immanent in nervous activity"; Minsky, Papert 1969,
@@ -69,7 +69,7 @@ class Ring:
         modes: Number of Gaussians, at least 1.
         radius: Radius of the circle, above 0.
         std: Standard deviation of each Gaussian along both axes, above 0.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the points stay in memory.
 
     Source: Metz et al. 2017, "Unrolled generative adversarial networks", section 3.1 and appendix A.

@@ -66,7 +66,7 @@ class CsvTable:
         stratify: Whether the splits have the same fraction of every class, as far as possible.
         validation: Fraction of the rows to hold out for validation, in [0, 1).
         test: Fraction of the rows to hold out for testing, in (0, 1).
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Unused: the table stays in memory.
         on_bad_sample: Policy for unreadable lines: ``stop`` or ``skip``. A line is unreadable if it has the wrong
             number of cells, is not UTF-8, or has text in a column of numbers.

@@ -63,7 +63,7 @@ class Text:
         test: Fraction of the text, at its end, to hold out for testing, in (0, 1).
         map_above: Size of a file in MiB, at least 0, above which its tokens are written to a cache and memory-mapped;
             None to keep the tokens of all files in memory.
-        batch_size: Windows per step, at least 1.
+        batch_size: Windows per batch, at least 1.
         workers: Unused: no example is decoded.
         fitted: Result of `fit` in an earlier run; None fits the vocabulary to the file.
     """

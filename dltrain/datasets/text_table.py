@@ -64,7 +64,7 @@ class TextTable:
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
-        batch_size: Texts per step, at least 1.
+        batch_size: Texts per batch, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.
         max_bad_samples: Maximum number of lines and files to skip before the run stops, at least 1.

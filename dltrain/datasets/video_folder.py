@@ -58,7 +58,7 @@ class VideoFolder:
         std: Divisor after the subtraction, above 0; one number, or one per channel.
         augment: Random changes in training, the same for all frames of a clip; see
             `dltrain.datasets.images.ImageTransform`.
-        batch_size: Examples per step, at least 1.
+        batch_size: Examples per batch, at least 1.
         workers: Processes that decode clips; 0 decodes in the main process between steps.
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable clips: ``stop`` or ``skip``.
