@@ -52,7 +52,7 @@ class Sweep:
     paths: list[Path]  # the folder of each job
     home: run_dir.RunDir  # the sweep's folder, locked
     console: Console
-    command: str  # starts the sweep, without sweep.resume
+    command: str  # the command that starts the sweep, without sweep.resume
 
     def __post_init__(self) -> None:
         found = (load_result(number, self.chosen[number], path) for number, path in enumerate(self.paths))

@@ -125,7 +125,8 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         raise ConfigError(format_error("sweep.resume", expected, path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
         expected = f"a {run_files.SWEEP} that can be read"
-        raise ConfigError(format_error("sweep.resume", expected, path / run_files.SWEEP, f"{error}.")) from None
+        hint = f"{error}." if isinstance(error, ValueError) else "It does not describe a sweep."
+        raise ConfigError(format_error("sweep.resume", expected, path / run_files.SWEEP, hint)) from None
 
 
 def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

@@ -227,7 +227,8 @@ class Task(ABC):
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:  # noqa: B027
         """Fit baselines that need training examples, for `evaluate`; return a note for the user, or None.
 
-        Called once before training and before ``dltrain evaluate``. Batches of ``train`` are shuffled and augmented.
+        Called once before training, and before ``dltrain evaluate`` if it evaluates the data of the run. Batches of
+        ``train`` are shuffled and augmented.
         """
 
     @abstractmethod

@@ -11,11 +11,13 @@ from sweep_examples import DONE, state
 from dltrain.cli import main
 from dltrain.storage import run_dir
 
+NO_JOBS = ('{"jobs": 3, "command": ""}', '{"jobs": [{}], "command": ""}')
+
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", "[]", "{}", '{"jobs": 3, "command": ""}', '{"jobs": [{}], "command": ""}', "[" * 100_000),
+        *("", "{", "[]", "{}", *NO_JOBS, "[" * 100_000),
         '{"jobs": [{"overrides": [1], "config": {}}, {"overrides": [], "config": {}}], "command": ""}',
     ],
 )
@@ -26,7 +28,9 @@ def test_a_damaged_sweep_is_rejected(
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "sweep.json").write_text(text)
     assert main.main([*DONE, "sweep.resume=whole"]) == 2
-    assert "sweep.resume: expected a sweep.json that can be read, got whole/sweep.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sweep.resume: expected a sweep.json that can be read, got whole/sweep.json" in error
+    assert ("It does not describe a sweep." in error) == (text in ("[]", "{}", *NO_JOBS))
     assert os.listdir(tmp_path / "whole") == ["sweep.json"]
 
 
