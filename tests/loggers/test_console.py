@@ -36,7 +36,7 @@ COLORS = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38;[0-9;]*)m")
 
 
 def start_child(code, stderr, environment):
-    """Run `code` in a new Python process without the environment variables that change console output."""
+    """Start a Python process that runs `code`; variables in `environment` replace the defaults."""
     clean = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
     environment = clean | {"TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
     command = [sys.executable, "-c", textwrap.dedent(code)]
@@ -117,7 +117,7 @@ def test_a_pipe_never_gets_escape_codes_or_carriage_returns(environment):
     assert "\r" not in err
 
 
-def test_escape_codes_in_a_message_are_removed():
+def test_escape_codes_in_messages_and_tables_are_removed():
     code = """
         from dltrain.loggers.console import Console
         Console().info("a \\x1b[31mred\\x1b[0m word\\r and\\ttab")
@@ -127,7 +127,7 @@ def test_escape_codes_in_a_message_are_removed():
     assert err == "a red word and\ttab\nhead\n----\ncell\n"
 
 
-def test_output_to_a_pipe_imports_neither_rich_nor_torch():
+def test_output_to_a_pipe_imports_neither_rich_nor_torch_nor_numpy():
     code = "import sys; from dltrain.loggers.console import Console; Console().info('a')\n"
     code += "print(sorted({'rich', 'torch', 'numpy'} & set(sys.modules)))"
     out, _ = run_with_pipes(code)
@@ -307,7 +307,7 @@ def test_a_long_epoch_writes_a_progress_line_every_minute(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("steps_of", ["epoch", "run"])
-def test_each_epoch_has_one_line_with_steps_per_epoch_or_per_run(steps_of, capsys):
+def test_each_epoch_has_one_line_whether_steps_are_counted_per_epoch_or_per_run(steps_of, capsys):
     console = Console()
     for step in range(1, 31):
         epoch = (step - 1) // 10 + 1

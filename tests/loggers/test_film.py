@@ -1,4 +1,4 @@
-"""The film of a run: one frame per evaluation, a GIF of all frames, and the same frames after a resume."""
+"""The film of a run: its frames and GIF, damaged frames and resumed runs."""
 
 import json
 import os

@@ -15,4 +15,4 @@ def test_the_f1_score_is_the_largest_over_the_correct_answers() -> None:
     # With the second answer, the precision is 2/3 and the recall 2/2.
     assert word_f1("in Santa Clara", ["Levi's Stadium", "Santa Clara"]) == pytest.approx(0.8)
     assert word_f1("blue", ["red"]) == 0.0
-    assert word_f1("a a b b", ["b b b"]) == pytest.approx(2 * 2 / (2 + 3))  # articles are left out
+    assert word_f1("a a b b", ["b b b"]) == pytest.approx(2 * 2 / (2 + 3))  # articles are removed

@@ -21,7 +21,7 @@ def some_boxes(count: int, draw: torch.Generator) -> Tensor:
 
 
 def some_images(count: int = 20, crowds: bool = True) -> list[Image]:
-    """Return true boxes, classes and noisy detections of images; some images have no objects.
+    """Return ground-truth boxes, classes and noisy detections of images; some images have no objects.
 
     A negative class marks a crowd, in every fifth image if `crowds` is true.
     """
@@ -111,6 +111,6 @@ def test_without_detections_the_precision_is_0() -> None:
     assert metrics["map"] == metrics["mar100"] == 0
 
 
-def test_without_true_boxes_the_precision_is_0() -> None:
+def test_without_ground_truth_boxes_the_precision_is_0() -> None:
     metrics = measure([(torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64), found) for *_, found in some_images(3)])
     assert metrics == {"map": 0.0, "map50": 0.0, "map75": 0.0}

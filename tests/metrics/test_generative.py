@@ -110,7 +110,7 @@ def fraction_within(queries: Tensor, members: Tensor, k: int) -> float:
 
 @pytest.mark.parametrize("k", [1, 3, 5])
 def test_precision_and_recall_equal_brute_force(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several chunks, the last one smaller
+    monkeypatch.setattr(generative, "BATCH_SIZE", 7)  # several batches, the last one smaller
     noise = torch.Generator().manual_seed(k)
     real = torch.randn(40, 3, generator=noise).double()
     fake = 0.6 * torch.randn(25, 3, generator=noise).double() + 0.4

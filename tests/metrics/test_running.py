@@ -1,4 +1,4 @@
-"""Means and counts over batches, compared with numpy, scikit-learn and torchmetrics."""
+"""Means over batches; confusion matrices and F1 scores, compared with scikit-learn and torchmetrics."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 
 def normalized(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """Return the output of a norm in evaluation mode after GELU, computed from its weights."""
+    """Return GELU of the output of a norm in evaluation mode, computed from its parameters and statistics."""
     mean, variance, bias = (state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "bias"))
     return F.gelu((x - mean) / (variance + 1e-5).sqrt() + 8 * bias)
 

@@ -1,4 +1,4 @@
-"""Memory of attention is linear in the number of steps: no tensor of forward or backward has steps x steps elements."""
+"""Memory of attention is linear in the number of steps: no operation returns steps x steps elements."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ STEPS = 512
 
 
 class Largest(TorchDispatchMode):
-    """Mode that records the bytes of the largest tensor that an operation returns."""
+    """Dispatch mode that records the size in bytes of the largest tensor that an operation returns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,4 +39,4 @@ def test_no_operation_returns_a_tensor_of_steps_times_steps(options: dict[str, A
         source = None if block.cross is None else block.cross.read(x)
         # Causal attention needs no mask for padding at the end.
         block(x, None if block.causal else mask, source=source, source_mask=mask).sum().backward()
-    assert 0 < largest.size < STEPS * STEPS, "not even a mask of one byte per element"
+    assert 0 < largest.size < STEPS * STEPS  # the size in bytes of a boolean mask

@@ -32,7 +32,7 @@ def test_the_weighted_mean_equals_its_formula_for_each_sequence_without_padding(
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_weights_sum_to_1_are_0_on_padding_and_padding_changes_no_output(cell: str, bidirectional: bool) -> None:
+def test_weights_sum_to_1_and_padding_has_weight_0_and_changes_no_output(cell: str, bidirectional: bool) -> None:
     torch.manual_seed(0)
     model, x = Recurrent(cell, **SIZES, bidirectional=bidirectional).eval(), texts()
     weights = model.attention_weights(x, LENGTHS)

@@ -41,7 +41,7 @@ def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: li
     assert model(randn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
-def test_more_convolutions_than_halvings_of_the_image_are_rejected() -> None:
+def test_too_many_convolutions_for_the_image_size_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
     with pytest.raises(
         ConfigError, match=r"model\.hidden_size: expected at most 3 convolutions for images of 8x12 pixels, got 4"

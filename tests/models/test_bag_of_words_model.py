@@ -50,6 +50,6 @@ def test_the_output_for_a_text_without_known_words_is_the_bias(data: TextTable) 
     torch.testing.assert_close(model(tokens, torch.tensor([1, 0])), model.head.bias.expand(2, 2))
 
 
-def test_the_document_frequencies_are_restored_from_the_fitted_state(data: TextTable) -> None:
+def test_the_inverse_document_frequencies_are_restored_from_the_fitted_state(data: TextTable) -> None:
     again = TextTable("gone.tsv", fitted=data.fit())
     assert again.spec.idf is not None and torch.equal(again.spec.idf, data.spec.idf)

@@ -1,4 +1,4 @@
-"""BERT: outputs compared with the package transformers; padding, segments, and outputs of each task."""
+"""BERT: outputs compared with torch and the package transformers; padding, segments, and outputs of each task."""
 
 from pathlib import Path
 from typing import Any

@@ -94,7 +94,7 @@ def test_cross_attention_equals_multihead_attention_of_torch() -> None:
 
 
 def by_hand(block: Block, x: Tensor) -> Tensor:
-    """Return the output of a pre-norm block for one sequence (T, width), head by head and query by query."""
+    """Compute the output of a pre-norm block for one sequence (T, width), head by head and query by query."""
 
     def norm(layer: Any, x: Tensor) -> Tensor:
         if isinstance(layer, nn.LayerNorm):
@@ -137,7 +137,7 @@ def test_a_block_equals_its_formula_written_out_in_float64(options: dict[str, An
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_shared_key_heads_equal_repeated_key_heads(masked: bool) -> None:
+def test_shared_key_and_value_heads_equal_repeated_heads(masked: bool) -> None:
     x, mask = steps(), padding_mask(LENGTHS, 7, torch.device("cpu")) if masked else None
     shared, full = build(num_kv_heads=2), build()
     state = shared.state_dict()
@@ -195,7 +195,7 @@ def test_causal_attention_can_be_combined_with_an_attention_bias() -> None:
     torch.testing.assert_close(block(x, bias), expected)
 
 
-def test_the_product_of_rotated_queries_and_keys_depends_on_their_distance_alone() -> None:
+def test_the_product_of_rotated_queries_and_keys_depends_only_on_their_distance() -> None:
     query, key = steps(1).unflatten(2, (HEADS, 4)).transpose(1, 2), steps(1).unflatten(2, (HEADS, 4)).transpose(1, 2)
     near, far = ((rotate(query, start) * rotate(key, start + 3)).sum(-1) for start in (2, 50))
     torch.testing.assert_close(near, far, atol=1e-5, rtol=1e-5)

@@ -37,7 +37,7 @@ def build(kind: DetectorClass, seed: int = 0, **changes: Any) -> Detector:
 
 
 def example(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Return images, boxes and kinds; the last image has no box, and the second has a row of padding."""
+    """Return images, ground-truth boxes and classes; the last image has no box, and the second has a row of padding."""
     draw = torch.Generator().manual_seed(1)
     corners = torch.rand(count, 4, 2, generator=draw) * 30
     boxes = torch.cat([corners, corners + 8 + 24 * torch.rand(count, 4, 2, generator=draw)], -1)
@@ -91,7 +91,7 @@ def test_losses_of_a_batch_equal_torchvision(kind: DetectorClass) -> None:
     model = build(kind)
     expected = reference(model)(list(x), targets(boxes, kinds))
     result = model(x, boxes, kinds)
-    # torchvision divides by the number of matches; FCOS and SSDLite of dltrain add the number of images to it.
+    # torchvision divides by the number of matches; dltrain's FCOS and SSDLite divide by matches plus images.
     factor = 1.0 if kind is RetinaNet else result["weight"] / (result["weight"] - len(x))
     assert result["losses"].keys() == {NAMES[name] for name in expected}
     for name, value in expected.items():
@@ -126,7 +126,7 @@ def test_detections_equal_torchvision(kind: DetectorClass) -> None:
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_the_weighted_mean_of_the_losses_of_single_images_is_the_loss_of_the_batch(kind: DetectorClass) -> None:
+def test_the_weighted_mean_loss_of_single_images_equals_the_loss_of_the_batch(kind: DetectorClass) -> None:
     x, boxes, kinds = example(4)
     model = build(kind).eval()
     whole, parts = model(x, boxes, kinds), [model(*(each[n : n + 1] for each in (x, boxes, kinds))) for n in range(4)]
@@ -240,9 +240,9 @@ def test_wrong_arguments_are_rejected(change: dict[str, Any], message: str) -> N
         (SSDLite, detection.ssdlite320_mobilenet_v3_large, 3_440_060),
     ],
 )
-def test_the_default_is_the_network_of_torchvision(kind: Any, make: Any, parameters: int) -> None:
+def test_the_default_detector_has_the_same_parameters_as_in_torchvision(kind: Any, make: Any, parameters: int) -> None:
     model, other = kind(3, 91), make(weights=None, weights_backbone=None, num_classes=91)
-    # Some of torchvision's published counts are for frozen batch norm, whose weight and bias are buffers.
+    # Some published numbers of parameters are for frozen batch norm, whose weight and bias are buffers.
     frozen = sum(p.numel() for m in other.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
     found = sum(p.numel() for p in model.parameters())
     assert parameters in (found, found - frozen)
@@ -293,11 +293,11 @@ def test_box_weight_multiplies_only_the_loss_of_the_boxes() -> None:
     torch.testing.assert_close(three, {**one, "boxes": 3 * one["boxes"]})
 
 
-def test_votes_average_the_boxes_of_a_class_by_their_scores() -> None:
+def test_votes_average_the_boxes_of_a_class_weighted_by_their_scores() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 15], [0, 0, 10, 10], [5, 5, 5, 5]])
     scores, labels = torch.tensor([0.8, 0.4, 0.3, 0.2, 0.1]), torch.tensor([1, 1, 1, 2, 2])
     found = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=3)({"boxes": boxes, "scores": scores, "labels": labels})
-    # The second box is averaged with the first; the third overlaps it too little; the fourth has another class.
+    # The second box is averaged with the first; the third overlaps the first too little; the fourth has another class.
     mean = torch.tensor([0.0, 0, 10, (0.8 * 10 + 0.4 * 11) / 1.2])
     torch.testing.assert_close(found["boxes"], torch.stack([mean, boxes[2], boxes[3]]))
     assert found["scores"].tolist() == scores[[0, 2, 3]].tolist() and found["labels"].tolist() == [1, 1, 2]
@@ -305,7 +305,7 @@ def test_votes_average_the_boxes_of_a_class_by_their_scores() -> None:
     assert every["boxes"][-1].tolist() == [5, 5, 5, 5]
 
 
-def test_votes_of_almost_equal_boxes_give_the_boxes_of_non_maximum_suppression() -> None:
+def test_with_a_vote_iou_near_1_detections_equal_plain_non_maximum_suppression() -> None:
     x, _, _ = example()
     plain, voting = build(FCOS).eval(), build(FCOS, vote_iou=0.9999).eval()
     with torch.inference_mode():

@@ -125,7 +125,7 @@ def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache(options:
     assert torch.equal(found.tokens, written[:, 1:])
 
 
-def test_one_vocabulary_needs_one_embedding_for_source_target_and_output() -> None:
+def test_with_a_shared_vocabulary_source_target_and_output_can_share_one_embedding() -> None:
     shared, tied, untied = (
         build(11, shared_vocabulary=True),
         build(11),

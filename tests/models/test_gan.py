@@ -1,4 +1,4 @@
-"""Generators and critics, compared with PyTorch's DCGAN example and singular values of torch.linalg."""
+"""Generators and critics, compared with PyTorch's DCGAN example; spectral norms, compared with torch.linalg."""
 
 from copy import deepcopy
 
@@ -170,7 +170,7 @@ def test_the_error_for_an_invalid_value_names_its_key(wrong: dict[str, object], 
 
 
 @pytest.mark.parametrize(("height", "width", "key"), [(1, 8, "height"), (8, 1, "width"), (0, 8, "height")])
-def test_images_one_pixel_high_or_wide_are_rejected_with_their_size(height: int, width: int, key: str) -> None:
+def test_images_less_than_two_pixels_high_or_wide_are_rejected(height: int, width: int, key: str) -> None:
     wrong = min(height, width)
     with pytest.raises(ConfigError, match=rf"^model\.{key}: expected a whole number of at least 2, got {wrong}$"):
         DCGAN(1, height, width, 1)

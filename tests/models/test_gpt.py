@@ -56,7 +56,7 @@ def test_a_gpt_has_the_expected_number_of_parameters(bias: bool) -> None:
     assert sum(p.numel() for p in model.parameters()) == 65 * 128 + 64 * 128 + 4 * block + 128 + bias * 128
 
 
-def test_initial_residual_branches_are_smaller_in_deeper_networks() -> None:
+def test_output_layers_of_residual_branches_start_smaller_than_other_layers() -> None:
     model = GPT(65, 64, 65, hidden_size=128, num_layers=8)
     for block in model.blocks:
         assert block.mix.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
@@ -91,7 +91,7 @@ def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: i
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_weights_of_the_package_transformers_with_and_without_a_prefix_give_its_logits(prefix: str) -> None:
+def test_weights_of_the_package_transformers_with_and_without_a_prefix_give_the_same_logits(prefix: str) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=50, n_positions=20, n_embd=24, n_layer=3, n_head=4)
     torch.manual_seed(0)
