@@ -100,7 +100,7 @@ def write_recording(path: Path, text: str, rate: int = 8000, seconds: float = 0.
 
 
 def write_speech(folder: Path, count: int) -> Path:
-    """Write recordings of twelve texts, and a table with their paths and texts; return the table."""
+    """Write recordings of twelve texts, and a table with their paths and texts; return the path of the table."""
     texts = ["a", "be", "cab", "dad", "a cab", "bad", "add", "fee", "feed me", "me", "a bed", "fade"]
     lines = ["path\ttranscript"]
     for number in range(count):

@@ -118,7 +118,7 @@ def test_without_validation_there_is_no_validation_split():
 
 
 @pytest.mark.parametrize("end", ["\r\n", "\r", "\n"])
-def test_line_endings_of_inputs_are_normalized_as_in_training(tmp_path, end):
+def test_line_endings_of_inputs_are_normalized_as_in_the_training_data(tmp_path, end):
     data = Text(write(tmp_path / "a.txt", f"ab{end}" * 100), context_length=4)
     (tmp_path / "new.txt").write_bytes(f"ba{end}ab".encode())
     (piece,) = data.inputs(InputFiles((str(tmp_path / "new.txt"),)))

@@ -1,4 +1,4 @@
-"""Texts of several documents, packed into windows with an end token between two documents."""
+"""Texts of several documents, packed into windows with end tokens between documents."""
 
 import pytest
 import torch

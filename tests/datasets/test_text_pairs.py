@@ -1,4 +1,4 @@
-"""Pairs of texts: tokens and segments, columns, truncation, predictions and bad rows."""
+"""Pairs of texts: tokens and segments, columns, truncation, inputs to predict and bad rows."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_a_pair_is_encoded_as_begin_first_end_second_end_with_segment_1_for_the_
     assert all(seen[first] == known[first] for first, _, _ in trained) and len(trained) == 28
 
 
-def test_a_long_pair_loses_the_end_of_its_longer_text() -> None:
+def test_a_long_pair_is_truncated_at_the_end_of_its_longer_text_first() -> None:
     words = Words([chr(97 + n) for n in range(26)], special=MORE_SPECIAL)
     encoder = PairEncoder(words.tokens, 11)
     for first, second, kept in (

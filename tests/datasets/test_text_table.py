@@ -62,7 +62,7 @@ def test_the_vocabulary_is_sorted_by_frequency_and_rare_words_are_unknown() -> N
     assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
 
 
-def test_a_min_count_that_no_word_reaches_is_rejected_with_the_largest_count() -> None:
+def test_texts_without_words_or_with_too_large_a_min_count_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^data.min_count: expected at most 3, the count of .*, got 4$"):
         Words.fit(["b b a c c c", "a d"], True, 4, 10)
     with pytest.raises(ConfigError, match=r"^data.path: expected training texts with words, got none$"):
@@ -134,7 +134,7 @@ def test_json_lines_and_folders_are_read(tmp_path: Path) -> None:
     assert data.spec.class_names == ("neg", "pos") and [len(part) for part in data.parts.values()] == [14, 3, 3]
 
 
-def test_folders_named_like_splits_are_used_for_texts(tmp_path: Path) -> None:
+def test_text_folders_named_train_and_test_are_used_as_splits(tmp_path: Path) -> None:
     data = TextTable(write_folders(tmp_path, ("train", "test")), validation=0.2)
     texts = data.table.columns[data.text]
     assert all("train" in texts[row] for split in ("train", "val") for row in data.parts[split].tolist())
@@ -231,7 +231,7 @@ def test_quotes_in_tab_separated_files_are_literal_unless_they_enclose_tabs_or_l
     assert [name["line"] for name in piece.names] == [2, 3, 4, 5, 6]
 
 
-def test_inputs_and_other_files_are_encoded_from_the_fitted_state_alone(tmp_path: Path) -> None:
+def test_inputs_and_evaluation_files_are_encoded_with_the_fitted_state_only(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     again = TextTable(str(tmp_path / "gone.csv"), threshold=0.0, fitted=data.fit())
     assert again.spec.class_names == data.spec.class_names and again.spec.tokens.size == data.spec.tokens.size
@@ -247,7 +247,7 @@ def test_inputs_and_other_files_are_encoded_from_the_fitted_state_alone(tmp_path
     np.testing.assert_allclose(torch.cat(numbers)[:, 0].numpy(), [2.5, -1], atol=1e-6)
 
 
-def test_a_class_absent_from_training_is_rejected_in_evaluation(tmp_path: Path) -> None:
+def test_a_class_absent_from_the_training_data_is_rejected_in_evaluation(tmp_path: Path) -> None:
     data = TextTable(write_json(tmp_path), column="label")
     (tmp_path / "other.jsonl").write_text('{"body": "the text", "label": "c"}\n')
     other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())
@@ -295,7 +295,7 @@ def test_texts_are_split_by_a_user_tokenizer_that_is_restored_without_its_file(t
     tokens = data.spec.tokens
     assert tokens is not None and tokens.encode is not None and tokens.decode is not None
     assert (tokens.size, tokens.pad, tokens.begin, tokens.end, tokens.mask, tokens.unknown) == (13, 0, 2, 3, 4, 1)
-    assert tokens.encode("A [MASK] film, unwatch") == [5, 4, 7, 1, 9, 10]  # neither cut nor padded
+    assert tokens.encode("A [MASK] film, unwatch") == [5, 4, 7, 1, 9, 10]  # neither truncated nor padded
     batch = next(iter(Batches(data.load().train, 40)))
     rows = [row[:length] for row, length in zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)]
     assert all(row[0] == 2 and row[-1] == 3 and len(row) <= 8 for row in rows)
@@ -305,7 +305,7 @@ def test_texts_are_split_by_a_user_tokenizer_that_is_restored_without_its_file(t
     assert given.rows["tokens"].values.tolist() == [2, 5, 6, 7, 3]
 
 
-def test_a_file_without_a_tokenizer_is_rejected(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_tokenizer_file_is_rejected(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(ConfigError, match=r"^data.tokenizer: expected a file tokenizer.json of the package tokenizers"):
@@ -314,7 +314,7 @@ def test_a_file_without_a_tokenizer_is_rejected(tmp_path: Path) -> None:
         TextTable(write(tmp_path), tokenizer=str(tmp_path / "tokens.json"))
 
 
-def test_num_labels_keeps_some_training_texts_and_the_vocabulary_of_all(tmp_path: Path) -> None:
+def test_num_labels_reduces_the_training_texts_but_not_the_vocabulary(tmp_path: Path) -> None:
     whole, some = (TextTable(write(tmp_path), threshold=0.0, num_labels=count) for count in (None, 20))
     splits, less = whole.load(), some.load()
     assert len(less.train) == 20 and len(less.test) == len(splits.test) and some.words.words == whole.words.words

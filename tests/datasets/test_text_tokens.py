@@ -11,7 +11,7 @@ from dltrain.datasets.text_tokenizers import split_pieces
 from dltrain.errors import ConfigError
 
 
-def test_pieces_of_a_text_join_to_the_text():
+def test_the_joined_pieces_of_a_text_equal_the_text():
     assert "".join(split_pieces(SENTENCES)) == SENTENCES
     assert split_pieces("a b, c\n d") == ["a", " b", ",", " c", "\n", " d"]
 
@@ -34,7 +34,7 @@ def test_words_and_byte_pairs_are_fitted_to_the_training_split_and_decode_to_the
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes", "words", "bpe", "wordpiece"])
-def test_the_targets_of_a_split_have_all_its_characters_except_the_first_token(tokens, tmp_path):
+def test_the_targets_of_a_split_have_all_characters_after_its_first_token(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     data = Text(write(tmp_path / "a.txt", SENTENCES), tokens=tokens, context_length=7)
     splits = data.load()
@@ -94,7 +94,7 @@ def test_a_missing_file_and_a_file_that_is_not_a_tokenizer_are_rejected(content,
         Text(tokenizer="gone.json")
 
 
-def test_a_user_tokenizer_replaces_characters_and_is_restored_without_its_file(tmp_path):
+def test_a_user_tokenizer_keeps_its_mask_token_and_is_restored_without_its_file(tmp_path):
     vocabularies = pytest.importorskip("tokenizers")
     words = {"[UNK]": 0, "[MASK]": 1, "call": 2, "me": 3, "ish": 4, "##mael": 5, ".": 6}
     tokenizer = vocabularies.Tokenizer(vocabularies.models.WordPiece(words, unk_token="[UNK]"))
@@ -112,7 +112,7 @@ def test_a_user_tokenizer_replaces_characters_and_is_restored_without_its_file(t
     assert given.rows["tokens"].tolist() == [[2, 3, -1]]
 
 
-def test_the_vocabulary_the_length_of_tokens_and_the_share_of_unknown_tokens_are_described(tmp_path):
+def test_vocabulary_size_token_length_and_fraction_of_unknown_tokens_are_described(tmp_path):
     text = "the whale " * 80 + "the ship " * 20
     data = Text(write(tmp_path / "a.txt", text), tokens="words", context_length=4)
     data.load()

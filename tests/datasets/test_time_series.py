@@ -308,7 +308,7 @@ def test_semicolons_a_byte_order_mark_quotes_and_decimal_commas_are_read(tmp_pat
         ("date,b\n2020-01-01,x\n", "column of numbers"),
     ],
 )
-def test_a_file_that_is_not_a_table_is_rejected(text, part, tmp_path):
+def test_a_file_without_a_usable_table_is_rejected(text, part, tmp_path):
     (tmp_path / "a.csv").write_text(text)
     assert part in error_of(path=str(tmp_path / "a.csv"))
 

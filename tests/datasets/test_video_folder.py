@@ -26,7 +26,7 @@ def write_clip(folder: Path, levels: list[int], size: tuple[int, int] = (12, 8))
 
 
 def write(root: Path, count: int = 10, frames: int = 12) -> str:
-    """Write clips of two classes; the gray level of a frame is ten times its number, counted from 0."""
+    """Write clips of two classes; the gray level of a frame is ten times its index."""
     for number in range(count):
         write_clip(root / ("jump" if number % 2 else "walk") / f"clip{number}", [10 * n for n in range(frames)])
     return str(root)
@@ -34,24 +34,24 @@ def write(root: Path, count: int = 10, frames: int = 12) -> str:
 
 @pytest.fixture(scope="module")
 def walks(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return a folder of ten clips of two classes, which tests do not change."""
+    """Return a folder of ten clips of two classes; tests must not change it."""
     return write(tmp_path_factory.mktemp("walks"))
 
 
 def levels(clip: np.ndarray) -> list[int]:
-    """Return the number of each frame of a clip, inferred from its gray level."""
+    """Return the index of each frame of a clip, computed from its gray level."""
     assert (clip == clip[:, :1, :1, :1]).all()
     return [int(level) // 10 for level in clip[:, 0, 0, 0]]
 
 
-def test_evaluation_reads_the_middle_of_a_clip_in_the_order_of_the_numbers(walks: str) -> None:
+def test_evaluation_reads_the_middle_frames_of_a_clip_in_numeric_order(walks: str) -> None:
     data = VideoFolder(walks, frames=4, frame_stride=2, image_size=6)
     assert data.spec.shape == (3, 4, 6, 6) and data.spec.clip.frames == 4 and data.spec.class_names == ("jump", "walk")
     clip, label = data.load().test.rows.example(0, None)
     assert levels(clip) == [2, 4, 6, 8] and label in (0, 1)
 
 
-def test_training_starts_at_every_possible_frame_and_the_key_decides_which(walks: str) -> None:
+def test_the_key_chooses_the_first_frame_of_a_training_clip_among_all_possible_frames(walks: str) -> None:
     files = VideoFolder(walks, frames=4, frame_stride=2, image_size=6).load().train.rows
     starts = Counter(levels(files.example(0, key)[0])[0] for key in range(120))
     assert set(starts) == set(range(6)) and min(starts.values()) > 10
@@ -68,7 +68,7 @@ def test_a_clip_that_is_too_short_repeats_its_last_frame(tmp_path: Path) -> None
 
 
 def gradient(root: Path) -> str:
-    """Write clips of equal frames; red increases from 0 to 255 over the columns and green over the rows."""
+    """Write clips of identical frames; red increases from 0 to 255 over the columns and green over the rows."""
     across = np.broadcast_to(np.linspace(0, 255, 120)[None], (80, 120))
     along = np.broadcast_to(np.linspace(0, 255, 80)[:, None], (80, 120))
     frame = Image.fromarray(np.stack([across, along, 0 * along], -1).round().astype(np.uint8))
@@ -105,7 +105,7 @@ def test_batches_have_the_same_bytes_with_and_without_workers(walks: str) -> Non
     assert not torch.equal(found[0][0], found[0][len(found[0]) // 2])
 
 
-def test_folders_of_splits_are_used(tmp_path: Path) -> None:
+def test_folders_named_train_validation_and_test_are_used_as_splits(tmp_path: Path) -> None:
     for split, count in (("train", 8), ("validation", 4), ("test", 6)):
         write(tmp_path / split, count)
     splits = VideoFolder(str(tmp_path)).load()
@@ -174,7 +174,7 @@ def test_a_video_file_is_rejected_with_an_install_hint_if_the_package_av_is_miss
 
 
 def write_video(path: Path, count: int) -> None:
-    """Write a video; the gray level of a frame is ten times its number, counted from 0."""
+    """Write a video; the gray level of a frame is ten times its index."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)

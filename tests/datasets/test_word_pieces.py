@@ -65,7 +65,7 @@ def test_words_are_split_into_pieces_as_in_bert() -> None:
     assert vocabulary.encode("a" * 101) == [UNKNOWN] != vocabulary.encode("a" * 100)
 
 
-def test_the_vocabulary_extends_the_vocabulary_of_the_package_trainer_by_continuing_characters() -> None:
+def test_the_vocabulary_adds_continuation_tokens_to_the_vocabulary_of_the_package_trainer() -> None:
     words = ["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["bun"] * 4 + ["hugs"] * 5 + ["Hugs,pun"] * 3
     own = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     own.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -76,7 +76,7 @@ def test_the_vocabulary_extends_the_vocabulary_of_the_package_trainer_by_continu
     assert {"hug", "##ug", "##un", "hugs", "Hugs", ","} <= found
     others = found - set(own.get_vocab())
     assert set(own.get_vocab()) <= found and others <= {"##h", "##p", "##b", "##H"}, (
-        "only characters that never continue a word are additional tokens"
+        "each additional token is ## followed by a character that never continues a word"
     )
 
 
@@ -91,7 +91,7 @@ def test_decoded_texts_equal_the_output_of_the_package_decoder() -> None:
     assert vocabulary.decode(vocabulary.encode("Call me Ishmael, whale.")) == "call me ishmael, whale."
 
 
-def test_accents_are_kept_in_lower_case() -> None:
+def test_lowercasing_keeps_accents() -> None:
     vocabulary = vocabularies.fit("wordpiece", ["Él está AQUÍ"] * 3, lowercase=True, min_count=1, max_words=100)
     assert vocabulary.decode(vocabulary.encode("ÉL ESTÁ aquí")) == "él está aquí"
 
@@ -111,7 +111,7 @@ def test_tokens_of_a_language_model_preserve_case_and_white_space(tmp_path: Path
     assert data.spec.tokens.encode("".join(words)) == expected
 
 
-def test_a_word_with_an_unseen_character_counts_as_one_unknown_token_that_is_spelled(tmp_path: Path) -> None:
+def test_a_word_without_pieces_is_one_unknown_token_and_its_bytes_are_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the whale and the ship\n" * 50 + "the whäle and\n" * 20, "utf-8")
     data = Text(str(tmp_path / "a.txt"), tokens="wordpiece", context_length=8, validation=0.1, test=0.1)
     part = data.tokenizer.encode_content("the whäle and " + "a" * 101)
@@ -126,7 +126,7 @@ def test_a_word_with_an_unseen_character_counts_as_one_unknown_token_that_is_spe
         data.spec.tokens.encode("the whäle")
 
 
-def test_fitting_twice_gives_the_same_tokens_although_the_trainer_of_the_package_does_not() -> None:
+def test_fitting_is_deterministic_although_the_trainer_of_the_package_is_not() -> None:
     def own() -> dict[str, int]:
         trained = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
         trained.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()

@@ -1,7 +1,7 @@
-"""Documented commands run with overrides that shorten them.
+"""Run the documented commands, with overrides that shorten the runs.
 
 The default tests run the quick commands of the README and every twelfth quick command of all pages. They compose the
-configuration of every third command that needs long training or downloads.
+configuration of every third slow command.
 """
 
 import json
@@ -26,12 +26,12 @@ USAGES = ("Training", "PublicTest", "PrivateTest")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRONG = "dltrain modle=lstm optimizer.lr=fast"  # the README shows its errors
-# Downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
+# Slow commands: downloaded data sets, long evaluations, sweeps, and the examples (run by test_examples.py).
 SLOW = re.compile(
     r"KINETICS|electricity|movie_reviews|sentiment|verses|"
     r"mnist|cifar10|shakespeare|moby_dick|ring_gan|^dltrain -m |--config-dir conf"
 )
-# For each pattern, the overrides that shorten the commands that match it.
+# For each pattern, overrides that shorten the matching commands.
 SHORT = {
     "": ["trainer.max_steps=2", "trainer.epochs=null", "trainer.log_media=false", "device=cpu"],
     "midi_events": ["data.context_length=16"],

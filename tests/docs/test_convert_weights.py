@@ -48,7 +48,7 @@ def test_a_network_with_renamed_weights_has_the_outputs_of_the_original(
     assert torch.equal(renamed(tmp_path / "original.pt", "test_efficientnet", 1000)(x), original(x))
 
 
-def test_weights_of_another_shape_kind_or_number_are_rejected(script: ModuleType) -> None:
+def test_a_different_shape_kind_or_number_of_tensors_is_rejected(script: ModuleType) -> None:
     source = {"_fc.weight": torch.ones(2, 3), "_fc.bias": torch.ones(2)}
     for target, message in (
         ({"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(2)}, r"fc.weight \(3, 2\), got _fc.weight \(2, 3\)"),

@@ -12,7 +12,7 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_points_to_an_existing_file(page: Path) -> None:
+def test_every_relative_link_points_to_an_existing_file(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", page.read_text("utf-8")):
         if not link.startswith("http"):
             assert (page.parent / link).exists(), link
@@ -26,7 +26,7 @@ def test_code_in_extending_equals_the_files_of_the_examples() -> None:
         assert file.read_text("utf-8").rstrip() in page, file.name
 
 
-def test_configuration_is_generated_from_the_yaml_files() -> None:
+def test_the_configuration_page_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -125,7 +125,7 @@ class ServerClient:
         Args:
             argv: The arguments of ``dltrain``.
             cwd: The working directory.
-            environment: Variables to add to the environment of the server.
+            environment: Environment variables in addition to those of the server.
             limits: Resource limits, e.g. ``{"RLIMIT_FSIZE": 1_000_000}``, and paths at which to mount a file system
                 of the given size in bytes. Without the permission to mount, the command ends with exit code 77.
             stderr: File for standard error instead of the one that ``Child.stderr`` reads.
@@ -170,7 +170,7 @@ class Gate:
         (self.folder / moment).touch()
 
     def delay(self, seconds: float) -> None:
-        """Make the process wait `seconds` at every moment, even if it is not closed."""
+        """Make the process wait `seconds` at every moment, closed or not."""
         (self.folder / "delay").write_text(str(seconds))
 
     def wait_until_reached(self, child: Child, moment: str) -> None:

@@ -35,7 +35,7 @@ def start(server: ServerClient, tmp_path: Path) -> Iterator[Callable[..., Child]
 
 @pytest.fixture
 def dltrain(start: Callable[..., Child]) -> Callable[..., Child]:
-    """Return a function that runs `dltrain` with arguments to its end."""
+    """Return a function that runs `dltrain` with arguments and waits for its end."""
     return lambda *argv, timeout=TIMEOUT_S, **more: start(*argv, **more).wait(timeout)
 
 

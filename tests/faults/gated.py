@@ -42,7 +42,7 @@ from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
 class Gate:
-    """Gate of a process that waits at every moment for which the folder contains a file."""
+    """Gate that makes its process wait at each moment that has a file in the folder."""
 
     def __init__(self) -> None:
         self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
@@ -128,7 +128,7 @@ class Forecasting(Gated, forecasting.Forecasting):
 
 
 class CodesWithoutAxes:
-    """Mixin of an autoencoder's task that draws codes as gray values instead of a scatter plot, which is faster."""
+    """Mixin for autoencoder tasks that draws codes as gray values instead of a scatter plot, which is faster."""
 
     def _plot_codes(self, collected: CollectedExamples) -> torch.Tensor:
         return grids.images(collected.codes[:16, None, None].sigmoid())
@@ -174,7 +174,7 @@ class Layerwise(Gated, layerwise.Layerwise):
     """Layer-wise pretraining that calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        """Return the stages with losses that call the gate; the dry run, which calls first, gets them unchanged."""
+        """Return the stages with losses that call the gate, except in the first call, which the dry run makes."""
         stages = super().stages(model)
         for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
             turn.loss = functools.partial(self.gated_loss, turn.loss)

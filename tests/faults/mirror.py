@@ -50,7 +50,7 @@ class Mirror:
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.requests = files, Counter[str]()
-        self.truncated: set[str] = set()  # files that are cut off after the first half
+        self.truncated: set[str] = set()  # files of which only the first half is sent
         self.pause = 0.0  # seconds to wait after the first half of every file
         self.url = ""
 

@@ -12,7 +12,7 @@ class Faulty(Classification):
     """Classification with a fault.
 
     The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in steps ``begin``
-    to ``end`` of a run of ``steps`` steps, counted from 1. The fault ``memory`` runs out of memory in each training
+    to ``end``, counted from 1, of a run of ``steps`` steps. The fault ``memory`` runs out of memory in each training
     batch of more than ``most`` examples, and ``metric`` makes a metric NaN in each evaluation. The file ``witness``
     receives the inputs of the first faulty batch after step 1.
     """

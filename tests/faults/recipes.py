@@ -154,7 +154,7 @@ CLIPS = [
 ]
 
 
-# Residual networks, whose norms have running statistics.
+# Residual networks, whose batch norm layers have running statistics.
 RESNET20 = [
     *["model=resnet20", "data=cifar10", "data.batch_size=4", "augment=crop_flip", "augment.cutmix=1"],
     *["augment.brightness=0.3", "augment.randaugment=1"],

@@ -14,9 +14,9 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """Assert that `run` has the same last and best checkpoint, metrics, results, curves, images and film.
+    """Assert that `run` has the checkpoints, metrics, results, curves, images and film of `reference`.
 
-    Times and memory are not compared.
+    Only the checkpoints ``last.pt`` and ``best.pt`` are compared. Times and memory are not compared.
 
     Args:
         run: A run that was interrupted and resumed.
@@ -57,7 +57,7 @@ def different(one: Any, other: Any, at: str = "") -> list[str]:
 
 
 def assert_intact(run: Path) -> None:
-    """Assert that a run folder has no partial files, and that every checkpoint has the hash in the manifest."""
+    """Assert that a run folder has no temporary files, and that each checkpoint in the manifest has the listed hash."""
     assert not leftovers(run)
     for name, entry in json.loads((run / "checkpoints" / "manifest.json").read_text()).items():
         assert sha256(run / "checkpoints" / name) == entry["sha256"], name
@@ -101,7 +101,7 @@ def events(run: Path) -> EventAccumulator:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the TensorBoard scalars except times and memory, and assert that no step occurs twice."""
+    """Return the TensorBoard scalars except times and memory, and assert that the steps of each curve increase."""
     found = events(run)
     points = {t: [(p.step, p.value) for p in found.Scalars(t)] for t in found.Tags()["scalars"]}
     for tag, values in points.items():
@@ -136,7 +136,7 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def steps(run: Path) -> int:
-    """Return the last training step that the run has logged so far; 0 before the first."""
+    """Return the step in the last complete line of ``metrics.jsonl``, or 0 without a line."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return 0

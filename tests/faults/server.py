@@ -75,7 +75,10 @@ def main() -> int:
 
 
 def prepare() -> None:
-    """Import `MODULES`, and assert that no other thread runs, since a fork does not copy threads."""
+    """Prepare the state that the children inherit.
+
+    Forks do not copy threads, so this function asserts that no other thread runs.
+    """
     import importlib
 
     for name in MODULES:
@@ -145,7 +148,7 @@ def end_all(children: set[int]) -> int:
 
 
 def child(request: dict[str, Any]) -> int:
-    """Become the process of one command, run it and return its exit code."""
+    """Set up this process for one command, run the command and return its exit code."""
     os.setpgid(0, 0)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM):

@@ -153,7 +153,7 @@ def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_step
         ),
     ],
 )
-def test_resume_finds_the_newest_intact_checkpoint_without_a_manifest_or_links(
+def test_resume_finds_the_newest_checkpoint_if_the_manifest_or_links_are_missing_or_damaged(
     damage: Callable[[Path], Any], run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     damage(run / "checkpoints")
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
     assert contents(run) == before
 
 
-def test_a_checkpoint_of_format_1_resumes_to_identical_results(
+def test_resume_from_a_checkpoint_of_format_1_gives_identical_results(
     run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     for path in checkpoints(run):

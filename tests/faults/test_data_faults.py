@@ -121,7 +121,7 @@ def test_an_empty_batch_keeps_its_position_in_a_resumed_run(
 ) -> None:
     root = paint(tmp_path / "pictures")
     epoch_steps = -(-len(ImageFolder(str(root)).load().train) // 2)
-    # Two of three images are unreadable, so many batches of one image are empty, and so are some steps of two batches.
+    # Two of three images are unreadable: many batches of one image are empty, and some steps have two empty batches.
     for path in [path for n, path in enumerate(sorted(root.rglob("*.png"))) if n % 3]:
         path.write_bytes(b"")
     arguments = command(root, SKIP, "data.workers=0", "data.batch_size=1", "trainer.accumulate=2", "trainer.epochs=3")

@@ -1,4 +1,4 @@
-"""Checkpoints written on a GPU resume on a CPU, and `torch.compile` can be switched on or off on resume."""
+"""Runs resume on a CPU with checkpoints from a GPU, and after `torch.compile` is switched on or off."""
 
 import signal
 import zipfile
@@ -47,7 +47,7 @@ def as_if_from_cuda(path: Path) -> None:
     update_manifest(path)
 
 
-def test_a_checkpoint_from_a_gpu_resumes_on_a_cpu(
+def test_a_run_resumes_on_a_cpu_with_a_checkpoint_from_a_gpu(
     stopped: Callable[..., Path],
     dltrain: Callable[..., Child],
     uninterrupted_run: Callable[[str], Path],

@@ -31,7 +31,7 @@ def stopped_run(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_pa
     return run
 
 
-def test_a_disk_full_at_a_checkpoint_is_reported_and_keeps_the_previous_checkpoint(
+def test_a_full_disk_at_a_checkpoint_is_reported_and_the_previous_checkpoint_is_kept(
     stopped_run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     files = {path: sha256(path) for path in (stopped_run / "checkpoints").glob("step-*.pt")}
@@ -64,7 +64,7 @@ def test_a_full_file_system_is_reported(dltrain: Callable[..., Child], tmp_path:
 
 
 @pytest.mark.faults
-def test_a_disk_full_while_logging_stops_the_run_and_it_can_be_resumed(
+def test_a_run_stopped_by_a_full_disk_while_logging_can_be_resumed(
     stopped_run: Path, dltrain: Callable[..., Child], uninterrupted_run: Callable[[str], Path]
 ) -> None:
     limit = (stopped_run / "metrics.jsonl").stat().st_size + 500

@@ -31,7 +31,7 @@ from dltrain.datasets.mnist import MNIST
 from dltrain.datasets.npz import Npz
 from dltrain.errors import ConfigError
 
-# Download from a mirror in a child process: argv is the root, the mirror and the hashes of the archives.
+# Download from a mirror in a child process: argv is the root, the mirror, and the names and hashes of the archives.
 DOWNLOAD = """
 import json, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes of a shell ignore SIGINT
@@ -168,7 +168,7 @@ def member(name: str, link: str | None = None, hard: bool = False) -> tarfile.Ta
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["wrong hash", "right hash"])
 @pytest.mark.parametrize("kind", ["parent folder", "absolute", "symbolic link", "hard link", "device"])
-def test_an_archive_that_would_write_outside_its_folder_is_rejected(
+def test_an_archive_with_links_devices_or_paths_outside_its_folder_is_rejected(
     kind: str, trusted: bool, cifar: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, root = tmp_path / "outside", tmp_path / "root"

@@ -48,7 +48,7 @@ def test_only_one_of_eight_simultaneous_runs_may_use_the_same_folder(
 
 @pytest.fixture
 def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> tuple[Child, Path]:
-    """Return a run that waits in step 13, and its folder."""
+    """Return the process of a run that waits in step 13, and the run folder."""
     run = tmp_path / "run"
     gate.close("train-13")
     child = start(*recipe("forecast", data_root), f"hydra.run.dir={run}", environment=gate.environment)
@@ -56,7 +56,7 @@ def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Pat
     return child, run
 
 
-def test_resuming_a_run_in_progress_is_rejected_and_names_its_process(
+def test_resuming_a_run_in_progress_is_rejected_with_its_process_id(
     busy: tuple[Child, Path],
     dltrain: Callable[..., Child],
     gate: Gate,
@@ -81,7 +81,7 @@ def test_a_run_whose_process_was_killed_can_be_resumed(
     child, run = busy
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    assert status(run)["state"] == "running"  # a killed process cannot update it
+    assert status(run)["state"] == "running"  # a killed process cannot update status.json
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, uninterrupted_run("forecast"))
 

@@ -1,4 +1,4 @@
-"""Malicious run folders: no target in them is imported or called, and named pipes and links are rejected."""
+"""Malicious run folders: malicious targets are never imported or called, and named pipes and links are rejected."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ EVIL = {
 
 @pytest.fixture(scope="session")
 def finished(server: ServerClient, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run without checkpoints, so that resuming builds everything from the configuration."""
+    """Return a run folder without checkpoints, so that resuming builds everything from the configuration."""
     path = tmp_path_factory.mktemp("ended") / "run"
     child = server.start([*RUN, f"hydra.run.dir={path}"], path.parent).wait()
     assert child.code == 0, child.stderr
@@ -38,12 +38,12 @@ def finished(server: ServerClient, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """Return a copy of the finished run, to be modified."""
+    """Return a copy of the run folder, to be modified."""
     return shutil.copytree(finished, tmp_path / "theirs")
 
 
 def fill_in(value: Any, **names: Path) -> Any:
-    """Return a payload with its file names filled in."""
+    """Return the arguments of a target with file names filled in."""
     if isinstance(value, dict):
         return {key: fill_in(item, **names) for key, item in value.items()}
     if isinstance(value, list):
@@ -109,7 +109,7 @@ DEEPER = ("checkpoints/manifest.json", "checkpoints/step-00000002.pt", "frames/0
 
 
 def make_pipe(file: Path) -> None:
-    """Replace a file by a named pipe, which blocks its readers."""
+    """Replace a file with a named pipe, which blocks its readers."""
     file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
     os.mkfifo(file)

@@ -45,7 +45,7 @@ def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def moments(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the optimizer state of each weight."""
+    """Return the optimizer state of each parameter tensor."""
     return list(state["optimizers"]["train"]["optimizer"]["state"].values())
 
 

@@ -24,7 +24,7 @@ BIG = [  # checkpoints of several MB, so that signals arrive during a save
 def run_until(
     start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> Callable[..., tuple[Child, Path]]:
-    """Return a function that starts a run, waits until it reaches a moment of gated.py and returns child and folder."""
+    """Return a function that trains up to a moment of `gated.py` and returns the child and the run folder."""
 
     def begin(kind: str, moment: str, *overrides: str, **environment: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
@@ -166,7 +166,7 @@ def test_sigusr1_saves_and_training_continues(
 
 @pytest.fixture
 def scontrol(tmp_path: Path) -> tuple[dict[str, str], Path]:
-    """Return the environment of a Slurm job whose `scontrol` only logs its arguments, and the log file."""
+    """Return the environment variables of a Slurm job whose `scontrol` only logs its arguments, and the log file."""
     calls, folder = tmp_path / "calls", tmp_path / "bin"
     folder.mkdir()
     script = folder / "scontrol"

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or have a limited encoding: no output is lost silently."""
+"""Closed and full standard streams, and streams with a limited encoding: no output is lost silently."""
 
 import json
 import os

@@ -17,7 +17,7 @@ JOBS = [f"{seed}_seed={seed}" for seed in range(SEEDS)]
 
 
 def command(data_root: Path, home: Path) -> list[str]:
-    """Return the arguments of a sweep of four LSTM runs of two epochs of eight steps each."""
+    """Return the arguments of a sweep: four LSTM runs, each with two epochs of eight steps."""
     seeds = ",".join(map(str, range(SEEDS)))
     return ["-m", f"seed={seeds}", *recipe("forecast", data_root), "trainer.epochs=2", f"hydra.sweep.dir={home}"]
 
@@ -38,7 +38,7 @@ def summary(home: Path) -> list[dict[str, str]]:
 
 
 def written(folder: Path) -> dict[Path, int]:
-    """Return the modification time of each file in a folder."""
+    """Return the modification time of each file and folder in a folder."""
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
 
 

@@ -35,18 +35,18 @@ Run = Callable[..., Child]
 
 
 def workers(child: Child) -> list[int]:
-    """Return the child processes of a command in the order of their start; the first two load training data."""
+    """Return the child process IDs of a command in the order of their start; the first two load training data."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             parts = stat.read_text().rsplit(")", 1)[1].split()
             if int(parts[1]) == child.pid:
-                found.append((int(parts[19]), int(stat.parent.name)))  # the start time, and the process ID
+                found.append((int(parts[19]), int(stat.parent.name)))  # start time, process ID
     return [pid for _, pid in sorted(found)]
 
 
 def have_ended(pids: list[int], seconds: float) -> bool:
-    """Return whether processes end within `seconds`. A zombie counts as running."""
+    """Return whether the processes end within `seconds`. A zombie counts as running."""
     limit = time.monotonic() + seconds
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         if time.monotonic() > limit:
@@ -57,7 +57,7 @@ def have_ended(pids: list[int], seconds: float) -> bool:
 
 @pytest.fixture
 def run_until(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
-    """Return a function that starts a run with two workers per split and waits until it reaches a moment."""
+    """Return a function that trains up to a moment of `gated.py` and returns the child and its workers' process IDs."""
 
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")
@@ -74,7 +74,7 @@ def run_until(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Chi
 
 @pytest.fixture
 def reference(dltrain: Run, tmp_path: Path) -> Callable[[], Path]:
-    """Return a function that trains the same run uninterrupted, without workers."""
+    """Return a function that trains the same run without interruption or workers and returns its folder."""
 
     def run() -> Path:
         arguments = command(tmp_path / "pictures", "data.workers=0", f"hydra.run.dir={tmp_path / 'whole'}")
