@@ -44,7 +44,7 @@ def all_points(data: Ring) -> tuple[np.ndarray, np.ndarray]:
     return points.astype(np.float64), classes
 
 
-def test_every_split_has_its_size_and_balanced_classes() -> None:
+def test_every_split_has_the_expected_size_and_balanced_classes() -> None:
     splits = Ring().load()
     for source, count in zip((splits.train, splits.val, splits.test), RING_SIZES.values(), strict=True):
         assert torch.bincount(source.rows["targets"]).tolist() == [count // 8] * 8

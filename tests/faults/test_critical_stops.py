@@ -113,7 +113,7 @@ def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
 
 
 @pytest.mark.faults
-def test_shortening_a_stopped_run_to_its_current_step_equals_a_run_of_that_length(
+def test_a_stopped_run_shortened_to_its_current_step_equals_a_run_of_that_length(
     run_until: RunUntil, gate: Gate, dltrain: Callable[..., Child], data_root: Path, tmp_path: Path
 ) -> None:
     short = ["trainer.epochs=null", "trainer.max_steps=13"]

@@ -25,7 +25,7 @@ def max_steps_of(run: Path) -> list[Any]:
     return [job.config.trainer.max_steps, config.trainer.max_steps, overrides]
 
 
-def test_extending_a_finished_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_an_extended_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for name, steps in (("short", 10), ("long", 20)):
         assert dltrain(*COMMON, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / name}").code == 0
     short = tmp_path / "short"

@@ -14,7 +14,7 @@ from dltrain.data.inputs import InputFiles
 from dltrain.errors import ConfigError
 
 RUN = ["model=mlp", "data=digits", "device=cpu", "trainer.max_steps=2", "trainer.log_media=false"]
-# Targets that would run a shell command, unpickle a file or import a malicious module.
+# Targets that would run a command, unpickle a file or import a malicious module.
 EVIL = {
     "os.system": {"command": "touch {canary}"},
     "subprocess.check_call": {"args": ["touch", "{canary}"]},
