@@ -1,4 +1,4 @@
-"""A warning if images are normalized differently from those on which torchvision's weights were trained."""
+"""Warning about images normalized differently from the training data of torchvision's weights."""
 
 from pathlib import Path
 
@@ -27,9 +27,7 @@ WARNING = (
         ([0.4850, 0.4563, 0.4061], [0.23, 0.222, 0.226], ""),
     ],
 )
-def test_a_normalization_that_differs_from_that_of_the_weights_is_reported(
-    mean: object, std: object, expected: str
-) -> None:
+def test_only_a_different_normalization_is_reported(mean: object, std: object, expected: str) -> None:
     assert compare_normalization(NAME, {"mean": mean, "std": std}) == expected
 
 
@@ -38,7 +36,7 @@ def test_data_and_weights_without_a_normalization_are_not_compared() -> None:
     assert not compare_normalization("FCOS_ResNet50_FPN_Weights.COCO_V1", {"mean": 0.5, "std": 0.5})
 
 
-def test_a_run_that_starts_from_weights_of_torchvision_reports_another_normalization(
+def test_a_run_from_torchvision_weights_reports_a_different_normalization(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path))

@@ -34,7 +34,7 @@ from dltrain.tasks.classification import Classification
 
 
 class Faulty(Classification):
-    """Classification that fails in the step after ``after`` steps, or has a NaN metric."""
+    """Classification that fails after ``after`` training steps, or reports a NaN accuracy."""
 
     def __init__(self, classes, fault, after):
         super().__init__(classes)
@@ -159,9 +159,8 @@ def test_an_unreadable_image_ends_the_run_as_failed(
     assert isinstance(source.rows, ImageFiles)
     damaged = source.rows.listing[last][0]
     content = damaged.read_bytes()
-    damaged.write_bytes(
-        content[:50] + bytes(len(content) - 62) + content[-12:]
-    )  # header and end are intact, so training begins
+    # The header and the end of the file stay intact, so the error occurs only during training.
+    damaged.write_bytes(content[:50] + bytes(len(content) - 62) + content[-12:])
     outcome = train(*overrides, "data.batch_size=4", "trainer.epochs=1")
     assert (outcome.state, outcome.exit_code) == ("failed", 1)
     status = read(outcome.folder / "status.json")

@@ -55,7 +55,7 @@ def test_objects_are_drawn_on_a_copy_of_their_image(tmp_path: Path) -> None:
     )
 
 
-def test_no_image_is_written_for_objects_of_standard_input_and_arrays(tmp_path: Path) -> None:
+def test_no_image_is_written_for_inputs_from_standard_input_or_arrays(tmp_path: Path) -> None:
     files = PredictedFiles(str(tmp_path))
     for record in ({"input": "-", "width": 6, "height": 4}, {"input": "x.npy[0]"}):
         assert "picture" not in files.store({**record, "objects": []})

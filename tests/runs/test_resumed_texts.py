@@ -1,4 +1,4 @@
-"""Resuming a run on texts within an epoch gives the weights of an uninterrupted run."""
+"""A run on texts that resumes within an epoch ends with the same weights as an uninterrupted run."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Resuming a run of each kind of transformer within an epoch gives the weights of an uninterrupted run, bit for bit."""
+"""A transformer run that resumes within an epoch ends with exactly the weights of an uninterrupted run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ RUNS = {
 }
 
 
-OFTEN = ("transformer_seq2seq", "bert on pairs", "gpt")  # the other models have the same blocks and batches
+OFTEN = ("transformer_seq2seq", "bert on pairs", "gpt")  # the other kinds are slow tests
 
 
 @pytest.mark.parametrize("kind", [k if k in OFTEN else pytest.param(k, marks=pytest.mark.slow) for k in RUNS])

@@ -62,7 +62,7 @@ def test_config_yaml_is_resolved(classification_run: Outcome) -> None:
     assert config.trainer.max_steps == 6 and config.seed == 0
 
 
-def test_the_log_contains_all_messages_as_plain_text(classification_run: Outcome) -> None:
+def test_the_log_contains_messages_as_plain_text(classification_run: Outcome) -> None:
     log = (classification_run.folder / "train.log").read_text()
     assert "\x1b" not in log and "\r" not in log
     for word in (
@@ -109,7 +109,7 @@ SCALARS = {
     "throughput/data_wait",
     "memory/peak_mb",
 }
-# For each run, the tags of metrics, of images with a split, of images without a split, and of texts.
+# Tags of each run: metrics, images per split, images without a split, texts per split.
 TAGS = {
     "classification_run": ({"accuracy", "macro_f1"}, {"confusion", "worst_mistakes"}, {"filters"}, set()),
     "forecasting_run": ({"mae", "rmse", "skill"}, {"forecasts"}, set(), set()),

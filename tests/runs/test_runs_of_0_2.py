@@ -1,7 +1,7 @@
 """Runs of an early state of version 0.2 (tests/fixtures/runs_of_0.2), and runs that lack a newer group or key.
 
-The expected metrics are those that the same version reached in one run of twice the length. They are compared with a
-tolerance because sums in float32 differ between CPUs.
+The expected metrics come from runs of the same version that trained twice as long without interruption. The tests
+allow a tolerance because sums in float32 differ between CPUs.
 """
 
 import json
@@ -79,7 +79,7 @@ def test_models_of_version_0_2_classify_new_rows_and_score_text(runs: Path, caps
     assert line["nats_per_character"] == pytest.approx(4.33723895, rel=1e-4)
 
 
-def test_a_run_older_than_a_group_and_a_key_gets_their_defaults(newer_groups: None, runs: Path) -> None:
+def test_a_run_that_lacks_a_newer_group_and_key_gets_their_defaults(newer_groups: None, runs: Path) -> None:
     _, job, changes = open_run("outputs/table", [])
     assert (job.config["extra"], job.choices["extra"]) == ({"level": 0}, "none")
     assert job.config["trainer"]["extra"] == 3 and not changes
@@ -88,7 +88,7 @@ def test_a_run_older_than_a_group_and_a_key_gets_their_defaults(newer_groups: No
     assert load_job(runs / "table").config["extra"] == {"level": 0}
 
 
-def test_resume_auto_accepts_the_command_of_a_run_older_than_a_group_and_a_key(
+def test_resume_auto_accepts_the_command_of_a_run_that_lacks_a_newer_group_and_key(
     newer_groups: None, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = (runs / "table" / "command.txt").read_text().split()[1:]
@@ -100,9 +100,7 @@ def test_resume_auto_accepts_the_command_of_a_run_older_than_a_group_and_a_key(
     assert "trainer.extra: expected 3, got 4. It cannot be changed on resume." in capsys.readouterr().err
 
 
-def test_a_key_missing_in_an_older_run_has_the_default_of_the_constructor(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_key_missing_in_an_older_run_has_its_default(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = runs / "table" / "job.yaml"
     job.write_text(job.read_text().replace("    stratify: true\n", ""))
     command = (runs / "table" / "command.txt").read_text().split()[1:]

@@ -39,7 +39,7 @@ def animals(own_files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def birds(own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return the overrides of the table of `animals` with other class names."""
+    """Return the overrides of `animals`, but for a copy of the table with other class names."""
     path = tmp_path_factory.mktemp("birds") / "birds.csv"
     path.write_text(own_files["csv"].read_text().replace("cat", "owl").replace("dog", "emu"))
     return ["data=csv", f"data.path={path}", "data.column=kind", "data.batch_size=16", "data.ignore=[price]"]
@@ -55,7 +55,7 @@ def notes(*overrides: str) -> list[str]:
     job = compose.compose(["device=cpu", *overrides])
     components = build_components(job)
     components.loaded = initial_weights.prepare(components, job, None)
-    components.stages()  # checks the modules and the epochs of ``transfer``
+    components.stages()  # checks transfer.freeze and transfer.unfreeze_at
     return components.loaded.describe() if components.loaded else []
 
 
@@ -109,7 +109,7 @@ def test_frozen_modules_and_their_running_statistics_do_not_change(
         assert changed == set(record["new"])
 
 
-# For each network for images, overrides that make it small.
+# Image models, and overrides that make some of them smaller.
 NETWORKS = {
     **{
         "cnn": ["model.blocks=[{channels: 4, pool: max}]", "model.hidden_size=[8]", "model.norm=batch"],
@@ -132,7 +132,7 @@ def test_no_weight_or_statistic_of_a_frozen_network_changes_except_those_of_the_
     run = train(*common, "data=fashion_mnist", "augment=affine", *frozen, "trainer.epochs=2")
     record, there, here = read(run.folder / "transfer.json"), weights(source.folder), weights(run.folder, "last.pt")
     assert {name for name in there if here[name] != there[name]} == set(record["new"])
-    assert len(record["new"]) == (6 if name == "googlenet" else 2)  # with two auxiliary heads
+    assert len(record["new"]) == (6 if name == "googlenet" else 2)  # GoogLeNet has two auxiliary heads
     assert any("running_mean" in weight for weight in there) == (name != "lenet5")
 
 
@@ -198,7 +198,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
     # The same characters, in a different order in the text.
     messages = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
     assert not any("new:" in line for line in messages)
-    (tmp_path / "abcdefg.txt").unlink()  # the run keeps its vocabulary
+    (tmp_path / "abcdefg.txt").unlink()  # the run folder contains the vocabulary
     assert notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen) == messages
     alone = tmp_path / "alone.pt"
     torch.save(model_of(source, "best.pt"), alone)
@@ -206,7 +206,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
-def test_a_bert_classifier_starts_from_the_weights_of_a_run_on_masked_tokens(
+def test_a_bert_classifier_starts_from_the_weights_of_a_masked_language_model(
     train: Train, own_files: dict[str, Path]
 ) -> None:
     sizes = ["model.hidden_size=16", "model.num_heads=2", "model.num_layers=1"]
@@ -274,7 +274,7 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(animals:
         (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),
     ],
 )
-def test_an_invalid_transfer_setting_is_rejected_in_one_line(
+def test_an_invalid_transfer_setting_is_rejected_with_one_message(
     overrides: list[str], message: str, animals: list[str]
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:

@@ -31,7 +31,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture
 def prepared(texts: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, torch.Tensor], list[str]]]:
-    """Return a function that writes a file of vectors and returns the initial embeddings and the notes of a run."""
+    """Return a function that writes a file of vectors and returns a run's initial embeddings by word, and its notes."""
 
     def prepare(lines: list[str], *more: str) -> tuple[dict[str, torch.Tensor], list[str]]:
         (tmp_path / "vectors.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -46,7 +46,7 @@ def prepared(texts: list[str], tmp_path: Path) -> Callable[..., tuple[dict[str, 
 
 
 @pytest.mark.parametrize("header", [[], ["4 4"]], ids=["glove", "word2vec"])
-def test_words_in_the_file_get_their_vectors_and_other_words_random_vectors_of_the_same_deviation(
+def test_words_in_the_file_get_their_vectors_and_other_words_get_random_vectors_of_the_same_scale(
     header: list[str], prepared
 ) -> None:  # type: ignore[no-untyped-def]
     rows, notes = prepared([*header, *LINES])

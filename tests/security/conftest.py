@@ -44,5 +44,5 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run_copy(good_run: Path, payload_folder: Path) -> Path:
-    """Return a copy of a run folder in the current folder, to be modified."""
+    """Return a copy of the finished run, which tests may modify, in the current folder."""
     return Path(shutil.copytree(good_run, payload_folder / "sent"))

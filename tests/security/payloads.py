@@ -36,14 +36,13 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "hydra.utils.instantiate": {"config": {"_target_": "os.system", "command": TOUCH}},
     "hydra._internal.utils._run_hydra": {},
 }
-# Representative payloads, for tests in which all of them would take too long: one that Hydra allows, one that it
-# rejects, and a class of the user.
+# Payloads for tests that run many commands: one that Hydra allows, one that it rejects, and a user-defined class.
 FEW = ("torch.load", "os.system", "evil.Model")
 # All payloads; those not in `FEW` are marked `slow`, because the default tests try every payload on the command line.
 FEW_BY_DEFAULT = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PAYLOADS]
 # Keys of a run's configuration at which a node is inserted.
 KEYS = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]
-# Commands that build the configuration of the run folder ``sent``.
+# Commands that read the run folder ``sent``.
 COMMANDS = [
     ["resume", "sent", "trainer.max_steps=4"],
     ["predict", "sent"],

@@ -26,7 +26,7 @@ def as_words(value: Any) -> str:
 
 
 def test_hydra_itself_runs_three_of_the_payloads(payload_folder: Path) -> None:
-    # Check that the payloads work. Otherwise the other tests would prove nothing.
+    # The other tests prove something only if the payloads work.
     for target in ("torch.load", "numpy.load", "torch.utils.collect_env.run"):
         with contextlib.suppress(Exception):
             instantiate(node(target))

@@ -1,4 +1,4 @@
-"""Run folders and checkpoints are data: nothing in them is run, and names in them cannot refer to files outside."""
+"""Run folders and checkpoints are data: they cannot run code or name files outside the folder."""
 
 import contextlib
 import hashlib
@@ -102,7 +102,7 @@ def as_torch_writes(value: Any) -> bytes:
 
 
 def as_zip(name: str) -> bytes:
-    """Return a zip file with the layout of TorchScript that contains a pickle."""
+    """Return a zip file that contains a pickle with the given name."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(f"archive/{name}", pickle.dumps(Pickled()))

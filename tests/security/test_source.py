@@ -1,4 +1,4 @@
-"""Checks of the source: no calls that load code, safe YAML files, and a local TensorBoard."""
+"""Checks of the source: no calls that can run untrusted code, safe YAML files, and a local TensorBoard."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ FORBIDDEN = (
 )
 
 
-def test_the_source_has_no_calls_that_load_code() -> None:
+def test_the_source_has_no_calls_that_can_run_untrusted_code() -> None:
     for file in (ROOT / "dltrain").rglob("*.py"):
         for number, line in enumerate(file.read_text().splitlines(), 1):
             for pattern in FORBIDDEN:

@@ -233,7 +233,8 @@ def test_without_a_valid_manifest_the_newest_valid_checkpoint_is_found(
     content = bytearray(file.read_bytes())
     with zipfile.ZipFile(file) as archive:
         largest = max((archive.read(name) for name in archive.namelist()), key=len)
-    content[content.index(largest) + len(largest) // 2] ^= 1  # without a hash, the checksum of the zip detects it
+    # Without a hash, the checksum in the zip file detects the flipped bit.
+    content[content.index(largest) + len(largest) // 2] ^= 1
     file.write_bytes(content)
     assert first_weight(checkpoints.load_newest()[1]) == 3
 

@@ -1,4 +1,4 @@
-"""The run folder: created exclusively, never overwritten, and removed if the run fails before its first step."""
+"""Run folders: used by one run only, never overwritten, and removed if the run fails before its first step."""
 
 import json
 import os
@@ -230,7 +230,7 @@ def test_the_status_file_has_the_state_of_the_run(tmp_path: Path) -> None:
     }
 
 
-def test_the_environment_has_the_versions_that_a_result_depends_on() -> None:
+def test_the_environment_has_the_versions_of_torch_and_python_and_the_commit() -> None:
     import torch
 
     found = provenance.describe_platform("CPU")

@@ -41,7 +41,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("wb") as file:
-        file.truncate(2**40)  # a sparse file of one terabyte
+        file.truncate(2**40)  # a sparse file of 1 TiB
     assert safe_read.read_mapping(tmp_path / "a.json") == {}
 
 

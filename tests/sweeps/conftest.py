@@ -21,7 +21,7 @@ def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder that contains the folder ``whole`` of a finished sweep. Tests share it."""
+    """Return a folder whose subfolder ``whole`` contains a finished sweep; the tests of a module share it."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

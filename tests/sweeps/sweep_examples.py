@@ -56,7 +56,7 @@ class Stopped(torch.nn.Module):
 
 
 def write_models(folder: Path) -> None:
-    """Write user models that fail in different ways."""
+    """Write the user models and their YAML files."""
     (folder / "failing_models.py").write_text(MODELS)
     (folder / "my_conf" / "model").mkdir(parents=True)
     for name, more in (("Broken", ""), ("Stopped", ""), ("Faulty", "size: ${spec.size}\nfault: none\n")):

@@ -127,7 +127,7 @@ def test_a_sweep_job_has_the_same_results_and_weights_as_a_single_run(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_sweep_stopped_by_ctrl_c_starts_no_further_job(model_folder: Path) -> None:
+def test_a_sweep_stopped_by_ctrl_c_starts_no_further_jobs(model_folder: Path) -> None:
     arguments = [*USER_MODELS, "-m", "model=stopped", "seed=0,1", *SMALL, "hydra.sweep.dir=exactly/here"]
     assert main.main(arguments) == 130
     with (model_folder / "exactly" / "here" / "summary.csv").open() as file:

@@ -38,7 +38,7 @@ def test_a_folder_is_rejected_while_another_sweep_uses_it(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(finished)
-    # The system locks open files, not processes: a second open file in this process acts like another process.
+    # A lock belongs to an open file, so opening the folder twice in this process acts like two processes.
     with contextlib.closing(run_dir.reopen(finished / "whole")) as other:
         other.write_status("running")
         assert main.main([*DONE, "sweep.resume=whole"]) == 2

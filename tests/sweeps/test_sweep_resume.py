@@ -1,4 +1,4 @@
-"""A sweep is resumed by repeating its command: failed and unfinished jobs run again, all others are kept."""
+"""A sweep resumes with ``sweep.resume`` or ``trainer.resume=auto``: only failed and unfinished jobs run."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_resuming_a_sweep_retries_only_failed_jobs(model_folder: Path, capsys: p
 
 
 @pytest.mark.parametrize(("fault", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.slow)])
-def test_a_signal_stops_a_sweep_and_the_same_command_resumes_it(
+def test_a_signal_stops_a_sweep_and_the_printed_command_resumes_it(
     model_folder: Path, capsys: pytest.CaptureFixture[str], fault: str, code: int
 ) -> None:
     arguments = [*USER_MODELS, "-m", "model=faulty", "seed=0,1", f"model.fault={fault}", *SMALL]
@@ -143,7 +143,7 @@ def test_yaml_changed_since_the_sweep_began_is_rejected(model_folder: Path, caps
     assert "job 0: model.hidden_size: expected 8, as in the sweep, got 9" in capsys.readouterr().err
 
 
-def test_damaged_result_files_leave_empty_cells_in_the_summary(
+def test_a_sweep_resumes_despite_damaged_summary_and_result_files(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

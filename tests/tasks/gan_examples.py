@@ -1,4 +1,4 @@
-"""Small GANs, and their losses by the formulas of the papers."""
+"""Small GANs, and their losses computed with the formulas of the papers."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def image_gan(**rest: Any) -> DCGAN:
 
 
 def losses_by_hand(name: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the losses of critic and generator by the formulas of the papers."""
+    """Return the losses of critic and generator, computed with the formulas of the papers."""
     one, zero = torch.ones_like(real), torch.zeros_like(real)
     if name == "non_saturating":
         critic = F.binary_cross_entropy(real.sigmoid(), one) + F.binary_cross_entropy(fake.sigmoid(), zero)

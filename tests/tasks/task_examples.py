@@ -23,7 +23,7 @@ def evaluate(task: Task, model: nn.Module, inputs: Tensor, size: int = 16, **mor
 
 
 def fit(model: nn.Module, task: Task, batch: Batch, steps: int, lr: float) -> nn.Module:
-    """Train a model by `steps` steps of Adam on one batch, and return it in evaluation mode."""
+    """Train a model for `steps` steps of Adam on one batch, and return it in evaluation mode."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     torch.manual_seed(1)
     for step in range(steps):

@@ -253,7 +253,7 @@ def test_the_number_of_missed_modes_is_reported() -> None:
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_samples_are_shown_for_points_in_the_plane_and_images_and_critic_outputs_for_all_data() -> None:
+def test_critic_outputs_are_shown_for_all_data_and_samples_only_for_images_and_points_in_the_plane() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), point_gan(), batch_of(40)),

@@ -16,7 +16,7 @@ LENGTHS = torch.tensor([5, 1, 7, 3, 6, 2])
 
 
 def model_and_state(seed: int, scale: float = 4.0) -> tuple[Seq2Seq, dict[str, Any]]:
-    """Return a model with random weights, scaled so that its outputs differ by step, and its state for six sources."""
+    """Return a model with large random weights, whose outputs vary from step to step, and its state for six sources."""
     torch.manual_seed(seed)
     model = Seq2Seq(9, VOCABULARY, hidden_size=8).double().eval()
     with torch.no_grad():

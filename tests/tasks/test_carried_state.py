@@ -37,7 +37,7 @@ def task(data: Text) -> LanguageModeling:
 
 
 def losses_in_one_pass(model: Recurrent, tokens: Tensor) -> Tensor:
-    """Return the loss of every token of a stream after the first, computed in one pass."""
+    """Return the losses of all tokens of a stream except the first, computed in one pass."""
     states, _ = model.layers(model.steps(tokens[None, :-1]))
     return F.cross_entropy(model.head(states)[0], tokens[1:], reduction="none")
 

@@ -24,7 +24,7 @@ SIZES = [16, 16, 16, 3]
 
 
 def examples(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return logits with a majority of correct predictions, and targets."""
+    """Return logits that predict most targets correctly, and the targets."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(CLASSES, (sum(SIZES),), generator=generator)
     logits = torch.randn(len(targets), CLASSES, generator=generator) + 1.5 * F.one_hot(targets, CLASSES)

@@ -123,14 +123,14 @@ def test_gibbs_chains_converge_to_the_distribution_of_the_model(noise: Generator
 
 
 def expected_updates(model: RBM, v0: np.ndarray, vk: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the differences in <v h>, <v> and <h> between data and chains, with probabilities for h."""
+    """Return the differences in <v h>, <v> and <h> between data and chains, computed with p(h = 1 | v)."""
     weight, _, c = parameters_of(model)
     p0, pk = sigmoid(v0 @ weight + c), sigmoid(vk @ weight + c)
     return v0.T @ p0 / len(v0) - vk.T @ pk / len(vk), v0.mean(0) - vk.mean(0), p0.mean(0) - pk.mean(0)
 
 
 def numpy_gibbs(model: RBM, v: np.ndarray, steps: int) -> np.ndarray:
-    """Run Gibbs steps with probabilities computed by NumPy and samples of torch.bernoulli."""
+    """Run Gibbs steps with probabilities computed by NumPy and samples drawn by torch.bernoulli."""
     weight, b, c = parameters_of(model)
     drawn = lambda shares: torch.bernoulli(torch.tensor(shares).float()).double().numpy()  # noqa: E731
     for _ in range(steps):
@@ -185,7 +185,7 @@ PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [
 
 @pytest.fixture(scope="module")
 def bar_overrides(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """Return a function that adds overrides to those of an RBM on three patterns, each a bar in one of three rows."""
+    """Return a function that appends overrides to those of an RBM on images with one of three rows filled."""
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     path = tmp_path_factory.mktemp("bars") / "bars.npz"
@@ -211,7 +211,7 @@ def trained(bar_overrides: Callable[..., list[str]]) -> Callable[..., tuple[comp
 
 
 def exact_nll(state: dict[str, torch.Tensor]) -> float:
-    """Return the mean negative log-likelihood of the patterns, by sums over all states."""
+    """Return the mean negative log-likelihood of the patterns, computed with sums over all states."""
     model = RBM(9, 6)
     model.load_state_dict(state)
     shares = unnormalized(model)
@@ -239,7 +239,7 @@ def test_the_likelihood_improves_and_the_logged_value_is_exact(
     nll = [line["nll"] for line in logged if line["split"] == "val"]
     assert start == pytest.approx(9 * np.log(2), abs=0.1)
     assert np.log(3) < exact_nll(last["model"]) < 0.5 * start
-    # exact_nll assumes equally frequent patterns, which the validation split does not have.
+    # exact_nll assumes that the patterns are equally frequent. In the validation split they are not.
     assert nll[-1] < 0.5 * start and len(nll) == 5
     best = torch.load(outcome.folder / "checkpoints" / "best.pt", weights_only=True)
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)

@@ -141,14 +141,14 @@ def test_error_rates_count_edits_of_all_references_and_ignore_padding() -> None:
     assert [line["transcript"] for line in build().predict(Given(), example)] == ["ab", "", "a bb"]
 
 
-def test_the_baseline_repeats_the_most_frequent_token_that_is_not_a_space() -> None:
+def test_the_baseline_repeats_the_most_frequent_token_except_spaces() -> None:
     spaces = {**batch(), "transcript": torch.tensor([[3, 3, 2, 0], [3, 0, 0, 0], [2, 3, 1, 2]])}
     unigram = Unigram([spaces], len(LETTERS), [0, 3])
     assert unigram.token == 2 and unigram.rate == 8 / 20
     assert unigram(torch.tensor([10, 1])) == [[2] * 4, []]
 
 
-def test_the_error_rate_of_the_baseline_is_that_of_its_transcripts() -> None:
+def test_the_error_rates_of_the_baseline_are_computed_from_its_transcripts() -> None:
     task = build()
     example = {**batch(), "transcript": torch.tensor([[1, 2, 2, 0], [4, 0, 0, 0], [2, 3, 1, 2]])}
     assert task.fit_baselines([example], None) == 'baseline: "b", 0.4 times per step'

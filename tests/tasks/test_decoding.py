@@ -1,4 +1,4 @@
-"""Sampling of tokens, compared with closed forms and with a model that reads its whole context at every step."""
+"""Sampling and beam search with language models, and decoding of byte streams."""
 
 import itertools
 
@@ -45,7 +45,7 @@ def test_sampling_with_a_cached_state_equals_reading_the_whole_context_at_every_
     model.eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    # The prompt is longer than the pieces in which it is read.
+    # The prompt has more than LENGTH tokens, so it is read in two pieces.
     tokens, noise = [1, 5, 2, 7, 9, 4, 8, 8], Generator().manual_seed(2)
     with torch.inference_mode():
         for _ in range(12):

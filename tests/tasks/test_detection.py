@@ -1,4 +1,4 @@
-"""Detection: losses, metrics in pixels of the files, predictions and images."""
+"""Detection: losses, metrics in pixels of the image files, predictions and drawn boxes."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ NAMES = ["cat", "dog"]
 
 
 class ShiftedTruth(nn.Module):
-    """Detector that finds the true boxes, shifted by `shift` pixels; its losses are multiples of the mean input."""
+    """Detector that shifts the ground-truth boxes by `shift` pixels; its losses are multiples of the mean input."""
 
     def __init__(self, shift: float = 0.0) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def test_a_prediction_lists_the_objects_above_the_score_limit_in_descending_orde
     assert first == {"class": "cat", "score": pytest.approx(0.9), "box": expected}
 
 
-def test_the_objects_of_the_tiles_of_an_image_are_joined() -> None:
+def test_objects_in_the_tiles_of_an_image_are_joined() -> None:
     examples = {**batch(), "parts": torch.tensor([3, 3, 3, 1])}
     parts = [{name: value[n : n + 2] for name, value in examples.items()} for n in (0, 2)]
     lines = list(task().predictions(ShiftedTruth(), parts))
@@ -90,7 +90,7 @@ def test_the_objects_of_the_tiles_of_an_image_are_joined() -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_true_boxes_are_shown_next_to_detected_boxes() -> None:
+def test_ground_truth_boxes_are_shown_next_to_detected_boxes() -> None:
     examples = batch()
     evaluation = task().evaluate(ShiftedTruth(), [examples])
     (media,) = task().show(ShiftedTruth(), evaluation)

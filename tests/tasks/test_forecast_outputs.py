@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TimeSeries:
 
 
 def evaluate(data: TimeSeries, task: Forecasting, offsets: list[float]) -> tuple[Evaluation, np.ndarray, np.ndarray]:
-    """Return the evaluation, the last values (windows, 1, columns) and the targets in the units of the data."""
+    """Return the evaluation, and each window's last values (windows, 1, columns) and targets in data units."""
     splits = data.load()
     task.fit_baselines(Batches(splits.train, 50, training=True), Batches(splits.val, 50))
     batch = next(iter(Batches(splits.test, len(splits.test))))
@@ -161,7 +161,7 @@ MORE = [(model, output) for model in MODELS for output in ("quantile", "gaussian
 @pytest.mark.parametrize(
     ("model", "output"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)], ids=str
 )
-def test_every_forecasting_model_has_outputs_for_distributions(model: str, output: str, tmp_path: Path) -> None:
+def test_forecasting_models_have_outputs_for_distributions(model: str, output: str, tmp_path: Path) -> None:
     keys = [f"model={model}", f"task.output={output}", "data.series=sunspots", "data.window=8", "data.horizon=2"]
     components = assemble.build_components(compose.compose([*keys, "device=cpu"]))
     batch = next(iter(Batches(components.data.load().test, 5)))

@@ -1,4 +1,4 @@
-"""Forecasting: metrics in data units and baselines, compared with numpy and scikit-learn."""
+"""Forecasting: metrics in data units and baselines, compared with NumPy and scikit-learn."""
 
 import json
 from dataclasses import replace
@@ -159,7 +159,7 @@ def test_adding_a_large_constant_to_a_series_shifts_the_forecasts_and_changes_no
         data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize)
         task = Forecasting(HORIZON, 1, SEASON)
         found = task.evaluate(RepeatLast(), Batches(data.load().test, 64))
-        if (normalize, offset) == ("last", 2e9):  # drawing takes most of the time
+        if (normalize, offset) == ("last", 2e9):  # one case only, because drawing is slow
             (row,) = task.show(RepeatLast(), found)
             assert row.image is not None and row.image.float().std() > 0
         (unseen,) = Batches(replace(data.load().test, rows=next(data.inputs(InputFiles())).rows), 1)
@@ -196,7 +196,7 @@ def batch(generator: torch.Generator, count: int) -> dict[str, Tensor]:
 
 
 class FixedOutputs(nn.Module):
-    """A model that returns fixed outputs."""
+    """Model that returns fixed outputs."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()

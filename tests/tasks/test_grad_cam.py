@@ -29,7 +29,8 @@ def test_the_heat_equals_a_calculation_by_hand() -> None:
     bright = torch.tensor([[4.0, 1.0], [-1.0, 2.0]])  # mean 1.5: scores 3 and -6, so class 0
     dark = -bright  # scores -3 and 6, so class 1
     images = torch.stack([bright, dark])[:, None]
-    # Gradients of class 0 per pixel: 3/4 and 1/4, sum 3/4 x - 1/4 x = x / 2. Of class 1: -3/4 x - 1/4 x = -x.
+    # Gradients of the score with respect to each pixel of the two maps: 3/4 and 1/4 for class 0, -3/4 and 1/4 for
+    # class 1. The weighted sums of the maps x and -x are therefore x / 2 and -x.
     expected = torch.stack([bright / 2, -dark]).relu()
     expected = expected / expected.amax((1, 2), keepdim=True)
     assert torch.equal(expected[0], torch.tensor([[1.0, 0.25], [0.0, 0.5]]))
