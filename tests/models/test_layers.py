@@ -35,12 +35,12 @@ def test_an_activation_that_is_not_a_name_is_rejected(name: object) -> None:
 
 @pytest.mark.parametrize("channels", [1, 6, 16, 48, 64, 97])
 @pytest.mark.parametrize("name", NORMS)
-def test_a_norm_fits_vectors_and_feature_maps_of_any_width(name: str, channels: int) -> None:
+def test_a_norm_accepts_vectors_and_feature_maps_with_any_number_of_channels(name: str, channels: int) -> None:
     for shape, dims in (((4, channels), 0), ((4, channels, 5, 7), 2)):
         assert norm(name, channels, dims)(torch.randn(shape)).shape == shape
 
 
-def test_layer_norm_of_a_feature_map_has_mean_zero_and_variance_one_per_image() -> None:
+def test_layer_norm_gives_the_feature_maps_of_each_image_mean_0_and_variance_1() -> None:
     y = norm("layer", 6, 2)(torch.randn(4, 6, 8, 8) * 3 + 2).flatten(1)
     torch.testing.assert_close(y.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)
@@ -57,7 +57,7 @@ def test_an_unknown_norm_is_rejected_with_the_nearest_name() -> None:
         norm("bacth", 4, 2)
 
 
-def test_all_invalid_sizes_are_reported_together() -> None:
+def test_all_invalid_arguments_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         check_sizes(1.5, hidden_size=-3, num_layers=2, num_heads=0, vocabulary=None)
     assert [line.split(":")[0] for line in caught.value.problems] == [

@@ -1,4 +1,4 @@
-"""LeNet-5 of 1998: its published numbers of parameters, and its layers written out map by map."""
+"""LeNet-5 of 1998, compared with the published numbers of parameters and with its layers applied one by one."""
 
 import math
 
@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError
 from dltrain.models.convolutional import LeNet5
 from dltrain.models.lenet_original import ScaledTanh, SubSampling
 
-# Rows of table I: the maps of C3 that read each map of S2.
+# Rows of the paper's table I: for each map of S2, the maps of C3 that read it.
 READERS = ("0 4 5 6 9 10 11 12 14 15", "0 1 5 6 7 10 11 12 13 15", "0 1 2 6 7 8 11 13 14 15")
 READERS += ("1 2 3 6 7 8 9 12 14 15", "2 3 4 7 8 9 10 12 13 15", "3 4 5 8 9 10 11 13 14 15")
 # Trainable parameters that the paper states for each layer.
@@ -38,7 +38,7 @@ def test_each_layer_has_the_published_number_of_parameters() -> None:
     assert sum(p.numel() for p in model.parameters()) == 60_000 + 850
 
 
-def test_outputs_equal_the_layers_written_out_map_by_map() -> None:
+def test_outputs_equal_the_same_layers_applied_one_by_one() -> None:
     model, x = original(), torch.randn(2, 1, 32, 32)
     c1, _, s2, _, c3, _, s4, _ = model.features
     maps = squash(F.conv2d(x, c1.weight, c1.bias))
@@ -80,7 +80,7 @@ def test_initial_weights_are_bounded_by_2_4_divided_by_fan_in() -> None:
     assert all(not bias.any() for name, bias in model.named_parameters() if name.endswith("bias"))
 
 
-def test_the_network_is_built_on_the_meta_device_for_a_summary() -> None:
+def test_the_network_can_be_built_on_the_meta_device() -> None:
     with torch.device("meta"):
         model = LeNet5(1, 32, 32, 10, variant="original")
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

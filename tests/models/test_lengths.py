@@ -1,4 +1,4 @@
-"""Sequences of different lengths: padding changes nothing, and outputs equal those of each sequence alone."""
+"""Padded sequences of different lengths have the same outputs as each sequence alone."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PatchTST, compared with the computation in the paper, written with torch functions and layers."""
+"""PatchTST, compared with the formulas of the paper, computed with torch functions and layers."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model() -> PatchTST:
     return found.eval()
 
 
-def test_the_forecast_of_a_column_equals_the_computation_in_the_paper(model: PatchTST) -> None:
+def test_the_forecast_of_a_column_equals_the_formulas_of_the_paper(model: PatchTST) -> None:
     states: list[Tensor] = []
     model.blocks.register_forward_hook(lambda module, inputs, output: states.extend([inputs[0], output]))
     x = 5 + 3 * torch.randn(2, LENGTH, COLUMNS)
@@ -49,7 +49,7 @@ def test_blocks_with_batch_norm_equal_those_of_the_paper() -> None:
     model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     model(torch.randn(5, LENGTH, COLUMNS))
     x, encoded, flat = seen
-    torch.testing.assert_close(flat, encoded.flatten(1))  # no norm after the last block
+    torch.testing.assert_close(flat, encoded.flatten(1))  # no norm between the last block and the head
     for block in model.blocks:
         attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
         names = {"in_proj_": block.qkv, "out_proj.": block.mix}

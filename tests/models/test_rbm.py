@@ -79,7 +79,7 @@ def test_a_dbn_equals_an_mlp_with_sigmoid_units() -> None:
 
 
 @pytest.mark.parametrize("hidden", [[], [5, 0]])
-def test_layers_without_units_are_rejected(hidden: list[int]) -> None:
+def test_a_dbn_without_layers_or_with_a_layer_of_0_units_is_rejected(hidden: list[int]) -> None:
     with pytest.raises(ConfigError, match=r"model\.hidden_size"):
         DBN(6, 3, hidden)
 

@@ -20,7 +20,7 @@ EVERY |= {"learn_initial_state": True, "recurrent_init": "orthogonal"}
 
 
 def build(cell: str, **options: Any) -> Recurrent:
-    """Return a model in float64 whose parameters, including norms and initial state, are random numbers."""
+    """Return a float64 model with random norm parameters and initial states."""
     torch.manual_seed(0)
     model = Recurrent(cell, **{"features": 3, "outputs": 5, "hidden_size": 7, "each_step": True, **options}).double()
     for name, p in model.named_parameters():
@@ -94,7 +94,7 @@ def test_layer_norm_residuals_and_initial_state_equal_their_formulas_for_padded_
 
 
 def torch_twin(model: Recurrent, cell: str, bidirectional: bool) -> nn.Module:
-    """Return one torch.nn module of two layers with the weights of `model`, which has one module per layer."""
+    """Return a two-layer torch.nn module with the weights of `model`, which has a module per layer and direction."""
     twin = TORCH[cell](3, 7, 2, batch_first=True, bidirectional=bidirectional).double()
     names = {
         f"{name.removesuffix('_l0')}_l{number}{'_reverse' if direction else ''}": value
@@ -217,7 +217,7 @@ def test_recurrent_weights_and_forget_biases_are_initialized_as_configured() -> 
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_model_without_options_draws_the_weights_of_torch_in_the_order_of_earlier_versions(cell: str) -> None:
+def test_initial_weights_equal_those_of_torch_modules_created_in_the_order_of_earlier_versions(cell: str) -> None:
     torch.manual_seed(3)
     model = Recurrent(cell, 11, 5, hidden_size=7, vocabulary=11, bidirectional=True, dropout=0.2)
     torch.manual_seed(3)
@@ -231,7 +231,7 @@ def test_a_model_without_options_draws_the_weights_of_torch_in_the_order_of_earl
     named = {f"{name}.{key}": p for name, module in expected.items() for key, p in module.state_dict().items()}
     state = model.state_dict()
     assert list(state) == list(named) and all(torch.equal(state[key], p) for key, p in named.items())
-    assert type(model.layers) is TORCH[cell], "torch's fast path"
+    assert type(model.layers) is TORCH[cell]  # not a subclass, so that torch uses its fast path
 
 
 @pytest.mark.parametrize("sizes", [[1] * 9, [4, 5]], ids=str)
@@ -270,7 +270,10 @@ def test_only_layer_norm_prevents_fused_kernels_and_a_note_reports_it() -> None:
         ({"recurrent_init": "identity"}, r"model\.recurrent_init: identity is not supported because .* gru"),
         ({"forget_bias": 1.0}, r"model\.forget_bias: not supported because the gru has no forget gate"),
         ({"tie_embeddings": True}, r"model\.tie_embeddings: not supported because the inputs are numbers"),
-        ({"tie_embeddings": True, "vocabulary": 11}, r"model\.tie_embeddings: not supported because the outputs are 5"),
+        (
+            {"tie_embeddings": True, "vocabulary": 11},
+            r"model\.tie_embeddings: not supported because the model has 5 outputs",
+        ),
         (
             {"tie_embeddings": True, "vocabulary": 5, "bidirectional": True},
             r"model\.tie_embeddings: not supported because .* twice as wide",

@@ -1,4 +1,4 @@
-"""Recurrent layers on sequences of different lengths equal torch on packed sequences, with the same weights."""
+"""`run_ragged`, compared with torch on packed sequences."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def steps() -> Tensor:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_states_and_gradients_equal_those_of_packed_sequences(cell: str, bidirectional: bool) -> None:
+def test_states_and_gradients_equal_those_of_torch_on_packed_sequences(cell: str, bidirectional: bool) -> None:
     layer, before = build(cell, bidirectional), [torch.randn(4 if bidirectional else 2, 5, 6).double() for _ in "hc"]
     before = before if cell == "lstm" else before[:1]
     packed = rnn.pack_padded_sequence(steps(), LENGTHS, batch_first=True, enforce_sorted=False)

@@ -1,4 +1,4 @@
-"""Residual networks for small images, compared with published sizes and explicit layers."""
+"""Residual networks for small images, compared with published sizes and with their layers applied one by one."""
 
 import pytest
 import torch

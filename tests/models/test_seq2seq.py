@@ -1,4 +1,4 @@
-"""Sequence-to-sequence networks: attention by its formula, padding, and decoding step by step."""
+"""Sequence-to-sequence networks: attention compared with its formula, padding, and decoding step by step."""
 
 import itertools
 import math
@@ -139,7 +139,7 @@ def test_tied_embeddings_are_the_weights_of_the_output_layer() -> None:
 
 
 def sinusoids(steps: int) -> Tensor:
-    """Return the sinusoidal positional encodings of Vaswani et al. 2017, section 3.5, element by element."""
+    """Return the sinusoidal positional encodings of Vaswani et al. 2017, section 3.5."""
     rows = [[(p / 10_000 ** (2 * (i // 2) / 6), i % 2) for i in range(6)] for p in range(steps)]
     return torch.tensor([[math.cos(a) if odd else math.sin(a) for a, odd in row] for row in rows], dtype=torch.float64)
 

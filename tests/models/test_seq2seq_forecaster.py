@@ -1,4 +1,4 @@
-"""Encoder-decoder for time series, compared with the formulas of its cells in NumPy, step by step."""
+"""Encoder-decoder for time series, compared with its formulas computed step by step in NumPy."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def advance(weights: Arrays, x: np.ndarray, hidden: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the next state of an lstm, gru or rnn, which has 4, 3 or 1 gates, by PyTorch's formulas."""
+    """Return the next hidden and cell state of an LSTM (4 gates), GRU (3) or RNN (1) by PyTorch's formulas."""
     from_x = weights["weight_ih_l0"] @ x + weights["bias_ih_l0"]
     from_state = weights["weight_hh_l0"] @ hidden + weights["bias_hh_l0"]
     gates = len(from_x) // len(hidden)
@@ -105,7 +105,7 @@ def test_attention_gives_the_same_forecast_for_true_values_read_in_one_pass_or_s
 
 
 @torch.no_grad()
-def test_the_share_of_true_values_falls_from_1_to_0_in_training_and_is_0_in_prediction() -> None:
+def test_the_fraction_of_true_values_falls_from_1_to_0_in_training_and_is_0_in_prediction() -> None:
     model, targets = build(), draw(BATCH, HORIZON, COLUMNS, seed=3)
     task = Forecasting(HORIZON, COLUMNS, features=FEATURES, output="gaussian")
     batch = {"inputs": X, "targets": targets}

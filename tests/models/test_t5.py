@@ -49,7 +49,7 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(version: str)
     )
     torch.manual_seed(1)
     theirs = transformers.T5ForConditionalGeneration(config).double().eval()
-    if version == "1.1":  # the published weights have a separate output layer, a new network has none
+    if version == "1.1":  # published weights have a separate output layer; a new transformers model has none
         theirs.lm_head.weight = nn.Parameter(torch.empty_like(theirs.lm_head.weight))
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.4)
@@ -101,14 +101,14 @@ def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache() -> Non
     assert torch.equal(found.tokens, written[:, 1:])
 
 
-def test_the_source_shares_the_embedding_only_if_the_vocabulary_is_the_same() -> None:
+def test_source_and_target_share_their_embedding_only_if_they_share_their_vocabulary() -> None:
     shared, separate = build(), build(shared_vocabulary=None)
     sizes = [sum(p.numel() for p in model.parameters()) for model in (shared, separate)]
     assert sizes[1] - sizes[0] == 11 * 16
     assert not any("bias" in name for name in shared.state_dict())
 
 
-def test_initial_queries_and_keys_have_the_scale_of_t5_and_outputs_are_of_order_1() -> None:
+def test_initial_weights_have_the_scale_of_t5_and_initial_outputs_are_of_order_1() -> None:
     torch.manual_seed(0)
     model = T5(500, 500, 64, 2, 4, shared_vocabulary=True)
     assert model.encoder[0].qkv.weight[:64].std().item() == pytest.approx((64 * 16) ** -0.5, rel=0.1)

@@ -1,4 +1,4 @@
-"""Networks of timm: the same outputs as in timm, sizes of images, errors."""
+"""Networks of timm: outputs compared with timm, image sizes and errors."""
 
 import sys
 
@@ -33,7 +33,7 @@ def test_weights_and_outputs_are_those_of_timm(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_converting_a_network_converts_weights_outside_its_layers() -> None:
+def test_conversion_to_float64_includes_parameters_that_belong_to_no_layer() -> None:
     pytest.importorskip("timm")
     model = TimmNetwork(1, 32, 32, 7, "test_vit").double()
     assert {p.dtype for p in model.parameters()} == {torch.float64}

@@ -1,4 +1,4 @@
-"""Networks of torchvision: published sizes, torchvision's outputs, small stems, auxiliary heads, sizes of images."""
+"""Networks of torchvision: published sizes, outputs, small stems, auxiliary heads and image sizes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,7 +59,7 @@ def meta() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.usefixtures("meta")
-def test_parameters_are_as_published_and_weights_have_the_names_and_shapes_of_torchvision(name: str) -> None:
+def test_networks_have_the_published_number_of_parameters_and_the_weights_of_torchvision(name: str) -> None:
     model = make(name)
     assert parameters(model) == PUBLISHED[name]
     assert shapes(model) == shapes(theirs(name))
@@ -90,7 +90,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(name: str) -> No
         torch.testing.assert_close(model.eval()(x), reference.eval()(x), atol=1e-6, rtol=0)
 
 
-def test_inputs_are_rescaled_as_torchvision_does_for_its_trained_weights() -> None:
+def test_transform_input_rescales_inputs_as_torchvision_does() -> None:
     torch.manual_seed(0)
     reference = theirs("googlenet", transform_input=True, num_classes=5).eval()
     model = make("googlenet", side=32, outputs=5, transform_input=True).eval()
@@ -120,7 +120,7 @@ def test_the_small_stem_keeps_the_size_of_the_image(name: str, layer: str) -> No
 
 
 @pytest.mark.usefixtures("meta")
-def test_a_small_vgg_pools_any_image_to_one_pixel() -> None:
+def test_a_vgg_with_the_small_stem_pools_images_of_up_to_32_pixels_to_one_pixel() -> None:
     model = make("vgg11", channels=1, side=28, stem="small")
     for side in (1, 8, 28, 32):
         assert input_size(model, torch.empty(2, 1, side, side), "avgpool") == (1, 1)
@@ -158,7 +158,7 @@ def test_the_auxiliary_head_of_inception_needs_large_images_or_the_small_stem() 
     assert make("inception_v3", side=32, stem="small").AuxLogits(torch.empty(2, 768, 3, 3)).shape == (2, 1000)
 
 
-def test_auxiliary_outputs_equal_those_of_torchvision_and_have_the_published_weights() -> None:
+def test_auxiliary_outputs_equal_those_of_torchvision_and_have_the_published_loss_weights() -> None:
     torch.manual_seed(0)
     reference, x = theirs("googlenet", num_classes=5, dropout=0.0, dropout_aux=0.0), torch.randn(4, 3, 32, 32)
     model = make("googlenet", side=32, outputs=5, dropout=0.0)

@@ -40,6 +40,6 @@ def test_the_receptive_field_of_an_output_pixel_is_bounded_and_includes_distant_
     assert seen[48, 48] and seen[48, 36] and not seen[48, 10]
 
 
-def test_a_model_without_widths_is_rejected() -> None:
+def test_an_empty_hidden_size_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at least one number of channels"):
         UNet(1, 2, [])

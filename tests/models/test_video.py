@@ -1,4 +1,4 @@
-"""Networks for video clips, compared with torchvision with the same weights and with a frame-by-frame loop."""
+"""Networks for video clips, compared with torchvision and with a loop over frames."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ PUBLISHED = {"r3d_18": (False, 33_371_472), "r2plus1d_18": (True, 31_505_325)}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_weights_have_the_names_shapes_and_number_of_torchvision(name: str) -> None:
+def test_networks_have_the_published_number_of_parameters_and_the_weights_of_torchvision(name: str) -> None:
     factorized, parameters = PUBLISHED[name]
     with torch.device("meta"):
         ours, theirs = VideoResNet(3, 400, factorized), getattr(video, name)(weights=None)
@@ -66,7 +66,7 @@ def normalize(x: Tensor, state: dict[str, Tensor], name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("frames", [1, 4])
-def test_the_cnn_reads_each_frame_and_the_lstm_the_frames_in_order(frames: int) -> None:
+def test_the_lstm_reads_the_cnn_features_of_the_frames_in_order(frames: int) -> None:
     torch.manual_seed(0)
     model = CNNLSTM(3, 12, 8, 7, BLOCKS, frame_features=9, hidden_size=5)
     for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -77,7 +77,7 @@ def test_the_cnn_reads_each_frame_and_the_lstm_the_frames_in_order(frames: int) 
     torch.testing.assert_close(model.eval()(clips), expected)
 
 
-def test_both_memory_layouts_of_clips_give_the_same_outputs_of_a_cnn_lstm() -> None:
+def test_a_cnn_lstm_has_the_same_outputs_for_both_memory_layouts_of_clips() -> None:
     torch.manual_seed(0)
     model, clips = CNNLSTM(3, 12, 8, 7, BLOCKS).eval(), torch.randn(2, 3, 4, 12, 8)
     last = clips.contiguous(memory_format=torch.channels_last_3d)

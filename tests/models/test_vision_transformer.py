@@ -1,4 +1,4 @@
-"""Vision Transformer: published sizes, torchvision's outputs, patches, positions of images of another size."""
+"""Vision Transformer: published sizes, outputs, patches, attention maps, and position embeddings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_the_base_variant_has_the_weights_of_torchvision() -> None:
 
 
 @pytest.mark.parametrize(("variant", "published"), [("tiny", 5_717_416), ("small", 22_050_664), ("base", 86_567_656)])
-def test_variants_have_the_published_number_of_parameters_and_the_mean_needs_no_class_token(
+def test_variants_have_the_published_number_of_parameters_and_mean_pooling_needs_no_class_token(
     variant: str, published: int
 ) -> None:
     with torch.device("meta"):
@@ -47,7 +47,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
-def test_default_patches_are_the_largest_up_to_16_pixels_with_at_least_seven_along_a_side(
+def test_default_patches_are_the_largest_of_at_most_16_pixels_with_at_least_7_patches_per_side(
     side: int, patch: int
 ) -> None:
     assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)
@@ -64,7 +64,7 @@ def test_a_number_of_heads_that_does_not_divide_the_features_is_rejected() -> No
         ViT(1, 8, 8, 2, hidden_size=48, num_heads=5)
 
 
-def test_the_mean_is_computed_from_the_normalized_states_of_all_patches() -> None:
+def test_mean_pooling_averages_the_normalized_states_of_all_patches() -> None:
     model = ViT(1, 8, 8, 3, patch_size=4, num_layers=1, hidden_size=8, pool="mean").double().eval()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     patches = F.unfold(x, 4, stride=4).transpose(1, 2)  # (B, patches, pixels)
@@ -73,7 +73,7 @@ def test_the_mean_is_computed_from_the_normalized_states_of_all_patches() -> Non
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_the_attention_map_is_the_rollout_of_the_weights_of_all_layers(pool: str) -> None:
+def test_the_attention_map_is_the_attention_rollout_over_all_layers(pool: str) -> None:
     torch.manual_seed(0)
     model = ViT(1, 8, 12, 3, patch_size=4, num_layers=3, hidden_size=12, num_heads=2, pool=pool).double().eval()
     for name, parameter in model.named_parameters():
@@ -104,7 +104,7 @@ def test_images_need_not_be_square() -> None:
     assert (model.grid, model(torch.randn(2, 1, 16, 20)).shape) == ((8, 10), (2, 5))
 
 
-def test_positions_of_images_of_another_size_are_interpolated_and_other_weights_copied(tmp_path: Path) -> None:
+def test_positions_are_interpolated_for_another_image_size_and_other_weights_are_copied(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small, large = (ViT(3, side, side, 5, patch_size=8, num_layers=1) for side in (32, 48))
     torch.save(small.state_dict(), tmp_path / "small.pt")
@@ -120,7 +120,7 @@ def test_positions_of_images_of_another_size_are_interpolated_and_other_weights_
     assert torch.equal(large.state_dict()["conv_proj.weight"], small.state_dict()["conv_proj.weight"])
 
 
-def test_a_model_without_class_token_adopts_the_positions_of_the_patches() -> None:
+def test_a_model_without_class_token_loads_only_the_positions_of_the_patches() -> None:
     token = ViT(3, 32, 32, 5, patch_size=8, num_layers=1, hidden_size=8)
     for side in (32, 48):
         mean = ViT(3, side, side, 5, patch_size=8, num_layers=1, hidden_size=8, pool="mean")

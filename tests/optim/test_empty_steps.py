@@ -1,4 +1,4 @@
-"""Losses of weight 0 do not change weights and do not cause divisions by 0."""
+"""Losses with weight 0 change no parameter and cause no division by 0."""
 
 import math
 from functools import partial
@@ -34,7 +34,7 @@ def test_micro_batches_of_weight_zero_do_not_change_the_step(empty: tuple[int, .
 
 
 def nothing(model: nn.Module, as_tensor: bool) -> Loss:
-    """Return the loss of a batch without targets: NaN with the number 0 as weight, or 0 with a tensor as weight."""
+    """Return the loss of a batch without targets: NaN with the int 0 as weight, or 0 with a tensor as weight."""
     errors = (model(INPUTS) - TARGETS).square()
     return Loss((errors * 0).sum(), torch.tensor(0)) if as_tensor else Loss(errors[:0].mean(), 0)
 
@@ -47,8 +47,8 @@ def nothing(model: nn.Module, as_tensor: bool) -> Loss:
         partial(torch.optim.AdamW, lr=0.1),
         partial(torch.optim.Adagrad, lr=0.1),
         partial(torch.optim.SGD, lr=0.1, momentum=0.9),
-        partial(torch.optim.RMSprop, lr=0.01, momentum=0.9),  # the last three have no fused kernels
-        partial(torch.optim.NAdam, lr=0.1),
+        partial(torch.optim.RMSprop, lr=0.01, momentum=0.9),  # no fused kernels
+        partial(torch.optim.NAdam, lr=0.1),  # no fused kernels
         partial(Muon, lr=0.1),
     ],
 )

@@ -91,7 +91,7 @@ def test_the_learning_rate_is_the_optimizers_learning_rate_times_the_schedule_fa
     "make",
     [partial(torch.optim.SGD, lr=0.1, momentum=0.9), partial(torch.optim.Adam, lr=0.1), partial(torch.optim.SGD, lr=1)],
 )
-def test_one_cycle_equals_torch_with_cycled_momentum(make: partial) -> None:
+def test_one_cycle_equals_torch_with_and_without_momentum(make: partial) -> None:
     ours, theirs = network(), network()
     optimizer = optimizer_of(ours, make, OneCycle())
     reference = make(theirs.parameters())
@@ -106,7 +106,7 @@ def test_one_cycle_equals_torch_with_cycled_momentum(make: partial) -> None:
     assert_same_parameters(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_loss_scaling_does_not_change_a_step_with_penalty_clipping_or_accumulation() -> None:
+def test_loss_scaling_does_not_change_steps_with_clipping_accumulation_and_a_penalty() -> None:
     ours, theirs = network(), network()
     options = {"l2": 0.05, "clip_norm": 0.5}
     scaled = optimizer_of(ours, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0), **options)
@@ -152,7 +152,7 @@ def test_every_optimizer_in_conf_learns_a_regression(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
-def test_every_optimizer_in_conf_resumes_bit_for_bit_from_a_weights_only_file(file: Path) -> None:
+def test_every_optimizer_in_conf_continues_bit_for_bit_from_its_saved_state(file: Path) -> None:
     options: dict[str, Any] = {"weight_decay": 0.01, "clip_norm": 1.0}
     model = network()
     first = optimizer_of(model, build_optimizer(file), OneCycle(), torch.amp.GradScaler("cpu"), **options)
@@ -172,7 +172,7 @@ def test_every_optimizer_in_conf_resumes_bit_for_bit_from_a_weights_only_file(fi
 
 
 def test_optimizer_state_has_the_memory_layout_of_its_weights() -> None:
-    """Load a state of another layout: fused kernels pair state and weights by their position in memory."""
+    """Load a state with another layout: fused kernels pair elements of state and weights by position in memory."""
     plain = nn.Conv2d(3, 4, 3)
     other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     first, second = (optimizer_of(model, partial(torch.optim.Adam, lr=0.1)) for model in (plain, other))

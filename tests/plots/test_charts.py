@@ -103,7 +103,7 @@ def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, 
     for text in texts:
         assert text in cells or text.get_fontsize() * pixels_per_point >= 10, text
         box = text.get_window_extent()
-        if text not in ticks:  # matplotlib does not draw ticks outside the limits
+        if text not in ticks:  # matplotlib does not draw tick labels outside the axis limits
             assert within.contains(box.x0, box.y0) and within.contains(box.x1, box.y1), (text, box)
     lines = [
         line for axes in figure.axes for line in axes.lines if line.get_label() in ("history", "truth", "forecast")
@@ -113,7 +113,7 @@ def test_text_in_a_chart_is_legible_in_a_tensorboard_card_and_not_cut_off(kind, 
 
 @pytest.mark.parametrize("kind", CHARTS)
 def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
-    # Settings of the user and earlier charts must have no effect; otherwise a resumed run would write different bytes.
+    # matplotlib's settings and earlier charts must have no effect; otherwise a resumed run would draw other charts.
     import matplotlib
 
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ def test_colors_differ_with_and_without_protanopia():
 # --- confusion ------------------------------------------------------------------------------------------------------
 
 
-def test_a_confusion_matrix_is_shaded_by_its_row_shares_and_shows_counts():
+def test_a_confusion_matrix_is_shaded_by_the_fractions_of_each_row_and_shows_counts():
     (axes,) = figure_of(charts.confusion, torch.tensor([[3, 1], [0, 1000]]), ["cat", "dog"]).axes
     assert np.allclose(np.square(axes.images[0].get_array()), [[0.75, 0.25], [0, 1]])
     assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "1000"}
@@ -167,7 +167,7 @@ def test_a_confusion_matrix_of_any_size_is_drawn_with_and_without_examples(class
 # --- captioned images -----------------------------------------------------------------------------------------------
 
 
-def test_float_images_are_scaled_to_black_and_white_and_bytes_are_not():
+def test_float_images_are_scaled_to_range_from_black_to_white_and_uint8_images_are_not():
     images = torch.tensor([[2.0, 4.0], [-1.0, 0.0]]).view(2, 1, 1, 2)
     (axes,) = figure_of(charts.captioned, images, ["one", "two"]).axes
     assert [image.get_array().tolist() for image in axes.images] == [[[0, 1]], [[0, 1]]]
@@ -269,7 +269,7 @@ def test_no_points_one_point_and_points_of_nan_can_be_drawn(points):
 # --- histograms -----------------------------------------------------------------------------------------------------
 
 
-def test_histograms_show_shares_per_bin_and_the_mean_of_each_set():
+def test_histograms_show_fractions_per_bin_and_the_mean_of_each_set():
     figure = figure_of(
         charts.histograms, {"real": torch.linspace(0, 1, 1000), "generated": torch.full((50,), 3.0)}, "outputs"
     )

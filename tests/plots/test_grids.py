@@ -9,7 +9,7 @@ from dltrain.plots import grids
 from dltrain.plots.grids import GAP
 
 
-def test_a_grid_contains_the_enlarged_pixels_of_all_images_on_one_scale():
+def test_a_grid_contains_all_images_enlarged_with_the_same_brightness_scale():
     images = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images[0], images[1] = 0.5, 0.25
     sheet, times, side = grids.images(images, columns=4), 7, 56
@@ -24,7 +24,7 @@ def test_a_grid_contains_the_enlarged_pixels_of_all_images_on_one_scale():
 
 
 @pytest.mark.parametrize(("channels", "side", "tile"), [(3, 32, 64), (1, 28, 56), (2, 28, 56), (3, 200, 200)])
-def test_rgb_images_keep_their_colors_and_other_channels_are_averaged(channels, side, tile):
+def test_rgb_images_keep_their_colors_and_channels_of_other_images_are_averaged(channels, side, tile):
     image = torch.rand(1, channels, side, side)
     sheet = grids.images(image)
     assert sheet.shape == (3, tile + 2 * GAP, tile + 2 * GAP)
@@ -39,7 +39,7 @@ def test_out_of_range_values_nan_and_empty_batches_can_be_drawn():
     assert bool((grids.images(torch.zeros(0, 1, 8, 8)) == 255).all())
 
 
-def test_filters_are_scaled_by_their_own_maximum_and_zero_is_gray():
+def test_each_filter_is_scaled_by_its_largest_absolute_value_and_zero_is_gray():
     weight = torch.zeros(2, 1, 3, 3)
     weight[:, 0, 0, 0] = torch.tensor([0.02, -5.0])
     gap, side = 3 * GAP, 57

@@ -22,14 +22,14 @@ def only(summary: Summary) -> Row:
     return row
 
 
-def test_the_count_of_a_linear_layer_equals_the_closed_form() -> None:
+def test_the_summary_of_a_linear_layer_equals_the_closed_form() -> None:
     row = only(summary_of(lambda: nn.Linear(10, 3), 7, 10))
     assert (row.kind, row.shape, row.parameters) == ("Linear", (4, 7, 3), 33)
     assert row.multiply_adds == 4 * 7 * 10 * 3
     assert row.receptive_field is None
 
 
-def test_the_count_of_a_grouped_strided_convolution_equals_the_closed_form() -> None:
+def test_the_summary_of_a_grouped_strided_convolution_equals_the_closed_form() -> None:
     row = only(summary_of(lambda: nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), 4, 9, 9))
     assert (row.shape, row.parameters) == ((4, 8, 5, 5), 8 * 2 * 9 + 8)
     assert row.multiply_adds == 4 * 8 * 5 * 5 * 2 * 9
@@ -37,7 +37,7 @@ def test_the_count_of_a_grouped_strided_convolution_equals_the_closed_form() -> 
 
 
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
-def test_the_count_of_a_recurrent_layer_equals_the_closed_form(kind: Callable[..., nn.Module], gates: int) -> None:
+def test_the_summary_of_a_recurrent_layer_equals_the_closed_form(kind: Callable[..., nn.Module], gates: int) -> None:
     row = only(summary_of(lambda: kind(6, 5, num_layers=2, batch_first=True), 11, 6))
     assert row.shape == (4, 11, 5)
     assert row.parameters == gates * (6 * 5 + 5 * 5 + 10 + 2 * 5 * 5 + 10)
@@ -64,11 +64,11 @@ def test_attention_multiply_adds_equal_the_closed_form_and_activations_exclude_t
     assert qkv.multiply_adds == 4 * length * 3 * width * width
     assert mix.multiply_adds == 4 * length * width * width
     assert summary.multiply_adds == sum(row.multiply_adds for row in summary.rows)
-    # The attention matrices alone would take 4 x 2 heads x 256 x 256 floats.
+    # The attention matrices alone would take 4 examples x 2 heads x 256 x 256 floats of 4 bytes.
     assert summary.memory.activations < 4 * 2 * length * length * 4
 
 
-def test_the_count_of_torch_attention_includes_its_output_projection() -> None:
+def test_the_summary_of_torch_attention_includes_its_output_projection() -> None:
     class Own(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -89,7 +89,7 @@ def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
     memory = summary_of(make, 10).memory
     parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
-    # The batch, and the outputs of ReLU, which autograd saves once for ReLU and the second layer.
+    # The batch and the output of the ReLU, which autograd saves once for the ReLU and the second layer.
     assert memory.activations == 4 * 4 * (10 + 20)
     assert memory.total == 4 * parameters + memory.activations
 
@@ -147,7 +147,7 @@ class Residual(nn.Module):
 
 
 class Causal(nn.Module):
-    """A causal convolution on inputs with features last, padded explicitly."""
+    """Causal convolutions with explicit padding and residual connections: (B, T, 1) -> (B, 1, T)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ FIELDS: list[tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] =
 @pytest.mark.parametrize(
     ("make", "shape", "axes"), FIELDS, ids=["pooled", "dilated", "sequence", "residual", "causal", "branches"]
 )
-def test_the_receptive_field_equals_the_nonzero_gradient_of_one_output(
+def test_the_receptive_field_equals_the_extent_of_the_nonzero_gradients_of_one_output(
     make: Callable[[], nn.Module], shape: tuple[int, ...], axes: tuple[int, ...]
 ) -> None:
     model = make().double()
@@ -197,7 +197,7 @@ def test_the_receptive_field_equals_the_nonzero_gradient_of_one_output(
     touched = inputs.grad.nonzero()
     expected = tuple(int(touched[:, axis].max() - touched[:, axis].min()) + 1 for axis in axes)
     rows = summary_of(make, *shape, batch_size=1).rows
-    # The last row of a residual block is the shortcut. The output has the largest receptive field.
+    # The last row may be a shortcut with a smaller receptive field than the output.
     found = max(row.receptive_field for row in rows if row.receptive_field is not None)
     assert found == expected
 
@@ -238,7 +238,7 @@ def test_a_model_with_two_inputs_can_be_summarized() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Record of the size in bytes of the largest tensor that an operation computes outside the meta device."""
+    """Record the size in bytes of the largest tensor that an operation computes outside the meta device."""
 
     largest = 0
 
@@ -250,14 +250,14 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_summarizing_a_billion_parameters_computes_no_large_tensor() -> None:
+def test_summarizing_a_model_of_a_billion_parameters_computes_no_large_tensor() -> None:
     with LargestTensor() as computed:
         tokens = torch.empty(8, 1024, dtype=torch.int64, device="meta")
         summary = summarize(lambda: Gpt(2048, 20), {"inputs": tokens}, 2, call_model)
     assert computed.largest < 100_000
     assert summary.parameters > 1e9
     assert sum(row.parameters for row in summary.rows) == summary.parameters
-    # The tied output layer is counted in the row of the model.
+    # The multiply-adds of the tied output layer are counted in the row of the model.
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 

@@ -17,7 +17,7 @@ MEDIA = "trainer.log_media=true"
 
 @pytest.fixture(scope="package")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Outcome]:
-    """Return a function that trains in a new run folder, from an empty current folder."""
+    """Return a function that trains in a new run folder, in an empty working directory."""
 
     def run_it(*overrides: str, config_dirs: tuple[str, ...] = ()) -> Outcome:
         path = tmp_path_factory.mktemp("runs") / "run"
@@ -57,5 +57,5 @@ def regression_run(train: Callable[..., Outcome], small_data: Callable[[str], li
 
 @pytest.fixture(scope="package")
 def language_model_run(train: Callable[..., Outcome], small_data: Callable[[str], list[str]]) -> Outcome:
-    once = ["trainer.max_steps=6", "trainer.log_every=2", "trainer.eval_every=6 steps"]  # samples take long
+    once = ["trainer.max_steps=6", "trainer.log_every=2", "trainer.eval_every=6 steps"]  # drawing samples is slow
     return train(*TEXT, *small_data("text"), *once, MEDIA)

@@ -1,4 +1,4 @@
-"""Overrides of small runs, and functions that read run folders."""
+"""Overrides for small runs, and functions that read, copy and compare runs."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def read(path: Path) -> Any:
 
 
 def lines(outcome: Outcome) -> list[dict[str, Any]]:
-    """Return the lines of ``metrics.jsonl`` without throughput and memory."""
+    """Return the records of ``metrics.jsonl`` without throughput and memory."""
     found = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(("throughput", "memory"))} for line in found]
 

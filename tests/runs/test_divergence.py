@@ -20,7 +20,7 @@ HUGE = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.max_steps=1"]
 @pytest.mark.parametrize(
     "more", [[], ["data.validation=0"], ["trainer.on_non_finite=ignore"], ["trainer.on_non_finite=skip"]], ids=str
 )
-def test_a_run_with_a_non_finite_test_loss_ends_as_diverged_for_every_on_non_finite(
+def test_a_run_with_a_non_finite_test_loss_ends_as_diverged_for_every_value_of_on_non_finite(
     train: Train, small_data: Callable[[str], list[str]], more: list[str]
 ) -> None:
     outcome = train("model=mlp", *small_data("digits"), *HUGE, *more)
@@ -69,7 +69,7 @@ def test_a_diverged_job_has_no_value_in_the_summary_of_its_sweep(
     assert jobs[0]["value"] is not None and jobs[1]["value"] is None
 
 
-def test_a_step_that_fails_because_of_non_finite_weights_ends_as_diverged(
+def test_a_run_whose_step_fails_because_of_non_finite_weights_ends_as_diverged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["model=rbm", "data=digits", "model.hidden_size=8", "optimizer.lr=1e30", "regularization.l1=1e38"]

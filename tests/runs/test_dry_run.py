@@ -1,4 +1,4 @@
-"""The dry run computes two examples, or the widest batch if batches differ in shape and on_oom does not split them."""
+"""The dry run computes two examples, or the widest batch if batches differ in shape and on_oom is not shrink."""
 
 from collections.abc import Callable
 
@@ -29,12 +29,12 @@ def test_the_dry_run_computes_the_widest_batch_of_texts_with_its_gradients(
     plan: list[str], small_data: Callable[[str], list[str]]
 ) -> None:
     shapes, widest, gradients = dry_run_shapes("model=lstm", *small_data("text_table"), *plan)
-    # Some plans have a batch of one example, which is computed first.
+    # If a plan has a batch of one example, the dry run first computes one example.
     assert shapes[-2:] == [widest["train"]["inputs"].shape, widest["test"]["inputs"].shape]
     assert len(widest["train"]["inputs"]) > 2 and gradients
 
 
-def test_the_dry_run_computes_two_examples_if_on_oom_shrink_splits_batches(
+def test_the_dry_run_computes_two_examples_if_on_oom_is_shrink(
     small_data: Callable[[str], list[str]],
 ) -> None:
     shapes, widest, _ = dry_run_shapes("model=lstm", *small_data("text_table"), "trainer.on_oom=shrink")
@@ -49,14 +49,14 @@ def test_the_dry_run_computes_two_examples_if_all_batches_have_the_same_shape() 
 ONE_AT_A_TIME = ["data=shapes", "data.image_size=32", "data.batch_size=1"]
 
 
-def test_a_batch_of_one_is_rejected_where_a_norm_would_get_one_number_per_channel() -> None:
+def test_a_batch_of_one_is_rejected_if_batch_norm_would_get_one_value_per_channel() -> None:
     with pytest.raises(ConfigError) as caught:
         dry_run_shapes("model=deeplabv3", "model.backbone=mobilenet_v3_large", *ONE_AT_A_TIME)
     expected = "data.batch_size: expected a size for which every batch has at least two of 400 examples"
     assert caught.value.problems == (f"{expected}, for batch normalization, got 1",)
 
 
-def test_a_batch_of_one_is_accepted_where_a_norm_gets_many_numbers_per_channel() -> None:
+def test_a_batch_of_one_is_accepted_if_batch_norm_gets_many_values_per_channel() -> None:
     job = compose.compose(["model=unet", "model.hidden_size=[2,4]", *ONE_AT_A_TIME, "device=cpu"])
     with dry_run.prepare_run(job) as (components, _):
         assert any(isinstance(module, nn.BatchNorm2d) for module in components.model.modules())

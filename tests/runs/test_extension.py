@@ -1,4 +1,4 @@
-"""Runs with schedules that depend on the length of training are extended only with --change-schedule."""
+"""Runs whose schedule depends on their number of steps are extended only with --change-schedule."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def test_an_extension_that_changes_the_learning_rate_requires_change_schedule(
 
 
 @pytest.mark.slow
-def test_a_run_with_a_schedule_independent_of_its_length_can_be_extended(train: Callable[..., Outcome]) -> None:
+def test_a_run_whose_schedule_does_not_depend_on_max_steps_can_be_extended(train: Callable[..., Outcome]) -> None:
     run = train(
         "model=mlp", "data=digits", "optimizer/schedule=step", "optimizer.schedule.step_size=3", "trainer.max_steps=4"
     )

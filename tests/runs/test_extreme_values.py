@@ -44,7 +44,7 @@ EXTREMES = {
 
 
 def is_finite(value: Any) -> bool:
-    """Return whether every number in JSON is finite."""
+    """Return whether every number in a JSON value is finite."""
     if isinstance(value, dict | list):
         return all(map(is_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)

@@ -152,7 +152,7 @@ def test_yaml_aliases_that_expand_to_gigabytes_are_rejected(tmp_path: Path, plai
     assert "it has anchors or aliases" in error_of(lambda: stored.load_job(tmp_path))
 
 
-def test_mappings_of_user_classes_may_have_numbers_as_keys(tmp_path: Path, plain_run: Path) -> None:
+def test_arguments_of_a_target_may_be_mappings_with_numbers_as_keys(tmp_path: Path, plain_run: Path) -> None:
     config = "config: {model: {_target_: x, names: {0: cat, 1: dog}}}"
     text = f"choices: {{model: a, data: b, task: c}}\noverrides: []\nconfig_dirs: []\n{config}\n"
     (tmp_path / run_files.JOB).write_text(text)

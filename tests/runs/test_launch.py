@@ -1,7 +1,4 @@
-"""Whole runs: reproducibility, lower precision, memory layout and compilation.
-
-Every optimizer and schedule updates the weights.
-"""
+"""Whole runs: reproducibility, lower precision, memory layout, compilation, optimizers and schedules."""
 
 import copy
 import dataclasses
@@ -167,7 +164,7 @@ def untrained(small_data: Callable[[str], list[str]]) -> tuple[assemble.Componen
 @pytest.mark.parametrize(
     ("name", "schedule"), [*((name, None) for name in OPTIMIZERS), *(("adam", schedule) for schedule in SCHEDULES)]
 )
-def test_every_optimizer_and_schedule_updates_every_weight(
+def test_every_optimizer_and_schedule_updates_every_parameter(
     name: str, schedule: str | None, untrained: tuple[assemble.Components, Batch]
 ) -> None:
     components, batch = untrained
