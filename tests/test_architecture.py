@@ -76,7 +76,7 @@ def importers_of(library: str) -> set[str]:
 def test_a_module_imports_only_packages_of_lower_layers(file: Path) -> None:
     package = package_of(file)
     if package.startswith("__"):
-        return  # the version, and python -m dltrain
+        return  # __init__.py and __main__.py belong to no layer
     for other in own_packages(file) - {package}:
         assert LAYER[other] < LAYER[package], f"{package} may not import {other}"
 
@@ -181,6 +181,6 @@ def test_packages_have_empty_init_files() -> None:
         assert not file.read_text()
 
 
-def test_the_training_package_imports_no_configuration_model_or_data_set() -> None:
+def test_the_training_package_does_not_import_config_models_or_datasets() -> None:
     for file in (PACKAGE / "training").glob("*.py"):
         assert not own_packages(file) & {"config", "models", "datasets"}

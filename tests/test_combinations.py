@@ -1,8 +1,7 @@
 """Every model, data set, task, optimizer, schedule and regularization in conf/ is trained, loaded and evaluated.
 
-The default tests train a covering subset, tests marked `slow` every model on all data that it supports; tasks other
-than the default task of a model are trained on digits only. Every option of `device` is only composed; `transfer` is
-tested in tests/runs.
+The default tests train a covering subset; tests marked `slow` train all other combinations in `TRAINED`. Options of
+`device` are only composed; `transfer` is tested in tests/runs.
 """
 
 import itertools
@@ -34,7 +33,7 @@ from dltrain.storage.checkpoints import Checkpoints
 PADDED = ("inputs", "masked", "previous", "segments", "targets")  # fields whose width depends on the batch
 # Tasks whose loss stays above 0 even if all examples are memorized.
 NEVER_ZERO = {"variational", "contrastive_divergence", "detection"}
-COARSE = {"fcn", "deeplabv3"}  # their outputs, at an eighth of the size, cannot follow masks of a few pixels
+COARSE = {"fcn", "deeplabv3"}  # outputs at an eighth of the resolution cannot match masks of a few pixels
 RATES = {"bag_of_words": 0.1, "perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "lstm": 1e-2, "cnn": 1e-3}
 
 

@@ -1,4 +1,4 @@
-"""Tests that need an NVIDIA GPU: precision, determinism, moving to a CPU, and steps without synchronization."""
+"""Tests that need an NVIDIA GPU: precision, determinism, evaluation on the CPU, synchronization and memory."""
 
 import io
 import itertools
@@ -65,7 +65,7 @@ def test_lower_precision_reaches_the_accuracy_of_fp32_within_0_3_points(
     assert outcome.result["test"]["accuracy"] == pytest.approx(fp32, abs=0.003)
     lines = [json.loads(line) for line in (outcome.folder / "metrics.jsonl").read_text().splitlines()]
     skipped = [line["skipped_steps"] for line in lines if "skipped_steps" in line]
-    assert bool(skipped) == (precision == "fp16"), "only fp16 has a scaler"
+    assert bool(skipped) == (precision == "fp16"), "only fp16 has a gradient scaler"
     assert all(count < 20 for count in skipped)
 
 

@@ -13,13 +13,13 @@ from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.runs import assemble, compatibility
 
-# Messages about a single wrong option, for example the model if a GPT is to classify texts.
+# Words in messages that reject one option, for example the model if a GPT is used to classify texts.
 ONE_WRONG = ("use another model", "special_tokens", "sentinels")
 SHARE = 24  # the default tests take every 24th incompatible combination of digits, text and timeseries
 
 
 @pytest.mark.parametrize("model", ["gpt", "t5", "lstm", "unet", "vae", "dbn", "timm"])
-def test_an_error_message_lists_exactly_the_data_that_fit_a_model(model: str) -> None:
+def test_matching_data_lists_exactly_the_data_that_fit_a_model(model: str) -> None:
     job = compose.compose([f"model={model}"])
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     assert set(compatibility.matching_data(job, "model", needed).split()) == FITS[model]
@@ -28,10 +28,10 @@ def test_an_error_message_lists_exactly_the_data_that_fit_a_model(model: str) ->
 def incompatible_jobs(
     data: str, small_data: Callable[[str], list[str]]
 ) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
-    """Yield, for each incompatible combination of one model per family with these data, a function that makes its job.
+    """Yield, for each incompatible combination with `data`, a function that makes its job, the spec and a name.
 
-    Also yield the spec values of the data and the names of the options. The data are composed once, because replacing
-    the model and the task is faster than composing each combination.
+    Only one model per family is used. The data are composed once because replacing the model and the task is faster
+    than composing each combination.
     """
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}

@@ -185,7 +185,7 @@ def test_a_run_stores_no_secret_and_resume_requires_it_again(
     assert config["logins"] == job["logins"] == [{"user": "me", "password": "***"}]
     assert "model.api_key=***" in shlex.split((path / "command.txt").read_text())
     assert "model.api_key=***" in json.loads((path / "environment.json").read_text())["argv"]
-    assert b"api_key: '***'" in next(path.glob("events*")).read_bytes()  # the configuration in the Text tab
+    assert b"api_key: '***'" in next(path.glob("events*")).read_bytes()  # the configuration in TensorBoard's Text tab
     longer = ["resume", "runs/one", "allow_targets=[online]", "trainer.max_steps=4"]
     assert_no_secrets("".join(capfd.readouterr()))
     assert run(*longer) == 2

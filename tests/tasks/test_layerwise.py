@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
-    """Return a run pretrained by contrastive divergence at a learning rate of 0.002, and its untrained components."""
+    """Train by contrastive divergence with a learning rate of 0.002; return the outcome and untrained components."""
     return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
 
 
@@ -62,7 +62,7 @@ def lines(outcome: launch.Outcome, split: str) -> list[dict[str, Any]]:
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["CD-1", "PCD-2 accumulated with decay", "denoising in bf16 with clipping"],
+    ids=["CD-1", "PCD-2 with accumulation and weight decay", "denoising in bf16 with clipping"],
 )
 def test_every_pretraining_stage_trains_only_one_layer(
     more: list[str], tmp_path: Path, plain: tuple[launch.Outcome, assemble.Components]

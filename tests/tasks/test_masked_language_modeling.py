@@ -55,12 +55,12 @@ def test_15_percent_of_the_tokens_are_chosen_and_of_these_80_percent_masked_and_
     shares = [float(part.sum() / whole) for part, whole in ((chosen, tokens.numel()), (masked, chosen.sum()))]
     shares += [float(part.sum() / chosen.sum()) for part in (replaced, kept)]
     assert shares == pytest.approx([0.15, 0.8, 0.1, 0.1], abs=0.01)
-    assert float(read[replaced].double().mean()) == pytest.approx(SIZE / 2, rel=0.05)  # any token of the vocabulary
+    assert float(read[replaced].double().mean()) == pytest.approx(SIZE / 2, rel=0.05)  # uniform over the vocabulary
     by_step = chosen.double().mean(0)
-    assert float(by_step.min()) > 0.1 and float(by_step.max()) < 0.2  # at every position
+    assert float(by_step.min()) > 0.1 and float(by_step.max()) < 0.2  # equally likely at every position
 
 
-def test_padding_begin_and_end_are_never_chosen_and_empty_texts_have_no_targets() -> None:
+def test_pad_begin_and_end_tokens_are_never_chosen_and_empty_texts_have_no_targets() -> None:
     tokens = torch.full((400, 6), PAD)
     tokens[:, :4] = torch.tensor([BEGIN, 7, 8, END])
     found = corrupted(tokens, mask_share=1.0)
@@ -83,7 +83,7 @@ def test_tokens_after_the_end_of_a_text_are_never_chosen(tmp_path: Path) -> None
             assert all(part.all() for part in chosen)
 
 
-def test_the_choice_depends_on_the_key_of_the_example_alone() -> None:
+def test_the_choice_of_masked_tokens_depends_only_on_the_key_of_the_example() -> None:
     tokens = torch.randint(5, SIZE, (8, 32))
     whole, again, other = corrupted(tokens), corrupted(tokens[3:5], seed=3), corrupted(tokens, seed=100)
     assert torch.equal(whole["masked"][3:5], again["masked"]) and torch.equal(whole["targets"][3:5], again["targets"])
@@ -128,7 +128,7 @@ def test_the_baseline_predicts_the_frequency_of_each_token() -> None:
     batch = found.corrupt({"inputs": tokens}, mix(torch.arange(50)))
     baseline = found.evaluate(Table(7), [batch]).baselines["token frequencies"]
     hidden = batch["inputs"][batch["targets"] != IGNORED]
-    nats = {5: -math.log(151 / 207), 6: -math.log(51 / 207)}  # 150 and 50 tokens, and one more of each of the seven
+    nats = {5: -math.log(151 / 207), 6: -math.log(51 / 207)}  # counts of 150 and 50, plus 1 for each of the 7 tokens
     assert baseline["loss"] == pytest.approx(sum(nats[int(token)] for token in hidden) / len(hidden), rel=1e-5)
     assert baseline["masked_accuracy"] == pytest.approx(float((hidden == 5).double().mean()))
 
@@ -169,7 +169,7 @@ class Pairs(Table):
         return logits, logits.mean(1)[:, :2]
 
 
-def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_over_pairs() -> None:
+def test_the_next_sentence_loss_is_added_and_the_next_sentence_accuracy_is_a_mean_over_pairs() -> None:
     tokens, classes = torch.randint(5, SIZE, (9, 30)), torch.arange(9) % 2
     batch = corrupted(tokens) | {"not_next": classes}
     model, found = Pairs(), task(next_sentence=True)
@@ -188,12 +188,13 @@ def test_the_cross_entropy_of_the_pairs_is_added_and_their_accuracy_is_a_mean_ov
     assert metrics["perplexity"] == pytest.approx(math.exp(masked.item()), rel=1e-4)
     hits = (pairs.argmax(1) == classes).double().mean()
     assert metrics["next_sentence_accuracy"] == pytest.approx(float(hits))
-    torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)  # ignores the pairs
+    # Without next_sentence, the pair logits are ignored.
+    torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)
     with pytest.raises(ConfigError, match=r"^model: expected a model that predicts whether a passage follows another"):
         found.loss(Table(), batch, 0.0)
 
 
-def test_without_masked_tokens_the_loss_of_pairs_has_weight_0_and_no_gradient() -> None:
+def test_without_masked_tokens_the_loss_of_pairs_has_weight_0_and_zero_gradients() -> None:
     batch, model = corrupted(torch.full((2, 8), BEGIN)) | {"not_next": torch.tensor([0, 1])}, Pairs()
     loss = task(next_sentence=True).loss(model, batch, 0.0)
     loss.total.backward()

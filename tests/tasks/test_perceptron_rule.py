@@ -158,7 +158,7 @@ def test_the_number_of_updates_from_zero_weights_satisfies_novikoffs_bound(gate:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_two_layers_solve_xor(seed: int, tmp_path: Path) -> None:
+def test_a_multilayer_perceptron_solves_xor(seed: int, tmp_path: Path) -> None:
     overrides = [
         "model=mlp",
         "data=gates",

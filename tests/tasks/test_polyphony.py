@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> PianoRoll:
 
 
 def arrays() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the previous and the true frames of each piece in double precision."""
+    """Return the previous frames and the target frames of each piece in double precision."""
     found = []
     for piece in PIECES:
         true = np.zeros((len(piece), NOTES))
@@ -63,7 +63,7 @@ def arrays() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def formula(probabilities: list[np.ndarray]) -> dict[str, float]:
-    """Return the metrics by their published formulas, as sums over all notes and frames."""
+    """Compute the metrics by their published formulas, summing over all notes and frames."""
     nll = hits = every = expected_hits = expected_all = frames = 0.0
     for (_, true), found in zip(arrays(), probabilities, strict=True):
         for row, p in zip(true, found, strict=True):
@@ -84,7 +84,7 @@ def test_metrics_of_a_model_equal_the_formulas_for_any_batch_size(data: PianoRol
         with torch.inference_mode():
             metrics = task().evaluate(model, Batches(splits.test, size)).metrics
         assert metrics == pytest.approx(expected, rel=1e-5)
-    (batch,) = Batches(replace(splits.test, plan=None), 3)  # all pieces, padded
+    (batch,) = Batches(replace(splits.test, plan=None), 3)  # one padded batch of all pieces
     loss = task().loss(model, batch, 0.0)
     assert loss.total.item() == pytest.approx(expected["loss"], rel=1e-5) and float(loss.weight) == 18
 
@@ -97,7 +97,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts_weighted_by_their_frames(d
     assert task().loss(model, whole, 0.0).total.item() == pytest.approx(mean.item(), rel=1e-6)
 
 
-def test_a_batch_without_a_known_frame_has_weight_0_and_no_gradient() -> None:
+def test_a_batch_without_a_known_frame_has_weight_0_and_zero_gradients() -> None:
     model, frames = Echo(), torch.zeros(2, 8, NOTES)
     loss = task().loss(model, {"inputs": frames, "targets": frames - 1}, 0.0)
     loss.total.backward()
@@ -126,7 +126,7 @@ def test_baselines_equal_the_formulas_and_ignore_transposition(data: PianoRoll, 
             assert found == pytest.approx(expected[name], rel=1e-5)
 
 
-def test_a_note_that_never_sounds_in_training_has_a_finite_loss(data: PianoRoll) -> None:
+def test_a_note_that_never_sounds_in_the_training_data_has_a_finite_loss(data: PianoRoll) -> None:
     counts = NoteCounts(Batches(data.load().train, 3))
     assert counts.overall.isfinite().all() and counts.after.isfinite().all()
 
@@ -160,7 +160,7 @@ def test_greedy_music_has_the_notes_that_the_model_predicts_from_the_earlier_fra
         assert frames[step] == (logits[step] > 0).nonzero()[:, 0].tolist()
 
 
-def test_sampled_notes_have_the_probabilities_of_the_model_at_this_temperature() -> None:
+def test_sampled_notes_have_the_probabilities_of_the_model_at_the_requested_temperature() -> None:
     model, own = Echo(), task()
     with torch.no_grad():
         model.weight.zero_()
@@ -171,7 +171,7 @@ def test_sampled_notes_have_the_probabilities_of_the_model_at_this_temperature()
     assert written(own, model, length=5, seed=1) != written(own, model, length=5, seed=2)
 
 
-def test_a_model_without_a_state_reads_no_more_frames_than_its_length() -> None:
+def test_a_transformer_generates_more_frames_than_it_can_read_at_once() -> None:
     text = written(task(), models()["transformer"], length=40, temperature=1.0)
     assert len(text.splitlines()) == 40
 

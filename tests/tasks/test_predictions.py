@@ -1,4 +1,4 @@
-"""Predictions of tasks for examples without targets, compared with calculations from the outputs of the model."""
+"""Predictions of tasks, compared with calculations from the outputs of the model."""
 
 from collections.abc import Iterable, Iterator
 

@@ -41,7 +41,7 @@ def batch(answer: str = "London") -> dict[str, Tensor]:
 
 
 def outputs(**tokens: float) -> Tensor:
-    """Return outputs of 0, except for start and end logits given as ``s_WINDOW_TOKEN`` and ``e_WINDOW_TOKEN``."""
+    """Return outputs that are 0 except for start and end logits given as ``s_WINDOW_TOKEN`` and ``e_WINDOW_TOKEN``."""
     found = torch.zeros(2, 6, 2)
     for name, value in tokens.items():
         kind, window, token = name.split("_")
@@ -49,7 +49,7 @@ def outputs(**tokens: float) -> Tensor:
     return found
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_first_and_last_token_among_the_context_and_token_0() -> None:
+def test_the_loss_is_the_mean_of_start_and_end_cross_entropy_over_the_context_and_token_0() -> None:
     whole, logits = batch(), torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
     loss = QuestionAnswering(True).loss(Fixed(logits), whole, 0.0)
     allowed = logits[:, :5]  # token 5 is outside of the context

@@ -117,7 +117,7 @@ def test_salt_and_pepper_noise_has_equally_many_black_and_white_pixels() -> None
     assert shares == pytest.approx([0.2, 0.2, 0.6], abs=0.02)
 
 
-def test_gaussian_noise_has_the_requested_deviation() -> None:
+def test_gaussian_noise_has_the_requested_standard_deviation() -> None:
     noise = corrupted(torch.zeros(400, 1, 1, 50), corruption="gaussian", amount=0.7)
     assert (float(noise.mean()), float(noise.std())) == pytest.approx((0, 0.7), abs=0.02)
 

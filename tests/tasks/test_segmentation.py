@@ -1,4 +1,4 @@
-"""Segmentation, compared with torchmetrics, losses of torch and calculations by hand."""
+"""Segmentation, compared with torchmetrics, PyTorch and calculations by hand."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_the_dice_loss_reads_no_value_back_from_the_device() -> None:
     assert soft_dice_loss(outputs, targets).shape == (9,)
 
 
-def test_cross_entropy_and_dice_are_mixed_by_their_shares() -> None:
+def test_the_loss_is_the_weighted_mean_of_cross_entropy_and_dice_loss() -> None:
     outputs, targets = example()
     entropy, mixed, dice = (
         Segmentation(CLASSES, dice=share).criterion(outputs, {"targets": targets}).total for share in (0, 0.25, 1)
@@ -120,7 +120,7 @@ def test_classes_without_pixels_are_excluded_from_mean_metrics() -> None:
     )
 
 
-def test_a_prediction_has_a_mask_and_the_share_of_pixels_of_each_class() -> None:
+def test_a_prediction_has_a_mask_and_the_fraction_of_pixels_of_each_class() -> None:
     outputs, _ = example()
     lines = Segmentation(CLASSES, NAMES).predict(nn.Identity(), {"inputs": outputs})
     for line, expected in zip(lines, outputs.argmax(1), strict=True):
@@ -129,7 +129,7 @@ def test_a_prediction_has_a_mask_and_the_share_of_pixels_of_each_class() -> None
         assert list(line["shares"].values()) == pytest.approx(shares) and list(line["shares"]) == NAMES
 
 
-def test_an_overlay_tints_classes_and_draws_ignored_pixels_white() -> None:
+def test_an_overlay_tints_all_classes_except_0_and_draws_ignored_pixels_white() -> None:
     masks = torch.tensor([[[0, 1], [2, -1]]])
     found = overlay(torch.full((1, 3, 2, 2), 0.25), masks)[0]
     assert found[:, 0, 0].tolist() == [0.25] * 3 and found[:, 1, 1].tolist() == [1] * 3

@@ -1,4 +1,4 @@
-"""Span corruption: restored texts, the share of masked tokens, predictions, and invalid settings."""
+"""Span corruption: restored texts, the fraction of masked tokens, predictions, and invalid settings."""
 
 from collections import Counter
 
@@ -57,7 +57,7 @@ def test_replacing_the_sentinels_by_the_spans_of_the_target_restores_every_text(
     assert changed == sum(len(row) > 1 for row in rows), "every text of two tokens or more has a masked span"
 
 
-def test_the_share_of_masked_tokens_and_the_length_of_spans_are_as_published() -> None:
+def test_the_fraction_of_masked_tokens_and_the_length_of_spans_are_as_published() -> None:
     lengths = torch.full((200,), 512)
     masked, spans = count_spans(lengths, 0.15, 3.0)
     mask = draw_spans(keys(200), lengths, masked, spans, 512)
@@ -92,11 +92,11 @@ def test_the_corruption_of_a_text_depends_on_its_key_and_not_on_the_other_texts_
     assert not torch.equal(again["inputs"], whole["inputs"])
 
 
-def test_windows_without_padding_have_equal_widths_and_no_lengths() -> None:
+def test_corrupted_windows_of_equal_length_are_not_padded() -> None:
     rows = torch.randint(4, 90, (5, 60), generator=torch.Generator().manual_seed(0))
     found = task().corrupt({"inputs": rows}, keys(5))
     assert set(found) == {"inputs", "previous", "targets"}
-    # 60 tokens have 9 masked ones in 3 spans; the targets also have 4 sentinels and the end token.
+    # 9 of the 60 tokens are masked, in 3 spans; the targets also have 4 sentinels and the end token.
     assert found["inputs"].shape == (5, 54) and found["targets"].shape == (5, 14)
     pairs = zip(found["inputs"].tolist(), found["targets"][:, :-1].tolist(), strict=True)
     assert [fill_spans(*pair, SENTINELS) for pair in pairs] == rows.tolist()
@@ -122,7 +122,9 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels
         ({"sentinels": (7, 8, 9)}, "data.sentinels: expected at least 4, for texts of 60 tokens, got 3"),
     ],
 )
-def test_vocabularies_without_enough_sentinels_are_rejected(options: dict[str, object], message: str) -> None:
+def test_a_vocabulary_without_enough_sentinels_or_not_shared_is_rejected(
+    options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         task(**options)
     assert caught.value.problems[0].startswith(message)

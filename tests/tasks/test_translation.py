@@ -81,7 +81,7 @@ def test_without_target_tokens_the_loss_its_weight_and_its_gradients_are_0() -> 
     assert all(float(p.grad.abs().max()) == 0 for p in model.parameters() if p.grad is not None)
 
 
-def test_the_decoder_reads_true_tokens_when_training_begins_and_predicted_tokens_when_it_ends() -> None:
+def test_the_decoder_reads_target_tokens_when_training_begins_and_predicted_tokens_when_it_ends() -> None:
     model, whole = network(), batch()
     forced = task().loss(model, whole, 1.0).total
     torch.testing.assert_close(task(teacher_forcing=0.0).loss(model, whole, 0.0).total, forced)
@@ -98,7 +98,7 @@ def test_the_decoder_reads_true_tokens_when_training_begins_and_predicted_tokens
     assert all(p.grad is not None for p in model.parameters())
     torch.manual_seed(0)
     half = {float(task(teacher_forcing=0.0).loss(model, whole, 0.5).total) for _ in range(5)}
-    assert len(half) > 1, "the choice between true and predicted tokens must be random"
+    assert len(half) > 1, "the choice between target and predicted tokens must be random"
 
 
 class Echo(nn.Module):

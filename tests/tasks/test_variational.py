@@ -1,4 +1,4 @@
-"""Evidence lower bound of a VAE, compared with sampling, torch.distributions and a model of known likelihood."""
+"""Evidence lower bound of a VAE, compared with sampling, torch.distributions and a model with known likelihood."""
 
 import math
 from typing import Any
@@ -141,7 +141,7 @@ class LinearGaussian(nn.Module):
     def __init__(self, size: int, latent: int, std: float, exact: bool) -> None:
         super().__init__()
         weight, bias = normal(size, latent), normal(size, seed=1)
-        # Independent posteriors need orthogonal columns.
+        # The posterior is diagonal only if the columns are orthogonal.
         self.weight, self.bias = torch.linalg.qr(weight).Q * torch.tensor([2.0, 1.0])[:latent], bias
         self.precision = self.weight.square().sum(0) / std**2 + 1
         self.std, self.exact, self.latent = std, exact, latent

@@ -15,7 +15,8 @@ PAD, END = 0, 3
 def batch(pairs: list[tuple[list[int], list[int]]]) -> dict[str, Tensor]:
     width = max(len(source) for source, _ in pairs) + 1
     steps = max(len(target) for _, target in pairs) + 2
-    inputs = torch.tensor([source + [9] * (width - len(source)) for source, _ in pairs])  # 9 is not the padding token
+    # The sources are padded with 9, so the padding can be recognized only by `lengths`.
+    inputs = torch.tensor([source + [9] * (width - len(source)) for source, _ in pairs])
     targets = torch.tensor([[*target, END, *[PAD] * (steps - len(target) - 1)] for _, target in pairs])
     return {"inputs": inputs, "lengths": torch.tensor([len(source) for source, _ in pairs]), "targets": targets}
 
@@ -31,7 +32,7 @@ def dice(pairs: list[tuple[list[int], list[int]]], source: int, target: int) -> 
     return 2 * both / max(1, sum(source in one for one, _ in pairs) + sum(target in other for _, other in pairs))
 
 
-def test_each_token_becomes_the_one_with_the_highest_dice_coefficient() -> None:
+def test_each_source_token_is_translated_to_the_target_token_with_the_highest_dice_coefficient() -> None:
     pairs = drawn(40)
     found = WordForWord([batch(pairs[:25]), batch(pairs[25:])], (PAD, END)).dictionary
     assert set(found) == {4, 5, 6, 7, 8}

@@ -8,7 +8,7 @@ from dltrain.models.recurrent import Recurrent
 from dltrain.tasks.word_weights import word_weights
 
 
-def test_texts_without_a_decoder_are_rejected_although_the_model_has_attention_weights() -> None:
+def test_word_weights_are_rejected_if_tokens_cannot_be_decoded() -> None:
     model = Recurrent("gru", features=5, outputs=2, hidden_size=4, vocabulary=5, readout="attention")
     batch = {"inputs": torch.tensor([[1, 2, 3]]), "lengths": torch.tensor([3])}
     assert [len(words) for words in word_weights(model, batch, str)] == [3]

@@ -1,4 +1,4 @@
-"""The share of the training time spent waiting for data is logged, and a large share leads to advice once.
+"""The fraction of the training time spent waiting for data is logged; a large fraction leads to advice, given once.
 
 The clock of these tests advances only when a test advances it.
 """
@@ -68,7 +68,7 @@ def trained(folder: Path, clock: Clock, decoding: float, step: float, console: C
 
 
 @pytest.mark.parametrize(("decoding", "step", "share"), [(0.5, 1.0, 0.8), (0.0, 1.0, 0.0), (1.0, 0.0, 1.0)])
-def test_the_share_of_waiting_in_each_logging_interval_is_logged(
+def test_the_fraction_of_time_spent_waiting_is_logged_in_each_interval(
     decoding: float, step: float, share: float, tmp_path: Path, clock: Clock
 ) -> None:
     trained(tmp_path, clock, decoding, step, Console(io.StringIO()))
@@ -82,9 +82,9 @@ ADVICE = "of the training time was spent waiting for data"
 @pytest.mark.parametrize(
     ("decoding", "step", "times"),
     [(0.5, 1.0, 1), (0.5, 40.0, 0), (0.005, 0.01, 0)],
-    ids=["long and a large share", "a small share", "a few seconds"],
+    ids=["long and a large fraction", "a small fraction", "a few seconds"],
 )
-def test_advice_is_given_once_if_waiting_is_long_and_its_share_large(
+def test_advice_is_given_once_if_waiting_takes_long_and_a_large_fraction_of_the_training_time(
     decoding: float, step: float, times: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 6)

@@ -76,7 +76,7 @@ def test_modules_owned_by_no_turn_keep_their_weights_and_running_statistics(aver
     assert len(first) >= 2 and all(body == before for body in first)
     after = state(loop.evaluator.model, "body")
     assert all(after[name] != before[name] for name in before), (
-        "the second stage must train the body and its running statistics"
+        "the second stage must change the weights and running statistics of the body"
     )
 
 

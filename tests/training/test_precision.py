@@ -143,7 +143,7 @@ def test_bf16_is_advised_only_if_the_cpu_supports_it_and_the_model_gets_faster()
     gains = in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     assert (precision.advise(nn.LSTM(2, 2), on_cpu("fp32")) is not None) == gains
     assert (precision.advise(nn.Conv2d(2, 2, 3), on_cpu("fp32")) is not None) == gains
-    assert precision.advise(nn.Conv2d(2, 2, 2, stride=2), on_cpu("fp32")) is None  # patches of a ViT
+    assert precision.advise(nn.Conv2d(2, 2, 2, stride=2), on_cpu("fp32")) is None  # the patch embedding of a ViT
     assert precision.advise(nn.Linear(2, 2), on_cpu("fp32")) is None
 
 
@@ -237,7 +237,7 @@ def check_models(
 
 
 @pytest.mark.parametrize("models", [["cnn", "lstm"], pytest.param(MODELS, marks=pytest.mark.slow)], ids=len)
-def test_models_are_computed_on_an_older_cpu_or_rejected_in_one_line(
+def test_models_are_prepared_for_an_older_cpu_or_rejected_in_one_line(
     models: list[str], small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     check_models(PREPARE, OLDER_CPU, ["bf16"], small_data, tmp_path, models)

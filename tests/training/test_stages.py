@@ -37,7 +37,7 @@ class Players(nn.Module):
 
 
 class Duel(Task):
-    """Task that trains a generator to copy its inputs, and then against a critic; no output is detached."""
+    """Task that trains a generator to copy its inputs and then to fool a critic; no output is detached."""
 
     metric: ClassVar[str] = "loss"
     better: ClassVar[Literal["min", "max"]] = "min"
@@ -147,7 +147,7 @@ def test_each_turn_logs_its_own_loss(tmp_path: Path) -> None:
 
 
 class TwoStages(Classification):
-    """Task of two stages; the first trains on unlabeled examples and has its own metric."""
+    """Task with two stages; the first trains on unlabeled examples and has its own metric."""
 
     def __init__(self, distances: Sequence[float] = (1.0,)) -> None:
         super().__init__(CLASSES)
