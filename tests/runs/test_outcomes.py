@@ -1,4 +1,4 @@
-"""States and exit codes of runs, and the files in their folders."""
+"""Outcomes of runs: states, exit codes, messages and metrics."""
 
 import io
 import json
@@ -110,7 +110,7 @@ def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
     assert ("_hparams_/session_end_info" in events(outcome).summary_metadata) == (state != "interrupted")
 
 
-def test_a_diverged_run_does_not_affect_the_next_run_in_the_process(
+def test_a_diverged_run_does_not_affect_the_next_run_in_the_same_process(
     train_with_fault: Callable[..., Outcome],
     train: Callable[..., Outcome],
     small_data: Callable[[str], list[str]],

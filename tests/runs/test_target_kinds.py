@@ -11,7 +11,7 @@ from dltrain.runs.dry_run import build_batches
 
 
 @pytest.mark.parametrize(("task", "dtype"), [("classification", torch.int64), ("regression", torch.float32)])
-def test_the_task_decides_whether_few_integers_are_classes_or_numeric_targets(
+def test_the_task_decides_whether_few_distinct_integers_are_classes_or_numeric_targets(
     task: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").write_text("x,count\n" + "".join(f"{row / 7:.4f},{row % 5 + 10}\n" for row in range(60)))

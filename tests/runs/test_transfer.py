@@ -140,7 +140,7 @@ GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "tr
 
 
 @pytest.mark.slow
-def test_gradual_unfreezing_resumed_within_or_between_stages_ends_with_the_same_checkpoint(
+def test_a_gradual_unfreezing_run_resumed_within_or_between_stages_ends_with_the_same_checkpoint(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     weights_of = [f"transfer.weights={source.folder}", "trainer.checkpoint_every=1", "regularization.ema_decay=0.9"]

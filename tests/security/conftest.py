@@ -1,4 +1,4 @@
-"""A folder with payloads, and run folders to insert them into."""
+"""A folder with payloads, and a run folder into which tests insert payloads."""
 
 import pickle
 import shutil

@@ -41,7 +41,9 @@ def test_a_payload_on_the_command_line_is_rejected(
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_a_payload_is_rejected_at_every_key(payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str) -> None:
+def test_a_payload_is_rejected_at_group_keys_and_nested_keys(
+    payload_folder: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
     rejected(capsys, *as_overrides(key, node("evil.Model")), *SMALL)
 
 

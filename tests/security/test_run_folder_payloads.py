@@ -1,4 +1,4 @@
-"""Run folders and checkpoints are data: they cannot run code or name files outside the folder."""
+"""Run folders and checkpoints are data: no code in them is run, and no files outside the folder are changed."""
 
 import contextlib
 import hashlib

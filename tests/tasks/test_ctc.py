@@ -52,7 +52,7 @@ class Given(nn.Module):
         return x
 
 
-def test_the_loss_equals_that_of_torch_on_unpadded_examples_one_by_one() -> None:
+def test_the_loss_equals_the_sum_of_torch_losses_of_unpadded_examples() -> None:
     model, task, criterion = network(), build(), nn.CTCLoss(blank=0, reduction="sum")
     found = task.loss(model, batch(), 0.0)
     total = torch.zeros(())
