@@ -58,7 +58,7 @@ test-lowest: ## run some tests in .venv-lowest, with the lowest versions of depe
 		--editable '.[detection,music]' pytest pytest-xdist scikit-learn
 	.venv-lowest/bin/python -m pytest --numprocesses 2 tests/config tests/cli/test_main.py tests/runs tests/plots $(ARGS)
 
-coverage: .venv/installed-dev ## run the default tests and write the coverage of each file to coverage.txt
+coverage: .venv/installed-dev ## run the default tests and write the coverage of files that are not fully covered to coverage.txt
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov=dltrain --cov-report= $(ARGS)
 	$(BIN)/coverage report --skip-covered > coverage.txt && tail -n 1 coverage.txt
 
@@ -78,7 +78,7 @@ type: .venv/installed-dev ## check the types
 docs: .venv/installed ## generate docs/configuration.md from conf/
 	$(BIN)/python docs/make_configuration.py
 
-bench: .venv/installed ## compare training rates with a bare loop and other installed trainers
+bench: .venv/installed ## compare training rates of dltrain, a bare loop and other installed trainers
 	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 wheel: .venv/installed ## build dist/*.whl

@@ -50,13 +50,15 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--systems", type=names(SYSTEMS), default=list(SYSTEMS), help=",".join(SYSTEMS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="steps per run, at least 4 (default: set by the workload)")
-    parser.add_argument("--threads", type=int, help="value of OMP_NUM_THREADS (default: unchanged)")
+    parser.add_argument("--threads", type=int, help="value of OMP_NUM_THREADS and MKL_NUM_THREADS (default: unchanged)")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
     parser.add_argument("--growth", action="store_true", help="compare time and memory of an early and a late step")
     parser.add_argument("--busy", action="store_true", help="measure despite a high load average")
     options = parser.parse_args()
-    if options.rounds < 1 or (options.steps is not None and options.steps < 4):
-        parser.error("expected --rounds of at least 1 and --steps of at least 4")
+    if options.rounds < 1:
+        parser.error(f"--rounds: expected at least 1, got {options.rounds}")
+    if options.steps is not None and options.steps < 4:
+        parser.error(f"--steps: expected at least 4, got {options.steps}")
     return options
 
 
@@ -65,7 +67,7 @@ def names(known: Sequence[str] | dict[str, Any]) -> Any:
 
     def split(text: str) -> list[str]:
         if wrong := [name for name in text.split(",") if name not in known]:
-            raise argparse.ArgumentTypeError(f"{wrong[0]}: expected some of {','.join(known)}")
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {wrong[0]}")
         return text.split(",")
 
     return split
@@ -108,7 +110,7 @@ def run_system(system: str, name: str, folder: Path, steps: int, threads: int | 
     result = folder / "result.json"
     result.unlink(missing_ok=True)
     script = str(Path(__file__).with_name("child.py"))
-    # KERAS_BACKEND selects torch; the other variables disable GPUs and network access.
+    # Keras uses torch, GPUs are disabled, and Hugging Face's libraries do not access the network.
     env = {**os.environ, "KERAS_BACKEND": "torch", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     env |= {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     words = [sys.executable, script, system, name, str(folder), str(steps), str(time.time()), str(result)]
@@ -175,7 +177,7 @@ def cells(row: Measured) -> list[str]:
 
 
 def warn(rows: list[Measured]) -> None:
-    """Print errors, and warnings about numbers that cannot be compared."""
+    """Print errors, and warnings about different models and wrong rates in result.json."""
     for row in rows:
         if "error" in row:
             print(f"{row['workload']} {row['system']} failed:\n{row['error']}")
@@ -210,7 +212,7 @@ def check_growth(folder: Path, options: argparse.Namespace) -> int:
 
 
 def machine(options: argparse.Namespace, load: float) -> Measured:
-    """Return the hardware, the threads and the software versions of the benchmark."""
+    """Return the hardware, the number of threads, the software versions and the load average."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

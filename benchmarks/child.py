@@ -46,7 +46,7 @@ def main(system: str, name: str, folder: str, steps: str, started: str, result: 
         SYSTEMS[system](task)
     stamps = task.stamps[: task.steps]
     if len(stamps) < task.steps:
-        raise SystemExit(f"{system} took {len(stamps)} steps, expected {task.steps}")
+        raise SystemExit(f"{system}: expected {task.steps} steps, got {len(stamps)}")
     warm = max(1, min(task.workload.warmup, len(stamps) // 4))
     seconds = (stamps[-1] - stamps[warm - 1]) / (len(stamps) - warm)
     measured = {
@@ -69,7 +69,7 @@ def around(stamps: list[float], step: int) -> float:
 
 
 def peak_mb() -> float:
-    """Return the peak memory in MiB, from VmHWM because ru_maxrss includes the parent's memory at the fork."""
+    """Return the peak memory in MiB, if possible from VmHWM: ru_maxrss includes the parent's memory at the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10
@@ -77,7 +77,7 @@ def peak_mb() -> float:
 
 
 def resident_mb() -> float:
-    """Return the current memory of this process in MiB, or the peak memory without /proc."""
+    """Return the current memory of this process in MiB, or the peak memory if /proc is missing."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_mb()

@@ -52,7 +52,8 @@ def vae(task: Any) -> None:
 def dcgan(task: Any) -> None:
     """Train with two Adam optimizers; the critic and the generator use the same generated images.
 
-    The generator's backward pass also computes gradients of the critic, which are discarded. Each step prints losses.
+    The generator's backward pass also computes gradients of the critic, which are discarded. Each step prints both
+    losses.
     """
     model, step = task.model(), 0
     adams = [torch.optim.Adam(p.parameters(), lr=2e-4, betas=(0.5, 0.999)) for p in (model.critic, model.generator)]

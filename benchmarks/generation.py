@@ -4,8 +4,8 @@
 
 Models have random weights. Without a cache, the context is computed again for each new token: by `Window`, or, for
 models that read a source, by a call with all previous tokens. Both methods give the same tokens, unless the context of
-a gpt or an lstm is shorter than the text. They alternate in one process on one thread. Times are CPU times, and the
-ratio is computed within a round.
+a GPT or an LSTM is shorter than the text. The methods alternate in one process on one thread. Times are CPU times, and
+the ratio is computed within a round.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
     parser.add_argument("--tokens", type=int, default=256, help="tokens to generate")
-    parser.add_argument("--context", type=int, help="context of gpt and lstm in tokens (default: --tokens)")
+    parser.add_argument("--context", type=int, help="context of GPTs and the LSTM in tokens (default: --tokens)")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,7 +78,7 @@ def compare(name: str, count: int, context: int, rounds: int) -> None:
     for _ in range(rounds):
         (cached, first), (uncached, second) = (write(model, count, context, c) for c in (True, False))
         if cached != uncached and count <= context:
-            raise SystemExit(f"{name}: the cache changes the text")
+            raise SystemExit(f"{name}: the cache changes the tokens")
         times.append((first, second))
     rates = [count / statistics.median(side) for side in zip(*times, strict=True)]
     ratios = [second / first for first, second in times]

@@ -4,8 +4,8 @@
 
 torchvision reads as in its reference training script: `ImageFolder`, `RandomResizedCrop`, `RandomHorizontalFlip`, a
 float tensor, `Normalize` and a `DataLoader`, but with persistent workers and without pinned memory. dltrain reads with
-`data=image_folder` and the same augmentation. Epochs of dltrain and torchvision alternate; the
-first epoch of each is not timed.
+`data=image_folder` and the same augmentation. Epochs of dltrain and torchvision alternate; the first epoch of each is
+not timed.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PHOTO = (500, 375)  # width and height in pixels, typical of ImageNet
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", default="0,2", help="numbers of worker processes")
+    parser.add_argument("--workers", default="0,2", help="numbers of worker processes, separated by commas")
     parser.add_argument("--images", type=int, default=512)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

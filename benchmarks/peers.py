@@ -141,7 +141,7 @@ def keras(task: Task) -> None:
 
 
 def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
-    """Return rows, and epochs for at least ``task.steps`` steps, for systems that only count epochs."""
+    """Return the rows and the number of epochs for at least ``task.steps`` steps, for trainers that count epochs."""
     rows, wanted = task.dataset(), task.steps * task.workload.batch_size
     if wanted >= len(rows):
         return rows, -(-wanted // len(rows))

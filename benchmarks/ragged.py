@@ -16,7 +16,7 @@ LOG_EVERY = 50
 
 
 class TextClassifier(nn.Module):
-    """Embedding, LSTM on packed sequences, and a linear layer on the last states of both directions."""
+    """Embedding, LSTM on packed sequences, and a fully connected layer on the last states of both directions."""
 
     def __init__(self, hidden_size: int = 64) -> None:
         super().__init__()

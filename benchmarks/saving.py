@@ -58,7 +58,7 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
             low, middle, high = statistics.quantiles(times, n=4)
             print(f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, n = {len(times)})")
         ratio, share = statistics.median(ours) / statistics.median(plain), statistics.median(ours) / (epoch * step)
-        print(f"  {'':<12} {ratio:.2f} times plain; one per epoch of {epoch} steps: {share:.2%} of training")
+        print(f"  {'':<12} {ratio:.2f} times plain; one per epoch of {epoch} steps: {share:.2%} of the training time")
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:

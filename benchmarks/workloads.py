@@ -1,4 +1,4 @@
-"""Ten models and their synthetic data, written as files for dltrain and as tensors for the other systems."""
+"""Ten workloads: models with synthetic data, written as files for dltrain and as tensors for the other systems."""
 
 import string
 from collections.abc import Callable
