@@ -27,7 +27,7 @@ class Regression(TaskOverSteps, Supervised):
     in the units of the data.
 
     Args:
-        loss_name: ``mse``, ``l1`` or ``huber`` (quadratic below 1).
+        loss_name: ``mse``, ``l1`` or ``huber`` (quadratic for errors below 1).
         vocabulary: Vocabulary size of text inputs, for the TF-IDF baseline; None for other inputs.
         decode: Function that turns the tokens of text inputs into text; None for other inputs.
         gradient_distance: Plot the gradient of the last step's loss by distance in time; see
@@ -97,7 +97,7 @@ class Regression(TaskOverSteps, Supervised):
         return [dict(zip(names, row, strict=True)) for row in values.tolist()]
 
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
-        """Return the weights of the words of each text."""
+        """Return the attention weights of the words of each text."""
         return word_weights(model, batch, self.decode) if "lengths" in batch else super().explain(model, batch)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:

@@ -47,7 +47,7 @@ class Ridge:
 
 
 class Moments:
-    """Means of inputs and targets, and covariances of the inputs with themselves and with the targets."""
+    """Means of inputs and targets, covariances of the inputs with themselves and the targets, and target variances."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         count, sums, targets, squares, products, powers = 0, *[torch.zeros(())] * 5

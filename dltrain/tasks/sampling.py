@@ -11,11 +11,11 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.tasks.base import Batch, GenerateRequest
 
 BATCH_SIZE = 500  # examples per pass through a network
-PATH_STEPS = 8  # examples of an interpolation path, including both ends
+PATH_STEPS = 8  # maximum number of examples of an interpolation path, including both ends
 
 
 def class_labels(batch: Batch) -> Tensor | None:
-    """Return the class of each example, int64 (B,), or None if the targets are not classes."""
+    """Return the class of each example, int64 (B,), or None if the targets are not one class per example."""
     targets = batch.get("targets")
     return targets if targets is not None and targets.dtype == torch.int64 and targets.dim() == 1 else None
 
@@ -44,7 +44,7 @@ def training_noise(model: nn.Module, like: Tensor) -> Tensor:
 
 
 def reproducible_noise(model: nn.Module, count: int, generator: Generator) -> Tensor:
-    """Draw noise vectors on the CPU, so that they are the same for every device, (count, latent)."""
+    """Draw noise vectors (count, latent) on the CPU, so that they are the same for every device."""
     noise: Tensor = torch.randn(count, model.latent, generator=generator)  # type: ignore[call-overload]
     return noise.to(next(model.parameters()).device)
 
@@ -90,7 +90,7 @@ def apply_in_batches(
 
 
 def path_layout(request: GenerateRequest) -> tuple[int, int]:
-    """Return the number of paths and of examples per path; without interpolation, each example is its own path."""
+    """Return the number of paths and the number of examples per path, which is 1 without interpolation."""
     steps = min(PATH_STEPS, request.count) if request.interpolate else 1
     return math.ceil(request.count / steps), steps
 

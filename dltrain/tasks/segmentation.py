@@ -17,8 +17,8 @@ from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.supervised import Supervised
 
 IGNORED = -1  # target of pixels that loss and metrics ignore
-NUM_SHOWN = 4  # images with their masks
-TINT = 0.5  # share of a class's color in an image with a mask; class 0 is not tinted
+NUM_SHOWN = 4  # images in the log
+TINT = 0.5  # fraction of a class's color in a pixel of a shown mask; class 0 is not tinted
 
 
 @dataclass(eq=False)
@@ -30,7 +30,7 @@ class Segmentation(Supervised):
 
     Args:
         low, high: Model inputs for black and white, one number per channel.
-        dice: Share of the Dice loss in the loss, in [0, 1]; the rest is the cross-entropy.
+        dice: Weight of the Dice loss, in [0, 1]; the cross-entropy has the weight 1 - ``dice``.
 
     Source: Dice, Milletari et al. 2016, "V-Net", section 3.
     Differs: the denominator of Dice sums probabilities, not their squares.
@@ -85,7 +85,7 @@ class Segmentation(Supervised):
         return Evaluation(metrics, extra={"confusion": counts.cpu(), "shown": shown})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the share of pixels of each class, and the mask of class indices."""
+        """Return the fraction of the pixels in each class, and the mask of class indices."""
         masks = self.model_outputs(model, batch).argmax(1)
         shares = F.one_hot(masks, self.pixel_classes).float().mean((1, 2)).tolist()
         return [
@@ -94,7 +94,7 @@ class Segmentation(Supervised):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return images next to their true and predicted masks, and the confusion matrix."""
+        """Return images next to their ground-truth and predicted masks, and the confusion matrix."""
         images, targets, predicted = evaluation.extra["shown"]
         unit = self.pixel_range.to_unit(images).float().cpu()
         unit = unit if unit.shape[1] == 3 else unit.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -1,4 +1,4 @@
-"""Span corruption, the pretraining of T5: a model reads a text with masked spans and predicts the spans."""
+"""Span corruption, the pretraining task of T5: a model reads a text with masked spans and predicts the spans."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -81,14 +81,14 @@ class SpanCorruption(Translation):
         return None
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss and accuracy of each next token of the spans and sentinels; keep the first texts for `show`."""
+        """Return loss and token accuracy of the spans and sentinels; keep the first texts for `show`."""
         first: list[Batch] = []
         found = super().evaluate(model, _keep_first(batches, first))
         found.extra["shown"] = {"batch": first[0] if first else None}
         return found
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return each text with its sentinels filled in, and the spans.
+        """Return each text with its sentinels filled in, the spans, and their score.
 
         Raises:
             ConfigError: A text has no sentinel.
@@ -106,7 +106,7 @@ class SpanCorruption(Translation):
         ]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with masked spans, the true spans and the predicted spans."""
+        """Return texts with sentinels, the masked spans and the predicted spans."""
         batch = evaluation.extra["shown"]["batch"]
         if batch is None:
             return []

@@ -13,8 +13,9 @@ class Supervised(Task):
     """Base class of tasks whose training loss compares the model's outputs with the targets of the batch.
 
     In training, a model may return ``(outputs, heads)``, where ``heads`` maps the name of each auxiliary head to its
-    weight and its outputs: ``{"aux": (0.4, outputs)}``. The loss of each head is multiplied by its weight, added to the
-    total, and logged under the name of the head. In evaluation, a model returns only its outputs.
+    weight and its outputs: ``{"aux": (0.4, outputs)}``. The loss of each head is multiplied by its weight and
+    added to the total; the log shows it without the weight, under the name of the head. In evaluation, a model returns
+    only its outputs.
 
     Source: auxiliary heads, Szegedy et al. 2015, "Going deeper with convolutions", section 5.
     """

@@ -66,13 +66,13 @@ class Tagging(Task):
         return Loss(F.cross_entropy(logits.flatten(0, 1), targets.flatten(), **options) / count.clamp(min=1), count)
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Find the most frequent tag of each token in training; return a note if the F1 score cannot be computed."""
+        """Find the most frequent tag of each token in `train`; return a note if the F1 score cannot be computed."""
         counts = torch.zeros(self.vocabulary, self.tags)
         for batch in train:
             known = batch["targets"] != UNTAGGED
             keys = batch["inputs"][known].cpu() * self.tags + batch["targets"][known].cpu()
             counts += torch.bincount(keys, minlength=self.vocabulary * self.tags).view_as(counts)
-        # Tokens that do not occur in training get the most frequent tag overall.
+        # Tokens that do not occur in the training data get the most frequent tag overall.
         self.frequent = (counts + 1e-6 * counts.sum(0)).argmax(1)
         if entities.are_entities(self.tag_names) and not entities.is_available():
             return "without F1 scores, because seqeval is not installed: pip install 'dltrain[text]'"
@@ -109,7 +109,7 @@ class Tags:
         self.task, self.found, self.true = task, list[list[str]](), list[list[str]]()
 
     def add(self, found: Tensor, targets: Tensor) -> None:
-        """Add the tags of a batch, both (B, T)."""
+        """Add the predicted tags and the targets of a batch, both (B, T)."""
         names = self.task.tag_names
         for tags, true in zip(found.tolist(), targets.tolist(), strict=True):
             known = [(names[tag], names[target]) for tag, target in zip(tags, true, strict=True) if target != UNTAGGED]

@@ -9,7 +9,7 @@ class Texts:
     """Generated texts and their references.
 
     Args:
-        found: Generated texts without unknown tokens, which must never count as correct.
+        found: Generated texts; unknown tokens are removed because they must never count as correct.
         references: The reference of each text.
         exact: Whether each text equals its reference and has no unknown token.
         kinds: Index of the task of each pair; 0 if there is only one task.
@@ -42,5 +42,5 @@ class Texts:
 
     @property
     def exact_match(self) -> float:
-        """Share of the texts that equal their reference."""
+        """Fraction of the texts for which `exact` is true."""
         return sum(self.exact) / len(self.exact)

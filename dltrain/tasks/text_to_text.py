@@ -45,7 +45,7 @@ class TextToText(Translation):
         return None
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the share of exact answers, over all texts and by task, and, with rouge-score, ROUGE-L by task."""
+        """Return the exact match over all texts and by task and, if rouge-score is installed, ROUGE-L by task."""
         found, definitions = {"exact_match": texts.exact_match}, dict[str, str]()
         names = [prefix.partition(":")[0] or str(number) for number, prefix in enumerate(self.prefixes or ())]
         for kind, name in enumerate(names):

@@ -97,7 +97,7 @@ class Translation(Task):
         return {"target_outputs": self.vocabulary}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return a source, a target and the tokens before it."""
+        """Return sources, targets and previous tokens."""
         batch = super().example(facts, batch_size)
         target = torch.empty(batch_size, self.length, dtype=torch.int64, device="meta")
         return {**batch, "previous": target, "targets": target}
@@ -176,7 +176,7 @@ class Translation(Task):
         texts.add(known, list(map(self.text, references)), exact, self.kinds(batch))
 
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the share of exact matches and, with sacrebleu, BLEU and chrF with their signatures."""
+        """Return the exact match and, if sacrebleu is installed, BLEU and chrF, and the signatures of both."""
         exact = {"exact_match": texts.exact_match}
         if not metrics.is_available():
             return exact, {}

@@ -20,7 +20,7 @@ class WordForWord:
     Args:
         train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; about the first
             `MAX_PAIRS` examples are read.
-        excluded: Tokens of targets that are not words, such as padding.
+        excluded: Target tokens that are not words, such as padding.
 
     Source: Dice 1945; as a score of translations, Smadja, McKeown and Hatzivassiloglou 1996, section 6.
     """
@@ -44,7 +44,7 @@ class WordForWord:
         found, counts = torch.cat(joint).unique(return_counts=True)
         source, target = found >> BITS, found & MASK
         sizes = torch.cat(left).bincount()[source] + torch.cat(right).bincount()[target]
-        order = (2 * counts / sizes).argsort(stable=True)  # the best of each source token comes last, and is kept
+        order = (2 * counts / sizes).argsort(stable=True)  # the best translation of a token comes last, and is kept
         self.dictionary = dict(zip(source[order].tolist(), target[order].tolist(), strict=True))
 
     def __call__(self, batch: Mapping[str, Tensor]) -> list[list[int]]:

@@ -33,9 +33,10 @@ def word_weights(
     """
     attention = getattr(model, "attention_weights", None)
     if decode is None:
-        raise ConfigError("--explain: not supported because the tokens of this run have no text")
+        raise ConfigError("--explain: not supported because the inputs of this run are not text")
     if attention is None:
-        reason = f"a {type(model).__name__} has no attention weights; rnn, lstm and gru have model.readout=attention"
+        hint = "Use rnn, lstm or gru with model.readout=attention."
+        reason = f"{type(model).__name__} has no attention weights. {hint}"
         raise ConfigError(f"--explain: not supported for texts because {reason}")
     weights: Tensor = attention(batch["inputs"], batch["lengths"])
     rows = zip(batch["inputs"].tolist(), weights.tolist(), batch["lengths"].tolist(), strict=True)

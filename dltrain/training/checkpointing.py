@@ -99,6 +99,6 @@ class Checkpointer:
 
 
 def check_losses(losses: Mapping[str, float], step: int) -> None:
-    """Raise `Diverged` when the loss of a turn is not finite; `step` is for the message."""
+    """Raise `Diverged` if the loss of a turn is not finite; `step` is for the message."""
     if not all(map(math.isfinite, losses.values())):
         raise Diverged(f"the training loss became {sum(losses.values())} by step {step}")

@@ -42,7 +42,7 @@ class Device:
         return torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move the model to the device, in its memory layout."""
+        """Move the model to the device; with `channels_last`, change the memory layout of its convolution weights."""
         model = model.to(self.device)
         if self.channels_last:
             for weight in model.parameters():
@@ -76,9 +76,8 @@ def select_device(
         bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "fp32" if device.type != "cuda" else "bf16" if bf16 else "fp16"
     if precision == "tf32" and device.type != "cuda":
-        raise ConfigError(
-            format_error("device.precision", "auto fp32 bf16 or fp16 on this device", precision, "Only CUDA has tf32.")
-        )
+        expected = "auto, fp32, bf16 or fp16 on this device"
+        raise ConfigError(format_error("device.precision", expected, precision, "Only CUDA has tf32."))
     return Device(device, precision, bool(channels_last), compile, deterministic)
 
 

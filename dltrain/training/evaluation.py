@@ -1,4 +1,4 @@
-"""Evaluation of a model in eval mode, without changing it."""
+"""Evaluation of a model in eval mode, without changing the model."""
 
 import math
 import time
@@ -57,7 +57,9 @@ def non_finite(evaluation: Evaluation) -> list[str]:
 
 
 class Evaluator:
-    """Evaluation of the EMA if there is one, otherwise of the model. If a weight is not finite, the metric is NaN.
+    """Evaluation of the averaged weights if there are any, otherwise of the model.
+
+    If a weight is not finite, the monitored metric is NaN, and there are no other metrics.
 
     Args:
         media: Whether `show` and `frame` return anything.

@@ -67,7 +67,7 @@ class Loop:
 
     @property
     def epoch(self) -> float:
-        """Number of epochs done, with the fraction of the current one."""
+        """Number of epochs so far, including the fraction of the current one."""
         return self.stages.epoch(self.state)
 
     @property
@@ -77,7 +77,7 @@ class Loop:
 
     @property
     def goal(self) -> Goal:
-        """The metric that is monitored in the current stage."""
+        """The goal of the current stage: its monitored metric, and how to evaluate and show it."""
         return self.current.stage.goal or self.task.goal
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ from dltrain.tasks.base import Turn
 from dltrain.training.loop import Loop, grouped
 from dltrain.training.step import StepInfo
 
-MAX_EXAMPLES = 20  # examples of a batch that the message lists; the report lists all
+MAX_EXAMPLES = 20  # examples of a step that the message lists; the report lists all
 
 
 def trace(loop: Loop, until: int) -> dict[str, Any] | None:
@@ -136,5 +136,5 @@ def summarize(report: dict[str, Any]) -> str:
     value = f"became {report['value']}" if report["what"] == "loss" else "is not finite"
     return (
         f"the {report['what']} {value} in step {report['step']} (learning rate {report['lr']:.4g}; {before}). "
-        f"{where}Examples of the batch: {names}. The full report is in nan_report.json"
+        f"{where}Examples of this step: {names}. The full report is in nan_report.json"
     )

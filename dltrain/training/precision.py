@@ -15,12 +15,12 @@ from dltrain.training.device import DTYPES, Device
 
 
 def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
-    """Make layers compute in fp32 if the device has no kernel for its precision, and return a note about them.
+    """Make layers compute in fp32 if torch has no kernel for them in the run's precision; return a note about them.
 
     Each layer is tested in a forward and a backward pass, with its own weights and settings.
 
     Raises:
-        ConfigError: The device cannot compute any layer in its precision.
+        ConfigError: None of the layers can be computed in the run's precision.
     """
     if not may_lack_kernels(device):
         return None
@@ -95,7 +95,7 @@ def advise(model: nn.Module, device: Device) -> str | None:
         return f"torch has no fast {lower} kernels for this CPU: device.precision={lower} is much slower than fp32"
     features = torch.cpu.get_capabilities()
     in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
-    # A convolution without overlap, as in the patch embedding of a ViT, is a matrix product, slower in autocast.
+    # A convolution without overlap, as in the patch embedding of a ViT, is a matrix product, which autocast slows down.
     overlaps = any(layer.kernel_size > layer.stride for layer in model.modules() if isinstance(layer, _ConvNd))
     gains = overlaps or any(isinstance(layer, nn.LSTM) for layer in model.modules())
     if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):

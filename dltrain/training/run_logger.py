@@ -17,7 +17,7 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and its minimum share of the training time, for a hint
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and minimum fraction of the training time, for a hint
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
 MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; one reading takes as long as the rest of a log
 

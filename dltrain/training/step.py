@@ -109,7 +109,7 @@ class StepRunner:
         return read
 
     def state_dict(self) -> dict[str, Any]:
-        """Return optimizers, schedules, buffered losses and counts, under the keys of a checkpoint."""
+        """Return optimizer and schedule states, buffered losses, and the numbers of chunks and skipped steps."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: optimizer.schedule.state_dict() for name, optimizer in self.optimizers.items()},
