@@ -57,14 +57,14 @@ def test_weights_have_the_names_and_shapes_of_torchvision(ours: Build, backbone:
     assert shapes_of(model) == shapes_of(reference)
 
 
-def test_without_an_auxiliary_loss_there_is_no_auxiliary_classifier() -> None:
+def test_a_network_without_auxiliary_loss_has_no_auxiliary_classifier() -> None:
     with torch.device("meta"):
         model = DeepLabV3(3, 21, "mobilenet_v3_large", aux_weight=0.0)
         reference = segmentation.deeplabv3_mobilenet_v3_large(**BARE, num_classes=21, aux_loss=False)
     assert shapes_of(model) == shapes_of(reference)
 
 
-def test_for_gray_images_only_the_first_convolution_has_a_different_shape() -> None:
+def test_only_the_first_convolution_has_a_different_shape_for_gray_images() -> None:
     gray = DeepLabV3(1, 4, "mobilenet_v3_large").eval()
     assert gray(torch.randn(1, 1, 40, 56)).shape == (1, 4, 40, 56)
     with torch.device("meta"):

@@ -103,7 +103,7 @@ def test_decoding_step_by_step_equals_decoding_in_one_pass(
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_without_attention_the_network_equals_an_encoder_and_a_decoder_of_torch(cell: str) -> None:
+def test_a_network_without_attention_equals_an_encoder_and_a_decoder_of_torch(cell: str) -> None:
     model = build(cell, "none", False)
     kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
     encoder, decoder = (kind(6, 6, 2, batch_first=True).double() for _ in range(2))

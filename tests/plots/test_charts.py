@@ -233,7 +233,7 @@ def test_points_are_drawn_by_class_with_equal_scales_on_both_axes():
     assert axes.get_aspect() == 1
 
 
-def test_the_farthest_points_are_outside_the_axes_and_counted():
+def test_the_farthest_points_are_outside_the_axes_and_counted_in_the_title():
     far = torch.cat([torch.rand(1000, 2), torch.full((3, 2), 1e6), torch.full((2, 2), math.nan)])
     (axes,) = figure_of(charts.scatter, far, None, (), "points").axes
     assert axes.get_title("left").startswith("points (")
@@ -248,7 +248,7 @@ def test_the_legend_counts_the_classes_that_share_the_last_color():
 
 
 @pytest.mark.parametrize("spread", [1e-4, 1e30, *(pytest.param(s, marks=pytest.mark.slow) for s in (1.0, 1e5))])
-def test_the_axes_of_a_scatter_plot_have_the_same_position_for_all_ranges(spread):
+def test_the_axes_of_a_scatter_plot_have_the_same_position_for_all_ranges_of_points(spread):
     points = spread * torch.randn(100, 2, generator=torch.Generator().manual_seed(0)) + 3 * spread
     kinds = torch.arange(100) % 2
     expected = (

@@ -117,7 +117,7 @@ def test_the_result_names_the_classifier_and_the_log_warns_against_comparing_wit
     assert f"by {result['features']}; not comparable with FID" in (scored / "train.log").read_text()
 
 
-def test_without_a_classifier_the_result_reports_that_pixels_were_compared(unscored: Path) -> None:
+def test_the_result_reports_that_pixels_were_compared_without_a_classifier(unscored: Path) -> None:
     result = json.loads((unscored / "result.json").read_text())
     assert result["features"] == "pixels, 8x8"
     assert "classifier_score" not in result["test"]
@@ -132,7 +132,7 @@ def test_scores_from_classifier_features_do_not_change_training(scored: Path, un
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_evaluate_repeats_the_scores_and_accepts_another_classifier(
+def test_evaluate_reproduces_the_scores_and_accepts_another_classifier(
     classifier_run: Path, scored: Path, finished_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = json.loads((scored / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""Short runs with extreme values: rejected, diverged, out of memory, or finished with finite test results."""
+"""Short runs with extreme values are rejected, diverge, run out of memory, or finish with finite test results."""
 
 import json
 import math

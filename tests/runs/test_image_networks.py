@@ -24,7 +24,7 @@ NETWORKS |= {"vgg13": ["model.norm=batch"]}
 TRANSFER = ["transfer=finetune", "transfer=freeze"]
 
 
-def test_for_other_classes_the_output_layers_of_the_network_and_its_auxiliary_heads_are_new(
+def test_the_output_layers_of_the_network_and_its_auxiliary_heads_are_new_for_other_classes(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "googlenet.pt"

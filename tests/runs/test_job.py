@@ -23,7 +23,7 @@ def error_of(call: Callable[[], Any]) -> str:
 
 @pytest.fixture
 def outputs(plain_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to a folder with three runs in ``outputs``; the second was written last. Return ``outputs``."""
+    """Return a folder ``outputs`` in the working directory, with three runs; the second was written last."""
     for number, name in enumerate(("20260101-101500-aaaa", "20260101-101501-bbbb", "20260202-090000-cccc")):
         run = tmp_path / "outputs" / "mlp-digits" / name
         shutil.copytree(plain_run, run, symlinks=True, ignore=shutil.ignore_patterns("*.pt", "events*"))
