@@ -303,7 +303,7 @@ def test_semicolons_a_byte_order_mark_quotes_and_decimal_commas_are_read(tmp_pat
     [
         ("", "no rows"),
         ("a,b\n", "no rows"),
-        ("1,2\n3,4\n", "names of the columns"),
+        ("1,2\n3,4\n", "column names in the first line"),
         ("a,b\n1,2\n3\n", "line 3"),
         ("date,b\n2020-01-01,x\n", "column of numbers"),
     ],
