@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dltrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Each package may import packages in lower layers; packages in the same layer never import one another.
+# Layers from the lowest to the highest. A package may import only packages in lower layers.
 LAYERS = [
     ["redaction"],
     ["errors", "keyed_random"],

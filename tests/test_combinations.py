@@ -31,7 +31,7 @@ from dltrain.runs import assemble, dry_run, launch, model_summary, report
 from dltrain.storage.checkpoints import Checkpoints
 
 PADDED = ("inputs", "masked", "previous", "segments", "targets")  # fields whose width depends on the batch
-# Tasks whose loss stays above 0 even if all examples are memorized.
+# Tasks whose loss does not approach 0 even if all examples are memorized.
 NEVER_ZERO = {"variational", "contrastive_divergence", "detection"}
 COARSE = {"fcn", "deeplabv3"}  # outputs at an eighth of the resolution cannot match masks of a few pixels
 RATES = {"bag_of_words": 0.1, "perceptron": 3e-2, "mlp": 1e-2, "gru": 1e-2, "lstm": 1e-2, "cnn": 1e-3}

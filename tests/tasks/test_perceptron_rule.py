@@ -30,7 +30,7 @@ def train_perceptron(folder: Path, *more: str) -> tuple[launch.Outcome, assemble
 
 
 def examples(components: assemble.Components, epochs: int) -> list[tuple[np.ndarray, int]]:
-    """Return the training examples in the order of the run, each with a 1 for the bias."""
+    """Return each training example in the order of the run: its inputs with a 1 for the bias, and its class."""
     batches = dry_run.build_batches(components, components.data.load())["train"]
     found = [batch for epoch in range(epochs) for batch in batches.epoch(epoch)]
     return [(np.append(b["inputs"].flatten().double().numpy(), 1.0), int(b["targets"])) for b in found]

@@ -35,7 +35,7 @@ def choose(model: nn.Module | None = None, **given: Any) -> Device:
 
 @pytest.fixture(autouse=True)
 def as_before() -> Any:
-    """Restore the settings of the process after the test."""
+    """Reset the settings of the process after the test."""
     yield
     device.configure_process(cpu(), 0)
 
