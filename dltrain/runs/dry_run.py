@@ -259,7 +259,6 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
-        expected = (
-            f"a size for which every batch has at least two of {batches.examples} examples, for batch normalization"
-        )
-        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size)) from error
+        hint = "Batch normalization needs at least two examples in every batch."
+        expected = f"a size that does not leave one of {batches.examples} examples for a batch"
+        raise ConfigError(format_error("data.batch_size", expected, batches.batch_size, hint)) from error

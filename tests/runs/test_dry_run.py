@@ -52,8 +52,10 @@ ONE_AT_A_TIME = ["data=shapes", "data.image_size=32", "data.batch_size=1"]
 def test_a_batch_of_one_is_rejected_if_batch_norm_would_get_one_value_per_channel() -> None:
     with pytest.raises(ConfigError) as caught:
         dry_run_shapes("model=deeplabv3", "model.backbone=mobilenet_v3_large", *ONE_AT_A_TIME)
-    expected = "data.batch_size: expected a size for which every batch has at least two of 400 examples"
-    assert caught.value.problems == (f"{expected}, for batch normalization, got 1",)
+    assert caught.value.problems == (
+        "data.batch_size: expected a size that does not leave one of 400 examples for a batch, got 1. "
+        "Batch normalization needs at least two examples in every batch.",
+    )
 
 
 def test_a_batch_of_one_is_accepted_if_batch_norm_gets_many_values_per_channel() -> None:
