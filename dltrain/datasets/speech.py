@@ -67,7 +67,8 @@ class Speech:
         punctuation: Whether to keep punctuation; see `dltrain.datasets.transcripts.normalize`.
         min_count: Minimum occurrences of a token in the training transcripts, at least 1; rarer ones are unknown.
         max_words: Maximum number of characters or words in the vocabulary, at least 1.
-        sample_rate: Sample rate in Hz to which recordings are converted; None for the most frequent rate in training.
+        sample_rate: Sample rate in Hz to which recordings are converted; None for the most frequent rate in the
+            training data.
         mels, window_ms, hop_ms, stack: See `dltrain.datasets.speech_features.Features`.
         max_seconds: Maximum duration; longer recordings are left out.
         frequency_masks, frequency_mask_size, time_masks, time_mask_size, time_mask_share: Masks in training; see
