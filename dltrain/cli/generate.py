@@ -79,7 +79,7 @@ def _check_flags(
     Args:
         formats: Suffix -> encoder, for each file format in which the text can be written.
     """
-    output, task = ("text, to standard output" if is_text else "examples"), type(components.task).__name__
+    output, task = ("text on standard output" if is_text else "examples"), type(components.task).__name__
     flags = dict(EXAMPLE_FLAGS) if is_text else _flags(TEXT_FLAGS)
     if formats:
         del flags["out"]

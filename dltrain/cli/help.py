@@ -10,7 +10,7 @@ from dltrain.config.groups import list_groups
 
 KEYS = """\
   seed                                random seed: initialization, data order, augmentation
-  trainer.epochs trainer.max_steps    passes over the training data; maximum optimizer steps
+  trainer.epochs trainer.max_steps    passes over the training data; maximum number of optimizer steps
   trainer.accumulate                  batches whose gradients are averaged into one step
   trainer.log_every                   when the loss is logged: "50 steps", "1 epoch", "5 minutes"
   trainer.eval_every                  when the validation split is evaluated

@@ -49,7 +49,7 @@ def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
     example = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
     parser.add_argument("--input", type=shape, metavar="SHAPE", help=example)
-    sizes = "number of outputs; the vocabulary size of a language model"
+    sizes = "number of outputs, or the vocabulary size for a language model"
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
 
 
@@ -160,9 +160,9 @@ dltrain resume outputs/lstm-timeseries/20261122-170146-f8f5 trainer.epochs=40"""
         usage="dltrain rerun RUN [GROUP=OPTION ...] [KEY=VALUE ...]",
         description="""\
 Repeat a run in a new folder (hydra.run.dir= sets it); the old folder is not changed. Differences from the original
-run are listed first: keys changed in this command, versions of Python and packages, processor, device, threads,
-commit, source code and data. If nothing differs, the checkpoints of the new run are bitwise identical (on CUDA with
-device.deterministic=true).""",
+run are listed first: keys changed in this command, versions of Python and packages, platform, processor, device,
+threads, commit, source code and data. If nothing differs, the checkpoints of the new run are bitwise identical (on
+CUDA with device.deterministic=true).""",
         examples="""\
 dltrain rerun latest
 dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3e-4""",
@@ -196,22 +196,22 @@ Print the predictions of a run's model for new data: lines on standard output, m
 must be of the same kind as the training data:
 
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
-            -> class, class_name, probability, and the probabilities of all classes; in segmentation the share of
-            pixels of each class, and with --out a mask of class numbers; in detection the objects with class, score
+            -> class, class_name, probability, and the probabilities of all classes; in segmentation the fraction
+            of pixels of each class, and with --out a mask of class numbers; in detection the objects with class, score
             and box, and with --out a copy of the image that shows them; in classification with --explain and --out an
             image of the parts that support the class
   clips     folders of frames, folders of such folders, or video files
             -> as for images in classification
   arrays    .npy and .npz files (the array x, x_test, or the only one)
   tables    CSV files with the run's columns; other columns, and the predicted one, are ignored
-            -> as for images, or the predicted number, in the unit and under the name of its column
+            -> as for images; in regression, the predicted number in the unit and under the name of its column
   series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
             series of the run are read
             -> one line per step ahead: its time, its number, each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
-            -> characters, and nats per character (the loss of dltrain evaluate); for data=text_table as for tables;
-            for a run that translates or summarizes, the translation or summary of each line and its score, with
-            task.beam=5 by beam search
+            -> number of characters, and nats per character; for data=text_table as for tables; for a run that
+            translates or summarizes, the translation or summary of each line and its score, with task.beam=5 by beam
+            search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,

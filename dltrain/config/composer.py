@@ -80,7 +80,7 @@ class Composer:
         return base, content, resolved
 
     def rejected(self, parsed: Iterable[Override]) -> dict[int, str | None]:
-        """Return `id` -> Hydra's error for each override that it rejects in combination with earlier ones."""
+        """Return ``id(override)`` -> error, for each override that Hydra rejects in combination with earlier ones."""
         kept: list[str] = []
         found: dict[int, str | None] = {}
         typed = [(id(o), str(o.input_line)) for o in parsed]

@@ -1,4 +1,4 @@
-"""Spec values: values of ``${spec.NAME}``, such as the number of classes, known only when data and task are built."""
+"""Spec values: values of ``${spec.NAME}``, such as the number of classes, known only after data and task are built."""
 
 import re
 from collections.abc import Mapping

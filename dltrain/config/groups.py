@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dltrain.errors import ConfigError, format_error, suggest
 
-# data.KEY=VALUE, ~optimizer/schedule and the like; any other word with an = in it may be a path.
+# Matches overrides such as data.KEY=VALUE and ~optimizer/schedule; any other word with = may be a path.
 OVERRIDE = re.compile(r"[+~]*[a-zA-Z_][\w./@]*=|~[a-zA-Z_]")
 
 
@@ -40,8 +40,8 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 def is_override(word: str) -> bool:
     """Return whether a word of a command line sets a key or a group, rather than naming a path.
 
-    An existing path takes precedence, because run folders have names such as ``0_model=lstm``. A word with a
-    slash sets a key only if it names a group: ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
+    An existing path takes precedence, because run folders have names such as ``0_model=lstm``. If the part
+    before ``=`` has a slash, it must name a group: ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
     """
     if not OVERRIDE.match(word) or os.path.exists(word):
         return False

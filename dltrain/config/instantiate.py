@@ -20,7 +20,7 @@ NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 # Arguments that dltrain sets itself: the parameters of an optimizer, and the fitted state of data.
 NOT_CONFIGURED = ("self", "params", "fitted")
 
-# Allowed targets: dltrain's own classes, and names directly in one of these packages of libraries.
+# Allowed targets: dltrain's own classes, and names such as torch.nn.Linear directly in one of these library packages.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
 MODELS = "torchvision.models."
 LIBRARIES = ("torch.nn.", "torch.optim.", MODELS)

@@ -225,7 +225,7 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def field_of(key: str, target: str = "") -> FieldSpec | None:
     """Return the values accepted by a key such as ``model.hidden_size``, or None for any value of its type.
 
-    `target` is the ``_target_`` of the key's group: a few names have another meaning in one class.
+    `target` is the ``_target_`` of the key's group, because a few classes give a key another meaning.
     """
     name = key.rsplit(".", 1)[-1]
     return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)

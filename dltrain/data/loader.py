@@ -5,8 +5,8 @@ keyed by (seed, epoch, index). The bytes of a batch therefore depend neither on 
 epoch a run resumes.
 
 Four operations are random, each with its own keys: decoding an example, `augment`, the task's `corrupt`, and `blend`,
-which combines the examples of a batch. Only `corrupt` also applies outside training; its key then depends on the index
-alone.
+which combines the examples of a batch. Only `corrupt` is also random outside training; its key then depends on the
+index alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # A single example keeps all threads: torch may split a sum among them, and the number changes the rounding.
+            # A single example keeps all threads: torch may split a sum among them, and their number affects rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)

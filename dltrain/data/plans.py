@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-# Share of padding above which batches are divided. With the jitter of training, the share stays at most 5%.
+# Fraction of padding above which batches are divided. With the jitter of training, the fraction is at most 5%.
 MAX_PADDING = 0.04
 JITTER = 0.03  # relative change of the widths in training, for data in which few examples have the same width
 
@@ -19,10 +19,9 @@ class Plan(Protocol):
 
     Attributes:
         contiguous: Whether each row of a batch continues the same row of the previous batch.
-        reorders: Whether batches of evaluation are not in the order of the examples; they then have the field
-            ``position``, see `dltrain.data.loader.Batches`. Optional, by default false.
-        multiple: `Ragged` rows of a batch are padded to a multiple of this number of steps. Optional, by default
-            1.
+        reorders: Whether evaluation batches change the order of the examples; they then have the field ``position``,
+            see `dltrain.data.loader.Batches`. Optional, by default false.
+        multiple: `Ragged` rows of a batch are padded to a multiple of this number of steps. Optional, by default 1.
     """
 
     contiguous: ClassVar[bool]
@@ -98,7 +97,7 @@ class ByLength:
         return [batches[number] for number in torch.randperm(count, generator=shuffle).tolist()]
 
     def _widths(self, examples: Tensor) -> Tensor:
-        """Return the padded width of each field of each example as a multiple of `multiple`, int64 (N, fields)."""
+        """Return the padded width of each field of each example in units of `multiple` steps, int64 (N, fields)."""
         lengths = self.lengths[examples].view(len(examples), -1).clamp(min=1)
         return (lengths + self.multiple - 1) // self.multiple
 
@@ -136,7 +135,7 @@ class ByLength:
 def divide_batches(widths: Tensor, sizes: list[int], count: int | None = None) -> list[int]:
     """Return the sizes of batches after the divisions that remove the most padding.
 
-    The divisions end when the share of padding is at most `MAX_PADDING`, or when no division removes padding.
+    The divisions end when the fraction of padding is at most `MAX_PADDING`, or when no division removes padding.
 
     Args:
         widths: Width of each field of each example, (N, fields).

@@ -64,7 +64,7 @@ class Padding:
         """Return the padded rows (B, width, ...) on the device and their lengths (B,) on the CPU.
 
         Args:
-            indices: The rows, on the CPU.
+            indices: Indices of the rows, on the CPU.
             on_device: The same indices on the device.
         """
         lengths = self.lengths.index_select(0, indices)

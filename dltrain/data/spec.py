@@ -55,7 +55,7 @@ class Spec:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
         size: Number of values of a flattened example.
         features: Number of values per step. An image is a sequence of pixel rows; a token is a one-hot vector.
-        length: Steps per example.
+        length: Steps per example, or the largest width of a batch if the examples differ in length.
         channels: Channels of an image.
         height: Height of an image in pixels.
         width: Width of an image in pixels.

@@ -45,7 +45,7 @@ class Variational(Autoencoding):
     Args:
         likelihood: ``bernoulli`` (values in [0, 1], not only 0 and 1), ``gaussian``, or ``auto``: bernoulli for images,
             gaussian otherwise.
-        std: Standard deviation of the Gaussian likelihood; for images relative to [0, 1].
+        std: Standard deviation of the Gaussian likelihood; pixels are scaled to [0, 1].
         beta: Weight of the KL divergence in training.
         warmup: Fraction of the run over which beta rises linearly from 0.
         binarize: Binarize pixels at random each time they are read; a pixel's value is its probability of being 1.
