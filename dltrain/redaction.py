@@ -19,8 +19,8 @@ MASK = "***"
 NO_SECRET = {"", "???", "none", "null", "true", "false", MASK}
 COMMON = re.compile(r".{,7}|[a-z_]{,15}|[-+\d.e]{,15}", re.DOTALL)  # values that free text may contain by chance
 
-WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # apiKey and API_KEY: api, key
-SPECIAL_TOKEN = re.compile(r"\b(?:pad|eos|bos|unk|sep|cls|mask|start|end) token\b")  # entries of a vocabulary
+WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")  # finds api and key in apiKey and API_KEY
+SPECIAL_TOKEN = re.compile(r"\b(?:pad|eos|bos|unk|sep|cls|mask|start|end) token\b")  # vocabulary entries, not secrets
 SECRET_NAME = re.compile(
     r"passw(?:or)?d|passphrase|passcode|credential|\b(?:secrets?|o?auth|authorization|bearer|jwt|pwd|cookies?|token)\b"
     r"|(?:api|access|private|ssh|encryption|signing|session|auth|client|secret) ?(?:keys?|token|secret)\b"

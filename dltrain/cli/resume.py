@@ -22,7 +22,7 @@ def resume_run(
     """Continue a run unless it is finished and `changes` do not extend its training; return the exit code."""
     check_resume(changes, str(path), job.resolved["device"]["precision"])
     if is_finished(path) and not extends_training(changes):
-        console.info(f"{path}: this run is finished. To train longer: trainer.epochs=N")
+        console.info(f"{path}: this run is finished. To train longer, raise trainer.epochs or trainer.max_steps")
         return 0
     console.info(f"{job.title()} (resumed)")
     job.set_environment()

@@ -10,8 +10,8 @@ from torch import Tensor
 from dltrain.errors import ConfigError, format_error
 
 WIDTH_MULTIPLE = 8  # the largest width that a model expects, `dltrain.data.spec.Spec.length`, is a multiple of this
-# Batches are padded to a multiple of one of these numbers, which divide the largest width. A number above 1 yields
-# fewer different shapes, for each of which torch.compile generates code and libraries choose kernels.
+# Values of data.pad_multiple, which divide WIDTH_MULTIPLE. A value above 1 yields batches of fewer different shapes, so
+# torch.compile generates code and libraries choose kernels less often.
 PAD_MULTIPLES = (1, 2, 4, 8)
 
 
@@ -19,12 +19,12 @@ PAD_MULTIPLES = (1, 2, 4, 8)
 class Ragged:
     """Rows of different lengths as one field of `Source.rows`.
 
-    A field ``tokens`` becomes two in a batch: ``tokens`` (B, width, ...), padded on the device, and ``tokens_lengths``
-    (B,), int64 and always on the CPU, where packed sequences need them.
+    A field ``tokens`` becomes two fields of a batch: ``tokens`` (B, width, ...), padded on the device, and
+    ``tokens_lengths`` (B,), int64 and always on the CPU, where packed sequences need them.
 
     Args:
         values: All rows, one after the other, (steps, ...).
-        lengths: Steps of each row, int64 (rows,), on the CPU; 0 is allowed.
+        lengths: Number of steps of each row, int64 (rows,), on the CPU; 0 is allowed.
         pad: Value of the steps after the end of a row.
     """
 

@@ -64,7 +64,7 @@ class WorkerLoader:
         )
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Rows, list[int]]]:
-        """Yield (batch number, indices, rows, [batch size]) of each batch from ``start`` on.
+        """Yield (batch number, indices, rows, [batch size]) for each batch from number ``start`` on.
 
         Indices and rows are empty if no example of the batch can be read.
 
@@ -178,7 +178,7 @@ class WorkerLoader:
 
 @contextlib.contextmanager
 def leave_cores(workers: int) -> Iterator[None]:
-    """Reduce the number of torch threads by one per worker, to at least one, because idle threads also use a core."""
+    """Reduce the number of torch threads by one per worker, to at least one: even idle threads of torch use a core."""
     before = torch.get_num_threads()
     if not workers or before == 1:
         yield
@@ -212,6 +212,6 @@ def _shared_memory_message(who: str) -> str:
         usage = shutil.disk_usage(SHARED_MEMORY)
         free = f" ({SHARED_MEMORY}: {usage.free / 1e6:,.0f} MB of {usage.total / 1e6:,.0f} MB are free)"
     return (
-        f"data.workers: {who} found too little shared memory{free}. Give the container more with --shm-size=2g, reduce "
+        f"data.workers: {who} found too little shared memory{free}. Start the container with --shm-size=2g, reduce "
         "data.batch_size, or set data.workers=0, which needs no shared memory."
     )

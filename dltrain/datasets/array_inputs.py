@@ -20,7 +20,7 @@ Example = tuple[dict[str, Any], np.ndarray]
 
 
 def read_arrays(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Inputs]:
-    """Yield examples of the given shape from array files, in float32."""
+    """Yield stacks of examples of the given shape from array files, in float32."""
     return stack_examples(_examples(files, shape), files.batch_size, "inputs")
 
 
@@ -36,7 +36,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Yield stacks of at most ``size`` examples; a `ConfigError` is raised after the examples before it are yielded."""
+    """Yield stacks of at most ``size`` examples; those before an invalid example are yielded before the error."""
     pending: list[Example] = []
     error = None
     try:

@@ -28,7 +28,7 @@ class Passages:
         sentences: Tokens of all sentences, int32.
         counts: Number of sentences of each document, int64, at least 1 each.
         tokens: Vocabulary, with begin and end tokens.
-        length: Tokens of a pair, including padding.
+        length: Number of tokens of a pair, including special tokens and padding.
     """
 
     sentences: Ragged
@@ -48,17 +48,17 @@ class Passages:
 
     @cached_property
     def first_sentences(self) -> Tensor:
-        """For each sentence, the index of the first sentence of its document."""
+        """Index of the first sentence in each sentence's document."""
         return (self.counts.cumsum(0) - self.counts).repeat_interleave(self.counts)
 
     @cached_property
     def own_counts(self) -> Tensor:
-        """For each sentence, the number of sentences of its document."""
+        """Number of sentences in each sentence's document."""
         return self.counts.repeat_interleave(self.counts)
 
     @cached_property
     def ends(self) -> Tensor:
-        """For each sentence, the index after the last token of its document."""
+        """Index after the last token of each sentence's document."""
         last = self.first_sentences + self.own_counts - 1
         return self.starts[last] + self.sentences.lengths[last]
 
@@ -82,8 +82,8 @@ class Passages:
         """Return all pairs as rows: first, first_length, second and not_next (N,), int64, and tokens (N, T), int32.
 
         Args:
-            drawn: Replace each second passage with probability 1/2 by a random one that depends only on the index of
-                the pair.
+            drawn: Whether to replace each second passage with probability 1/2 by a random one that depends only on the
+                index of the pair.
         """
         firsts, seconds = self.pairs()
         rows = {"first": firsts, "first_length": self.starts[seconds] - firsts, "second": seconds}
@@ -113,7 +113,7 @@ class Join(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def second_length(self, rows: Batch) -> Tensor:
-        """Return the number of tokens of the second passages, (B,)."""
+        """Return the number of tokens of each second passage, (B,)."""
         room = self.length - SPECIAL_TOKENS - rows["first_length"]
         return torch.minimum(self.ends[rows["second"]] - self.starts[rows["second"]], room)
 

@@ -50,7 +50,7 @@ class SeriesReader:
         """Yield the examples of each file, or of the training file if none is given.
 
         Args:
-            files: The files.
+            files: A user's input files.
             convert: Function that converts a table and its file name to examples.
         """
         if not (files.names or files.text):
@@ -80,7 +80,7 @@ class SeriesReader:
         names: list[str],
         parts: Sequence[Mapping[str, SplitRange]],
     ) -> SeriesValues:
-        """Return the values of each series, with missing values filled, and the known values if there are any.
+        """Return the values of each series and any known values; missing values are filled or rejected.
 
         Args:
             names: Columns to forecast.

@@ -36,13 +36,13 @@ def describe_texts(
     if cut := int((lengths > encoder.room).sum()):
         lines.append(f"{count(cut, 'text')} truncated to {encoder.room} tokens (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
-        lines.append(f"duplicates in the training split: {count(copies, 'text')} of the validation and test splits")
+        lines.append(f"also in the training split: {count(copies, 'text')} of the validation and test splits")
     lines += _target_lines(table, target, column, rows)
     return [*lines, splits_line({name: len(part) for name, part in rows.items()}, "texts")]
 
 
 def describe_file(path: str, **settings: Any) -> list[str]:
-    """Return lines about the columns of a rejected CSV file; [] for other files and for folders."""
+    """Return lines about the columns of a rejected CSV file; [] for JSON files and folders."""
     file = Path(path).expanduser()
     return [] if file.is_dir() or file.suffix.casefold() in JSON else describe_csv(str(file), **settings)
 
@@ -64,7 +64,7 @@ def _target_lines(table: Table, target: TextTarget, column: int, rows: Mapping[s
         values = table.numbers(column)
         return [f"to predict: {target.name}, numbers from {values.min():g} to {values.max():g}"]
     labels = {name: found["targets"].numpy()[part] for name, part in rows.items()}
-    numbers = ", or its numbers" if target.mean is not None else ""
+    numbers = ", or numbers for task=regression" if target.mean is not None else ""
     return [
         f"to predict: {target.name}, {len(target.classes)} classes{numbers}",
         *classes_line(target.classes, labels),

@@ -13,7 +13,7 @@ SPECIAL = ("<pad>", "<unknown>")
 BEGIN, END, MASK = 2, 3, 4  # only in vocabularies with more special tokens
 MORE_SPECIAL = (*SPECIAL, "<begin>", "<end>", "<mask>")
 
-# Letters and digits, with inner apostrophes; one character of a script without spaces; or one symbol.
+# One kana or Chinese character; a run of letters, digits and underscores with inner apostrophes; or one symbol.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:['’][^\W{UNSPACED}]+)*|[^\w\s]")
 

@@ -19,10 +19,10 @@ Outputs = Tensor | tuple[Tensor, dict[str, tuple[float, Tensor]]]
 
 
 class _Segmenter(nn.Module):
-    """Backbone, classifier of its features and, for training, an auxiliary classifier of earlier features.
+    """Segmentation network: a backbone, a classifier and, for training, an auxiliary classifier on earlier features.
 
     Args:
-        network: Network of torchvision that provides the layers, so that its state dicts can be loaded.
+        network: Network of torchvision whose layers are used, so that torchvision's state dicts can be loaded.
         channels: Channels of the image.
         aux_weight: Weight of the auxiliary classifier's loss.
     """
@@ -35,7 +35,7 @@ class _Segmenter(nn.Module):
             _replace_first_convolution(self.backbone, channels)
 
     def forward(self, x: Tensor) -> Outputs:
-        """Return the outputs of each pixel; in training with an auxiliary classifier, also its outputs and weight."""
+        """Return the outputs of each pixel; in training, also the weight and outputs of an auxiliary classifier."""
         features = self.backbone(x)
         outputs = _resize(self.classifier(features["out"]), x)
         if self.aux_classifier is None or not self.training:

@@ -15,8 +15,8 @@ class VideoResNet(resnet.VideoResNet):
 
     Args:
         channels, outputs: At least 1.
-        factorized: Whether each 3-D convolution of the stem and the blocks is split into a convolution over space
-            followed by one over time (R(2+1)D).
+        factorized: Whether each 3-D convolution, except on shortcuts, is split into a convolution over space followed
+            by one over time (R(2+1)D).
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for clips of any size.
     Source: Tran et al. 2018, "A closer look at spatiotemporal convolutions for action recognition", section 3.

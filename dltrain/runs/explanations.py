@@ -10,9 +10,10 @@ from dltrain.tasks.pixel_range import PixelRange
 
 
 def explained(components: Components, batches: Batches) -> Iterator[Line]:
-    """Yield predictions with explanations: ``explanation`` of an image, or ``words`` of a text with their weights.
+    """Yield predictions with explanations.
 
-    The explanation of an image is an image, uint8 (3, height, width).
+    A prediction for an image has ``explanation``, an image, uint8 (3, height, width). A prediction for a text has
+    ``words``, the words with their weights.
     """
     task, model, spec = components.task, components.model, components.data.spec
     pixel_range = PixelRange(spec.low, spec.high)

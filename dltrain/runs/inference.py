@@ -88,7 +88,7 @@ class Trained:
             batches = eval_batches(self.components, self.splits, split)
         try:
             if run:
-                # On the same batches as in training, for the same baselines.
+                # Use the same batches as in training, so that the baselines are the same.
                 task.fit_baselines(run["train"], run.get("val"))
             shown = with_progress(batches, console)
             shown = shown if self.others is None else _known_classes(shown, self.components)
@@ -164,7 +164,7 @@ def load_trained(components: Components, path: Path, name: str, reject_other_dat
     skipping = reject_other_data and components.config["data"].get("on_bad_sample") == "skip"
     others = ", ".join(provenance.changed_splits(path, fingerprint(splits), skipping))
     if others and reject_other_data:
-        hint = "data.path= or data.root= sets their location, or names other data to evaluate"
+        hint = "data.path= or data.root= sets the location of the run's data, or of other data to evaluate"
         other = f"For predictions on other data: dltrain predict {path} INPUT"
         expected = "the data that the run was trained on"
         raise ConfigError(format_error(f"data ({others})", expected, "other data", f"{hint}. {other}."))
@@ -244,7 +244,7 @@ def restore_weights(components: Components, path: Path, name: str) -> int:
     except STATE_ERRORS as error:
         reason = " ".join(map(str.strip, str(error).splitlines()[:2])) or type(error).__name__
         file = path / run_files.CHECKPOINTS / name
-        raise CheckpointError(f"{file}: rejected, it does not fit this model: {reason}") from None
+        raise CheckpointError(f"{file}: rejected because it does not fit this model: {reason}") from None
     components.model.eval()
     return state["loop"]["step"]
 

@@ -33,7 +33,7 @@ class Reconstruction(Autoencoding):
         code: Activation function of the code: ``identity``, ``relu``, ``sigmoid`` or ``tanh``.
         corruption: Corruption of the inputs. ``gaussian`` adds noise of standard deviation ``amount``; ``masking`` sets
             each value with probability ``amount`` to 0 (black), ``salt_and_pepper`` to black or white.
-        amount: Standard deviation of gaussian noise, for images in [0, 1], or fraction of corrupted values.
+        amount: Standard deviation of gaussian noise (pixels are in [0, 1]), or fraction of corrupted values.
         sparsity: Weight of the divergence of each unit's mean activity from ``sparsity_target``; needs a sigmoid code.
         sparsity_target: Mean activity of each unit of a sparse code, in (0, 1).
         latent_l1: Weight of the sum of the absolute values of the code.
@@ -69,7 +69,7 @@ class Reconstruction(Autoencoding):
             raise ConfigError(format_error("task.corruption", expected, self.corruption))
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
-        """Return the distance after corruption plus the penalties."""
+        """Return the distance for corrupted inputs plus the penalties."""
         unit, labels = self.pixel_range.to_unit(batch["inputs"]), class_labels(batch)
         inputs = self.visible(batch)
         if self.contraction:
@@ -122,7 +122,7 @@ class Reconstruction(Autoencoding):
         return {**batch, "corrupted": self.pixel_range.from_unit(torch.where(noise < self.amount, replacement, unit))}
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the distance after corruption, and the squared error per value without corruption.
+        """Return the distance for corrupted inputs, and the squared error per value for uncorrupted inputs.
 
         The baseline is the best linear autoencoder with a code of the same size: the principal components of the
         evaluated examples. It is left out for examples of more than 2,048 values.
@@ -156,7 +156,7 @@ class Reconstruction(Autoencoding):
     def sample_codes(self, model: nn.Module, request: GenerateRequest, count: int) -> Tensor:
         """Draw codes from a Gaussian fitted to the codes of the training examples.
 
-        An autoencoder has no prior. If the codes of the data are not normally distributed, most codes drawn here
+        An autoencoder has no prior. If the codes of the data are not normally distributed, codes drawn here may
         decode to unrealistic examples.
         """
         codes = self._training_codes(model, request)
@@ -188,7 +188,7 @@ def sparsity_divergence(means: Tensor, target: float) -> Tensor:
 
 
 def squared_jacobian(code: Tensor, inputs: Tensor) -> Tensor:
-    """Return the exact squared Frobenius norm of dcode/dinputs, (B,), with one backward pass per latent variable.
+    """Return the exact squared Frobenius norm of dcode/dinputs, (B,), with one batched backward pass.
 
     Args:
         code: (B, D), each row computed from the same row of ``inputs`` alone.

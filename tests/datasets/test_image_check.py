@@ -157,7 +157,7 @@ def test_an_invalid_mask_or_a_truncated_image_is_found_before_training(
     assert str(caught.value).startswith(start + message)
 
 
-def test_a_truncated_frame_and_frames_of_other_sizes_are_found_before_training(tmp_path: Path) -> None:
+def test_a_truncated_frame_and_frames_of_different_sizes_are_found_before_training(tmp_path: Path) -> None:
     write_clips(tmp_path, 20, 5, (12, 10))
     data = VideoFolder(str(tmp_path), frames=2, image_size=8)
     data.load()

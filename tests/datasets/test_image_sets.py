@@ -101,7 +101,7 @@ def test_pixels_and_labels_equal_the_arrays_written_to_idx_files(data, folder, t
     assert batch["inputs"].shape == (4, 1, 28, 28) and batch["targets"].tolist() == [0, 1, 2, 3]
 
 
-def test_without_validation_all_images_are_training_images(tmp_path):
+def test_without_validation_the_training_split_has_all_images_of_the_training_files(tmp_path):
     write_mnist(tmp_path)
     splits = MNIST(root=str(tmp_path), validation=0).load()
     assert splits.val is None and len(splits.train) == 40
@@ -118,7 +118,7 @@ def test_missing_files_are_rejected_with_a_hint_on_how_to_download_them(data, na
     assert message.startswith("data.root:") and str(tmp_path / "nowhere") in message
 
 
-def test_a_truncated_idx_file_is_rejected_by_name(tmp_path):
+def test_the_error_for_a_truncated_idx_file_names_the_file(tmp_path):
     write_mnist(tmp_path)
     truncated = tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     truncated.write_bytes(truncated.read_bytes()[:-5])
@@ -169,7 +169,7 @@ def test_cifar10_reads_the_folder_of_torchvision(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_failed_download_is_rejected_with_its_key(tmp_path, monkeypatch):
+def test_the_error_for_a_failed_download_names_the_key(tmp_path, monkeypatch):
     from torchvision import datasets
 
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])

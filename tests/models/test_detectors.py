@@ -1,4 +1,4 @@
-"""Detectors, compared with the losses and detections of torchvision with the same weights."""
+"""Losses and detections of each detector, compared with torchvision's for the same weights."""
 
 import copy
 from typing import Any
@@ -277,7 +277,7 @@ def test_fcos_on_the_finest_maps_equals_torchvision_on_these_maps(levels: int, f
 
 
 class Finest(nn.Module):
-    """Backbone that returns only the `levels` finest maps of another backbone."""
+    """Backbone that returns only the `levels` finest feature maps of another backbone."""
 
     def __init__(self, backbone: nn.Module, levels: int) -> None:
         super().__init__()

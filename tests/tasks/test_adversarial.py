@@ -1,4 +1,4 @@
-"""Adversarial turns, losses and metrics, compared with the formulas of the papers and scikit-learn."""
+"""Updates, losses and metrics of adversarial training, compared with the papers' formulas and scikit-learn."""
 
 import json
 import math
@@ -89,7 +89,7 @@ def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: 
             p.grad = None
 
 
-def test_the_generator_takes_a_turn_after_n_critic_steps_and_the_critic_may_have_its_own_learning_rate() -> None:
+def test_the_generator_is_updated_every_n_critic_steps_and_the_critic_may_have_its_own_learning_rate() -> None:
     critic, generator = Adversarial(**RING, n_critic=5, critic_lr=0.1).stages(point_gan())[0].turns
     assert (critic.every, generator.every) == (1, 5)
     assert (critic.lr, generator.lr) == (0.1, None)
@@ -146,7 +146,7 @@ def test_an_unknown_loss_is_rejected_with_the_nearest_name() -> None:
         ({"loss_name": "wasserstein", "penalty": 0.0}, 0.0),
     ],
 )
-def test_a_wasserstein_critic_has_a_gradient_penalty_unless_its_weights_are_clipped(
+def test_by_default_a_wasserstein_critic_has_a_gradient_penalty_unless_its_weights_are_clipped(
     arguments: dict[str, Any], expected: float
 ) -> None:
     task = Adversarial(**RING, **arguments)
@@ -164,7 +164,7 @@ def test_weights_are_clipped_only_in_the_critics_turn() -> None:
     assert all(torch.equal(p, value) for p, value in zip(model.generator.parameters(), before, strict=True))
 
 
-# Valid combinations --------------------------------------------------------------------------------------------------
+# Combinations of model and task -------------------------------------------------------------------------------------
 
 
 def test_a_gradient_penalty_with_batch_norm_is_rejected() -> None:
