@@ -15,7 +15,7 @@ CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # flags of t
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",
-    "--resolve": "values such as ${spec.features} depend on the data. A run's config.yaml contains them.",
+    "--resolve": "values such as ${spec.features} depend on the data. The config.yaml of a run contains these values.",
 }
 
 
@@ -41,7 +41,7 @@ class Parser(argparse.ArgumentParser):
             reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} cannot run sweeps. {sweep}")
         if verb == "predict":
             reasons |= dict.fromkeys(
-                CONTINUATION, "dltrain predict scores texts. To continue one: dltrain generate RUN --prompt"
+                CONTINUATION, "dltrain predict samples no text. To sample text: dltrain generate RUN"
             )
         known = [flag for action in self._actions for flag in action.option_strings]
         problems = []

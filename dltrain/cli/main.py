@@ -19,8 +19,8 @@ from dltrain.loggers.formatting import CONTROL_CODES
 from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
-# Imports and the composition create a million objects, most of which live until the end: with Python's default
-# thresholds, the garbage collector takes a tenth of the time to the first step. The training loop uses lower ones.
+# Imports and the composed configuration create a million objects, most of which live until the end: with Python's
+# default thresholds, garbage collection takes a tenth of the time to the first step. The training loop sets lower ones.
 RARE_COLLECTIONS = (50_000, 20, 100)
 HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 

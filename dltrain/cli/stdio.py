@@ -45,7 +45,7 @@ class StandardOutput:
 def standard_streams() -> Iterator[None]:
     """Make standard streams safe to use for the duration of a command; reject a closed standard output."""
     closed = sys.stdout is None
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file would get a closed stream's descriptor
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:  # else a file could get the descriptor of a closed stream
         pass
     os.close(free)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115

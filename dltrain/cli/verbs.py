@@ -67,7 +67,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     formats = "jsonl, JSON lines (default), or csv, with one header for all INPUTs"
     add("--format", type=one_of("jsonl", "csv"), default="jsonl", metavar="FORMAT", help=formats)
     _checkpoint(parser)
-    add("--batch", type=count, metavar="N", help="examples at a time (default: twice data.batch_size)")
+    add("--batch", type=count, metavar="N", help="number of examples per batch (default: twice data.batch_size)")
     add("--top", type=count, metavar="K", help="only the K most probable classes, in descending order")
     add(
         "--out",

@@ -70,7 +70,7 @@ def compose(typed: list[str], config_dirs: tuple[str, ...] = ()) -> Job:
 
 
 def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = True) -> list[Job]:
-    """Compose every run of a command: one, or with `sweep` every combination of the values given."""
+    """Compose the runs of a command: one or, with `sweep`, one per combination of the given values."""
     jobs: list[Job] = []
     with session(config_dirs, sweep) as composer:
         parsed, errors = overrides.parse(typed, composer.options)

@@ -28,7 +28,7 @@ UNUSED_IN_HYDRA = ("env", "help", "hydra_help", "hydra_logging", "job_logging", 
 
 
 class Composer:
-    """Composer of the runs of a command; combinations of options are cached."""
+    """Composer of the runs of a command; caches the configuration of each combination of options."""
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)

@@ -97,7 +97,7 @@ def to_yaml(content: Mapping[str, Any]) -> str:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy with every interpolation replaced by its value, or by a `Fact` if it refers to one."""
+    """Return a copy with every interpolation replaced by its value, or by a `Fact` if it refers to a spec value."""
     resolved: Any = OmegaConf.to_container(_with_placeholders(config), resolve=True)
     del resolved["spec"]
     return resolved

@@ -1,4 +1,4 @@
-"""Keys and classes that had other names in earlier versions: new names for messages and for stored runs."""
+"""New names of keys, options and classes that were renamed, for messages and for stored runs."""
 
 from typing import Any
 
@@ -67,7 +67,7 @@ def new_facts(text: str) -> str:
 
 
 def upgrade(content: dict[str, Any]) -> dict[str, Any]:
-    """Convert the content of an earlier version's job.yaml to the new names, without changing how its data are read."""
+    """Convert the job.yaml of an earlier version to the new names, without changing how the run reads its data."""
     keys: dict[str, str] = {}
     config = _with_new_names(content["config"], "", keys)
     data = config.get("data") or {}
@@ -98,7 +98,7 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
 
 
 def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
-    """Rename spec values, classes and keys, except keys of classes outside dltrain; add old and new keys to `keys`."""
+    """Rename spec values, classes and keys, except keys of classes outside dltrain; record old -> new key in `keys`."""
     if isinstance(node, list):
         return [_with_new_names(item, group, keys) for item in node]
     if not isinstance(node, dict):

@@ -99,7 +99,7 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
 
 
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
-    """Return an error for each secret that is missing, since run folders do not store secrets."""
+    """Return an error for each missing secret, because run folders do not store secrets."""
     hint = "Secrets are not stored. Set it with {}=VALUE, or train with {}='${{oc.env:NAME}}'"
     masked = [key for key, value in validation.leaves(content) if redaction.MASK in str(value)]
     missing = [key for key in masked if not _is_overridden(key, typed)]

@@ -1,4 +1,4 @@
-"""Checks of arguments that data sets have in common."""
+"""Checks of arguments that several data sets share."""
 
 import os
 from collections.abc import Iterable

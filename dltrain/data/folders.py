@@ -26,7 +26,7 @@ def find_files(root: Path, leftovers: list[Path] | None = None) -> Iterator[Path
     ends even if links form a cycle.
 
     Args:
-        leftovers: Receives the files and folders that are skipped.
+        leftovers: List to which the skipped files and folders are added.
 
     Raises:
         ConfigError: A folder cannot be read.

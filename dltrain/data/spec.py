@@ -233,9 +233,9 @@ class Data(Protocol):
       the loaded files were read).
     - ``check()``: called after `load` before a run is trained; raises ConfigError for examples that cannot be read, so
       that they do not stop the run later.
-    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`. Its batches
-      follow ``plan`` if that is contiguous; else they keep the order of the rows, and are padded to a multiple of
-      ``pad_multiple`` steps.
+    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
+    - ``plan``, ``pad_multiple``: batches of `inputs` follow ``plan`` if it is contiguous; otherwise they keep the order
+      of the rows, and are padded to a multiple of ``pad_multiple`` steps.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.
