@@ -13,7 +13,7 @@ KINDS: dict[Any, tuple[tuple[type, ...], str]] = {**schema.KINDS, type(None): ((
 
 
 def parameters(constructor: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a constructor; if they cannot be read, one that accepts any keyword."""
+    """Return the parameters of a constructor, or ``**anything`` if they cannot be read."""
     try:
         return inspect.signature(constructor).parameters
     except (ValueError, TypeError):
@@ -60,7 +60,7 @@ def describe(hint: Any) -> str:
     if origin is typing.Literal:
         return "one of " + " ".join(map(str, parts))
     if origin is tuple and Ellipsis not in parts:
-        return f"a list of {len(parts)}"
+        return f"a list of {len(parts)} values"
     if origin in (list, tuple):
         return "a list"
     return KINDS[hint][1] if hint in KINDS else getattr(hint, "__name__", str(hint))

@@ -27,7 +27,7 @@ SNIFFED = 200  # maximum number of lines from which the delimiter is inferred
 
 @dataclass(frozen=True)
 class Notation:
-    """Notation of a CSV file, as far as it is known before reading.
+    """Known parts of the notation of a CSV file; the rest is inferred.
 
     Args:
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
@@ -65,7 +65,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 
     Args:
         path: An existing file.
-        notation: Notation, as far as it is known.
+        notation: Known notation of the file; None to infer it.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
@@ -133,13 +133,13 @@ def iterate_tables(
     Args:
         lines: Lines of the file, read on demand.
         path: The file, for messages.
-        size: Rows per table; None reads all rows into one.
-        notation: Notation, as far as it is known.
+        size: Maximum number of rows per table; None for one table with all rows.
+        notation: Known notation of the file; None to infer it.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: The file or a line cannot be read, the decimal mark is ambiguous, the first line holds values
-            instead of names, or there are no rows; the message names the line, if there is one.
+        ConfigError: The file, a line or all lines of a table cannot be read, the decimal mark is ambiguous, the first
+            line holds values instead of names, or there are no rows; the message names the line, if there is one.
     """
     reader = Reader(lines, path, notation or Notation())
     rows = iter(reader)
@@ -160,7 +160,7 @@ class Reader:
     Args:
         lines: Lines of the file, read on demand.
         path: The file, for messages.
-        notation: Notation, as far as it is known.
+        notation: Known notation of the file.
     """
 
     def __init__(self, lines: Iterable[str], path: Path, notation: Notation) -> None:

@@ -12,13 +12,13 @@ from dltrain.datasets.date_cells import ZONES, DateCells, prepare_cells, sample_
 from dltrain.datasets.date_form import DateForm, day_precedes, find_patterns, pattern_regex
 from dltrain.datasets.date_values import UNSURE, parse_texts
 
-DATES_SHARE = 0.9  # minimum fraction of dates among the distinct cells of a column; the others are errors
-REGULAR = 2  # plausibility of equal steps in one direction
-MARGIN = 0.05  # minimum difference in plausibility between an irregular reading and the next one
-TINY = 1e-9
-MIN_SHARE = 0.7  # minimum fraction of steps in one direction or of one length; a smaller fraction may be chance
+DATES_SHARE = 0.9  # minimum fraction of dates among the distinct cells of a column; other cells are errors
+REGULAR = 2  # plausibility of dates with equal steps in one direction
+MARGIN = 0.05  # a reading is a rival if it is less plausible than the best one by less than this
+TINY = 1e-9  # the same if the best reading has equal steps; allows for rounding
+MIN_SHARE = 0.7  # smaller fractions of steps with the same direction or length may be chance
 
-Reading = tuple[float, str, np.ndarray]
+Reading = tuple[float, str, np.ndarray]  # plausibility, pattern, times
 
 
 class Dates(NamedTuple):
@@ -49,7 +49,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
     Returns:
         The dates. None if none of the first, middle and last cells that are not missing is a date, if fewer than nine
         in ten distinct cells are dates (all must be if they may also be numbers, such as 202105), or if the month
-        repeats in consecutive cells such as "May 14" and "May 15", which are days without a year.
+        repeats in consecutive cells: "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()
     if known.empty:

@@ -41,7 +41,7 @@ class WithSentinels:
         return found + self.encode(text[end:])
 
     def decode(self, tokens: list[int]) -> str:
-        """Return the text of tokens, with a space around each sentinel."""
+        """Return the text of tokens, with spaces between sentinels and other text."""
         parts = [
             " ".join(NAME.format(token - self.first) for token in group) if marks else self.vocabulary.decode([*group])
             for marks, group in groupby(tokens, key=lambda token: token >= self.first)

@@ -54,7 +54,7 @@ class OneStage(Detector):
 
     head: nn.Module
     anchor_generator: Callable[..., list[Tensor]]
-    box_coder: Any  # of torchvision
+    box_coder: Any  # a `BoxCoder` of torchvision
     levels: int | None = None  # number of feature maps to use, starting with the finest; None for all
 
     def dense(self, features: dict[str, Tensor], x: Tensor) -> Outputs:
@@ -98,7 +98,7 @@ def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
 
 
 def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
-    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), or -1 for padding and ignored boxes: (B, M, N)."""
+    """Return the IoU of each box (B, M, 4) with each anchor (N, 4), or -1 where `real` (B, M) is false: (B, M, N)."""
     quality = box_iou(boxes.flatten(0, 1), anchors).view(*boxes.shape[:2], len(anchors))
     return torch.where(real[..., None], quality, -1.0)
 
@@ -125,7 +125,7 @@ def match_priors(quality: Tensor, threshold: float) -> Tensor:
 
     For each box, the anchor with the highest IoU is matched to this box if the IoU is above 0, even if the anchor has a
     higher IoU with another box. All other anchors are matched to the box with which they have the highest IoU, if this
-    is at least `threshold`.
+    IoU is at least `threshold`.
 
     Args:
         quality: Result of `overlaps`.

@@ -29,7 +29,7 @@ class Perceptron(nn.Module):
 
 
 class MLP(nn.Module):
-    """Fully connected hidden layers and a linear output.
+    """Fully connected hidden layers and a linear output layer.
 
     Args:
         size, outputs: At least 1.

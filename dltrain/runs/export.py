@@ -18,11 +18,11 @@ from dltrain.plots import charts, grids
 
 COLUMNS = 8  # columns of a grid; more for samples whose grid would be more than twice as high as wide
 GIF_SIDE = 224  # approximate side to which images of a GIF are enlarged, in pixels
-FRAME_MS, LAST_FRAME_MS = 120, 1000  # duration of each frame, and of the last one
+FRAME_MS, LAST_FRAME_MS = 120, 1000  # duration of a frame, and of the last frame
 
 
 class Generated(NamedTuple):
-    """Generated examples, and the originals if the examples are reconstructions."""
+    """Generated examples."""
 
     examples: Tensor
     given: Tensor | None = None  # the original of each example, if the examples are reconstructions

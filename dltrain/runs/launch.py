@@ -26,13 +26,13 @@ def train(
     stop: Stop | None = None,
     origin: provenance.Origin | None = None,
 ) -> Outcome:
-    """Train and evaluate a new run.
+    """Start a new run: train and evaluate its model.
 
     Args:
         started: Start of the command, by `time.perf_counter`.
         path: Folder of the run within a sweep; None uses `Job.run_dir`.
         stop: Signal handler; a sweep passes one for all jobs, so that no signal is lost between them.
-        origin: Run that this run repeats; the differences are printed first.
+        origin: Run that this run repeats; the differences from it are printed first.
 
     Raises:
         ConfigError: The configuration is invalid; nothing is left on disk.
@@ -60,14 +60,14 @@ def resume(
     changes: Changes | None = None,
     change_schedule: bool = False,
 ) -> Outcome:
-    """Resume a run from its newest undamaged checkpoint, or from the beginning if it has none.
+    """Resume a run from its newest intact checkpoint, or from the beginning if it has no checkpoint.
 
     Args:
-        job: The job stored in the run's folder, with overrides applied.
+        job: The job stored in the run folder, with overrides applied.
         started: Start of the command, by `time.perf_counter`.
         stop: Signal handler of the sweep that the run is part of; None for a single run.
         changes: Keys that were overridden, with their values before and after.
-        change_schedule: Allow a new length of training to change the learning rate.
+        change_schedule: Whether a new number of training steps may change the learning rate.
 
     Raises:
         ConfigError: The folder is in use, or its content or an override is invalid.

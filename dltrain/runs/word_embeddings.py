@@ -11,12 +11,12 @@ from dltrain.training.transfer import Loaded
 
 
 def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str], name: str) -> Loaded:
-    """Copy word vectors into the token embedding, where a word equals the text of a token.
+    """Initialize each token's embedding with the vector of its word.
 
-    Tokens that are not in the file keep random values, scaled to the standard deviation of the vectors found.
+    Tokens that are not words of the file keep random values, scaled to the standard deviation of the vectors found.
 
     Args:
-        tokens: Vocabulary of the inputs.
+        tokens: Vocabulary of the inputs; None if they are not text.
         dependent: Weights whose shape depends on the size of the vocabulary.
         name: File of word vectors.
 
@@ -41,7 +41,7 @@ def load_embeddings(model: nn.Module, tokens: Tokens | None, dependent: set[str]
     if not rows:
         raise ConfigError(format_error(KEY, "a file with words of the training texts", name, "It contains none."))
     _copy(weight, rows, torch.stack([found.vectors[words[row]] for row in rows]))
-    note = f"word vectors: {len(rows):,} of {len(words):,} tokens found; the others have random values"
+    note = f"word vectors: {len(rows):,} of {len(words):,} tokens found; other tokens have random values"
     new = {part: "not in the word vectors" for part in model.state_dict() if part != chosen[0]}
     return Loaded(name, found.sha256, chosen, new, note=note)
 

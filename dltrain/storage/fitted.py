@@ -1,4 +1,4 @@
-"""Read and write ``fitted.pt``: the fitted state of the data, to predict without the training files."""
+"""Read and write ``fitted.pt``: the fitted state of the data, for prediction without the training files."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ def intact_sha256(folder: Path) -> str | None:
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """Load a run's ``fitted.pt``; return None if the run has none (earlier versions, or data without `fit`).
+    """Load a run's ``fitted.pt``; return None if the run has none (an earlier version, or data without `fit`).
 
     Raises:
         CheckpointError: The file is damaged or invalid, or the manifest lists it and it is missing.

@@ -45,8 +45,8 @@ class Translation(Task):
         unknown_source: Token of the source for unknown words.
         sentinels: Tokens of the target for masked spans of a text, which are never generated.
         label_smoothing: Fraction of each target that is spread evenly over the vocabulary, in training only.
-        teacher_forcing: Fraction of true tokens among the previous tokens at the end of training, in [0, 1]. It
-            falls linearly from 1; the other tokens are the model's most likely ones (scheduled sampling). Below 1,
+        teacher_forcing: Fraction of true tokens among the previous tokens at the end of training, in [0, 1]. The
+            fraction falls linearly from 1; other tokens are the model's most likely ones (scheduled sampling). Below 1,
             training computes the outputs step by step.
         beam, length_penalty: See `dltrain.tasks.beam_search.BeamSearch`.
         decode_examples: Number of examples that an evaluation translates, at least 0.
@@ -135,7 +135,7 @@ class Translation(Task):
         return torch.cat(outputs, dim=1)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss, token accuracy and scores of the first `decode_examples` translations; keep four for `show`."""
+        """Return loss, token accuracy and scores of the first `decode_examples` translations; keep some for `show`."""
         mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:
@@ -221,7 +221,7 @@ class Translation(Task):
         tokens = [] if prompt is None else self.encode_source(prompt)
         if prompt is None or not tokens:
             got = "none" if prompt is None else "an empty text"
-            raise ConfigError(format_error("--prompt", "a text to read", got))
+            raise ConfigError(format_error("--prompt", "a text", got))
         if self.unknown_source in tokens:
             words = [word for word in prompt.split() if self.unknown_source in self.encode_source(word)]
             got, hint = ", ".join(map(repr, words or [prompt])), "Use dltrain predict RUN --text for unknown words."

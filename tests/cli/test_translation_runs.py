@@ -85,8 +85,8 @@ def test_generate_and_predict_give_the_same_translation_greedily_and_by_beam_sea
     assert len(generate(run, "--prompt", "the dog sees", "--length", 1, "--temperature", 1).out.split()) <= 1
     for words, message in (
         (["--prompt", "the unheard dog"], "--prompt: expected words of the training texts, got 'unheard'"),
-        ([], "--prompt: expected a text to read, got none"),
-        (["--prompt", ""], "--prompt: expected a text to read, got an empty text"),
+        ([], "--prompt: expected a text, got none"),
+        (["--prompt", ""], "--prompt: expected a text, got an empty text"),
         (["--prompt", "x", "--beam", 2, "--top-k", 3], "--beam: not supported with --top-k because"),
     ):
         result = generate(run, *words)

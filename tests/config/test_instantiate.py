@@ -200,7 +200,7 @@ def test_errors_of_a_library_constructor_are_reported() -> None:
         (float | torch.Tensor, [0.5], ["fast", None], "a number"),
         (list[int], [[1, 2], [], (1,)], [1, ["x"], None], "a list"),
         (int | list[int], [1, [1, 2]], ["x", [None]], "a whole number or a list"),
-        (tuple[float, float], [[0.9, 0.999]], [[0.9], [0.9, 0.9, 0.9], 0.9], "a list of 2"),
+        (tuple[float, float], [[0.9, 0.999]], [[0.9], [0.9, 0.9, 0.9], 0.9], "a list of 2 values"),
         (tuple[int, ...], [[], [1, 2, 3]], [["x"]], "a list"),
         (Literal["mse", "l1"], ["mse"], ["l3", None, 3], "one of mse l1"),
         (Any, [1, "x", None, []], [], "Any"),

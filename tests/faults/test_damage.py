@@ -227,7 +227,7 @@ def test_an_intact_checkpoint_with_an_unexpected_state_is_rejected_without_a_tra
 ) -> None:
     for path in checkpoints(run):
         state = {**torch.load(path, weights_only=True), **change}
-        # None in `change` removes a key; `average` is None in every checkpoint without an average.
+        # None in `change` removes a key; `average` is None in these checkpoints and stays.
         torch.save({name: value for name, value in state.items() if value is not None or name == "average"}, path)
         update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)

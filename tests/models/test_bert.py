@@ -45,7 +45,7 @@ def published() -> Any:
 
 
 @torch.no_grad()
-def test_states_equal_an_encoder_of_torch_with_the_same_weights() -> None:
+def test_states_equal_the_states_of_a_torch_encoder_with_the_same_weights() -> None:
     network, x = bert(2), tokens()
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))
@@ -70,7 +70,7 @@ def test_states_equal_an_encoder_of_torch_with_the_same_weights() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_outputs_equal_the_package_transformers_with_the_same_weights(published: Any) -> None:
+def test_outputs_equal_the_outputs_of_the_package_transformers_with_the_same_weights(published: Any) -> None:
     x, own = tokens(), torch.arange(LENGTH) < LENGTHS[:, None]
     segments = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(1))
     there = published.bert(x, attention_mask=own.long(), token_type_ids=segments)
@@ -94,7 +94,7 @@ def test_outputs_equal_the_package_transformers_with_the_same_weights(published:
 @pytest.mark.slow
 @pytest.mark.skipif(not MINILM.is_dir(), reason="needs the weights of MiniLM")
 @torch.no_grad()
-def test_embeddings_of_minilm_equal_the_package_transformers() -> None:
+def test_embeddings_of_minilm_equal_the_embeddings_of_the_package_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     from dltrain.datasets.tokenizer_file import read_tokenizer
     from dltrain.runs.weight_files import read_weights
@@ -145,7 +145,7 @@ def test_a_task_that_must_not_read_later_tokens_is_rejected() -> None:
         bert(causal=True)
 
 
-def test_an_output_for_pairs_needs_outputs_for_masked_tokens() -> None:
+def test_outputs_for_pairs_require_outputs_for_masked_tokens() -> None:
     logits, pairs = bert(each_step=True, next_sentence=True)(tokens())
     assert logits.shape == (3, LENGTH, SIZE) and pairs.shape == (3, 2)
     with pytest.raises(ConfigError, match=r"^model.next_sentence: expected null for a task without masked tokens"):

@@ -1,3 +1,5 @@
+"""Linear forecasters, compared with the formulas of the paper."""
+
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,6 @@ def test_nlinear_equals_the_formula_of_the_paper(individual: bool) -> None:
         ({"horizon": 0}, r"model\.horizon"),
     ],
 )
-def test_the_error_for_a_wrong_argument_of_a_dlinear_names_its_key(wrong: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_of_dlinear_names_its_key(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         DLinear(**{"length": 10, "columns": 3, "horizon": 4, "outputs": 12, **wrong})

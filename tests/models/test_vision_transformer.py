@@ -47,7 +47,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
-def test_default_patches_are_the_largest_of_at_most_16_pixels_with_at_least_7_patches_per_side(
+def test_default_patches_have_the_largest_side_up_to_16_with_at_least_7_patches_per_side_or_else_1(
     side: int, patch: int
 ) -> None:
     assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)
@@ -59,7 +59,7 @@ def test_a_patch_size_that_does_not_divide_the_image_is_rejected() -> None:
         ViT(3, 24, 32, 5, patch_size=16)
 
 
-def test_a_number_of_heads_that_does_not_divide_the_features_is_rejected() -> None:
+def test_a_number_of_heads_that_does_not_divide_the_number_of_features_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model\.num_heads: expected a divisor of 48, the number of features, got 5"):
         ViT(1, 8, 8, 2, hidden_size=48, num_heads=5)
 

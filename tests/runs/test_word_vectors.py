@@ -52,7 +52,7 @@ def test_words_in_the_file_get_their_vectors_and_other_words_get_random_vectors_
     rows, notes = prepared([*header, *LINES])
     for word in ("good", "bad", "film"):
         np.testing.assert_array_equal(rows[word], np.array(KNOWN[word], dtype=np.float32))
-    assert "  word vectors: 3 of 18 tokens found; the others have random values" in notes
+    assert "  word vectors: 3 of 18 tokens found; other tokens have random values" in notes
     others = torch.stack([row for word, row in rows.items() if word not in KNOWN])
     assert float(others.std()) == pytest.approx(np.std([KNOWN[word] for word in ("good", "bad", "film")]), rel=0.3)
 
