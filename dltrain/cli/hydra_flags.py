@@ -54,7 +54,7 @@ def _prepare_completion(words: list[str]) -> None:
         expected = "install=SHELL, where SHELL is bash, fish or zsh"
         raise ConfigError(format_error("--shell-completion", expected, " ".join(words)))
     line = os.environ.get("COMP_LINE", "dltrain ").split(" ")
-    # To complete keys below `hydra`, Hydra would import the packages that their values name.
+    # Overrides of `hydra` are removed because `hydra.searchpath` imports the packages that it names.
     line = [word for word in line[:-1] if not word.lstrip("+~").startswith("hydra")] + line[-1:]
     if action == "query" and len(line) == 2:
         for verb in filter(lambda verb: verb.startswith(line[1]), VERBS):

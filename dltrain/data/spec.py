@@ -15,7 +15,7 @@ from dltrain.data.tokens import Tokens
 
 
 class Clip(NamedTuple):
-    """Size of a clip, a short piece of a video. YAML refers to one of the fields: ``channels: ${spec.clip.channels}``.
+    """Size of a clip, a short piece of a video. YAML refers to its fields: ``channels: ${spec.clip.channels}``.
 
     Args:
         channels: Channels of each frame.
@@ -31,10 +31,10 @@ class Clip(NamedTuple):
 
 
 class Audio(NamedTuple):
-    """Format of the steps of a recording. YAML refers to one of the fields: ``bands: ${spec.audio.bands}``.
+    """Format of the steps of a recording. YAML refers to its fields: ``bands: ${spec.audio.bands}``.
 
     Args:
-        bands: Mel bands of a frame.
+        bands: Number of mel bands per frame.
         frames: Consecutive frames that form one step, so that a step has ``bands * frames`` features.
         step_seconds: Seconds from one step to the next.
     """
@@ -48,8 +48,8 @@ class Audio(NamedTuple):
 class Spec:
     """Spec values of a data set: sizes, names and types; None for values that do not apply.
 
-    YAML refers to them by name: ``features: ${spec.features}``. If an argument of a model or task does not accept None,
-    data without its spec value are rejected, so that an unsuitable combination fails early.
+    YAML refers to them by name: ``features: ${spec.features}``. A model or task argument that does not accept None
+    rejects data without this spec value, so unsuitable combinations fail early.
 
     Args:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
@@ -90,7 +90,7 @@ class Spec:
         target_length: Steps of the longest target, including the end token, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is one of its frames.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
-        prefixes: Prefixes of the inputs, which name a task, such as ``summarize: ``; one for each table.
+        prefixes: Task prefixes of the inputs, such as ``summarize: ``; one for each table.
     """
 
     shape: tuple[int, ...] | None = None
@@ -141,7 +141,7 @@ class Files(Protocol):
 
     Two methods are optional. ``files() -> Iterable[(name, bytes)]`` returns the name, relative to the data set, and the
     size of the file of each example, for the fingerprint. ``targets() -> Tensor`` returns the targets of all examples
-    without decoding them, for tasks that count them.
+    without decoding the examples, for tasks that count classes.
     """
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class Files(Protocol):
 
         Args:
             index: Position in the split.
-            key: Key of the example's random numbers in training, for example of a crop; None outside training. See
+            key: Key of the random numbers for decoding in training, e.g. for a crop; None outside training. See
                 `dltrain.keyed_random.draw`.
 
         Raises:
@@ -160,7 +160,7 @@ class Files(Protocol):
         """
 
     def stack(self, examples: list[Any]) -> dict[str, Tensor]:
-        """Stack one or more examples: name -> tensor with one row per example."""
+        """Return the fields of one or more examples: name -> tensor with one row per example."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Source:
             `dltrain.keyed_random.uniform`.
         blend: Random combination of the examples of a batch in training: ``blend(batch, keys)``.
         fingerprinted: Tensors to fingerprint instead of `rows`; or, for computed rows, a string of their settings,
-            because the last digits of their values depend on the CPU. None fingerprints `rows`.
+            because the last digits of computed values depend on the CPU. None fingerprints `rows`.
         plan: Division of the examples into batches; None for batches of a fixed size, in random order in training.
     """
 
@@ -198,9 +198,9 @@ class Splits:
 
     Args:
         train: Training examples.
-        val: Validation examples; None if all examples are used for training.
+        val: Validation examples; None if no examples are held out for validation.
         test: Test examples.
-        unlabeled: All training examples, with their labels removed, if only some keep their labels; otherwise None.
+        unlabeled: All training examples without labels, if ``train`` has only the labeled ones; otherwise None.
     """
 
     train: Source
@@ -209,11 +209,11 @@ class Splits:
     unlabeled: Source | None = None
 
 
-Fitted = dict[str, Any]  # tensors and plain Python, stored with a run
+Fitted = dict[str, Any]  # tensors and plain Python values, stored with a run
 
 
 class Inputs(NamedTuple):
-    """User-provided examples as `Source.rows`, without known targets.
+    """User-provided examples in the format of `Source.rows`, without targets.
 
     Args:
         rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).
@@ -227,7 +227,8 @@ class Inputs(NamedTuple):
 class Data(Protocol):
     """A data set built from YAML. The constructor reads only what the spec values require; `load` reads everything.
 
-    Both raise `dltrain.errors.ConfigError` with the ``data.`` key that is wrong. Optional attributes:
+    The constructor and `load` raise `dltrain.errors.ConfigError`, which names the wrong key below ``data``. Optional
+    attributes:
 
     - ``bad`` (`dltrain.data.bad_samples.BadSamples`), ``worker_timeout`` (seconds), ``describe() -> list[str]`` (how
       the loaded files were read).
@@ -241,7 +242,8 @@ class Data(Protocol):
       ``spec``, ``prepare`` and `inputs` use the fitted state.
     - ``evaluation() -> Source``: all examples of the files named by the arguments, to evaluate with the fitted state.
     - ``file_formats``: suffix -> function that converts generated text to the content of such a file.
-    - ``describe_file(path, **arguments) -> list[str]``: a static method that describes a file that is rejected.
+    - ``describe_file(path, **arguments) -> list[str]``: a static method that describes a file that the constructor may
+      reject.
     """
 
     spec: Spec

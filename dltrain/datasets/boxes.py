@@ -24,8 +24,8 @@ class Boxed(NamedTuple):
         pixels: Pixels of the part, (size, size, channels) in uint8.
         boxes: Left, top, right and bottom edge in these pixels, (M, 4) in float32.
         kinds: Classes from 1, negative for crowds, (M,) in int64.
-        frame: Left, top, horizontal and vertical scale, which map boxes to pixels of the file, (4,) in float32.
-        parts: Number of parts that the image is cut into.
+        frame: Left, top, horizontal scale, vertical scale; they map boxes to pixels of the file, (4,) in float32.
+        parts: Number of parts of the image.
     """
 
     pixels: np.ndarray

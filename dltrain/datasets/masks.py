@@ -13,7 +13,7 @@ from dltrain.datasets.images import ImageTransform, Rows, ScalePixels, image_spe
 from dltrain.errors import ConfigError
 
 UNKNOWN = 255  # stored value of pixels without a class
-IGNORED = -1  # target of these pixels
+IGNORED = -1  # target of pixels without a class
 
 
 class PrepareMasks(nn.Module):
@@ -21,7 +21,7 @@ class PrepareMasks(nn.Module):
 
     Shape:
         pixels (B, channels, height, width) and optional masks (B, height, width) in uint8 -> inputs in float32 and
-        targets in int64, -1 where there is no class
+        targets in int64, -1 for pixels without a class
     """
 
     def __init__(self, scaling: ScalePixels) -> None:
@@ -53,7 +53,7 @@ def mask_splits(transform: ImageTransform, train: Rows | Files, val: Rows | File
     Only training images are augmented; `Files` are cropped during decoding.
 
     Raises:
-        ConfigError: Mixup or cutmix is set.
+        ConfigError: Mixup or cutmix is enabled.
     """
     settings = transform.augment
     if settings.mixup or settings.cutmix:

@@ -28,7 +28,7 @@ VALIDATION, TEST = 0.1, 0.2
 
 
 class MovingShapes:
-    """Gray clips of a bar, a triangle or a corner on a noisy background; they do not depend on the seed of a run.
+    """Gray clips of a bar, a triangle or a corner with noise; they do not depend on the seed of a run.
 
     A shape crosses the image to the left, right, top or bottom, turns by half a circle in either direction, grows to
     twice its radius or shrinks to half of it. A part that leaves the image enters on the other side. Position, angle,

@@ -27,7 +27,7 @@ MAX_CHANNELS = 4
 
 
 class Npz:
-    """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` with one example per entry of the first axis.
+    """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` with the examples along the first axis.
 
     The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
     four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
@@ -206,6 +206,6 @@ def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
         return Spec(shape=example, size=steps * features, features=features, length=steps)
     if len(example) == 1 and dtype.kind in "fiub":
         return Spec(shape=example, size=example[0])
-    images = f"images (3 axes, or 4 with at most {MAX_CHANNELS} channels)"
-    expected = f"x_train of {images}, sequences (float, 3 axes) or vectors (2 axes)"
+    images = f"images (uint8 with 3 axes, or 4 axes with at most {MAX_CHANNELS} channels)"
+    expected = f"x_train of {images}, sequences (float with 3 axes) or vectors (2 axes)"
     raise ConfigError(format_error("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))

@@ -18,17 +18,17 @@ from dltrain.keyed_random import uniform
 NAMES = ("background", "disc", "square", "triangle")
 HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # indices of the images
 SHAPES = 3  # per image; later shapes cover earlier ones
-NOISE = 60  # gray levels
+NOISE = 60  # range of the noise in gray levels
 CHUNK = 250  # images that are drawn together
 VISIBLE = 0.25  # minimum visible fraction of a shape that has a box
 
 
 class Shapes:
-    """Gray images of discs, squares and triangles on a noisy background; they do not depend on the seed of a run.
+    """Gray images of discs, squares and triangles with noise; they do not depend on the seed of a run.
 
     Args:
         image_size: Height and width of the images in pixels, at least 1.
-        examples: Number of training images, at least 1; there are always 100 each for validation and testing.
+        examples: Number of training images, at least 1; 100 more are for validation and 100 for testing.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).
         std: Divisor after the subtraction, above 0.
         augment: Random changes in training; see `dltrain.datasets.images.ImageTransform`.

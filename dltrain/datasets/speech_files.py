@@ -15,18 +15,18 @@ from dltrain.datasets.csv_table import Table
 from dltrain.datasets.image_layout import TRAIN, find_splits
 from dltrain.errors import ConfigError, format_error, suggest
 
-EXPECTED = "a table of audio files and transcripts, or a folder with a folder of audio files per word"
+EXPECTED = "a table of audio files and transcripts, or a folder with one subfolder of audio files per word"
 
 
 class Utterances(NamedTuple):
     """Recordings with transcripts.
 
     Args:
-        name: The table or folder.
+        name: Name of the table, or path of the folder.
         files: Audio files.
         texts: Their normalized transcripts, none of them empty.
         places: Location of each transcript, for messages.
-        splits: Split with a folder of its own -> its rows; empty for a table, and for a folder without splits.
+        splits: Split -> indices of its recordings; empty for a table, and for a folder that is not divided into splits.
         ignored: Number of audio files outside the folders that are named after a word.
     """
 
@@ -68,9 +68,9 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist, the name of a folder has no letters or digits or
-                is not a word of the training folder, or a line is unreadable or lacks an audio file or a transcript and
-                may not be skipped.
+            ConfigError: The path or a column does not exist, a column that is not named cannot be inferred, a folder
+                is not named after a word of the training folder, or a line that is unreadable or lacks an audio file or
+                a transcript may not be skipped.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))

@@ -1,4 +1,4 @@
-"""Airbench: a small convolutional network that learns CIFAR-10 in few epochs."""
+"""Airbench: a small convolutional network that learns CIFAR-10 in a few epochs."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -80,7 +80,7 @@ class ShiftedNorm(nn.BatchNorm2d):
 class Halve(nn.Module):
     """Max pooling over 2x2 pixels, or over 2 pixels of maps with one row or column.
 
-    Shape: (B, channels, H, W) -> (B, channels, H // 2, W // 2); if H or W is 1, both sides are rounded up.
+    Shape: (B, channels, H, W) -> (B, channels, H // 2, W // 2); if H or W is 1, both divisions round up.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class Airbench(nn.Module):
 
     Shape: (B, channels, height, width) -> (B, outputs).
     Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.
-    Differs: the learning rate of the norms' biases is raised by `bias_factor` (8, the square root of the published
-        64); the biases of the whitening layer are trained in all epochs.
+    Differs: `bias_factor` (8, the square root of the published 64) replaces a larger learning rate for the norms'
+        biases; the biases of the whitening layer are trained in all epochs.
     """
 
     def __init__(

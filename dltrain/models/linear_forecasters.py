@@ -11,7 +11,7 @@ from dltrain.models.layers import check_sizes
 
 
 class Projection(nn.Module):
-    """Linear layer from the steps of a window to the steps of a forecast, one for all columns or one for each.
+    """Linear layer from the steps of a window to the steps of a forecast, shared by all columns or separate for each.
 
     Shape: (B, columns, length) -> (B, columns, horizon).
     """
@@ -89,7 +89,7 @@ class Forecaster(nn.Module, ABC):
 
 
 class DLinear(Forecaster):
-    """Sum of two linear layers: one on the moving average of the window, one on the rest.
+    """Sum of two linear layers: one on the moving average of the window, one on the remainder.
 
     Args:
         length: Steps of the window, at least 1.

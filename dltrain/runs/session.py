@@ -76,7 +76,7 @@ class Session:
         return self.loop.state.step if self.loop is not None else self.start_step
 
     def run(self) -> Outcome:
-        """Train, evaluate and report; record a status and an exit code, however the run ends.
+        """Train, evaluate and report; record a status and an exit code even if training fails.
 
         Raises:
             ConfigError: The run cannot start; the folder of a new run is removed.
@@ -98,7 +98,7 @@ class Session:
                 self._discard()
                 raise
             state, error = "interrupted", reason.reason
-        except KeyboardInterrupt:  # no signal handler can be set in a thread of a user's own program
+        except KeyboardInterrupt:  # a user's program may train in a thread, without signal handlers
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", self._trace_divergence(reason)
@@ -259,8 +259,8 @@ class Session:
         except Stopped:
             return f"{diverged}. The search for its cause was interrupted"
         if report is None:
-            why = "the weights are too large to evaluate, or the run is not deterministic"
-            return f"{diverged}. Losses, gradients and weights were finite when the steps were repeated: {why}"
+            why = "either evaluation overflows or the run is not deterministic"
+            return f"{diverged}. Losses, gradients and weights were finite when the steps were repeated, so {why}"
         with contextlib.suppress(OSError):
             self.home.write_json(run_files.NAN_REPORT, finite_or_none(report))
         return nan_trace.summarize(report)

@@ -1,4 +1,4 @@
-"""Empty files, and files whose documents are empty, are rejected in one line."""
+"""Empty files, and files whose documents are empty, are rejected with a one-line message."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -218,7 +218,7 @@ def test_a_damaged_video_file_is_rejected_with_its_path(tmp_path: Path) -> None:
         list(Batches(source, 4))
 
 
-def test_clips_to_predict_are_folders_of_frames_at_any_depth(walks: str, tmp_path: Path) -> None:
+def test_inputs_reads_folders_of_frames_at_any_depth(walks: str, tmp_path: Path) -> None:
     data = VideoFolder(walks, frames=4, frame_stride=2, image_size=6)
     write_clip(tmp_path / "new" / "deep" / "b", [10 * n for n in range(12)])
     write_clip(tmp_path / "new" / "a", [10 * n for n in range(7)])

@@ -1,4 +1,4 @@
-"""Files in the folder of a run, including TensorBoard events."""
+"""Files in the run folder, including TensorBoard events."""
 
 import hashlib
 import os

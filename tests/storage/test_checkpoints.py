@@ -67,7 +67,7 @@ def test_torch_loads_a_checkpoint_with_weights_only(checkpoints: Checkpoints) ->
     assert found["loop"]["step"] == 5
 
 
-def test_the_manifest_has_step_metric_hash_and_size_of_every_file(checkpoints: Checkpoints) -> None:
+def test_the_manifest_has_step_metric_hash_and_size_of_every_checkpoint(checkpoints: Checkpoints) -> None:
     save(checkpoints, 3, 2.0, 0.25, best=True)
     save(checkpoints, 9, 3.0, None)
     manifest = json.loads((checkpoints.path / "manifest.json").read_text())
@@ -177,7 +177,7 @@ def test_equal_states_give_equal_bytes_before_and_after_loading(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("position", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, position: float) -> None:
+def test_a_checkpoint_with_a_flipped_bit_anywhere_is_rejected(checkpoints: Checkpoints, position: float) -> None:
     file = save(checkpoints, 5)
     content = bytearray(file.read_bytes())
     content[int(position * len(content))] ^= 1
