@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from torch.nn.utils import rnn
 from torch.utils.data import DataLoader
 
-WORDS, SPECIAL, CLASSES = 1_000, 2, 2  # special: padding and the unknown word
+WORDS, SPECIAL, CLASSES = 1_000, 2, 2  # special tokens: padding and unknown
 SHORTEST, LONGEST = 10, 100  # words per text
 LOG_EVERY = 50
 
 
 class TextClassifier(nn.Module):
-    """Embedding, LSTM on packed sequences, and a fully connected layer on the last states of both directions."""
+    """Embedding, LSTM on packed sequences, and a fully connected layer on the final states of both directions."""
 
     def __init__(self, hidden_size: int = 64) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def collate(examples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tens
 
 
 def classify_texts(task: Any) -> None:
-    """Train with Adam; the loss is printed at intervals."""
+    """Train with Adam and print the loss every `LOG_EVERY` steps."""
     saved = torch.load(task.folder / f"{task.name}.pt", weights_only=True)
     texts = [row[:length] for row, length in zip(saved["inputs"], saved["lengths"].tolist(), strict=True)]
     examples: Any = list(zip(texts, saved["targets"], strict=True))

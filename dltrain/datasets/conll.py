@@ -49,11 +49,11 @@ class Conll:
         path: The file.
         word_column, tag_column: Columns of words and of tags, counted from 0, or backward from -1, the last column.
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
-            The first subword of a word gets its tag.
+            The tag of a word is assigned to its first subword.
         lowercase: Whether words are converted to lower case.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         max_length: Maximum number of tokens of a sentence, including begin and end tokens; longer sentences are
             truncated. At least 1, or 3 with a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
@@ -98,7 +98,7 @@ class Conll:
             self.tags = sorted({tag for sentence in self.sentences for tag in sentence.tags})
             if len(self.tags) < 2:
                 got = " ".join(self.tags)
-                raise ConfigError(format_error("data.tag_column", "a column of at least two different tags", got))
+                raise ConfigError(format_error("data.tag_column", "a column with at least two different tags", got))
             self.words = vocabulary.fit(_all_words(train), whole=True)
         else:
             self.tags, self.words = list(fitted["tags"]), vocabulary.restore(fitted)
@@ -125,7 +125,7 @@ class Conll:
         """Return the splits."""
         parts = [[self.sentences[row] for row in part.tolist()] for part in self.parts]
         train, val, test = (self._source(part) if part else None for part in parts)
-        assert train is not None and test is not None, "training and test split have sentences"
+        assert train is not None and test is not None, "the training and test splits have sentences"
         return Splits(train, val, test)
 
     def describe(self) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dltrain.datasets.date_form import NUMBERS, UNITS, pattern_regex
 
-MAX_SHORT_YEAR = 2035  # the range of two-digit years starts in 20xx only if it then ends by this year
+MAX_SHORT_YEAR = 2035  # latest end of a range of two-digit years that starts in 20xx
 MANY_TEXTS = 2000  # number of texts above which dates and times of day are parsed separately
 # Patterns that also match ordinary numbers; they are used only if all cells of the column match.
 UNSURE = {"%Y%m%d", *(pattern for _, patterns in NUMBERS for pattern in patterns)}

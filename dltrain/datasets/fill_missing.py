@@ -11,7 +11,7 @@ def fill_missing(table: Table, names: list[str], policy: str, ends: list[int]) -
 
     Args:
         policy: ``refuse``, ``interpolate`` or ``last``; see `dltrain.datasets.time_series.TimeSeries`.
-        ends: Row after the last one of each split, in ascending order.
+        ends: Index of the row after the last row of each split, in ascending order.
 
     Raises:
         ConfigError: A value is not a number, a missing value may not be filled, or a column has no number before the

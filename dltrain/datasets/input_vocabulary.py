@@ -1,4 +1,4 @@
-"""Vocabularies of input texts, which models do not generate: words, subwords, or a user-provided tokenizer."""
+"""Vocabularies of texts that models read but do not generate: words, subwords, or a user-provided tokenizer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ KINDS = ("words", *NAMES)
 class FittedSubwords(TokenizerFile):
     """Subwords that are fitted to texts.
 
-    `encode` reads ``<mask>`` as a special token if the vocabulary has it; names of other special tokens are plain text.
+    `encode` reads ``<mask>`` as a special token if the vocabulary has it, and names of other special
+    tokens as plain text.
     """
 
     def __init__(self, content: str) -> None:
@@ -45,8 +46,8 @@ class VocabularySettings:
         tokenizer: File ``tokenizer.json``, which replaces ``tokens``.
         lowercase: Whether to convert texts to lower case.
         min_count: Minimum number of occurrences of a word, or of a pair of subwords to join, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         special: Special tokens of a fitted vocabulary.
     """
 

@@ -50,8 +50,8 @@ class Parallel:
             sources and for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words or characters in each vocabulary, without special tokens, or of subwords,
-            with special tokens and all bytes or characters, which are always kept. At least 1.
+        max_words: Maximum number of words or characters (without special tokens) or of subwords (with special tokens
+            and all bytes or characters, which are always kept) in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.
         sentinels: Number of sentinel tokens in each vocabulary, at least 0.
         max_length: Maximum number of tokens of a source, at least 1, and the default for targets; pairs with a longer

@@ -26,7 +26,7 @@ class Reversal:
 
     Args:
         sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
-        steps: Number of letters of a sequence, at least 1.
+        steps: Number of letters in each sequence, at least 1.
         symbols: Number of different letters, from 2 to 26.
         batch_size: Sequences per batch, at least 1.
         workers: Unused: the sequences stay in memory.

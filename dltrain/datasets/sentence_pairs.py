@@ -32,8 +32,8 @@ class SentencePairs:
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         max_length: Number of tokens of a pair, including special tokens and padding, at least 8.
         validation: Fraction of the documents to hold out for validation, in [0, 1).
         test: Fraction of the documents, at the end, to hold out for testing, in (0, 1).

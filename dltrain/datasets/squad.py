@@ -54,8 +54,8 @@ class Squad:
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         max_length: Maximum number of tokens of a question and a window, including special tokens; above
             ``max_question`` + ``overlap`` + 3.
         max_question: Maximum number of tokens of a question, at least 1; longer questions are truncated.

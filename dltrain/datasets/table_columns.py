@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, format_error
 MAX_WORDS = 1000
 MANY_WORDS = 50
 YEAR = 365.25
-FEW_WORDS = 20  # a column of at most this many distinct words is never left out as text
+FEW_WORDS = 20  # a column with at most this many distinct words is never left out as text
 IDENTIFIER = re.compile(r"(unnamed: \d+|index|idx|row|nr|no|key|uuid|guid|)|(.*[\W_])?id|.*[a-z]I[dD]", re.IGNORECASE)
 
 
@@ -118,12 +118,12 @@ def fit_column(
         table: The file.
         column: Index of the column.
         train: The training rows.
-        dates: Whether to recognize columns of dates; otherwise they are columns of words.
+        dates: Whether to recognize dates; otherwise they are read as words or numbers.
         day_first: Whether the day precedes the month; None infers it from the column.
 
     Raises:
         ConfigError: The training rows have no number or date, a number is beyond the range of float32, a date is
-            invalid or ambiguous, or there are too many different words.
+            invalid or ambiguous, or there are more than `MAX_WORDS` different words.
     """
     name = table.header[column]
     if dates and (is_time_name(name) or not table.is_numeric(column)):
@@ -148,7 +148,7 @@ def fit_column(
 
 
 def _known_values(values: np.ndarray, kind: str, name: str) -> np.ndarray:
-    """Return the training values of a column that are not missing, at least one."""
+    """Return the training values that are not missing; reject a column without any."""
     known = values[~np.isnan(values)]
     if not len(known):
         expected = f"a {kind} in the training rows of column {name}"
@@ -157,7 +157,7 @@ def _known_values(values: np.ndarray, kind: str, name: str) -> np.ndarray:
 
 
 def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
-    """Return the names of the columns by type (numbers, words, dates); columns of words with their number of words."""
+    """Return the names of the columns by type (numbers, words, dates), with the number of words of word columns."""
     found: dict[str, list[str]] = {}
     for column in columns:
         if isinstance(column, NumberColumn):

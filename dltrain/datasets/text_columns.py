@@ -163,7 +163,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
 def _checked(target: TextTarget) -> TextTarget:
     if len(target.classes or ()) < 2:
         got = ", ".join(target.classes or ())
-        raise ConfigError(format_error("data.column", "a column of at least two different values", got))
+        raise ConfigError(format_error("data.column", "a column with at least two different values", got))
     return target
 
 

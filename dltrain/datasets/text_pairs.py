@@ -56,8 +56,8 @@ class TextPairs:
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         max_length: Maximum number of tokens of a pair, including special tokens, at least 8.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.

@@ -48,8 +48,8 @@ class TextTable:
         tokens: ``words``, or subwords: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
-        max_words: Maximum number of words, without special tokens, or of subwords, with special tokens and all bytes or
-            characters, which are always kept. At least 1.
+        max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
+            characters, which are always kept), at least 1.
         max_length: Maximum number of tokens of a text; longer texts are truncated. At least 1; at least 3 with
             ``special_tokens`` or a ``tokenizer``.
         tokenizer: File ``tokenizer.json`` of the package tokenizers; None to use ``tokens``.

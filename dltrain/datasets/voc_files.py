@@ -17,8 +17,8 @@ MAX_BYTES = 2**26
 def read_voc(paths: Iterable[Path], images: ImageIndex, split: str | None = None) -> list[Annotated]:
     """Return the annotated image of each file, sorted by path; images without objects are kept.
 
-    Pascal VOC counts pixels from 1, and a box includes the pixels at xmax and ymax. If any box starts at 0 or below,
-    the coordinates in all files are assumed to be edges counted from 0, and are not converted.
+    Pascal VOC counts pixels from 1, and a box includes the pixels at xmax and ymax. If xmin or ymin of any box is 0 or
+    below, the coordinates in all files are assumed to be edges counted from 0, and are not converted.
 
     Raises:
         ConfigError: A file cannot be read, is too large, or is not an annotation of Pascal VOC.
@@ -49,7 +49,7 @@ def _read(path: Path, images: ImageIndex, split: str | None) -> Annotated:
 
 
 def _find_image(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
-    """Return the image that an annotation names, or else the one with the same stem; it may not exist."""
+    """Return the image that an annotation names, or the one with the same stem; the path may not exist."""
     named = (root.findtext("filename") or "").strip()
     for name in (named, *(path.stem + suffix for suffix in SUFFIXES), *(path.stem + s.upper() for s in SUFFIXES)):
         if name and (found := images.find(name, path, split)):

@@ -32,7 +32,7 @@ class Tracker:
     TensorBoard's own writer buffers events for up to two minutes and imports TensorFlow if it is installed.
 
     Args:
-        folder: Created if missing.
+        folder: The folder, created if missing.
         purge_step: First step that a resumed run writes again. From this step on, lines of ``metrics.jsonl`` and frames
             of ``film.gif`` are removed, and TensorBoard hides the old points. None keeps them.
     """
@@ -88,7 +88,7 @@ class Tracker:
         self._lines.flush()
 
     def ends_with(self, step: int, split: str) -> bool:
-        """Return whether an earlier session logged this step and split last."""
+        """Return whether the last line of earlier sessions has this step and split."""
         return (self._last_logged.get("step"), self._last_logged.get("split")) == (step, split)
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
@@ -111,7 +111,7 @@ class Tracker:
         """Add the run to TensorBoard's HParams tab; call it once, at the end of the run.
 
         Args:
-            choices: Name -> bool, int, float or str; other types are shown as text.
+            choices: Name -> bool, int, float or str; other types and non-finite numbers are shown as text.
             metrics: Name -> final value, logged as ``best/<name>`` at the last step. A name with a slash is used as
                 it is. A value that is already the last point of its curve is not logged again. Non-finite values are
                 omitted.
@@ -176,7 +176,7 @@ def _file_name(folder: Path) -> str:
 
 
 def _open_lines(path: Path, purge_step: int | None) -> TextIO:
-    """Open ``metrics.jsonl`` for appending, after removing purged steps and an incomplete last line."""
+    """Open ``metrics.jsonl`` for appending, after removing lines that are purged, invalid or incomplete."""
     if path.exists():
         kept = [line for line in path.read_bytes().splitlines(keepends=True) if _keep(line, purge_step)]
         write_durable(path, b"".join(kept))

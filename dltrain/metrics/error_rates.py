@@ -15,8 +15,8 @@ def error_rates(references: Sequence[str], found: Sequence[str]) -> dict[str, fl
     """Return ``cer`` and ``wer``: insertions, deletions and substitutions per character or word of all references.
 
     Args:
-        references: Transcripts, at least one, none of them empty.
-        found: Predicted transcript for each reference; may be empty.
+        references: At least one transcript; none is empty.
+        found: Predicted transcript for each reference; a transcript may be empty.
 
     Source: Levenshtein 1966 (the distance).
     """

@@ -35,10 +35,10 @@ class ViT(AdoptedNetwork):
         variant: ``tiny``, ``small`` or ``base``: 192, 384 or 768 features with 3, 6 or 12 attention heads.
         patch_size: Side of the patches in pixels, which divides height and width; None for the largest such size up to
             16 with at least 7 patches along the shorter side, 1 if there is none.
-        ffn_ratio: Width of the feed-forward layers, as a multiple of the features, at least 1.
+        ffn_ratio: Width of the feed-forward layers, as a multiple of the number of features, at least 1.
         dropout: Dropout probability of the inputs, hidden feed-forward layers and residual branches, in [0, 1).
         hidden_size: Number of features, at least 1; None for the variant's number.
-        num_heads: Number of attention heads, a divisor of the features; None for one per 64 features.
+        num_heads: Number of attention heads, a divisor of the number of features; None for one per 64 features.
         pool: ``class_token`` to classify the state of an additional token, or ``mean`` for the mean over the patches.
 
     Shape: (B, channels, height, width) -> (B, outputs).

@@ -15,10 +15,10 @@ class Muon:
         params: Parameter groups; each is split into matrices and other parameters.
         lr: Learning rate of the matrices.
         momentum: Between 0 and 1.
-        nesterov: Use Nesterov momentum.
-        ns_steps: Newton-Schulz iterations.
+        nesterov: Whether to use Nesterov momentum.
+        ns_steps: Number of Newton-Schulz iterations.
         weight_decay: Decoupled weight decay; ``adamw`` can set another one for AdamW.
-        adamw: Arguments of torch.optim.AdamW (``lr``, ``betas``).
+        adamw: Arguments of torch.optim.AdamW, such as ``lr`` and ``betas``.
 
     Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
     Differs: embeddings and the output layer are matrices and use Muon; convolution kernels use AdamW.

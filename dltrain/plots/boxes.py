@@ -37,7 +37,10 @@ def draw(
 
 
 def draw_enlarged(image: Tensor, boxes: Tensor, numbers: Sequence[int], captions: Sequence[str], side: int) -> Tensor:
-    """Return an image (3, height, width) in [0, 1] with boxes, enlarged by an integer factor up to `side` pixels."""
+    """Return an image (3, height, width) in [0, 1] with boxes drawn on it.
+
+    Small images are enlarged by the largest integer factor that keeps both sides within `side` pixels.
+    """
     scale = max(1, side // max(image.shape[1:]))
     pixels = image.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
     enlarged = Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))

@@ -21,7 +21,7 @@ class Row:
     """One layer in the summary of a model.
 
     Args:
-        name: Path in the model; ``(model)`` is the model itself, without its layers.
+        name: Path in the model; ``(model)`` is the model itself, excluding its layers.
         shape: Shape of its output in the last call, including the batch size; empty if the output has no tensor.
         parameters: Number of parameters; shared parameters are counted in the first layer that has them.
         multiply_adds: Multiply-adds of one forward pass of the batch: matrix products, convolutions and attention.
@@ -141,7 +141,7 @@ class _Tracer(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self.active.pop()
-        # A recurrent layer also returns its state.
+        # The first tensor is the output: a recurrent layer also returns its state.
         self.outputs[module] = next((leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)), None)
 
     def rows(self, model: nn.Module) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Facts about a run for tables of runs, read from its small files without torch or the checkpoints."""
+"""Information about a run for tables of runs, read from small files without importing torch or loading checkpoints."""
 
 import contextlib
 import os
@@ -22,11 +22,12 @@ RunInfo = dict[str, Any]
 
 
 def run_info(path: Path) -> RunInfo:
-    """Return the facts about one run; facts that its folder does not contain are None.
+    """Return information about a run; values that the run folder does not contain are None.
 
     Keys: folder, model, data, task, metric and value (the run's main metric, as TensorBoard names it), better (``min``
     or ``max``), state, error, step, age (seconds since `last_active`), updated (`last_active` as text), time
-    (duration in seconds), choices, typed.
+    (duration in seconds), choices (option of each config group), typed (arguments of the command, without the options
+    of `MAIN_GROUPS`).
     """
     status, result = run_dir.read_status(path), read_mapping(path / run_files.RESULT)
     environment = provenance.load_environment(path)
@@ -107,7 +108,7 @@ def _last_step(path: Path) -> Any:
 
 
 def _typed_overrides(path: Path) -> str | None:
-    """Return the arguments of a run's command, without choices that have their own column; None if it is unreadable."""
+    """Return the arguments of a run's command, without options of `MAIN_GROUPS`; None if the command cannot be read."""
     try:
         words = shlex.split(read_text(path / run_files.COMMAND))[1:]
     except (OSError, ValueError):

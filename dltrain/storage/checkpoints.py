@@ -238,6 +238,6 @@ def sort_by_step(files: dict[str, Any]) -> list[str]:
 
 
 def step_of(name: str) -> int:
-    """Return the step in a checkpoint's file name, or -1."""
+    """Return the step in a checkpoint's file name, or -1 if there is none."""
     digits = name.removeprefix("step-").split("-")[0].split(".")[0]
     return int(digits) if digits.isascii() and digits.isdigit() else -1

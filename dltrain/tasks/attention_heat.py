@@ -34,7 +34,7 @@ def draw_attention(model: nn.Module, images: Tensor, captions: Sequence[str]) ->
     Args:
         images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white. With
             three images, the originals are in the first row of the plot and the colored images in the second.
-        captions: One per image.
+        captions: One per colored image.
     """
     heat = attention_heat(model, images)
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)

@@ -27,7 +27,7 @@ class BeamSearch:
         begin, end: Tokens before the first and after the last token of a target.
         excluded: Tokens that are never generated.
         length: Maximum number of tokens of a target, including the end token; longer targets are truncated.
-        beam: Unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
+        beam: Number of unfinished targets to keep for each source; 1 takes the most likely token at each step (greedy).
         length_penalty: 0 compares log-probabilities, which favors short targets; 1 compares their means per token.
 
     Source: Graves 2012, "Sequence transduction with recurrent neural networks", algorithm 1, and Sutskever, Vinyals and
@@ -74,7 +74,7 @@ class BeamSearch:
             grown = torch.cat([tokens.gather(1, origin[:, :, None].expand(-1, -1, step)), chosen[:, :, None]], dim=2)
             live = best.add_finished(grown, totals, step)
             tokens, totals = grown.gather(1, live[:, :, None].expand(-1, -1, step + 1)), totals.gather(1, live)
-            if beam > 1:  # a single path continues itself, and selecting it would copy the whole state
+            if beam > 1:  # with a single path, `select` would only copy the state
                 starts = torch.arange(0, rows * beam, beam, device=device)[:, None]
                 # Tensors that no step has replaced, such as the encoded source, are the same for all paths of a source.
                 state = select(state, (origin.gather(1, live) + starts).flatten(), kept=first)
@@ -83,7 +83,7 @@ class BeamSearch:
         return best.read(tokens, totals)
 
     def _extend(self, logits: Tensor, totals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return token, path and log-probability of the ``2 * beam`` most likely extensions of each source.
+        """Return the ``2 * beam`` most likely extensions for each source: token, path and log-probability.
 
         At most ``beam`` of them add the end token, so that at least ``beam`` are unfinished.
         """
@@ -105,7 +105,7 @@ class _Best:
         self.counts = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def add_finished(self, paths: Tensor, totals: Tensor, step: int) -> Tensor:
-        """Keep targets that end at this step, and return the positions (B, beam) of the paths to continue.
+        """Record targets that end in the `beam` most likely paths; return the positions (B, beam) of paths to continue.
 
         Args:
             paths: The token ``begin`` and ``step`` further tokens of each path, most likely path first,
@@ -128,7 +128,7 @@ class _Best:
         self.scores = torch.where(better, scores, self.scores)
 
     def is_complete(self) -> bool:
-        """Return whether each source has as many finished targets as the beam is wide; synchronizes with the device."""
+        """Return whether each source has `beam` finished targets; synchronizes with the device."""
         return bool((self.counts >= self.beam).all())
 
     def read(self, paths: Tensor, totals: Tensor) -> Hypotheses:

@@ -14,7 +14,7 @@ from dltrain.metrics.running import Mean
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Task
 from dltrain.tasks.model_call import call_model
 
-UNTAGGED = -1  # target of padding, and of tokens that are not the first one of a word
+UNTAGGED = -1  # target of special tokens and of tokens that are not the first one of a word
 
 
 @dataclass(eq=False)

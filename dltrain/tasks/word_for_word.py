@@ -11,7 +11,7 @@ MASK = 2**BITS - 1
 
 
 class WordForWord:
-    """Translation of each source token by the target token most associated with it, in the order of the source.
+    """Translation of each source token by the target token most strongly associated with it, in source order.
 
     The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where
     ``n(s)`` is the number of training pairs that contain ``s``, and ``n(s, t)`` the number that contain ``s`` and

@@ -26,7 +26,7 @@ SETTINGS = [
     ("model", "workers"),
     [(FCOS, 0), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((FASTER_RCNN, 0), (FCOS, 2)))],
 )
-def test_a_detector_resumed_within_an_epoch_ends_with_the_same_weights(
+def test_a_detector_resumed_within_an_epoch_has_the_weights_of_an_uninterrupted_run(
     model: list[str], workers: int, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"

@@ -102,7 +102,7 @@ def test_the_list_of_generative_models_includes_vae_and_gan_but_not_mlp_and_gpt(
 
 
 @pytest.mark.parametrize("model", GENERATIVE)
-def test_the_command_generates_the_same_samples_as_the_task_of_every_generative_model(
+def test_the_command_and_the_task_generate_the_same_samples(
     model: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run(f"model={model}", *SHORT, *NARROW.get(model, []))
@@ -277,7 +277,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
         ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
     ],
 )
-def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_suggested(
+def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_is_suggested(
     run: str, instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     line = error_line(generate(finished_run(run)))
@@ -286,7 +286,7 @@ def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_suggested(
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_is_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"

@@ -52,7 +52,7 @@ BROKEN = {
 
 
 def command(root: Path, *more: str) -> list[str]:
-    """Return the command of a run of 4 epochs of 9 steps that logs no images."""
+    """Return the command of a run without logged images: 4 epochs with 9 steps each."""
     return [
         *[
             "model=mlp",

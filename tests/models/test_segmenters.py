@@ -1,4 +1,4 @@
-"""Segmentation networks, compared with torchvision with the same weights."""
+"""Segmentation networks, compared with torchvision's networks with the same weights."""
 
 from collections.abc import Callable
 from typing import Any

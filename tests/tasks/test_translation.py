@@ -17,7 +17,7 @@ from dltrain.tasks.translation import Translation
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 LENGTHS, TARGETS = torch.tensor([5, 1, 7]), [4, 2, 6]
-NEEDS_SACREBLEU = pytest.mark.skipif(not importlib.util.find_spec("sacrebleu"), reason="no sacrebleu")
+NEEDS_SACREBLEU = pytest.mark.skipif(not importlib.util.find_spec("sacrebleu"), reason="needs sacrebleu")
 
 
 def decode(tokens: list[int]) -> str:
@@ -55,7 +55,7 @@ def alone(whole: dict[str, Tensor], row: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_padded_examples_equals_that_of_each_example_alone(smoothing: float) -> None:
+def test_the_loss_of_padded_examples_is_the_weighted_mean_of_their_losses_without_padding(smoothing: float) -> None:
     model, found = network(), task(label_smoothing=smoothing)
     loss = found.loss(model, batch(), 0.5)
     each = [found.loss(model, alone(batch(), row), 0.5) for row in range(3)]
@@ -73,7 +73,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
     assert float(task().loss(model, whole, 0.0).total) == pytest.approx(total / sum(TARGETS), rel=1e-5)
 
 
-def test_without_target_tokens_the_loss_its_weight_and_its_gradients_are_0() -> None:
+def test_the_loss_its_weight_and_its_gradients_are_0_without_target_tokens() -> None:
     model, whole = network(), batch()
     loss = task().loss(model, {**whole, "targets": torch.zeros_like(whole["targets"])}, 0.0)
     loss.total.backward()
