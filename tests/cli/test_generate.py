@@ -277,7 +277,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
         ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
     ],
 )
-def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_is_suggested(
+def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_suggested(
     run: str, instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     line = error_line(generate(finished_run(run)))
@@ -286,7 +286,7 @@ def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_is_suggested
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_is_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"
