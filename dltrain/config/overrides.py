@@ -29,13 +29,13 @@ def parse_override(text: str) -> Override:
 
 
 def allowed_modules(typed: list[str]) -> list[str]:
-    """Return the prefixes of modules that YAML may name, from ``allow_targets=`` on a command line."""
+    """Return the module prefixes in the ``allow_targets=`` overrides of a command line."""
     values = [word.split("=", 1)[1] for word in typed if word.startswith("allow_targets=")]
     return [name.strip() for value in values for name in value.strip("[]").split(",") if name.strip()]
 
 
 def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]]:
-    """Return the parsed overrides, and an error for each one that Hydra cannot parse."""
+    """Return the parsed overrides, and an error for each one that is not valid."""
     parsed, errors = [], []
     for text in typed:
         key, equals, _ = text.partition("=")
@@ -66,10 +66,10 @@ def _quoting_hint(text: str) -> str:
 
 
 def to_hydra_syntax(text: str, options: Options) -> str:
-    """Rewrite an override that Hydra would not accept.
+    """Return an override in the syntax of Hydra.
 
     ``optimizer.schedule=cosine`` becomes ``optimizer/schedule=cosine``, ``GROUP=null`` becomes ``~GROUP``, and a path
-    ``~/x.csv`` is quoted: a shell does not expand it after an equals sign, and Hydra rejects a bare tilde.
+    ``~/x.csv`` is quoted: a shell does not expand a tilde after an equals sign, and Hydra rejects an unquoted one.
     """
     key, equals, value = text.partition("=")
     if value.startswith("~") and not QUOTES & set(value):
@@ -96,7 +96,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """Return a list with one override per value for each of `parsed`, and errors for those that yield no override."""
+    """Return a list of single-value overrides for each of `parsed`, and an error for each one that yields none."""
     values, errors = [], []
     for override in parsed:
         try:

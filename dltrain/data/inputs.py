@@ -32,7 +32,7 @@ class InputFiles:
     batch_size: int = 64
 
     def expand(self, expected: str, suffixes: Iterable[str] = ()) -> "Iterator[InputFile]":
-        """Yield each file; for a folder, yield the files below it in alphabetical order.
+        """Yield each file; for a folder, yield the files below it with one of `suffixes`, in alphabetical order.
 
         Args:
             expected: Kind of file that the data set reads, for messages.
@@ -150,5 +150,5 @@ def _problem_of(number: int, name: str) -> str | None:
 
 
 def _is_special(path: Path) -> bool:
-    """Return whether a path is a pipe or a device, which may never end."""
+    """Return whether a path is a pipe or a device, whose content may never end."""
     return path.exists() and not (path.is_file() or path.is_dir())

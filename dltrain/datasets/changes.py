@@ -1,4 +1,4 @@
-"""Combine the random changes that an augmentation applies to each example, without mixup and cutmix."""
+"""Combine the random changes of single examples: all augmentations except mixup and CutMix."""
 
 from torch import Tensor, nn
 

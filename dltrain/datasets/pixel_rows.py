@@ -1,4 +1,4 @@
-"""Read the square images in the rows of a CSV file, written as gray values, as in FER-2013."""
+"""Read square gray images from the rows of a CSV file, as in FER-2013."""
 
 import csv
 import math
@@ -20,9 +20,9 @@ class Columns(NamedTuple):
     """Names of columns; None for columns that are not read.
 
     Args:
-        pixels: Gray values, separated by spaces.
-        column: Class.
-        usage: Split.
+        pixels: Column of gray values, separated by spaces.
+        column: Column of classes.
+        usage: Column of splits.
     """
 
     pixels: str
@@ -31,7 +31,7 @@ class Columns(NamedTuple):
 
 
 class PixelRow(NamedTuple):
-    """One row: its line number, its image (side, side) in uint8, and the text of its class and split."""
+    """One row: line number, image, uint8 (side, side), and the texts of class and split, empty if they are not read."""
 
     line: int
     pixels: np.ndarray
@@ -52,7 +52,8 @@ def read_rows(
         side: Height and width of the images in pixels; None to use the size of the first image.
 
     Raises:
-        ConfigError: A column is missing, or a row cannot be read and may not be skipped; the message names the line.
+        ConfigError: The file has no header or is not CSV in UTF-8, a column is missing, or a row cannot be read and may
+            not be skipped.
     """
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     bad = bad or BadSamples()
@@ -64,7 +65,8 @@ def read_rows(
         raise ConfigError(format_error("data.path", expected, "an empty first line" if first else "an empty file"))
     indices = [_index_of(header, key, name, path) for key, name in columns._asdict().items() if name is not None]
     rows = csv.reader(lines, delimiter=delimiter)
-    with warnings.catch_warnings(action="error", category=DeprecationWarning):  # NumPy below 2.3 only warns about text
+    # NumPy before 2.3 only warns about text that is not a number.
+    with warnings.catch_warnings(action="error", category=DeprecationWarning):
         while (row := _next(rows, path)) is not None:
             if not row:
                 continue
@@ -103,7 +105,7 @@ def parse_image(text: str, side: int | None = None) -> np.ndarray:
     if side is not None and len(values) != side**2:
         raise ValueError(f"expected {side**2:,} pixels ({side} x {side}) in it, got {len(values):,}")
     if not found or found**2 != len(values):
-        raise ValueError(f"expected the pixels of a square image in it, got {len(values):,}")
+        raise ValueError(f"expected the pixels of a square image in it, got {len(values):,} pixels")
     return values.astype(np.uint8).reshape(found, found)
 
 

@@ -1,4 +1,4 @@
-"""Average precision of boxes by the definition of COCO, computed by faster-coco-eval."""
+"""Average precision of boxes as defined by COCO, computed by faster-coco-eval."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,8 +22,9 @@ class AveragePrecision:
     """Ground-truth and detected boxes of a split, and the average precision of the detections.
 
     Metrics are means over the classes that occur and over IoU thresholds from 0.5 to 0.95 in steps of 0.05: ``map`` for
-    all boxes; ``map_small`` below 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, if there
-    are any; ``mar100`` is the recall with at most 100 detections per image. ``map50`` and ``map75`` have one threshold.
+    all boxes; ``map_small`` below 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, each
+    only if there are ground-truth boxes of this size; ``mar100`` is the recall with at most 100 detections per image.
+    ``map50`` and ``map75`` have one threshold.
 
     Args:
         names: Names of the classes 1, 2, ...

@@ -29,9 +29,9 @@ def append_steps(before: Tensor, new: Tensor) -> Tensor:
     """Return `before` followed by `new` along the steps, both (B, heads, steps, size), in the dtype of `new`.
 
     Without gradients, the result is a view of memory with room for more steps, into which the next call writes. When
-    the memory is full, all steps are copied into twice the memory, so that n steps cost O(n) copies in total. The steps
-    are also copied if `before` cannot be extended in place, for example because it was already extended, so that
-    earlier results never change.
+    the memory is full, all steps are copied into memory of twice the size, so that n steps cost O(n) copies in total.
+    The steps are also copied if `before` cannot be extended in place, for example because it was already extended, so
+    that earlier results never change.
     """
     if torch.is_grad_enabled():
         return torch.cat([before.to(new.dtype), new], dim=2)

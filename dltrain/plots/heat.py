@@ -11,11 +11,11 @@ def overlay(images: Tensor, heat: Tensor) -> Tensor:
     """Return images overlaid with colors from red (little heat) to yellow (much heat), transparent where heat is 0.
 
     Args:
-        images: (B, channels, height, width) in [0, 1], in color if there are 3 channels, otherwise the channel mean.
+        images: (B, channels, height, width) in [0, 1]; unless there are 3 channels, their mean is shown in gray.
         heat: (B, height, width) in [0, 1].
 
     Returns:
-        uint8 (B, 3, height, width), each pixel of small images enlarged to a square.
+        uint8 (B, 3, height, width); small images are enlarged by an integer factor.
     """
     images, heat = images.float().cpu().clamp(0, 1), heat.float().cpu()[:, None]
     images = images if images.shape[1] == 3 else images.mean(1, keepdim=True).expand(-1, 3, -1, -1)

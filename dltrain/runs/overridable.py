@@ -13,7 +13,7 @@ RESUME = (
     *(f"data.{name}" for name in ("worker_timeout", "on_bad_sample", "max_bad_samples")),
 )
 
-# Keys of `data` that decide where and how the data are read, not how they are presented to the model.
+# Keys of `data` that may change after training: where and how the data are read, and the policy for missing values.
 PREDICT_DATA = (
     *("path", "root", "audio_folder", "tokenizer", "download", "batch_size", "workers", "worker_timeout"),
     *("on_bad_sample", "max_bad_samples", "missing"),

@@ -59,7 +59,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """An image, uint8 (3, height, width), an animation, (frames, 3, height, width), or text in Markdown, to log."""
+    """Item to log: an image, uint8 (3, height, width), an animation, uint8 (frames, 3, height, width), or Markdown."""
 
     tag: str
     image: Tensor | None = None
@@ -176,7 +176,7 @@ class Task(ABC):
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:
-        """Return spec values for the model: ``outputs``, ``each_step`` (one per step), ``causal`` and others."""
+        """Return spec values for the model: ``outputs``, ``each_step`` (an output per step), ``causal`` or others."""
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
@@ -185,7 +185,7 @@ class Task(ABC):
     def corrupt(self, batch: Batch, keys: Tensor) -> Batch:
         """Return the batch with random changes to each example; by default, return it unchanged.
 
-        The loader calls this method in training and evaluation, but not for examples that a user provides.
+        The loader calls this method in training and evaluation, but not in ``dltrain predict``.
 
         Args:
             keys: One random key per example, int64 (B,): derived from seed, epoch and index in training, otherwise from
@@ -256,8 +256,8 @@ class Task(ABC):
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
         """Return how much each pixel supports the prediction of its image, from 0 to 1, (B, height, width).
 
-        For texts, return ``word`` and ``weight`` of each word, for each text. ``dltrain predict --explain`` calls this
-        method with the model in evaluation mode. Raise ConfigError if the task or model does not support it.
+        For texts, return a list per text, with ``word`` and ``weight`` of each word. ``dltrain predict --explain``
+        calls this method with the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
         reason = f"the task is {type(self).__name__}, not Classification or Regression of texts"
         raise ConfigError(f"--explain: not supported because {reason}")

@@ -43,7 +43,7 @@ class CarriedState:
         return outputs
 
     def _keep(self, after: State, first: int, last: int) -> None:
-        """Replace the state of some streams."""
+        """Replace the state of the streams from `first` to `last - 1`."""
         if self.state is None or (first == 0 and last >= _rows(self.state)):
             self.state = after
         else:

@@ -25,7 +25,7 @@ class TrainerConfig:
     early_stopping_patience: int = 0  # evaluations without improvement after which training stops; 0 for never
     max_minutes: float | None = None
     on_non_finite: str = "stop"  # for NaN or infinity in a loss or gradient: stop, skip the step, or ignore
-    log_media: bool = True  # whether evaluations draw images and films and write texts for TensorBoard
+    log_media: bool = True  # whether to log images, texts and films
     split_on_oom: bool = False  # compute batches in smaller chunks when memory runs out, instead of failing
 
 
@@ -104,7 +104,7 @@ class StagePlan:
         epochs = config.epochs if stage.epochs is None else stage.epochs
         limits = (math.inf if epochs is None else epochs * self.epoch_steps, config.max_steps or math.inf)
         self.steps = int(min(limits))
-        self.epochs = -(-self.steps // self.epoch_steps)  # the last one may be cut short
+        self.epochs = -(-self.steps // self.epoch_steps)  # the last epoch may be incomplete
         self.log_trigger = Trigger(config.log_every, self.epoch_steps)
         self.eval_trigger = Trigger(config.eval_every, self.epoch_steps)
         self.checkpoint_trigger = Trigger(config.checkpoint_every, self.epoch_steps)

@@ -325,7 +325,7 @@ PLUGINS = {
 }
 
 
-DEFAULT = ("callbacks", "sweeper", "env")  # one check rejects all plugins
+DEFAULT = ("callbacks", "sweeper", "env")  # plugins tested by default; the same check rejects the others
 
 
 @pytest.mark.parametrize("plugin", [p if p in DEFAULT else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS])

@@ -15,7 +15,7 @@ from prediction_examples import Known, Predict, SmallData, Train, outputs_of, re
 def held_out(
     own_files: dict[str, Path], train: Train, small_data: SmallData
 ) -> Callable[[str], tuple[Path, Known, list[dict]]]:
-    """Return a function that trains on a target column and returns the run folder, the model and the test rows."""
+    """Return a function that trains a model to predict a column and returns run folder, model and test rows."""
 
     def train_on(column: str) -> tuple[Path, Known, list[dict]]:
         task = [] if column == "kind" else ["task=regression"]

@@ -1,4 +1,4 @@
-"""Runs on speech whose training data were deleted: transcripts of new recordings, evaluation and errors."""
+"""Speech runs whose recordings were deleted: transcripts of new recordings, evaluation and errors."""
 
 import json
 import shutil
@@ -49,7 +49,7 @@ def test_files_folders_and_standard_input_are_transcribed_by_best_path_or_beam_s
     assert again["input"] == "-" and again["transcript"] == line["transcript"]
 
 
-def test_recordings_at_another_path_are_evaluated_with_the_scale_and_vocabulary_of_the_run(
+def test_recordings_at_another_path_are_evaluated_with_the_normalization_and_vocabulary_of_the_run(
     run: Path, capsys: pytest.CaptureFixture[str], predict: Predict, own_files: dict[str, Path]
 ) -> None:
     again = run_command(capsys, "evaluate", run, f"data.path={own_files['speech']}", "--json")

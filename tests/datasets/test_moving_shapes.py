@@ -69,7 +69,7 @@ def test_only_shapes_of_the_two_rotation_classes_rotate_and_in_opposite_directio
 
 
 def orientation(mask: np.ndarray) -> float:
-    """Return the angle of the longest axis in radians, from second moments around the center on the torus."""
+    """Return the angle of the longest axis in radians, from second moments around the circular mean of the pixels."""
     size = len(mask)
     rows, columns = np.nonzero(mask)
     centered = []

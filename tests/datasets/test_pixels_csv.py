@@ -102,7 +102,7 @@ def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: st
 @pytest.mark.parametrize(
     ("rows", "arguments", "message"),
     [
-        (["0,1 2 3,Training"], {}, "data.path: expected the pixels of a square image in line 2 of {}, got 3"),
+        (["0,1 2 3,Training"], {}, "data.path: expected the pixels of a square image in line 2 of {}, got 3 pixels"),
         ([f"0,{picture(0)},PublicTest"], {}, "data.path: expected Training rows in {}, got none"),
         ([], {"pixels": "gray"}, "data.pixels: expected one of the columns of {}: emotion, pixels, Usage, got gray"),
         ([], {"usage": "Split"}, "data.usage: expected one of the columns of {}: emotion, pixels, Usage, got Split"),

@@ -111,7 +111,9 @@ def test_columns_can_be_excluded_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["broken", "not measured"])
-def test_a_numeric_column_with_many_words_is_rejected_with_a_hint_to_missing_words(word: str, tmp_path: Path) -> None:
+def test_a_numeric_column_with_many_words_is_rejected_with_a_hint_to_set_missing_words(
+    word: str, tmp_path: Path
+) -> None:
     sizes = [word if row % 5 == 0 else str(row + 0.5) for row in range(ROWS)]
     path = write(tmp_path, FRAME[["price"]].assign(size=sizes)[["size", "price"]])
     with pytest.raises(ConfigError, match=rf"column size, line 2 .*got {word}.* data.missing_words=\[{word}\]"):

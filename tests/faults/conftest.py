@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerClient]:
 
 @pytest.fixture
 def start(server: ServerClient, tmp_path: Path) -> Iterator[Callable[..., Child]]:
-    """Return a function that starts `dltrain` with arguments in the folder of the test."""
+    """Return a function that starts `dltrain` with arguments, by default in `tmp_path`."""
     begun: list[Child] = []
 
     def start(*argv: str, cwd: Path | None = None, **more: Any) -> Child:
@@ -48,7 +48,7 @@ def gate(tmp_path: Path) -> Gate:
 def uninterrupted_run(
     server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path
 ) -> Callable[[str], Path]:
-    """Return a function that takes a kind of run in `recipes.py` and returns the folder of an uninterrupted run."""
+    """Return a function that trains a kind of run in `recipes.py` without interruption and returns the run folder."""
 
     @functools.cache
     def run(kind: str) -> Path:

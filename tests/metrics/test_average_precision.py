@@ -77,7 +77,7 @@ def oracle(images: list[Image]) -> tuple[list[float], list[float]]:
 
 
 @pytest.mark.parametrize("crowds", [False, True])
-def test_average_precision_of_fixed_boxes_equals_pycocotools(crowds: bool) -> None:
+def test_metrics_and_the_ap_of_each_class_equal_pycocotools(crowds: bool) -> None:
     images = some_images(crowds=crowds)
     found, (stats, each) = measure(images), oracle(images)
     assert 0.2 < found["map"] < 0.8

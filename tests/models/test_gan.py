@@ -69,7 +69,7 @@ def test_the_networks_for_64_pixels_equal_the_pytorch_example_with_biases_in_lay
     torch.testing.assert_close(model.critic(images, None), critic(images).flatten(1))
 
 
-def test_initial_weights_are_distributed_as_in_the_paper() -> None:
+def test_initial_weights_are_distributed_as_in_the_pytorch_example() -> None:
     model = DCGAN(3, 32, 32, 1, hidden_size=32)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
