@@ -49,7 +49,7 @@ def _summary_flags(parser: ArgumentParser) -> None:
     _config_dir(parser)
     example = "shape of an example, instead of data=: 3x32x32 (image), 96x7 (7 series), 784 (vector), 1024 (tokens)"
     parser.add_argument("--input", type=shape, metavar="SHAPE", help=example)
-    sizes = "number of outputs, or the vocabulary size for a language model"
+    sizes = "number of outputs; for text, the vocabulary size"
     parser.add_argument("--outputs", type=count, metavar="N", help=sizes)
 
 
