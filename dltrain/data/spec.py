@@ -87,7 +87,7 @@ class Spec:
             tokens.
         target_tokens: Vocabulary of the targets, if they are text.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
-        target_length: Steps of the longest target, including the end token, if inputs and targets differ in length.
+        target_length: Maximum steps of a target, including the end token, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is one of its frames.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
         prefixes: Task prefixes of the inputs, such as ``summarize: ``; one for each table.
