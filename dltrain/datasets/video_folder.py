@@ -48,7 +48,7 @@ class VideoFolder:
 
     Args:
         path: The folder.
-        frames: Frames that the model reads, at least 1.
+        frames: Number of frames that the model reads, at least 1.
         frame_stride: Distance in the clip between consecutive frames that are read, at least 1.
         image_size: Height and width of the frames in pixels, at least 1; see
             `dltrain.datasets.image_folder.ImageFolder`.

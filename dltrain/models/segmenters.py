@@ -55,8 +55,8 @@ class FCN(_Segmenter):
         aux_weight: Weight of the loss of an auxiliary classifier of the third stage; 0 for none.
 
     Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
-    Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; the auxiliary
-    classifier, Zhao et al. 2017, "Pyramid scene parsing network", section 3.3.
+    Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; auxiliary
+    classifier: Zhao et al. 2017, "Pyramid scene parsing network", section 3.3.
     Differs: as in torchvision, the backbone is dilated, and features of earlier stages are not used.
     """
 

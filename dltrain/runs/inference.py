@@ -51,7 +51,7 @@ class Trained:
         """Yield the predictions for a user's inputs, line by line.
 
         Args:
-            explain: Whether to add an image of the parts of each input that support its class, or weights of words.
+            explain: Whether to add explanations; see `explained`.
 
         Raises:
             ConfigError: An input cannot be read, or the data set does not return one name per line; the predictions for

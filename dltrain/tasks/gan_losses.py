@@ -40,8 +40,8 @@ GAN_LOSSES: Mapping[str, GANLoss] = {
 def gradient_penalty(model: nn.Module, real: Tensor, fake: Tensor, labels: Tensor | None) -> Tensor:
     r"""Return the mean of :math:`(|\nabla_x D(x)| - 1)^2` at random points between real and generated examples.
 
-    The penalty is computed in full precision, because a second derivative in bf16 loses most digits. It calls
-    ``critic.forward``, which is not compiled, because `torch.compile` does not support second derivatives.
+    The penalty is computed in full precision, because a second derivative in bf16 loses most digits. The
+    uncompiled ``critic.forward`` is called, because `torch.compile` does not support second derivatives.
 
     Args:
         model: Model whose critic treats each example independently (no batch norm).
