@@ -41,7 +41,7 @@ class Job:
     run_dir: str | None  # the run folder given, or None for a new one
     sweep_dir: str | None  # the sweep folder given, or None for a new one
     config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
-    allow: tuple[str, ...] = ()  # prefixes of modules that the command line allows YAML to name
+    allow: tuple[str, ...] = ()  # value of allow_targets: prefixes of other modules that YAML may name
     sweep_resume: str | None = None  # the folder of the sweep to resume, or None for a new one
 
     def __post_init__(self) -> None:

@@ -9,7 +9,9 @@ from dltrain.data.ragged import Ragged
 
 
 def inverse_document_frequency(texts: Ragged, size: int, ignored: Iterable[int]) -> Tensor:
-    """Return ``ln((1 + n) / (1 + df)) + 1`` for each token, float32 (size,); ``df`` of ``n`` texts contain the token.
+    """Return ``ln((1 + n) / (1 + df)) + 1`` for each token, float32 (size,).
+
+    ``df`` of the ``n`` texts contain the token.
 
     Args:
         texts: Tokens of the training texts.

@@ -20,14 +20,14 @@ from dltrain.keyed_random import uniform
 VALIDATION, TEST = 0.05, 0.05
 MIN_SEQUENCES = 8
 BLANK, DELIMITER, FIRST_SYMBOL = 0, 1, 2  # tokens of `CopyMemory`
-MARKS = "_:"  # characters of the first two tokens
+MARKS = "_:"  # characters of BLANK and DELIMITER
 
 
 class AddingProblem:
     """Sequences of random numbers; the target is the sum of the two numbers that are marked.
 
     A step has a number from 0 to 1 and a mark of 0 or 1. One step of the first half and one of the second half are
-    marked. Predicting the mean, 1, for every sequence has a mean squared error of 1/6. The sequences do not depend on
+    marked. Predicting the mean, 1, for every sequence gives a mean squared error of 1/6. The sequences do not depend on
     the seed of a run.
 
     Args:
@@ -66,7 +66,7 @@ class AddingProblem:
 class PrepareCopy(nn.Module):
     """Module that builds the inputs and targets of `CopyMemory` from the symbols to copy.
 
-    Shape: int (B, items) -> int64 (B, delay + 2 * items) each.
+    Shape: int (B, items) -> ``inputs`` and ``targets``, both int64 (B, delay + 2 * items).
     """
 
     def __init__(self, delay: int) -> None:
@@ -87,8 +87,9 @@ class CopyMemory:
     """Random symbols to reproduce after a delay; they do not depend on the seed of a run.
 
     The inputs are the symbols, ``delay`` - 1 blanks, a delimiter, and one blank for each symbol; the targets are blanks
-    up to the delimiter, and then the symbols. A model without memory predicts blanks and then each symbol with equal
-    probability: its cross-entropy is ``items * log(symbols) / (delay + 2 * items)`` nats per step.
+    up to and including the step of the delimiter, and then the symbols. A model without memory predicts blanks and then
+    each symbol with equal probability: its cross-entropy is ``items * log(symbols) / (delay + 2 * items)`` nats per
+    step.
 
     Args:
         sequences: Number of sequences: 90% for training, 5% each for validation and testing; at least 8.
@@ -157,8 +158,7 @@ class CopyMemory:
         """Return rows of symbols.
 
         Raises:
-            ConfigError: A text has a different number of symbols, or other characters; the message names the line of a
-                file.
+            ConfigError: A text does not consist of `items` known symbols. For a file, the message names the line.
         """
         letters = self.characters[FIRST_SYMBOL:]
         for text, name in zip(texts, names, strict=True):

@@ -1,4 +1,4 @@
-"""Vocabularies of the sources and targets of pairs of texts."""
+"""Vocabularies of the sources and targets of text pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +33,8 @@ class PairVocabularies:
         """Return the vocabularies of sources and targets, from tokenizer files or fitted to the training texts.
 
         Raises:
-            ConfigError: The vocabularies are shared, but the files have different tokenizers; or see
-                `dltrain.datasets.vocabularies.fit`.
+            ConfigError: The vocabularies are shared but the two tokenizers differ, a file cannot be read, or
+                `dltrain.datasets.vocabularies.fit` fails.
         """
         return [WithSentinels(vocabulary, self.sentinels) for vocabulary in self._fit(sides, files)]
 

@@ -16,8 +16,8 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
 
     - ``modes``: number of modes with generated points.
     - ``high_quality``: fraction of the generated points that belong to a mode.
-    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]. For each
-      mode, take the smaller of the fractions of real and of generated points that belong to it; coverage is their sum.
+    - ``coverage``: overlap of the real and generated distributions over the modes, in [0, 1]: the sum over the modes of
+      ``min(fraction of the real points, fraction of the generated points)``.
 
     Args:
         real, fake: Points, (N, 2) and (M, 2).

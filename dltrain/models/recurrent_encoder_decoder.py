@@ -86,7 +86,7 @@ class RecurrentEncoderDecoder(nn.Module):
         self.decoder = build(widths[1], *layers, batch_first=True, dropout=between)
         for name, bias in self.named_parameters():
             if cell == "lstm" and "bias_ih" in name:
-                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # open forget gates, as in `Recurrent`
+                nn.init.ones_(bias[hidden_size : 2 * hidden_size])  # bias of the forget gates, as in `Recurrent`
         width = hidden_size * (2 if bidirectional else 1)
         self.parts = ("hidden", "cell") if cell == "lstm" else ("hidden",)
         self.bridge = nn.ModuleDict({part: nn.Linear(width, hidden_size) for part in self.parts if bidirectional})
@@ -116,7 +116,7 @@ class RecurrentEncoderDecoder(nn.Module):
         return {**state, **source, "attention": memory.new_zeros(len(steps), 0, steps.shape[1])}
 
     def write(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the states of the decoder after each of its inputs (B, T, width), and the next state."""
+        """Return the outputs of the decoder (B, T, hidden_size) for its inputs (B, T, width), and the next state."""
         before = tuple(state[part].transpose(0, 1).contiguous() for part in self.parts)  # torch has the layers first
         states, after = self.decoder(steps, before if len(before) > 1 else before[0])
         after = after if isinstance(after, tuple) else (after,)

@@ -222,7 +222,7 @@ def _parameter_groups(
     regularization: Regularization,
     rates: Mapping[nn.Parameter, float],
 ) -> list[dict[str, Any]]:
-    """Return as few parameter groups as possible, because each group costs a kernel launch per step.
+    """Return as few parameter groups as possible, because each group costs kernel launches in every step.
 
     Parameters with different learning rate factors need separate groups, which store the factor as ``rate``; the
     highest factor comes first.

@@ -92,7 +92,7 @@ def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
 
 
 def training_targets(components: Components, splits: Splits) -> Iterator[torch.Tensor]:
-    """Yield the targets of all training examples, without decoding files whose targets are known."""
+    """Yield the targets of all training examples; do not decode files if their targets are known."""
     known = getattr(splits.train.rows, "targets", None)
     if known is not None:
         yield known()
@@ -105,7 +105,7 @@ def training_targets(components: Components, splits: Splits) -> Iterator[torch.T
 
 
 class NumbersAsTargets(nn.Module):
-    """Preparation of rows whose ``targets`` are numbers, for a column that could also be read as classes."""
+    """Preparation of rows with the numbers of a column as ``targets``, even if they could be classes."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -260,5 +260,5 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
         if "more than 1 value per channel" not in str(error):
             raise
         hint = "Batch normalization needs at least two examples in every batch."
-        expected = f"a size that does not leave one of {batches.examples} examples for a batch"
+        expected = f"a size that leaves no batch of one example ({batches.examples} examples)"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size, hint)) from error

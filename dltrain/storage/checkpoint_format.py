@@ -128,7 +128,7 @@ def reject_mismatch(file: str, saved: Mapping[str, Any], expected: Mapping[str, 
     if lines:
         more = [f"and {len(lines) - MAX_DIFFERENCES} more"] * (len(lines) > MAX_DIFFERENCES)
         shown = "; ".join(lines[:MAX_DIFFERENCES] + more)
-        raise CheckpointError(f"{file}: rejected, it belongs to another model: {shown}")
+        raise CheckpointError(f"{file}: rejected because it belongs to another model: {shown}")
 
 
 def shape(value: Any) -> tuple[int, ...] | None:

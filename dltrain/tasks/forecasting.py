@@ -122,7 +122,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for the model: the number of outputs and, if shorter, the block as ``horizon``."""
+        """Return the spec values for the model; if ``block`` is shorter than the horizon, it becomes ``horizon``."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}
@@ -137,7 +137,7 @@ class Forecasting(TaskOverSteps):
         return self.output.point(self.levels(model, batch))
 
     def levels(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return raw forecasts, normalized, (B, horizon, columns, parts), which `output` interprets."""
+        """Return the raw normalized forecasts (B, horizon, columns, parts), which `output` interprets."""
         if self.block == self.horizon:
             return self._block(model, batch)
 

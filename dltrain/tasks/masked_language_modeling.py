@@ -193,7 +193,7 @@ class MaskedLanguageModeling(Task):
         return self.decode(tokens) if self.decode is not None else " ".join(map(str, tokens))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return texts with masked tokens, and the same texts with the predicted tokens."""
+        """Return the original texts, the masked texts, and the texts with the predicted tokens filled in."""
         return [Media("masks", text="\n".join(f"    {line}" for line in self._lines(evaluation.extra["shown"])))]
 
     def _lines(self, shown: Mapping[str, Tensor]) -> Iterator[str]:

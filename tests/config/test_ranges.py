@@ -124,7 +124,7 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
     build, arguments = constructor_and_arguments(group, option)
     if group == "data" and option in files:
         arguments["path"] = files[option]
-    # On the meta device no weights are initialized, which would be slow.
+    # The meta device avoids the slow initialization of weights.
     with torch.device("meta" if group == "model" and option != "lenet5" else "cpu"):
         for key, value in edges:
             given = [value] * len(arguments[key]) if isinstance(arguments[key], list) else value

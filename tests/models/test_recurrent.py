@@ -47,7 +47,7 @@ def test_a_single_output_is_computed_from_the_final_states_of_torch_nn(
     torch.testing.assert_close(model(x), head(model, last))
 
 
-def test_an_lstm_step_equals_its_equations() -> None:
+def test_an_lstm_equals_its_equations() -> None:
     model = Recurrent("lstm", 3, 5, hidden_size=7, num_layers=1)
     w, u, b, c = model.layers.parameters()
     x, state, memory = torch.randn(4, 6, 3), torch.zeros(4, 7), torch.zeros(4, 7)

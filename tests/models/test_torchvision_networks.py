@@ -59,14 +59,14 @@ def meta() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.usefixtures("meta")
-def test_networks_have_the_published_number_of_parameters_and_the_weights_of_torchvision(name: str) -> None:
+def test_networks_have_the_published_number_of_parameters_and_the_weight_shapes_of_torchvision(name: str) -> None:
     model = make(name)
     assert parameters(model) == PUBLISHED[name]
     assert shapes(model) == shapes(theirs(name))
 
 
 @pytest.mark.usefixtures("meta")
-def test_networks_without_auxiliary_heads_or_with_batch_norm_have_the_weights_of_torchvision() -> None:
+def test_networks_without_auxiliary_heads_or_with_batch_norm_have_the_weight_shapes_of_torchvision() -> None:
     without = make("googlenet", aux_weight=0.0)
     assert parameters(without) == 6_624_904
     assert shapes(without) == shapes(theirs("googlenet", aux_logits=False))
@@ -77,7 +77,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED if name
 
 
 @pytest.mark.parametrize("name", ["resnet18", *SLOW])
-def test_outputs_equal_those_of_torchvision_with_its_state_dict(name: str) -> None:
+def test_outputs_equal_those_of_torchvision_with_the_same_weights(name: str) -> None:
     torch.manual_seed(0)
     reference, side = theirs(name), 299 if name == "inception_v3" else 64
     for norm in (module for module in reference.modules() if isinstance(module, nn.BatchNorm2d)):

@@ -19,7 +19,7 @@ UNITS, EXAMPLES, BATCH = 7, 24, 8
 
 
 class Turning(nn.Module):
-    """An RBM with a deterministic Gibbs step: each step rotates the units by one, so a chain counts its steps."""
+    """An RBM whose Gibbs step rotates the units by one, so that the rotation of a chain shows its number of steps."""
 
     def __init__(self) -> None:
         super().__init__()
