@@ -213,7 +213,7 @@ Fitted = dict[str, Any]  # tensors and plain Python values, stored with a run
 
 
 class Inputs(NamedTuple):
-    """User-provided examples in the format of `Source.rows`, without targets.
+    """User-provided examples in the format of `Source.rows`; targets are absent or unknown.
 
     Args:
         rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).

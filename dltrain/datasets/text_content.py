@@ -8,10 +8,10 @@ HINT = "Use data.tokens=bytes for other files"
 
 
 def read_utf8(path: Path, hint: str = HINT) -> str:
-    """Return the text of a file in UTF-8.
+    """Return the text of a UTF-8 file.
 
     Args:
-        hint: Advice for the error message about a file that is not UTF-8.
+        hint: Hint in the error for a file that is not UTF-8.
 
     Raises:
         ConfigError: The file is empty or not UTF-8.
@@ -21,7 +21,7 @@ def read_utf8(path: Path, hint: str = HINT) -> str:
     except UnicodeDecodeError as error:
         raise not_utf8(path, error, hint) from error
     if not text:
-        raise ConfigError(format_error("data.path", f"a text at {path}", "an empty file"))
+        raise ConfigError(format_error("data.path", f"text at {path}", "an empty file"))
     return text
 
 

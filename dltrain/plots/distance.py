@@ -24,7 +24,7 @@ def distance_chart(figure: "Figure", norms: Tensor) -> None:
     axes = figure.subplots()
     values = norms.detach().double().cpu()
     axes.set_title("gradient of the loss at the last step")
-    axes.set(xlabel="steps before the last", ylabel="norm")
+    axes.set(xlabel="steps before the last step", ylabel="norm")
     shown = (values > 0).nonzero().flatten()
     if len(shown):
         if values[shown].max() > 10 * values[shown].min():

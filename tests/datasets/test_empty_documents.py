@@ -23,7 +23,7 @@ NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
 @pytest.mark.parametrize(
     ("data", "name", "content", "message"),
     [
-        (Text, "a.txt", "", "expected a text at a.txt, got an empty file"),
+        (Text, "a.txt", "", "expected text at a.txt, got an empty file"),
         (Text, "a.txt", "\n \n", "expected more than context_length = 64 tokens in each split of a.txt, got 1"),
         (TextTable, "a.csv", "", NO_ROWS),
         (TextTable, "a.csv", "text,kind\n", NO_ROWS),
