@@ -65,9 +65,9 @@ class WordColumn(NamedTuple):
 
 
 class DateColumn(NamedTuple):
-    """A column of dates: the standardized time, then sine and cosine of the day in the year and in the week.
+    """A column of dates: the standardized time, then sine and cosine of the days of the year and week.
 
-    If the dates have hours, sine and cosine of the time of day follow.
+    If the dates include times, sine and cosine of the time of day follow.
     """
 
     name: str

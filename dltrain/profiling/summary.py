@@ -172,9 +172,9 @@ class _Tracer(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Replacement of attention by a fused kernel.
+    """Mode that replaces attention by a fused kernel.
 
-    The default of torch on the meta device saves all attention weights.
+    On the meta device, torch's default kernel saves all attention weights.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Timer of a run, and buffer of the losses between two logs."""
+"""Timer of a run, and buffer of losses between log steps."""
 
 import time
 from collections import Counter
@@ -61,7 +61,7 @@ class Timer:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Measure how long a copy from the device takes, which waits for all steps that are not finished."""
+        """Measure the duration of a copy from the device, which waits for all unfinished steps."""
         begun = time.perf_counter()
         try:
             yield
@@ -169,7 +169,7 @@ class LossBuffer:
         return {"losses": {turn: _plain(pairs) for turn, pairs in self.losses.items()}, "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Restore what `state_dict` returned, on a device."""
+        """Restore the state that `state_dict` returned, on a device."""
         self.losses = {turn: _pairs(saved, device) for turn, saved in state["losses"].items()}
         self.parts = {
             turn: {part: _pairs(saved, device) for part, saved in parts.items()}
