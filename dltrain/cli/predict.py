@@ -52,7 +52,7 @@ def _check_predicts(task: "Task") -> None:
     from dltrain.tasks.base import Task
 
     if type(task).predict is Task.predict and type(task).predictions is Task.predictions:
-        hint = "Use dltrain generate RUN to sample from its model, or add --given INPUT to reconstruct examples."
+        hint = "Use dltrain generate RUN; autoencoders and RBMs also reconstruct examples with --given INPUT."
         raise ConfigError(
             f"predict: not supported for the task {type(task).__name__}, which makes no predictions. {hint}"
         )
