@@ -65,7 +65,7 @@ class WordColumn(NamedTuple):
 
 
 class DateColumn(NamedTuple):
-    """A column of dates: the standardized time, then sine and cosine of the days of the year and week.
+    """A column of dates: the standardized time, then sine and cosine of the day of year and the day of week.
 
     If the dates include times, sine and cosine of the time of day follow.
     """

@@ -105,7 +105,7 @@ class _Best:
         self.counts = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def add_finished(self, paths: Tensor, totals: Tensor, step: int) -> Tensor:
-        """Record targets that end in the `beam` most likely paths; return the positions (B, beam) of paths to continue.
+        """Record finished targets among the `beam` most likely paths; return positions (B, beam) of paths to continue.
 
         Args:
             paths: The token ``begin`` and ``step`` further tokens of each path, most likely path first,
