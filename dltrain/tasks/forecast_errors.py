@@ -13,7 +13,7 @@ class ForecastErrors(Mean):
 
     Args:
         by: ``none``; ``horizon`` adds the mean absolute error of single steps, evenly spaced over the horizon;
-            ``origin`` adds the mean absolute error of consecutive groups of windows, in the order of `add_errors`.
+            ``origin`` adds the mean absolute error of groups of consecutive windows, in the order of `add_errors`.
     """
 
     def __init__(self, by: str) -> None:

@@ -47,7 +47,7 @@ class Forecasting(TaskOverSteps):
             first and the last one bound the interval.
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
             targets. Later steps are forecast recursively, from the model's own forecasts. None for the whole horizon.
-        by: Additional errors: ``horizon`` for single steps, ``origin`` for consecutive groups of windows, or ``none``.
+        by: Additional errors: ``horizon`` for single steps, ``origin`` for groups of consecutive windows, or ``none``.
         normalize: Normalization of the data; None if it does not depend on the window.
         features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): fraction of true
@@ -107,7 +107,7 @@ class Forecasting(TaskOverSteps):
         self._check_block(normalize, features or columns)
 
     def _check_block(self, normalize: str | None, features: int) -> None:
-        """Reject a block that is not from 1 to the horizon, or for which forecasts cannot become inputs."""
+        """Reject a block outside of 1 to the horizon, and a shorter block if forecasts cannot become inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(
                 format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
