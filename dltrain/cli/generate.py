@@ -32,7 +32,7 @@ EXAMPLE_FLAGS = {
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Rebuild the model of a run, write generated examples or music to a file and print its name, or print text."""
+    """Write generated examples or music to a file and print the file's name, or print generated text."""
     given = [word for word in arguments.given if not is_override(word)]
     overrides = [*arguments.overrides, *filter(is_override, arguments.given)]
     if given and arguments.count:
@@ -79,7 +79,8 @@ def _check_flags(
     Args:
         formats: Suffix -> encoder, for each file format in which the text can be written.
     """
-    output, task = ("text on standard output" if is_text else "examples"), type(components.task).__name__
+    text = "text" if formats else "text on standard output"
+    output, task = (text if is_text else "examples"), type(components.task).__name__
     flags = dict(EXAMPLE_FLAGS) if is_text else _flags(TEXT_FLAGS)
     if formats:
         del flags["out"]
@@ -98,7 +99,8 @@ def _flags(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _given(arguments: argparse.Namespace, flags: dict[str, str]) -> list[str]:
-    return [flag for name, flag in flags.items() if getattr(arguments, name) not in (None, False, [])]
+    values = {flag: getattr(arguments, name) for name, flag in flags.items()}
+    return [flag for flag, value in values.items() if not (value is None or value is False or value == [])]
 
 
 def _text_request(arguments: argparse.Namespace) -> "TextRequest":
@@ -122,7 +124,7 @@ def _write_file(
 
 
 def _write_text(arguments: argparse.Namespace, components: "Components", checkpoint: str) -> None:
-    """Print the text token by token; on a terminal, remove control characters, which could change its settings."""
+    """Print the text token by token; on a terminal, without control characters, which could change its settings."""
     from dltrain.runs import generation
 
     console, is_terminal = Console(), sys.stdout.isatty()
@@ -130,7 +132,7 @@ def _write_text(arguments: argparse.Namespace, components: "Components", checkpo
 
     def emit(text: str) -> None:
         nonlocal begun
-        if not begun:  # the prompt is valid: an invalid one raises before the first token
+        if not begun:  # the first token shows that the prompt is valid
             console.info(checkpoint)
         begun = True
         safe = (c for c in text if c.isprintable() or c in "\n\t")

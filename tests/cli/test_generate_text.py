@@ -95,9 +95,9 @@ def test_invalid_text_flags_are_rejected_in_one_line(
 
 def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, generate) -> None:  # type: ignore[no-untyped-def]
     folder = train("model=vae", "data=digits")
-    result = generate(folder, "--prompt", "It", "--top-k", 3)
+    result = generate(folder, "--prompt", "It", "--temperature", 0)
     expected = "not supported for the task Variational, which generates examples"
-    assert result.code == 2 and f"--prompt: {expected}\ndltrain: --top-k: {expected}" in result.err
+    assert result.code == 2 and f"--prompt: {expected}\ndltrain: --temperature: {expected}" in result.err
 
 
 @pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
