@@ -13,7 +13,7 @@ LATENT = 100
 
 
 class VAE(nn.Module):
-    """Variational autoencoder of 784, 400 and 20 units, with separate layers for mean and log-variance."""
+    """Variational autoencoder with 400 hidden units and 20 latent variables for images of 784 pixels."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ _SPLIT = re.compile(
     re.IGNORECASE,
 )
 
-Listing = list[tuple[Path, int]]  # image files and the index of their class
+Listing = list[tuple[Path, int]]  # each image file with the index of its class
 
 
 @dataclass
@@ -33,7 +33,7 @@ class SkippedFiles:
     """Files in the class folders that are not read.
 
     Args:
-        hidden: Hidden files and folders, and files and folders of operating systems.
+        hidden: Hidden files and folders, and leftovers of operating systems and programs.
         suffixes: Number of files that are not images, by suffix, or by name if they have no suffix.
     """
 
@@ -126,7 +126,8 @@ def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
     """
     folders = subfolders(root)
     if not folders:
-        hint = "" if split == TRAIN else f"Images without a class cannot be evaluated: move {root.name} elsewhere"
+        unlabeled = f"Images without a class cannot be evaluated: move the folder {root.name} out of data.path"
+        hint = "" if split == TRAIN else unlabeled
         raise ConfigError(format_error("data.path", f"one folder per class in {root}", "none", hint))
     with_images = [folder.name for folder in folders if has_images(folder)]
     if not with_images:

@@ -18,11 +18,11 @@ T = TypeVar("T")
 Steps = list[list[int]]  # the MIDI pitches of each step of a piece
 
 LAYOUT = "JSON of splits -> lists of pieces -> lists of steps -> lists of MIDI pitches"
-SILENT = -1  # pitch of a voice that does not sound, in some files of this layout
+SILENT = -1  # pitch of a silent voice in some files with this layout
 
 
 class Piece(NamedTuple, Generic[T]):
-    """A piece of music, and its origin for messages: a file, or its position in a file."""
+    """Piece of music; for messages, `name` is its file or its position in a file."""
 
     name: str
     content: T
@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout, or a piece is invalid, is empty or has a pitch outside the
-            piano range, and may not be skipped.
+        ConfigError: The file is not in this layout or has no training pieces; or a piece is invalid, is empty or has a
+            pitch outside the piano range, and may not be skipped.
     """
     if path.is_dir():
         hint = "data=midi reads a folder of MIDI files"
@@ -179,7 +179,7 @@ def sounding(pieces: Pieces[Song]) -> Pieces[Steps]:
 
 
 def complete_splits(pieces: Pieces[T], validation: float, test: float) -> Pieces[T]:
-    """Return pieces with all splits; missing splits are held out from the training pieces, the same in every run.
+    """Return all splits of pieces; missing splits are held out from the training pieces, the same pieces in every run.
 
     Args:
         validation, test: Fractions of the training pieces.

@@ -7,7 +7,7 @@ from dltrain.datasets.midi_files import MAX_STEPS, Note
 from dltrain.datasets.note_frames import HIGHEST, LOWEST, NOTES
 from dltrain.errors import ConfigError, format_error
 
-MAX_WAIT = 32  # maximum steps of one waiting event; longer pauses are several events
+MAX_WAIT = 32  # maximum steps of one wait event; longer pauses are several events
 START = 0  # token before each piece
 ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first tokens for starts of notes, ends of notes and waits
 SIZE = WAIT + MAX_WAIT
@@ -40,7 +40,8 @@ def to_events(notes: Iterable[Note]) -> list[int]:
 def from_events(events: Iterable[int]) -> list[Note]:
     """Convert tokens to notes; a note without an end lasts to the next note of its pitch, or to the last event.
 
-    `START` ends all notes. The end of a note that has not begun is ignored.
+    `START` ends all notes. The end of a note that has not begun is ignored. Notes without an end that begin in the
+    last step last one step.
     """
     notes, begun, now = list[Note](), dict[int, int](), 0
 

@@ -28,8 +28,8 @@ SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
 class PrepareQuestions(nn.Module):
     """Module that converts rows of windows to the fields of a batch.
 
-    Shape: tokens and segments (B, T), spans (B, T, 2), text (B, characters), as code points, question, offset, start
-    and end (B,) -> inputs and segments (B, T), int64, lengths (B,), int64 on the CPU, and the other fields.
+    Shape: tokens and segments (B, T), spans (B, T, 2), text (B, characters) of code points; question, offset, start
+    and end (B,) -> inputs and segments (B, T), int64; lengths (B,), int64 on the CPU; the other fields unchanged.
     """
 
     def forward(self, rows: Batch) -> Batch:

@@ -17,7 +17,7 @@ from dltrain.errors import ConfigError, format_error
 
 JSON = (".jsonl", ".ndjson", ".json")
 TEXT = (".txt",)
-COLUMNS = ["text", "label"]  # of the table of a folder
+COLUMNS = ["text", "label"]  # columns of the table that `read_folders` returns
 Parts = dict[str, np.ndarray]
 
 
@@ -69,12 +69,12 @@ def iterate_json(
 
     Args:
         path: The file, for messages.
-        size: Rows per table; None reads all rows into one.
+        size: Maximum number of rows per table; None reads all rows into one table.
         header: Fields to read; None for the fields of the first object.
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: A line is not an object with at least one field (the message names the line), or there is no line.
+        ConfigError: A line is not an object with at least one field and may not be skipped, or no line is left.
     """
     records = _records(lines, path, bad or BadSamples())
     none = True

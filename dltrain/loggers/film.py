@@ -1,4 +1,4 @@
-"""The film of a run: one PNG frame per evaluation, and an animated GIF of them."""
+"""The film of a run: one PNG frame per evaluation, and an animated GIF of the frames."""
 
 import contextlib
 import io
@@ -15,11 +15,11 @@ from dltrain.storage.run_files import FILM, FRAMES
 FRAME_NAME = re.compile(r"\d{8,}\.png", re.ASCII)
 FRAME_MS, LAST_FRAME_MS = 250, 2000
 MAX_FRAMES = 200  # in the GIF; longer films skip frames
-MAX_PIXELS = 2**24  # per frame; a small file can decompress to any size
+MAX_PIXELS = 2**24  # of a frame; larger frames are skipped because a small file can decompress to any size
 
 
 class Film:
-    """Frames in ``<run>/frames`` and ``<run>/film.gif``; frames of step `purge_step` and later are deleted."""
+    """Frames in ``<run>/frames`` and the GIF ``<run>/film.gif``; frames of step `purge_step` and later are deleted."""
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         self.folder = folder
@@ -63,7 +63,7 @@ def encode_png(picture: Tensor) -> bytes:
 
 
 def encode_gif(pictures: Sequence[Image.Image], frame_ms: int, last_frame_ms: int) -> bytes:
-    """Encode one or more images of one size as a GIF that repeats forever; durations are in milliseconds."""
+    """Encode one or more images of equal size as a GIF that repeats forever; durations are in milliseconds."""
     file, pages = io.BytesIO(), [picture.convert("P", palette=Image.Palette.ADAPTIVE) for picture in pictures]
     durations = [frame_ms] * (len(pages) - 1) + [last_frame_ms]
     pages[0].save(file, "GIF", save_all=True, append_images=pages[1:], duration=durations, loop=0)

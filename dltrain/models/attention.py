@@ -21,7 +21,7 @@ class Heads:
         num_kv_heads: Number of heads of keys and values; each serves ``num_heads / num_kv_heads`` heads of the queries.
         size: Features of a head.
         dropout: Dropout probability of the attention weights. Training with dropout on a CPU needs memory for all
-            weights, (B, num_heads, T, S); without it, memory is linear in T and S.
+            weights, (B, num_heads, T, S); without dropout, memory is linear in T and S.
         scale: Factor of the scores; None for ``1 / sqrt(size)``.
 
     Source: Vaswani et al. 2017, section 3.2; multi-query attention, Shazeer 2019; grouped-query attention,
@@ -138,7 +138,7 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
     """Return queries or keys rotated by angles proportional to their positions (rotary position embedding).
 
     Feature ``i`` and feature ``i + size / 2`` of a head are rotated by the angle ``position / base ** (2 i / size)``,
-    so that the product of a query and a key depends only on the distance of their positions.
+    so that the dot product of a query and a key depends on the difference of their positions, not on each position.
 
     Shape: (B, heads, T, size) -> (B, heads, T, size), size even.
     Source: Su et al. 2021, "RoFormer", section 3.2.2.

@@ -26,8 +26,8 @@ POOLS = {"class_token": 1, "mean": 0}  # kind of pooling -> number of tokens bef
 class ViT(AdoptedNetwork):
     """Vision Transformer: a Transformer encoder over square patches of an image.
 
-    Weights have the names of torchvision, so that its state dicts can be loaded. Position embeddings for images of
-    another size are interpolated when they are loaded as initial weights.
+    Weights have the names of torchvision, so that its state dicts can be loaded. If initial weights were trained on
+    images of another size, their position embeddings are interpolated.
 
     Args:
         channels, outputs, num_layers: At least 1.
@@ -83,7 +83,7 @@ class ViT(AdoptedNetwork):
         self.adopt(network)
 
     def _fit(self, network: VisionTransformer, channels: int, outputs: int) -> None:
-        """Replace the layers whose shapes depend on the images, the pooling or the classes."""
+        """Replace the layers whose shapes depend on the images, the pooling or the number of outputs."""
         features, patch = network.hidden_dim, network.patch_size
         network.conv_proj = nn.Conv2d(channels, features, patch, patch)
         nn.init.trunc_normal_(network.conv_proj.weight, std=(channels * patch**2) ** -0.5)

@@ -1,4 +1,4 @@
-"""Build the components of a run from its configuration: data, then the task from their spec values, then the model."""
+"""Build the components of a run from its configuration: the data, then the task, then the model."""
 
 import dataclasses
 import re
@@ -31,7 +31,7 @@ from dltrain.training.transfer import Loaded, Transfer, build_transfer, plan
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Convert out-of-memory errors to `OutOfMemory`, as a context manager or as a decorator."""
+    """Convert out-of-memory errors to `OutOfMemory`; for use as a context manager or a decorator."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -59,10 +59,10 @@ class Components:
     transfer: Transfer
     loaded: Loaded | None = None  # record of the initial weights that were loaded
     notes: tuple[str, ...] = ()
-    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # by split, once the data are loaded
+    fingerprint: dict[str, str] = dataclasses.field(default_factory=dict)  # of each split, once the data are loaded
     asks_for_classes: bool = True  # the task uses `CLASSES`; otherwise, targets that could be classes stay numbers
     fitted: Fitted | None = None  # the fitted state of the data: stored by an earlier run, or to be stored
-    description: list[str] = dataclasses.field(default_factory=list)  # how the files were read, once they are loaded
+    description: list[str] = dataclasses.field(default_factory=list)  # lines about the data, once they are loaded
 
     def stages(self) -> list[Stage]:
         """Return the stages of the task, without frozen parameters and split where modules are unfrozen; see `plan`."""
@@ -191,7 +191,7 @@ def build_model(job: Job, facts: Facts) -> nn.Module:
 
 
 def _yaml_values(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration for ``config.yaml``.
+    """Convert a configuration to the content of ``config.yaml``.
 
     Groups come last, ``_provides_`` is left out, and values that YAML cannot hold are replaced by their type names.
     """

@@ -32,7 +32,7 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
     swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # keys as typed
     masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
     chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
-    names = []  # the folder of each job, also shown by TensorBoard: 0_model=lstm,lr=0.01
+    names = []  # folder names of the jobs, also shown by TensorBoard: 0_model=lstm,lr=0.01
     for number, choices in enumerate(chosen):
         text = ",".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in choices.items())
         names.append(f"{number}_{run_dir.safe_name(text)}" if text else str(number))
@@ -45,7 +45,7 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
 
 @dataclass
 class Sweep:
-    """A sweep in its folder."""
+    """Sweep whose jobs have folders inside the sweep's folder."""
 
     jobs: list[Job]
     chosen: list[dict[str, str]]  # for each job, its values of the keys that differ between jobs
@@ -80,7 +80,7 @@ class Sweep:
             return self._finish()
 
     def _run_job(self, number: int) -> None:
-        """Run one job, unless an earlier command has finished it."""
+        """Run one job, unless it has a result from an earlier command."""
         text = " ".join(f"{key}={value}" for key, value in self.chosen[number].items())
         title = f"job {number} ({number + 1} of {len(self.jobs)}): {text}".rstrip(": ")
         if number in self.rows:
@@ -129,7 +129,7 @@ class Sweep:
         return [self.rows[number] for number in sorted(self.rows)]
 
     def _finish(self) -> int:
-        """Record how the sweep ended, print a command to continue it if jobs are left, and return the exit code."""
+        """Record how the sweep ended, print a command to resume it or retry failed jobs, and return the exit code."""
         states = {row.state for row in self.rows.values()}
         interrupted = INTERRUPTED in states or len(self.rows) < len(self.jobs)
         state, code = (INTERRUPTED, self.code) if interrupted else ("finished", 0)

@@ -32,7 +32,7 @@ class ForecastErrors(Mean):
             self._windows.append(error.detach().abs().mean((1, 2)))
 
     def read(self) -> dict[str, float]:
-        """Return the means; the errors of windows take one more copy from the device."""
+        """Return the means; reading the errors by origin takes one more copy from the device."""
         found = super().read()
         if self._windows:
             errors, first = torch.cat(self._windows).double().cpu(), 1

@@ -221,7 +221,7 @@ class Loop:
             check_losses(read.losses, self.state.step)
 
     def _evaluate_and_save(self, evaluate: bool, save: bool) -> None:
-        """Evaluate, save or both, with one checkpoint if the last weights are also the best."""
+        """Evaluate, save or both; also save after a new best evaluation or early stopping."""
         best = self.val is None  # without validation the last weights are the best
         if evaluate and self.val is not None:
             self.state.evaluating = True

@@ -22,7 +22,7 @@ MODELS = {"pianoroll": GRU, "midi": GRU, "midi_events": TEXT}
 def runs(
     train: Train, small_data: SmallData, own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Train on each kind of music and delete the training data; return the run folders."""
+    """Train with each data option for music and delete the training data; return the run folders."""
     folder, found = tmp_path_factory.mktemp("music"), {}
     for kind, model in MODELS.items():
         moved = folder / kind
@@ -71,7 +71,7 @@ def test_flags_and_prompts_that_do_not_fit_music_are_rejected_and_no_file_is_wri
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_music_at_another_path_is_evaluated(
+def test_music_at_another_path_is_evaluated_and_predicted(
     kind: str, runs: dict[str, Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str], predict: Predict
 ) -> None:
     again = run_command(capsys, "evaluate", runs[kind], f"data.path={own_files[kind]}", "--json")
@@ -121,7 +121,7 @@ def test_music_that_cannot_be_read_is_rejected_without_a_traceback(
 
 
 RESUMED = {
-    "pianoroll": [*GRU, "data.transpose=5"],  # random transpositions, batches of similar length
+    "pianoroll": [*GRU, "data.transpose=5"],  # random transpositions, batches of pieces of similar length
     "midi_events": [*GRU, "data.streams=true"],  # the state is carried from batch to batch
 }
 

@@ -23,7 +23,7 @@ SET += ["+trainer.new=1", "+a.b.c={d: e}", "+empty.a.b=1", "++blocks.0.kernel=3"
 
 
 @pytest.mark.parametrize("text", SET)
-def test_a_value_is_set_and_a_mapping_merged_as_by_omegaconf(text: str) -> None:
+def test_an_override_sets_a_value_or_merges_a_mapping_as_omegaconf_does(text: str) -> None:
     override, content, expected = parse_override(text), copy.deepcopy(CONTENT), OmegaConf.create(CONTENT)
     OmegaConf.update(expected, override.key_or_group, override.value(), force_add=True)
     assert apply(override, content) is None
@@ -39,7 +39,7 @@ def test_without_merging_the_new_value_replaces_the_old_value(text: str) -> None
 
 
 @pytest.mark.parametrize("key", ["seed", "trainer", "trainer.limits.steps", "blocks.1.channels"])
-def test_a_key_is_deleted_as_by_omegaconf(key: str) -> None:
+def test_an_override_deletes_a_key_as_omegaconf_does(key: str) -> None:
     content, expected = copy.deepcopy(CONTENT), OmegaConf.create(CONTENT)
     parent, _, name = key.rpartition(".")
     with open_dict(expected):
@@ -65,7 +65,7 @@ def test_adding_or_deleting_a_key_whose_parent_is_not_a_mapping_is_an_error(text
     assert error.endswith(f"not supported because {parent} is not a mapping. Set {parent} itself.")
 
 
-def test_a_key_below_a_value_is_reported_together_with_other_errors() -> None:
+def test_a_key_below_a_number_is_reported_together_with_other_errors() -> None:
     with pytest.raises(ConfigError) as caught:
         compose.compose(["+seed.x=1", "optimizer.lr=-1"])
     assert [error.partition(":")[0] for error in caught.value.problems] == ["seed.x", "optimizer.lr"]

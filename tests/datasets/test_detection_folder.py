@@ -17,7 +17,7 @@ from dltrain.datasets.detection_folder import DetectionFolder
 from dltrain.datasets.shapes import draw_shapes
 from dltrain.errors import ConfigError
 
-BOX = (2.0, 1.0, 8.0, 5.0)  # box of the cat in an image of 12 x 8 pixels; the first image of `coco` has no cat
+BOX = (2.0, 1.0, 8.0, 5.0)  # box of the cat in each image that `coco` writes, except the first
 Edit = dict[str, Any]
 
 
@@ -60,6 +60,7 @@ def voc(root: Path, count: int = 20, first: int = 3) -> Path:
 
 
 def first_example(root: Path, **more: Any) -> Any:
+    """Return the training example of image 02."""
     data = DetectionFolder(str(root), **{"image_size": 24, **more})
     rows: Any = data.load().train.rows
     return next(rows.example(n, None) for n in range(len(rows)) if rows.images[rows.parts[n].image].image.stem == "02")
@@ -120,7 +121,7 @@ def test_images_without_boxes_are_kept(tmp_path: Path) -> None:
         {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"},
     ],
 )
-def test_splits_are_named_by_the_json_files_or_their_folders(files: dict[str, str], tmp_path: Path) -> None:
+def test_json_files_or_their_folders_name_the_splits(files: dict[str, str], tmp_path: Path) -> None:
     counts = {"train": 10, "val": 3, "test": 4}
     for split, file in files.items():
         folder = file.split("/", maxsplit=1)[0] if "instances" not in file else f"{split}2017"

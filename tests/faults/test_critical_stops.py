@@ -1,4 +1,4 @@
-"""Stops at critical moments and forced stops: no result is lost or duplicated."""
+"""Runs that are stopped at critical moments, shortened, or resumed with missing or damaged files."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ RunUntil = Callable[..., tuple[Child, Path]]
 
 @pytest.fixture
 def run_until(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> RunUntil:
-    """Return a function that runs forecasting up to a moment of `gated.py` and returns the child and the run folder."""
+    """Return a function that starts a run, waits for a moment of `gated.py`, and returns the process and run folder."""
 
     def begin(moment: str, *more: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
@@ -195,7 +195,7 @@ def test_the_log_interval_can_change_on_resume_except_with_fp16(dltrain: Callabl
     assert dltrain(*TINY, "trainer.max_steps=2", f"hydra.run.dir={run}").code == 0
     shutil.copytree(run, tmp_path / "half", symlinks=True)
     assert dltrain("resume", str(run), *more).code == 0
-    # In a real run in fp16, torch's gradient scaler imports torch._dynamo, which takes ten times as long as the run.
+    # Edit job.yaml instead of training in fp16: torch's gradient scaler would import torch._dynamo, which is slow.
     job = OmegaConf.load(tmp_path / "half" / "job.yaml")
     OmegaConf.update(job, "config.device.precision", "fp16")
     OmegaConf.save(job, tmp_path / "half" / "job.yaml")

@@ -25,7 +25,7 @@ def image(number: int) -> torch.Tensor:
 
 
 def read_numbers(path: Path) -> list[int]:
-    """Return the number of white columns of each image in a film."""
+    """Return the number of white columns of each image in a GIF."""
     with Image.open(path) as gif:
         pages = [page.convert("L").tobytes()[: page.width] for page in ImageSequence.Iterator(gif)]
     return [sum(value > 128 for value in row) for row in pages]
@@ -58,7 +58,7 @@ def test_without_frames_nothing_is_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_frames_after_the_checkpoint_are_removed_and_other_files_are_kept(tmp_path: Path) -> None:
+def test_partial_files_and_frames_after_the_checkpoint_are_removed_and_other_files_are_kept(tmp_path: Path) -> None:
     first = Film(tmp_path)
     for step in range(1, 7):
         first.add(image(step), step)

@@ -22,7 +22,7 @@ from dltrain.runs.launch import Outcome
 from dltrain.storage.checkpoints import Checkpoints
 
 MLP = ["model=mlp", "model.hidden_size=8", "model.num_layers=2", "model.norm=batch", "trainer.epochs=2"]
-STILL = ["optimizer=sgd", "optimizer.lr=1e-30"]  # too small to change a weight
+STILL = ["optimizer=sgd", "optimizer.lr=1e-30"]  # a learning rate too small to change a weight
 Train = Callable[..., Outcome]
 
 
@@ -195,7 +195,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
     chosen = ["transfer=finetune", f"transfer.weights={source.folder}"]
     with pytest.raises(ConfigError, match=r"weights for the same tokens.* 3 of 7 tokens differ"):
         notes(*TEXT, *text(tmp_path, "abcdxyz"), *chosen)
-    # The same characters, in a different order in the text.
+    # The same characters in a different order give the same vocabulary.
     messages = notes(*TEXT, *text(tmp_path, "gfedcba"), *chosen)
     assert not any("new:" in line for line in messages)
     (tmp_path / "abcdefg.txt").unlink()  # the run folder contains the vocabulary

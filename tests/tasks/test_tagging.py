@@ -14,7 +14,7 @@ NAMES = ["B-LOC", "B-PER", "I-PER", "O"]
 
 
 class Logits(nn.Module):
-    """Model that predicts the number of each token as its tag."""
+    """Model that predicts for each token the tag with the token's index."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         return 5.0 * F.one_hot(x, 4).float()
@@ -48,7 +48,7 @@ def test_the_loss_is_the_mean_over_the_words() -> None:
 def test_an_entity_counts_only_if_all_of_its_tags_are_predicted() -> None:
     pytest.importorskip("seqeval")
     evaluation = task().evaluate(Logits(), [batch()])
-    # True: PER(2 words), PER(2 words), LOC. Found: PER(2 words), LOC; PER(1 word), LOC.
+    # Ground truth: PER(2 words), PER(2 words), LOC. Predicted: PER(2 words), LOC; PER(1 word), LOC.
     assert evaluation.metrics["precision"] == pytest.approx(2 / 4)
     assert evaluation.metrics["recall"] == pytest.approx(2 / 3)
     assert evaluation.metrics["f1"] == pytest.approx(4 / 7) and task().goal.metric == "f1"

@@ -185,7 +185,7 @@ def test_evaluation_logging_and_checkpoints_do_not_change_training(average: floa
 
 
 class Masked(Classification):
-    """A task whose loss ignores examples with a second feature of at most 1.6: in some batches, all examples."""
+    """Classification whose loss ignores examples with a second feature of at most 1.6."""
 
     def loss(self, model: nn.Module, batch: Batch, progress: float) -> Loss:
         counted = batch["inputs"][:, 1] > 1.6
@@ -197,7 +197,7 @@ class Masked(Classification):
 def test_batches_in_which_the_loss_ignores_all_examples_are_skipped(accumulate: int, tmp_path: Path) -> None:
     sizes = [int((batch["inputs"][:, 1] > 1.6).sum()) for batch in order(2)]
     assert sizes[0] == 0 < sizes.count(0) < len(sizes), (
-        "the loss must ignore all examples of the first batch and of some later batches"
+        "the loss must ignore all examples of the first batch, but not of every batch"
     )
     masked, plain = network(), network()
     make_loop(tmp_path, Masked(CLASSES), masked, val=False, accumulate=accumulate).run()
