@@ -92,7 +92,7 @@ class DateColumn(NamedTuple):
         wrong = 0 if dates is None else dates.bad
         if dates is None or wrong is not None:
             expected = f"a date in the format of the training rows in {table.describe_cell(column, wrong or 0)}"
-            raise ConfigError(format_error("data.column", expected, table.columns[column][wrong or 0]))
+            raise ConfigError(format_error("data.path", expected, table.columns[column][wrong or 0]))
         time = dates.times
         days = days_of(time)
         turns = [time.dt.day_of_year / YEAR, time.dt.day_of_week / 7] + [days % 1] * self.clock
@@ -191,5 +191,5 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
     if len(far):
         row = int(far[0])
         expected = f"a number on the scale of the training data in {table.describe_cell(column, row)}"
-        raise ConfigError(format_error("data.column", expected, table.columns[column][row]))
+        raise ConfigError(format_error("data.path", expected, table.columns[column][row]))
     return found

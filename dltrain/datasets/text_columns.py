@@ -127,8 +127,8 @@ class TextTarget:
         labels = np.array([numbers.get(word, -1) for word in words], dtype=np.int64)
         labels = labels[table.columns[column].codes] if values is None else labels
         if len(unknown := np.flatnonzero(labels < 0)):
-            expected = f"one of {', '.join(numbers)} in {table.describe_cell(column, int(unknown[0]))}"
-            raise ConfigError(format_error("data.column", expected, table.columns[column][int(unknown[0])]))
+            expected = f"one of the classes ({', '.join(numbers)}) in {table.describe_cell(column, int(unknown[0]))}"
+            raise ConfigError(format_error("data.path", expected, table.columns[column][int(unknown[0])]))
         return torch.from_numpy(labels)
 
 
