@@ -86,7 +86,7 @@ class VocabularySettings:
         if self.tokens == "words":
             fit_words = Words.of_words if whole else Words.fit
             return fit_words(texts, self.lowercase, self.min_count, self.max_words, self.special)
-        check_installed(f"data.tokens: {self.tokens}")
+        check_installed(f"data.tokens={self.tokens}")
         limits, kept = (self.min_count, self.max_words), list(texts)
         return FittedSubwords(fit_subwords(self.tokens, lambda: kept, self.special, limits, self.lowercase))
 
@@ -97,7 +97,7 @@ class VocabularySettings:
             return Words(fitted["words"], fitted["lowercase"], self.special)
         if self.tokenizer:
             return TokenizerFile(known)
-        check_installed(f"data.tokens: {self.tokens}")
+        check_installed(f"data.tokens={self.tokens}")
         return FittedSubwords(known)
 
 

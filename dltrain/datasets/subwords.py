@@ -95,11 +95,11 @@ def check_installed(key: str) -> None:
     """Raise ConfigError if the package tokenizers is not installed.
 
     Args:
-        key: Key and value that need it, such as ``data.tokens: bpe``.
+        key: Key and value that need it, such as ``data.tokens=bpe``.
     """
     if find_spec("tokenizers") is None:
         reason = "tokenizers, which splits words into subwords, is not installed"
-        raise ConfigError(f"{key} is not supported because {reason}. Run pip install 'dltrain[text]'.")
+        raise ConfigError(f"{key}: not supported because {reason}. Run pip install 'dltrain[text]'.")
 
 
 def tokenizer_files(names: str | list[str] | None) -> list[str]:

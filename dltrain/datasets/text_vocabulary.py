@@ -45,7 +45,7 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
     if kind == "characters":
         return CharacterTokenizer(parts.characters())
     if kind in NAMES:
-        check_installed(f"data.tokens: {kind}")
+        check_installed(f"data.tokens={kind}")
     if parts.file is None:
         return _fit_pieces(kind, parts, min_count, max_words)
     key: dict[str, Any] = {
@@ -113,7 +113,7 @@ def restore(kind: str, fitted: Fitted) -> Tokenizer:
         return words_of(fitted["pieces"])
     if kind == FILE:
         return _of_file(TokenizerFile(fitted["tokenizer"]))
-    check_installed(f"data.tokens: {kind}")
+    check_installed(f"data.tokens={kind}")
     return PieceTokenizer(Subwords(fitted["pieces"]), NAMES[kind])
 
 

@@ -56,10 +56,10 @@ class Pieces:
 def restore(kind: str, content: Sequence[str], lowercase: bool) -> Vocabulary:
     """Return the vocabulary with this content, of kind ``words``, ``characters``, ``file`` or one of `NAMES`."""
     if kind in NAMES:
-        check_installed(f"data.tokens: {kind}")
+        check_installed(f"data.tokens={kind}")
         return Subwords(content, lowercase)
     if kind == FILE:
-        check_installed("data.tokenizer: a file")
+        check_installed("data.tokenizer")
         return Subwords(content, first=len(SPECIAL), unknown=UNKNOWN)
     if kind == "words":
         return Pieces(content, lambda text: split_words(text, lowercase), " ")
@@ -79,7 +79,7 @@ def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_wo
         ConfigError: No piece occurs often enough, or the package for subwords is not installed.
     """
     if kind in NAMES:
-        check_installed(f"data.tokens: {kind}")
+        check_installed(f"data.tokens={kind}")
         cased = [text.lower() if lowercase else text for text in texts]
         return Subwords([fit_subwords(kind, lambda: cased, SPECIAL, (min_count, max_words))], lowercase)
     empty = restore(kind, [], lowercase)

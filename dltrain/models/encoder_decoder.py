@@ -175,7 +175,7 @@ class EncoderDecoder(ReadAndWrite):
         choose("model.positions", positions, {name: name for name in POSITIONS})
         choose("model.init", init, {name: name for name in INITS})
         if positions == "learned" and None in (length, target_length):
-            raise ConfigError("model.positions: learned is not supported because the data have no maximum length")
+            raise ConfigError("model.positions=learned: not supported because the data have no maximum length")
         is_shared = bool(tie_embeddings and shared_vocabulary)
         self.embedding_scale = math.sqrt(hidden_size)
         sizes = hidden_size, num_heads, ffn_ratio * hidden_size, activation, dropout

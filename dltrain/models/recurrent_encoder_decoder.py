@@ -78,7 +78,7 @@ class RecurrentEncoderDecoder(nn.Module):
         choose("model.attention", attention, {name: name for name in KINDS})
         if attention == "dot" and bidirectional:
             reason = "the encoder states of both directions are twice as wide as the decoder states"
-            raise ConfigError(f"model.attention: dot is not supported with model.bidirectional=true because {reason}")
+            raise ConfigError(f"model.attention=dot: not supported with model.bidirectional=true because {reason}")
         build, between = choose("model.cell", cell, CELLS), dropout if num_layers > 1 else 0.0
         layers = hidden_size, num_layers
         self.source_embedding, self.target_embedding = source_embedding, target_embedding

@@ -23,7 +23,7 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":
         reason = f"it is defined only for layers without gates, and the {cell} has gates. Use model=rnn."
-        raise ConfigError(f"model.recurrent_init: identity is not supported because {reason}")
+        raise ConfigError(f"model.recurrent_init=identity: not supported because {reason}")
     if forget_bias is not None and cell != "lstm":
         raise ConfigError(f"model.forget_bias: not supported because the {cell} has no forget gate; the lstm has one")
     for name, value in layers.named_parameters():

@@ -251,7 +251,8 @@ def test_a_class_absent_from_the_training_data_is_rejected_in_evaluation(tmp_pat
     data = TextTable(write_json(tmp_path), column="label")
     (tmp_path / "other.jsonl").write_text('{"body": "the text", "label": "c"}\n')
     other = TextTable(str(tmp_path / "other.jsonl"), fitted=data.fit())
-    with pytest.raises(ConfigError, match=r"^data.path: expected one of the classes \(a, b\) in column label, line 1 of .*, got c"):
+    expected = r"^data.path: expected one of the classes \(a, b\) in column label, line 1 of .*, got c"
+    with pytest.raises(ConfigError, match=expected):
         other.evaluation()
 
 

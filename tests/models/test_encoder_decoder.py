@@ -162,7 +162,7 @@ def test_embeddings_start_with_variance_1_after_scaling_and_outputs_near_uniform
         ({"num_heads": 3}, r"model\.num_heads: expected a divisor of model\.hidden_size, which is 16, got 3"),
         ({"num_kv_heads": 3}, r"model\.num_kv_heads"),
         ({"positions": "rotery"}, r"model\.positions: .*Did you mean rotary\?"),
-        ({"positions": "learned", "length": None}, r"model\.positions: learned is not supported because"),
+        ({"positions": "learned", "length": None}, r"model\.positions=learned: not supported because"),
         ({"norm": "batch"}, r"model\.norm: expected one of layer rms, got batch"),
         ({"num_layers": 0}, r"model\.num_layers"),
     ],

@@ -165,7 +165,7 @@ def test_decoding_with_positions_continues_at_the_position_of_the_next_token(siz
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attention": "dot", "bidirectional": True}, "model.attention: dot is not supported with model.bidirectional"),
+        ({"attention": "dot", "bidirectional": True}, "model.attention=dot: not supported with model.bidirectional"),
         ({"attention": "dott"}, "model.attention: expected one of none additive dot general, got dott"),
         ({"positions": "learned"}, "model.positions: expected one of none sinusoidal, got learned"),
         ({"cell": "lstmm"}, "model.cell: expected one of rnn lstm gru, got lstmm"),

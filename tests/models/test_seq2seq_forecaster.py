@@ -131,7 +131,7 @@ def test_the_window_may_be_shorter_than_the_horizon_without_known_values() -> No
     ("options", "message"),
     [
         ({"outputs": 7}, "model.outputs: expected a multiple of 8, the horizon times the number of columns, got 7"),
-        ({"attention": "dot", "bidirectional": True}, "model.attention: dot is not supported with"),
+        ({"attention": "dot", "bidirectional": True}, "model.attention=dot: not supported with"),
         ({"hidden_size": 0}, "model.hidden_size: expected a whole number of at least 1, got 0"),
     ],
     ids=str,
