@@ -1,8 +1,8 @@
 """Compare the training rates of the dltrain command, a bare PyTorch loop and other trainers.
 
 Each workload is trained in several rounds; in a round, all systems train it one after another, each in its own process
-and pseudo-terminal. The time between optimizer steps is measured after a warm-up, without evaluation and checkpoints.
-Ratios are computed within a round.
+and pseudo-terminal. The time between optimizer steps is measured after a warm-up, without checkpoints and evaluation;
+only fastai validates, on one batch per epoch. Ratios to the bare loop are computed within a round.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def names(known: Sequence[str] | dict[str, Any]) -> Any:
 
     def split(text: str) -> list[str]:
         if wrong := [name for name in text.split(",") if name not in known]:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {wrong[0]}")
+            raise argparse.ArgumentTypeError(f"expected one of {','.join(known)}, got {wrong[0]}")
         return text.split(",")
 
     return split
@@ -228,7 +228,7 @@ def machine(options: argparse.Namespace, load: float) -> Measured:
 
 
 def show(text: str) -> None:
-    """Print the current measurement on one line, which the next call overwrites."""
+    """Print the current workload, round and system on one line, which the next call overwrites."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 

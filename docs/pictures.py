@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def curves(run: Path) -> None:
-    """Draw training loss and validation error over the steps, with the best baseline on the same split."""
+    """Draw training loss and validation error over the steps, with the best baseline on the validation split."""
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     command = [sys.executable, "-m", "dltrain", "evaluate", str(run), "--split", "val", "--json"]
     figures = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
@@ -34,7 +34,7 @@ def curves(run: Path) -> None:
 
 
 def terminal(run: Path) -> None:
-    """Draw docs/terminal.svg: the run's log without times, with its first three epochs and its last one."""
+    """Draw docs/terminal.svg: the run's log without times, with only its first three epochs and its last one."""
     lines = [line[20:] for line in (run / "train.log").read_text().splitlines()]
     lines = [line.replace(str(run.parents[2]) + "/", "") for line in lines]
     epochs = [number for number, line in enumerate(lines) if line.startswith("epoch ")]

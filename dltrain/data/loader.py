@@ -45,13 +45,13 @@ class Batches:
         source: The split.
         batch_size: Examples per batch, at least 1; unused if the plan limits the number of steps instead.
         device: Device of the batches.
-        seed: Seed of the order and of the augmentation in all epochs.
+        seed: Seed of the order of the examples and of all random operations.
         training: Whether to shuffle and augment the examples.
         sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if the plan is
             contiguous. None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images to the memory format ``channels_last``, and clips to ``channels_last_3d``.
-        corrupt: Random change of each prepared example, also outside training, ``corrupt(batch, keys)``.
+        corrupt: Function ``corrupt(batch, keys)`` that changes each prepared example at random, also outside training.
         bad: Policy for unreadable examples, shared by all splits of a run. None stops at the first one.
         timeout: Seconds without a batch after which workers count as hanging.
     """
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # A single example keeps all threads: torch may split a sum among them, and their number affects rounding.
+            # Keep all threads for a single example: torch may split a sum over them, and their number affects rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)
@@ -150,24 +150,24 @@ class Batches:
 
     @property
     def lengths(self) -> Tensor | None:
-        """Steps of each example of the split in its first `Ragged` field; None if it has no such field."""
+        """Steps of each example of the split in its first `Ragged` field; None without such fields."""
         return self._loader.lengths if isinstance(self._loader, TensorLoader) else None
 
     @property
     def padding(self) -> float | None:
-        """Fraction of the values of epoch 0 that are padding; None without `Ragged` fields."""
+        """Fraction of the values of `Ragged` fields in epoch 0 that are padding; None without such fields."""
         fields = self._loader.ragged.values() if isinstance(self._loader, TensorLoader) else ()
         return padding_share(fields, self.plan(0)) if fields else None
 
     @property
     def decoders(self) -> int | None:
-        """Number of worker processes that decode examples; 0 if this process does, None if nothing is decoded."""
+        """Number of worker processes that decode examples; 0 to decode in this process, None if nothing is decoded."""
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
 
     def widest(self) -> Batch:
         """Return the batch of epoch 0 that needs the most memory for attention: examples times squared width.
 
-        Without `lengths`, all examples have the same width, and the first batch is returned.
+        Without `lengths`, return the first batch.
         """
         if self.lengths is None:
             return next(iter(self))
@@ -205,7 +205,7 @@ class Batches:
 
 
 class TensorLoader:
-    """Rows of tensors on the device, gathered for a chunk of batches at a time, or one batch if a field is `Ragged`.
+    """Rows of tensors on the device, gathered in chunks of several batches, or of one batch if a field is `Ragged`.
 
     Chunk boundaries do not depend on ``start``: vectorized arithmetic may round a row differently next to other rows,
     and a resumed run must see the same bytes.
@@ -222,11 +222,11 @@ class TensorLoader:
 
     @property
     def lengths(self) -> Tensor | None:
-        """Steps of each row in its first `Ragged` field; None if it has no such field."""
+        """Steps of each row in the first `Ragged` field; None without such fields."""
         return next((padding.lengths for padding in self.ragged.values()), None)
 
     def chunks(self, plan: list[Tensor], start: int, key: int | None) -> Iterator[tuple[int, Tensor, Batch, list[int]]]:
-        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from the one with batch ``start`` on.
+        """Yield (first batch number, indices, rows, batch sizes) of each chunk, from the chunk of batch ``start`` on.
 
         Nothing is decoded, so ``key`` is unused.
         """

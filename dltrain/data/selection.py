@@ -1,4 +1,4 @@
-"""Some rows of a tensor as one field of a split, without copying them."""
+"""Selected rows of a tensor as one field of a split, without a copy."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Selected rows of a tensor, copied only when they are read: for example, the windows that lie within one series.
+    """Selected rows of a tensor, such as the windows that lie within one series; copied only when they are read.
 
     Args:
         values: All rows, (n, ...); may be a view of overlapping windows.

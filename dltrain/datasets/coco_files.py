@@ -9,7 +9,7 @@ from typing import Any
 from dltrain.datasets.annotations import Annotated, ImageIndex, as_boxes
 from dltrain.errors import ConfigError, format_error
 
-EXPECTED = "COCO annotations: an object with images, annotations and categories"
+EXPECTED = "COCO annotations (an object with images, annotations and categories)"
 
 
 def is_coco(content: Any) -> bool:
@@ -36,7 +36,7 @@ def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split:
 
     Raises:
         ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, or several
-            files have the name of an image.
+            files match the name of an image.
     """
     try:
         return _read(path, content, images, split)
@@ -54,7 +54,7 @@ def _read(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str
         if entry["image_id"] not in objects:
             _reject(path, entry, "image_id", "the id of one of the images")
         if not _is_box(entry["bbox"]):
-            _reject(path, entry, "bbox", "four numbers (left, top, width and height)")
+            _reject(path, entry, "bbox", "four finite numbers (left, top, width and height)")
         objects[entry["image_id"]].append(entry)
     found = [_annotated(path, image, objects[image["id"]], names, images, split) for image in content["images"]]
     return sorted(found, key=lambda annotated: annotated.image.as_posix())

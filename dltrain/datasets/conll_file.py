@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from dltrain.errors import ConfigError, format_error
 
-DOCUMENT = "-DOCSTART-"  # first cell of the lines between documents
+DOCUMENT = "-DOCSTART-"  # first cell of the line that begins a document
 
 
 class Sentence(NamedTuple):
-    """Words of a sentence and their tags; `tags` is empty if they are unknown."""
+    """Words of a sentence and their tags; `tags` is empty if the tags are unknown."""
 
     words: list[str]
     tags: list[str]
@@ -50,7 +50,7 @@ def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, l
 
 
 def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]]]]:
-    """Return a list of (line number, cells) per word for each sentence."""
+    """Return the sentences, each as a list of (line number, cells) per word."""
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -72,6 +72,7 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
 
 def _cell(cells: list[str], column: int, key: str, line: int, file: Path) -> str:
     if not -len(cells) <= column < len(cells):
-        expected = f"a column from {-len(cells)} to {len(cells) - 1}, because line {line} of {file} has {len(cells)}"
+        count = len(cells)
+        expected = f"a column from {-count} to {count - 1}, because line {line} of {file} has {count} columns"
         raise ConfigError(format_error(key, expected, column))
     return cells[column]

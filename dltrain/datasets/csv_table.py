@@ -1,4 +1,4 @@
-"""A table of a CSV file: its cells by column, and the numbers and missing values in them."""
+"""Table of a CSV file: the cells of each column, with their numbers and missing values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -78,7 +78,7 @@ class Table:
             if (times := self.header.count(name)) > 1:
                 called = f"called {name}" if name else "without a name"
                 expected = f"one column {called} in {self.path}"
-                raise ConfigError(format_error(key, expected, f"{times} of them", "Rename the others"))
+                raise ConfigError(format_error(key, expected, f"{times} of them", "Rename the duplicates"))
         return [self.header.index(name) for name in names]
 
     def select(self, rows: np.ndarray) -> "Table":
@@ -178,7 +178,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         hint: Advice for the error message.
 
     Raises:
-        ConfigError: A column has missing values; for each such column, the message names the first and their number.
+        ConfigError: A column has missing values; one message per column names the first one and their number.
     """
     problems = []
     for column in columns:

@@ -40,9 +40,9 @@ def load_language(code: str) -> Language:
 
 
 def lookup_numbers(words: Iterable[str], names: Mapping[str, int]) -> tuple[dict[str, int], int] | None:
-    """Return the number of each word, and how many words are abbreviations: unique prefixes of 3 letters or more.
+    """Return the number of each word and how many words are abbreviations: unique prefixes of 3 letters or more.
 
-    None if a word is neither a name nor such an abbreviation.
+    Return None if a word is neither a name nor such an abbreviation.
     """
     numbers, abbreviated = {}, 0
     for word in words:
@@ -59,9 +59,9 @@ def lookup_numbers(words: Iterable[str], names: Mapping[str, int]) -> tuple[dict
 def find_languages(
     months: Iterable[str], weekdays: Iterable[str]
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
-    """Return the languages that contain every word, with the numbers of the months and of the weekdays.
+    """Return the languages in which every word is a name, with the number of each month and weekday.
 
-    If there are several, only those with the fewest abbreviations are returned; only English if it needs none.
+    If there are several, return only those that need the fewest abbreviations; only English if it needs none.
     """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():

@@ -20,7 +20,7 @@ FACTS = "parts.json"
 
 
 class Written(NamedTuple):
-    """Facts about a part in the cache.
+    """Counts of a part in the cache.
 
     Args:
         tokens, characters, unknown: See `Counts`.
@@ -72,7 +72,7 @@ class _Writer:
         self.pieces = self.tokens = self.characters = self.unknown = 0
 
     def add(self, pieces: Iterable[Encoded]) -> None:
-        """Append the tokens of a piece of text, or of a document and its end token."""
+        """Append the tokens of a piece of text, of a document and its end token, or of a single end token."""
         self.pieces += 1
         for piece in pieces:
             sizes = torch.zeros_like(piece.spelling) if piece.sizes is None else piece.sizes
@@ -85,7 +85,7 @@ class _Writer:
             self.unknown += int(piece.spelling.count_nonzero())
 
     def finish(self) -> Written:
-        """Close the files, and return the facts about the part."""
+        """Close the files, and return the counts of the part."""
         self.files[0].write(torch.zeros(ROOM, dtype=self.dtype).numpy().data)
         for file in self.files:
             file.close()
@@ -102,7 +102,7 @@ def _open(folder: Path, number: int, part: Written, vocabulary: int) -> Encoded:
 
 
 def _map(path: Path, size: int, dtype: torch.dtype) -> Tensor:
-    """Return a tensor whose memory is the file; changes are not written."""
+    """Return a tensor that maps the file into memory; changes are not written to the file."""
     return torch.from_file(str(path), shared=False, size=size, dtype=dtype) if size else torch.empty(0, dtype=dtype)
 
 

@@ -170,7 +170,7 @@ class PixelsCsv:
 
 
 def _find_values(rows: Sequence[PixelRow], names: list[str] | None) -> list[str]:
-    """Return the values of the column of classes: 0, 1, ... for given names, otherwise the values in `rows`."""
+    """Return the value of each class in the column: 0, 1, ... if `names` are given, otherwise the values in `rows`."""
     if names:
         return [str(number) for number in range(len(names))]
     values = {row.label for row in rows} - {""}

@@ -13,7 +13,7 @@ LANE = 501  # added to keys, so that these random numbers are independent of oth
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of SpecAugment.
+    """Number and sizes of the masks of SpecAugment.
 
     Args:
         frequency_masks: Number of masks over consecutive mel bands, at least 0.
@@ -36,9 +36,9 @@ class Masks:
 
 
 class SpecAugment(nn.Module):
-    """SpecAugment: random bands and random frames are set to zero, the mean of normalized features.
+    """SpecAugment: sets random bands and frames to zero, the mean of normalized features.
 
-    Sizes are uniform from 0 to their maximum; positions are uniform such that masks lie inside the recording.
+    Sizes are uniform from 0 to their maximum, and positions are uniform; masks lie inside the recording.
 
     Args:
         bands: Mel bands of a frame; a step of the inputs has one or more frames.

@@ -51,7 +51,7 @@ def choose_pair(table: Table, first: str | None, second: str | None) -> tuple[in
 
 
 def choose_target(table: Table, name: str | None, *texts: int) -> int:
-    """Return the column to predict: by name, or the only other column that holds neither identifiers nor texts.
+    """Return the column to predict: by name, or the only other nonempty column without identifiers or texts.
 
     Raises:
         ConfigError: No column, or more than one, could be predicted, the named column is missing or holds the texts, or
@@ -84,7 +84,7 @@ class TextTarget:
     Args:
         name: Name of the column.
         classes: Names of the classes; None for numbers only.
-        threshold: Divides numbers into two classes: at most this value, and above it. None for no threshold.
+        threshold: Number that divides values into two classes: up to it, and above it. None for no threshold.
         mean, scale: Mean and scale of the training rows, used to standardize numbers; None for words.
     """
 
@@ -133,7 +133,7 @@ class TextTarget:
 
 
 def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> TextTarget:
-    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table.
+    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of the table.
 
     Raises:
         ConfigError: There is only one class, all numbers are on one side of the threshold, or a threshold is given for
@@ -151,7 +151,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
         names = (f"up to {threshold:g}", f"above {threshold:g}")
         above = float((values > threshold).mean())
         if above in (0.0, 1.0):
-            expected = f"a number between {values.min():g} and {values.max():g}, the values of {name}"
+            expected = f"a number from {values.min():g} to below {values.max():g}, the range of column {name}"
             raise ConfigError(format_error("data.threshold", expected, threshold))
         return TextTarget(name, names, threshold, **numbers)
     different = table.different_numbers(column)

@@ -67,11 +67,11 @@ def restore(kind: str, content: Sequence[str], lowercase: bool) -> Vocabulary:
 
 
 def fit(kind: str, texts: Iterable[str], lowercase: bool, min_count: int, max_words: int) -> Vocabulary:
-    """Return the vocabulary of texts.
+    """Fit a vocabulary to texts.
 
     Args:
         kind: ``words``, ``characters``, ``bpe`` or ``wordpiece``.
-        min_count: Minimum number of occurrences of a piece, or of a pair of pieces to join.
+        min_count: Minimum number of occurrences of a piece, or of a pair of pieces to merge.
         max_words: Maximum number of pieces; the most frequent ones are kept. For subwords, the number includes special
             tokens and all bytes or characters, which are kept even above the maximum.
 

@@ -27,9 +27,9 @@ class ReadAndWrite(nn.Module):
     state holds the keys and values of the source, which are computed once, and of the tokens decoded so far.
     """
 
-    head_bias = True  # whether an output layer that does not share the weights of the embedding has a bias
+    head_bias = True  # whether an output layer with its own weights has a bias
     embedding_scale = 1.0  # factor of the embeddings
-    output_scale = 1.0  # factor of the states before an output layer that shares the weights of the embedding
+    output_scale = 1.0  # factor of the states before an output layer that shares the embedding's weights
 
     def build(
         self,
@@ -45,9 +45,10 @@ class ReadAndWrite(nn.Module):
         """Create the layers.
 
         Args:
-            sizes: Vocabularies of the source (None to share the embedding of the target) and of the target, and width.
+            sizes: Vocabulary size of the source (None to share the target's embedding), vocabulary size of the target,
+                and width of the states.
             make_block: Function that returns a block, given ``causal`` and ``cross``.
-            make_norm: Function that returns the norm after a stack.
+            make_norm: Function that returns the norm after the last block.
             positions: Modules that add positions to source and target.
             distances: Relative positions in the self-attention of encoder and decoder; None for no relative positions.
         """

@@ -17,7 +17,7 @@ from dltrain.models.published_layouts import gpt2_names, shorten_positions
 
 
 class GPT(nn.Module):
-    """Causal transformer over tokens whose output layer shares the weights of the embedding.
+    """Causal transformer whose output layer shares the weights of the token embedding.
 
     Args:
         vocabulary, length, hidden_size, num_layers: At least 1.
@@ -69,7 +69,7 @@ class GPT(nn.Module):
         self.apply(_initialize)
         for block in blocks:
             for projection in (block.mix, block.down):
-                # The residual stream is a sum of 2 * num_layers branches; this scale keeps its variance.
+                # Residual states sum 2 * num_layers branches; this scale makes their variance independent of depth.
                 nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * num_layers))
 
     def forward(self, x: Tensor, state: State | None = None, documents: Tensor | None = None) -> Any:

@@ -58,7 +58,7 @@ class RecurrentEncoderDecoder(nn.Module):
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers, of encoder and decoder.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see `Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states.
         dropout: Dropout probability between layers.
     """
 

@@ -1,4 +1,4 @@
-"""Sequence to sequence: a recurrent encoder of a source, and a recurrent decoder of a target with attention."""
+"""Sequence-to-sequence model: a recurrent encoder of the source, and a recurrent decoder with attention."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ FIRST = 64  # positions to compute in advance
 class Seq2Seq(RecurrentEncoderDecoder):
     """Encoder and decoder of recurrent layers; the decoder starts from the last state of the encoder.
 
-    Called with a source and the previous tokens of the target, the model returns all outputs. To decode step by step,
-    call it with the source alone, which returns the initial state, then with tokens and a state.
+    Called with a source and the previous tokens of the target, the model returns the logits of all tokens. To decode
+    step by step, call it with the source alone, which returns the initial state, then with tokens and a state.
 
     Args:
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
@@ -26,7 +26,7 @@ class Seq2Seq(RecurrentEncoderDecoder):
             least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states.
         tie_embeddings: Whether the output layer shares the weights of the target embedding.
         dropout: Dropout probability after the embeddings, between layers and before the output layer, in [0, 1).
         positions: ``sinusoidal`` adds the positions of `dltrain.models.positions.Sinusoids` to both embeddings, so that

@@ -23,7 +23,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         hidden_size, num_layers: Width of the states, and number of layers of encoder and decoder; at least 1.
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
-        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states of both.
+        bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states.
         linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
             input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
         dropout: Dropout probability between layers and before the output layer, in [0, 1).

@@ -49,7 +49,7 @@ def fill_momentum(optimizer: Any) -> None:
 
 
 def can_skip(optimizer: Any) -> bool:
-    """Return whether an optimizer takes no step if its ``found_inf`` is 1, as torch's fused kernels do."""
+    """Return whether an optimizer skips its step if its ``found_inf`` is 1, like torch's fused kernels."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 

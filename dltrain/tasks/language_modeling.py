@@ -19,8 +19,8 @@ from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, searc
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.model_call import call_model
 
-UNKNOWN = -1  # target after the end of a text, which is ignored
-WINDOWS = 64  # windows of a text per forward pass
+UNKNOWN = -1  # target of a position after the end of a text; ignored in the loss
+WINDOWS = 64  # maximum windows of a text per forward pass
 SPELLING = math.log(256)  # nats per byte of an unknown word
 
 
@@ -33,8 +33,8 @@ class LanguageModeling(TaskOverSteps):
         prompt: Start of sampled text; None for a newline, or, if the vocabulary has none, for the first token that is
             not special.
         temperature: Sampling temperature, above 0.
-        special: Tokens that are not generated, such as the unknown word.
-        end: Token for the end of a text; generated text ends before it. None if there is none.
+        special: Tokens that are not generated, such as the unknown token.
+        end: End token; generated text stops before it. None if there is none.
         unit: Name of a token, such as ``event``, if predictions count tokens; None if they count characters.
         gradient_distance: Plot the gradient of the last step's loss by distance in time; see
             `dltrain.tasks.gradient_distance`.

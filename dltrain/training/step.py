@@ -94,7 +94,7 @@ class StepRunner:
 
     @property
     def skipped_steps(self) -> int:
-        """Steps of all stages that were skipped because gradients were not finite; waits for the device."""
+        """Optimizer steps skipped in all stages because gradients were not finite; waits for the device."""
         return self.skipped_before + sum(int(optimizer.skipped) for optimizer in self.optimizers.values())
 
     def read(self) -> Readings:

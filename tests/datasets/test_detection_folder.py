@@ -263,8 +263,8 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
     [
         ({"category_id": 9}, "one of the categories 3 5 as category_id in annotation 0 of"),
         ({"image_id": 9}, "the id of one of the images as image_id in annotation 0 of"),
-        ({"bbox": [1, 2, 3]}, "four numbers (left, top, width and height) as bbox in annotation 0 of"),
-        ({"bbox": [1, 2, 3, None]}, "four numbers (left, top, width and height) as bbox"),
+        ({"bbox": [1, 2, 3]}, "four finite numbers (left, top, width and height) as bbox in annotation 0 of"),
+        ({"bbox": [1, 2, 3, None]}, "four finite numbers (left, top, width and height) as bbox"),
         ({"bbox": [20, 2, 3, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 20 2 23 5 in"),
         ({"bbox": [2, 2, 0, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 2 2 2 5 in"),
         ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
@@ -321,7 +321,7 @@ def test_a_truncated_cmyk_jpeg_is_found_before_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("boxes.json", '{"images": [', "COCO annotations: an object with images, annotations and categories in"),
+        ("boxes.json", '{"images": [', "COCO annotations (an object with images, annotations and categories) in"),
         ("boxes.json", '{"images": [], "annotations": []}', "an entry without 'categories'"),
         ("boxes.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry without 'file_name'"),
     ],

@@ -1,4 +1,4 @@
-"""A local HTTP file server that can truncate or delay its responses and counts the requests."""
+"""A local HTTP file server that can truncate or delay its responses and counts the downloads."""
 
 import gzip
 import hashlib
@@ -19,7 +19,7 @@ SIZES = {"train": 60, "t10k": 20}
 
 
 def mnist() -> dict[str, bytes]:
-    """Return the contents of the four archives of a small MNIST with random pixels, by file name."""
+    """Return the contents of the four files of a small MNIST with random pixels, by file name."""
     generator, files = np.random.default_rng(0), {}
     for part, count in SIZES.items():
         pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8).tobytes()
@@ -46,7 +46,7 @@ def md5(content: bytes) -> str:
 
 
 class Mirror:
-    """Files of a server, the faults of its responses, and the number of requests per file."""
+    """Files of a server, the faults of its responses, and the number of downloads of each file."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
         self.files, self.requests = files, Counter[str]()
