@@ -1,4 +1,4 @@
-"""Ten workloads: models with synthetic data, written as files for dltrain and as tensors for the other systems."""
+"""Ten workloads of a model and synthetic data, which is saved as a file for dltrain and tensors for other systems."""
 
 import string
 from collections.abc import Callable
@@ -53,11 +53,11 @@ class Workload:
         loss: Loss as a function of the model's output and the targets.
         write: Function that writes the file that dltrain reads.
         data: Function that returns dltrain's data set for that file; the other systems use its training split.
-        overrides: Command line of dltrain, without path, batch size, learning rate and length of the run.
+        overrides: Overrides for dltrain; `systems.overrides` adds those that do not depend on the kind of workload.
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
         bf16: Whether to compare bf16 as well.
-        example: Training loop that replaces the bare loop; other trainers are not compared.
+        example: The workload's own training loop, which replaces the bare loop; only dltrain is compared with it.
     """
 
     batch_size: int
@@ -276,7 +276,7 @@ def data_path(folder: Path, name: str) -> Path:
 
 
 def prepare(folder: Path, name: str) -> None:
-    """Write the file of a workload, and the tensors of its training split as dltrain prepares them."""
+    """Write the data file of a workload, and the prepared tensors of its training split."""
     workload = WORKLOADS[name]
     path = data_path(folder, name)
     workload.write(path)

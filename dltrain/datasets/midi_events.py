@@ -133,9 +133,9 @@ class MidiEvents:
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
-            expected = f"more than context_length = {self.context_length} events in each split of {self.path}"
-            got = f"{len(part)} in one of them"
-            raise ConfigError(format_error("data.context_length", expected, got, "Reduce data.context_length"))
+            expected = f"fewer events than each split of {self.path} has"
+            hint = f"One split has {len(part)}. Reduce data.context_length, or use more files."
+            raise ConfigError(format_error("data.context_length", expected, self.context_length, hint))
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
     def _write_midi(self, text: str) -> bytes:

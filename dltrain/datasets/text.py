@@ -46,9 +46,9 @@ class Text:
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (and symbols, each with the space before it,
             and other whitespace), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``,
             which splits a word as BERT does, but keeps the space before it, other whitespace and case.
-        tokenizer: File ``tokenizer.json`` of that package to split the text; replaces ``tokens``.
+        tokenizer: A ``tokenizer.json`` file of the package tokenizers; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
-        max_words: Maximum number of words, or of subwords including bytes or characters, at least 1.
+        max_words: Maximum number of words or subwords, including single bytes or characters, at least 1.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with
@@ -153,7 +153,7 @@ class Text:
     def load(self) -> Splits:
         """Read and encode the file, and return the splits."""
         parts = self.parts or self._read(*self.shares)
-        self.parts = None  # frees memory: the text is not read again
+        self.parts = None  # free the memory
         (train, val, test), counts = self._encode(parts)
         self.lines = describe_text(self.path.name, self.kind, self.tokenizer.size, counts)
         self.lines += describe_documents((train, val, test), self.end)
@@ -199,9 +199,9 @@ class Text:
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
-            expected = f"more than context_length = {self.context_length} tokens in each split of {self.path}"
-            hint = "Reduce data.context_length, or use a longer text"
-            raise ConfigError(format_error("data.context_length", expected, f"{len(part)} tokens in one of them", hint))
+            expected = f"fewer tokens than each split of {self.path} has"
+            hint = f"One split has {len(part)}. Reduce data.context_length, or use a longer text."
+            raise ConfigError(format_error("data.context_length", expected, self.context_length, hint))
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
 

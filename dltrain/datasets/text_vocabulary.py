@@ -38,7 +38,7 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
     Args:
         kind: One of `KINDS`.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join.
-        max_words: Maximum number of words, or of subwords including bytes or characters.
+        max_words: Maximum number of words or subwords, including single bytes or characters.
     """
     if kind == "bytes":
         return ByteTokenizer()

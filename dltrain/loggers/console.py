@@ -33,7 +33,7 @@ class Console:
         self.logger.addHandler(self.screen)
         self._log_file: LogFile | None = None
         self._reported: int | None = None  # last epoch with a progress line in the log
-        self._due = 0.0  # time at which to show progress next
+        self._due = 0.0  # time of the next progress update
         self._reset_progress()
 
     def open_log(self, path: Path) -> None:
@@ -134,7 +134,7 @@ class Console:
         self.logger.log(level, prefix + text, extra={"style": style, "styled": len(prefix)})
 
     def _end_log(self, error: OSError) -> None:
-        with contextlib.suppress(OSError):  # closing writes what is buffered
+        with contextlib.suppress(OSError):  # closing flushes the buffer, which may fail again
             self._remove_log()
         self.warning(f"train.log ends here: {error}")
 

@@ -14,7 +14,7 @@ from dltrain.models.layers import check_sizes, inside
 from dltrain.models.positions import Positions
 from dltrain.models.published_layouts import bert_names, shorten_positions
 
-EPS = 1e-12  # of the norms, as published
+EPS = 1e-12  # epsilon of the layer norms, as published
 SEGMENTS = 2
 READOUTS = ("first", "mean")
 
@@ -27,8 +27,8 @@ class BERT(nn.Module):
     ``next_sentence``, a linear layer on the pooled first state also predicts whether the second passage follows the
     first.
 
-    Weights of BERT in the layout of Hugging Face's transformers can be loaded as initial weights; only the first
-    ``length`` of their positions are used.
+    Weights of BERT in the layout of Hugging Face's transformers can be loaded as initial weights; only their first
+    ``length`` positions are used.
 
     Args:
         vocabulary, length, outputs, hidden_size, num_layers: At least 1.
@@ -143,7 +143,7 @@ class BERT(nn.Module):
         return outputs
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights in the layout of Hugging Face's transformers under the names of this model."""
+        """Convert weights of Hugging Face's transformers to the names of this model."""
         return shorten_positions(bert_names(weights), "positions.weight", len(self.positions.weight))
 
 

@@ -36,7 +36,7 @@ class _Block:
         choose(f"{self.key}.padding", self.padding, {"same": True, "valid": True})
         choose(f"{self.key}.pool", self.pool, {**POOLS, "none": None})
         if self.padding == "same" and self.kernel % 2 == 0:
-            raise ConfigError(format_error(f"{self.key}.kernel", "an odd number with padding same", self.kernel))
+            raise ConfigError(format_error(f"{self.key}.kernel", "an odd number with padding=same", self.kernel))
 
     @property
     def pad(self) -> int:

@@ -98,7 +98,7 @@ class GPT(nn.Module):
         return {"tokens": tokens, "blocks": caches}
 
     def adapt_weights(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return weights of GPT-2 in the layout of Hugging Face's transformers under the names of this model."""
+        """Convert GPT-2 weights of Hugging Face's transformers to the names of this model."""
         return shorten_positions(gpt2_names(weights), "positions.weight", len(self.positions.weight))
 
     def _continue(self, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -27,7 +27,7 @@ class SSDLite(OneStage, ssd.SSD):
         channels: Channels of the images.
         object_outputs: Number of classes of objects plus 1 for the background.
         norm: Normalization: ``batch``, ``frozen``, ``group`` or ``layer``.
-        width_mult: Factor of the channels of MobileNet and of the layers after it, above 0.
+        width_mult: Multiplier of the number of channels in MobileNet and the layers after it, above 0.
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.

@@ -10,7 +10,7 @@ from dltrain.keyed_random import uniform
 
 
 def count_spans(lengths: Tensor, share: float, span_length: float) -> tuple[Tensor, Tensor]:
-    """Return the number of masked tokens and of spans in texts of these lengths, int64 (B,) each.
+    """Return the numbers of masked tokens and of spans in each text, int64 (B,) each.
 
     At least one token is masked and at least one is not; texts of one token are unchanged.
 
@@ -89,7 +89,7 @@ def mask_spans(
 
 
 def _gather(values: Tensor, kept: Tensor, width: int, pad: int) -> Tensor:
-    """Return the kept values, moved to the left of each row, (B, width)."""
+    """Return the kept values at the left of each row, then `pad`, (B, width)."""
     places = torch.where(kept, kept.cumsum(1) - 1, width)
     return values.new_full((len(values), width + 1), pad).scatter_(1, places, values)[:, :width]
 

@@ -17,7 +17,7 @@ from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.supervised import Supervised
 
 IGNORED = -1  # target of pixels that loss and metrics ignore
-NUM_SHOWN = 4  # images in the log
+NUM_SHOWN = 4  # maximum number of images that are logged
 TINT = 0.5  # fraction of a class's color in a pixel of a shown mask; class 0 is not tinted
 
 
@@ -32,8 +32,8 @@ class Segmentation(Supervised):
         low, high: Model inputs for black and white, one number per channel.
         dice: Weight of the Dice loss, in [0, 1]; the cross-entropy has the weight 1 - ``dice``.
 
-    Source: Dice, Milletari et al. 2016, "V-Net", section 3.
-    Differs: the denominator of Dice sums probabilities, not their squares.
+    Source: Milletari et al. 2016, "V-Net", section 3, for the Dice loss.
+    Differs: the denominator of the Dice loss sums probabilities, not their squares.
     """
 
     metric: ClassVar[str] = "miou"

@@ -24,7 +24,7 @@ NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
     ("data", "name", "content", "message"),
     [
         (Text, "a.txt", "", "expected text at a.txt, got an empty file"),
-        (Text, "a.txt", "\n \n", "expected more than context_length = 64 tokens in each split of a.txt, got 1"),
+        (Text, "a.txt", "\n \n", "expected fewer tokens than each split of a.txt has, got 64. One split has 1. "),
         (TextTable, "a.csv", "", NO_ROWS),
         (TextTable, "a.csv", "text,kind\n", NO_ROWS),
         (Parallel, "a.csv", "\n\n", NO_ROWS),

@@ -278,7 +278,7 @@ def test_masks_depend_only_on_seed_epoch_and_example(table: str) -> None:
 
 
 def rows_of(folder: Path, *changed: str) -> str:
-    """Write recordings and a table whose lines from line 3 on are replaced by `changed`; return the table's path."""
+    """Write recordings and a table, replace lines of the table by `changed`, from line 3, and return its path."""
     path = write_speech(folder, 30)
     lines = path.read_text().splitlines()
     lines[2 : 2 + len(changed)] = changed

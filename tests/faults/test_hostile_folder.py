@@ -138,7 +138,7 @@ def test_a_named_pipe_in_a_run_folder_is_rejected_without_blocking(
 @pytest.mark.parametrize(
     "name", ["status.json", "metrics.jsonl", "environment.json", "command.txt", ".lock", DEEPER[0]]
 )
-def test_runs_lists_the_other_folders_when_one_contains_a_named_pipe(
+def test_the_runs_command_lists_the_other_folders_if_one_contains_a_named_pipe(
     name: str, finished: Path, run: Path, dltrain: Callable[..., Child], tmp_path: Path
 ) -> None:
     shutil.copytree(run, tmp_path / "other")

@@ -68,7 +68,7 @@ def test_the_model_equals_the_transformer_of_torch_with_the_same_weights(pre_nor
     if pre_norm:
         theirs.encoder.norm.load_state_dict(model.encoder_norm.state_dict())
         theirs.decoder.norm.load_state_dict(model.decoder_norm.state_dict())
-    else:  # torch adds a norm after the last layer of a stack, which the paper does not have
+    else:  # unlike the paper, torch adds a norm after the last layer of each stack
         theirs.encoder.norm = theirs.decoder.norm = None
     table, scale = Sinusoids(16, 16).double().weight, math.sqrt(16)
     x = model.source_embedding.weight[sources()] * scale + table[:8]
