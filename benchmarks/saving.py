@@ -3,11 +3,11 @@
     python saving.py [--rounds N] [--only tiny|large]
 
 Every second checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured: the
-time for which the loop is blocked, and the total time that it loses. For the total, a checkpoint is written every 9 n
-steps (n is ``part`` in `KINDS`), and the n steps after it are compared with the next n steps. The total therefore
-includes the work of other threads and of the operating system: hashing, waiting for the disk, removing an older file.
-The file of a plain `torch.save` is removed in the remaining steps, which are not measured. The checkpoint after the
-last step is not measured, either.
+time for which the training loop is blocked, and the total training time lost. A checkpoint is written every 9 n steps
+(n is ``part`` in `SMALL` and `LARGE`); the total is the time of the n steps after it minus the time of the next n
+steps, and therefore includes the work of other threads and of the operating system: hashing, waiting for the disk,
+removing an older file. The file of a plain `torch.save` is removed after these 2 n steps. The checkpoint after the last
+step is not measured.
 """
 
 import argparse
@@ -58,7 +58,8 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
             low, middle, high = statistics.quantiles(times, n=4)
             print(f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, n = {len(times)})")
         ratio, share = statistics.median(ours) / statistics.median(plain), statistics.median(ours) / (epoch * step)
-        print(f"  {'':<12} {ratio:.2f} times plain; one per epoch of {epoch} steps: {share:.2%} of the training time")
+        loss = f"{share:.2%} of the training time"
+        print(f"  {'':<12} {ratio:.2f} times plain; one checkpoint per epoch of {epoch} steps: {loss}")
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class DetectionFolder:
 
     A split without a file, folder or list is held out from ``train``. Images are decoded when they are needed
     and resized to a square, as a whole or in tiles. Crowds (COCO) and difficult objects (Pascal VOC) are not
-    training targets, and detections of them count neither as right nor as wrong.
+    training targets, and detections of them count neither as true nor as false positives.
 
     Args:
         path: The folder.
@@ -48,7 +48,7 @@ class DetectionFolder:
             lowest rows for testing, the rows above them for validation. Images of fewer than three rows are used only
             for training.
         block: Number of consecutive images, in the order of their paths, that are kept in one split, at least 1.
-        validation: Fraction of the training images to hold out, in [0, 1); unused if the folder has a validation split.
+        validation: Fraction to hold out for validation, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
         std: Divisor after the subtraction, above 0; one number, or one per channel.
@@ -147,7 +147,8 @@ class DetectionFolder:
         """Check all files and boxes, and return the splits.
 
         Raises:
-            ConfigError: A file, box, class or fraction is invalid, or a split has no box (``val`` may be empty).
+            ConfigError: A file, box, class or fraction is invalid, or a split has no boxes. The validation split may
+                have no images.
         """
         self.left_out = []
         found = {split: self._checked(images) for split, images in self.found.items()}
@@ -184,7 +185,7 @@ class DetectionFolder:
     def _split_areas(
         self, own: dict[str, list[int]], images: Sequence[Annotated], fractions: dict[str, float]
     ) -> dict[str, list[Part]]:
-        """Return the tiles of each split; a missing split gets the lowest rows of tiles of the training images."""
+        """Return the tiles of each split; missing splits get the lowest rows of tiles in the training images."""
         parts = {split: self._cut(own.get(split, []), images) for split in PARTS}
         tiles, parts["train"] = parts["train"], []
         for number in own["train"]:

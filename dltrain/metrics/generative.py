@@ -1,4 +1,4 @@
-"""Scores of generative models: similarity of two sets of features.
+"""Scores of generated examples, computed from features or from the outputs of a classifier.
 
 Scores are computed on the CPU in double precision, so that they do not depend on the device.
 """
@@ -16,9 +16,9 @@ def frechet(real: Tensor, fake: Tensor) -> float:
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 
-    With ``C = R^T R`` for a triangular R, the trace of the root is the sum of the singular values of ``R R'^T``: their
-    squares are the eigenvalues of ``C C'``. This is exact even with fewer examples than features. The distance is NaN
-    if a feature is not finite.
+    With ``C = R^T R`` for a triangular R, the trace of ``(C C')^{1/2}`` is the sum of the singular values of
+    ``R R'^T``, because their squares are the eigenvalues of ``C C'``. This is exact even with fewer examples than
+    features. The distance is NaN if a feature is not finite.
 
     Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; the distance is that of Dowson and Landau 1982.
     """
@@ -38,7 +38,7 @@ def _covariance_root(features: Tensor) -> Tensor:
 
 
 def classifier_score(logits: Tensor) -> float:
-    r"""Return the inception score: how certain a classifier is, and how evenly its predictions cover the classes.
+    r"""Return the inception score, which is high if predictions are certain and cover the classes evenly.
 
     .. math:: \exp \mathbb{E}_x \operatorname{KL}(p(y|x) \,\|\, p(y))
 
@@ -53,10 +53,10 @@ def classifier_score(logits: Tensor) -> float:
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
-    """Return the fractions of generated examples near real ones (precision) and real ones near generated ones (recall).
+    """Return precision and recall: the fraction of generated examples near real examples, and vice versa.
 
-    An example is near a set if, for some member of the set, its distance to the member is at most the distance between
-    the member and its k-th nearest neighbor in the set.
+    An example is near a set if its distance to at least one member is at most the distance from that member to the
+    member's k-th nearest neighbor in the set.
 
     Args:
         real, fake: Features, one row per example; scores depend on the sizes of the sets.
@@ -65,13 +65,13 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
     Source: Kynkäänniemi et al. 2019, equations 1 and 2, arXiv:1904.06991; there k = 3.
     """
     real, fake = _to_float64(real), _to_float64(fake)
-    # Distances are computed from products, whose rounding errors grow with the distance from the origin.
+    # `cdist` computes distances from dot products; centering reduces the rounding errors.
     real, fake = real - real.mean(0), fake - real.mean(0)
     return _share_near(fake, real, k), _share_near(real, fake, k)
 
 
 def _share_near(queries: Tensor, members: Tensor, k: int) -> float:
-    nearest = min(k, len(members) - 1) + 1  # each member is the nearest one to itself
+    nearest = min(k, len(members) - 1) + 1  # the nearest member to each member is itself
     radii = torch.cat(
         [torch.cdist(rows, members).topk(nearest, largest=False).values[:, -1] for rows in members.split(BATCH_SIZE)]
     )

@@ -9,14 +9,14 @@ from dltrain.models.layers import check_sizes, inside
 
 
 class BagOfWords(nn.Module):
-    """Linear model on the TF-IDF features of a text: how often each word occurs, times ``idf``, scaled to L2 norm 1.
+    """Linear model on the TF-IDF features of a text: token counts times ``idf``, scaled to L2 norm 1.
 
     The order of the words has no effect.
 
     Args:
         vocabulary, outputs: At least 1.
         each_step: Must be False, because a bag of words has no steps.
-        idf: Inverse document frequency of each word, (vocabulary,); 0 for tokens that are not words.
+        idf: Inverse document frequency of each token, (vocabulary,); 0 for special tokens.
 
     Shape: int64 (B, T) -> (B, outputs).
     Source: Sparck Jones 1972; Salton and Buckley 1988; defined as in scikit-learn's TfidfVectorizer.

@@ -15,10 +15,10 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 from dltrain.models.layers import norm as make_norm
 
-# Stride of the second of the four stages. RetinaNet, and FCOS unless `fine`, use no finer feature map.
+# Stride of the second of four stages. RetinaNet, and FCOS unless `fine`, use no finer feature map.
 STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
-WIDTH_UNIT = 32  # divides the number of channels of a pyramid: torchvision's FCOS head normalizes 32 groups of channels
+WIDTH_UNIT = 32  # divides `fpn_width`, because torchvision's FCOS head has group norms with 32 groups
 
 
 class Narrow(nn.Module):
@@ -123,5 +123,5 @@ def replace_first_convolution(network: nn.Module, name: str, channels: int) -> N
 
 
 def make_mobilenet(norm: Callable[[int], nn.Module], width_mult: float) -> nn.Module:
-    """Return MobileNetV3-Large with random weights and a last stage of half the usual width."""
+    """Return MobileNetV3-Large with random weights and half the usual channels in the last stage."""
     return mobilenet_v3_large(weights=None, norm_layer=norm, reduced_tail=True, width_mult=width_mult)

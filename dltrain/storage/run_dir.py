@@ -56,11 +56,11 @@ class RunDir:
             raise
 
     def write(self, name: str, content: str) -> None:
-        """Write a text file atomically; the caller must redact it."""
+        """Write a text file atomically; the caller must mask secrets."""
         write_atomic(self.path / name, content.encode())
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file atomically, secrets masked."""
+        """Write a JSON file atomically, with secrets masked."""
         self.write(name, json.dumps(redaction.mask(content), indent=2, allow_nan=False) + "\n")
 
     def write_status(self, state: str, exit_code: int | None = None, step: int = 0, error: str | None = None) -> None:
@@ -75,7 +75,7 @@ class RunDir:
         self.lock.release()
 
     def discard(self) -> None:
-        """Remove everything that this run created and nothing else; for a run that never started."""
+        """Remove only what this run created; for a run that never started."""
         self.close()
         if self.path in self.created:
             shutil.rmtree(self.path)

@@ -1,4 +1,4 @@
-"""Baseline of connectionist temporal classification: transcripts that depend only on the length of the input."""
+"""Baseline for connectionist temporal classification: transcripts that depend only on the length of the input."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class Unigram:
     """The most frequent token of the training transcripts, repeated in proportion to the length of the input.
 
-    The number of tokens per step is the mean over all training transcripts.
+    The number of tokens per step is the number of tokens divided by the number of steps in the training data.
 
     Args:
         train: Training batches with ``transcript``, ``transcript_lengths`` and ``lengths``.

@@ -12,7 +12,7 @@ from dltrain.tasks.base import Batch, Media
 
 NUM_TEXTS = 8  # texts with highlighted words
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!])")  # characters with a meaning in Markdown
-BOLD, STRONG = 2, 4  # minimum weights of highlighted words, as multiples of the mean weight of the words of a text
+BOLD, STRONG = 2, 4  # minimum weights of highlighted words, as multiples of the mean weight in a text
 LEGEND = (
     f"Words with at least {BOLD} times the mean weight are **bold**, "
     f"words with at least {STRONG} times the mean weight ***bold italic***."
@@ -71,7 +71,7 @@ def show_words(
 
 
 def highlighted(words: Sequence[dict[str, Any]]) -> str:
-    """Return a text in Markdown, with words of a high weight in bold, and of a very high weight in bold italics."""
+    """Return Markdown with words of high weight in bold and words of very high weight in bold italics."""
     return " ".join(_marked(each["word"], each["weight"] * len(words)) for each in words)
 
 

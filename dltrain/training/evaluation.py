@@ -22,7 +22,7 @@ QUIET_S = 2.0  # shorter evaluations show no progress
 
 
 def run_in_eval_mode(function: Callable[..., T], model: nn.Module, device: Device, *inputs: Any) -> T:
-    """Return ``function(model, *inputs)`` in eval mode and without gradients, then restore training mode."""
+    """Call ``function(model, *inputs)`` in eval mode and without gradients, then restore training mode."""
     model.eval()
     with torch.inference_mode(), device.autocast():
         result = function(model, *inputs)
@@ -46,7 +46,7 @@ def with_progress(batches: Batches, console: Console) -> Iterator[Batch]:
 
 def has_finite_weights(model: nn.Module) -> bool:
     """Return whether all weights are finite; waits for the device."""
-    # One sum per weight takes a tenth of the time of testing every element.
+    # One sum per parameter takes a tenth of the time of testing every element.
     sums = [p.detach().sum(dtype=torch.float32) for p in model.parameters() if p.is_floating_point()]
     return not sums or math.isfinite(float(torch.stack(sums).sum()))
 

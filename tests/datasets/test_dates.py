@@ -113,7 +113,7 @@ def test_formats_beyond_strftime_are_parsed_and_written_back(cells: list[str], o
     assert write(dates) == cells
 
 
-def test_the_time_of_day_and_fractions_may_be_missing_in_some_cells() -> None:
+def test_the_time_of_day_or_the_fraction_of_a_second_may_be_missing_in_some_cells() -> None:
     cells = ["2021-05-14", "2021-05-14 06:00:00", "2021-05-14 12:00:00.5", "2021-05-14 24:00"]
     expected = ["2021-05-14", "2021-05-14T06:00", "2021-05-14T12:00:00.5", "2021-05-15"]
     assert parse(cells).times.tolist() == [pd.Timestamp(time) for time in expected]

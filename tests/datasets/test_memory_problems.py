@@ -65,7 +65,7 @@ def test_splits_have_90_5_and_5_percent_of_the_sequences_without_repetition(make
     assert len(torch.unique(whole(splits)["inputs"].flatten(1), dim=0)) == 400
 
 
-def test_texts_to_copy_are_read_and_other_letters_or_lengths_are_rejected_with_their_line(tmp_path) -> None:
+def test_texts_to_copy_are_read_and_the_error_for_a_wrong_letter_or_length_names_the_line(tmp_path) -> None:
     data = CopyMemory(sequences=40, items=3, symbols=4)
     (read,) = data.inputs(InputFiles((), "abd"))
     assert read.rows["symbols"].tolist() == [[2, 3, 5]]

@@ -50,7 +50,7 @@ def test_floats_with_three_axes_are_sequences(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.int64, np.bool_])
-def test_vectors_provide_only_their_size(kind, tmp_path):
+def test_vectors_provide_a_size_but_no_features_or_length(kind, tmp_path):
     x = np.random.default_rng(0).normal(size=(20, 7)).astype(kind)
     data = Npz(save(tmp_path / "a.npz", x, CLASSES))
     assert facts(data) == {"shape": (7,), "size": 7, **NAMED}
