@@ -1,4 +1,4 @@
-"""``dltrain summary``: print layers, parameters and memory of a model; with ``--input``, no data are needed."""
+"""``dltrain summary``: print layers, parameters and memory; with ``--input`` and ``--outputs``, no data are needed."""
 
 import argparse
 
@@ -31,7 +31,8 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     caption = (
         f"{summary.parameters:,} parameters ({summary.trainable:,} trainable), "
         f"{summary.multiply_adds // batch_size:,} multiply-adds per example\n"
-        f"a training step with batch size {batch_size} takes about {_format_bytes(memory.total)} in fp32: {shares}"
+        f"a training step with batch size {batch_size} needs about {_format_bytes(memory.total)} of memory in fp32: "
+        f"{shares}"
     )
     Console().table(f"model={job.choices['model']}", COLUMNS, rows, caption, results=True)
     return 0

@@ -12,7 +12,7 @@ from dltrain.storage.folder_checks import check_available
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
-    """Compose the configuration, print the command, then import torch and run the job or the sweep."""
+    """Compose the configuration, then import torch and run the sweep or the job, or resume the job's earlier run."""
     console, config_dirs = Console(), tuple(arguments.config_dir)
     if arguments.multirun:
         jobs = expand(arguments.overrides, config_dirs)

@@ -32,7 +32,7 @@ def lookup(key: str, content: Node) -> Any:
     """Return the value at a dotted key.
 
     Raises:
-        LookupError: The key does not exist; the message is its longest parent key that exists.
+        LookupError: The key does not exist; the message is the longest existing parent key, such as ``optimizer``.
     """
     node: Any = content
     parts = key.split(".")
@@ -83,7 +83,7 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
 
 
 def _in_some_group(name: str, content: Node) -> str:
-    """Suggest the key of a group with a similar name: ``optimizer.lr`` for ``lr``."""
+    """Suggest the most similar key of any group: ``optimizer.lr`` for ``lr``."""
     owners = {
         str(key): f"{group}.{key}"
         for group, node in content.items()
@@ -98,18 +98,18 @@ def _in_some_group(name: str, content: Node) -> str:
 def misplaced_keys(content: Node, own: Node, groups: Sequence[str]) -> Iterator[str]:
     """Yield an error for each unknown key and each missing key, at the top level and in the groups of `PLAIN`.
 
-    An unknown key that an interpolation refers to is accepted.
+    An unknown key that an interpolation refers to is accepted. Other groups are checked later, by their constructors.
 
     Args:
         content: The configuration.
         own: dltrain's own configuration, unchanged.
-        groups: Names of all groups. Constructors check the keys of groups that are not in `PLAIN`.
+        groups: Names of all groups.
     """
     text = str(content)
     for prefix, node, known in (("", content, own), *((f"{g}.", content.get(g, {}), own[g]) for g in PLAIN)):
         for name in node:
             if name == "experiment":
-                yield 'experiment: the YAML of an experiment must start with the line "# @package _global_"'
+                yield 'experiment: expected the line "# @package _global_" at the start of its YAML, got none'
             elif name not in known and (prefix or name not in groups) and f"${{{prefix}{name}" not in text:
                 new = renamed.new_key(f"{prefix}{name}")
                 hint = f"It is called {new} now." if new else suggest(name, known)
@@ -137,7 +137,7 @@ def misshapen_groups(content: Node, own: Node) -> Iterator[str]:
 
 
 def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of everything that is neither a mapping nor a list."""
+    """Yield the dotted key and the value of each entry that is neither a mapping nor a list."""
     if isinstance(node, Mapping | list):
         for name, item in node.items() if isinstance(node, Mapping) else enumerate(node):
             yield from leaves(item, f"{prefix}.{name}" if prefix else str(name))

@@ -22,7 +22,7 @@ def count(number: int, noun: str) -> str:
 
 
 def missing_line(table: Table, columns: Iterable[int]) -> list[str]:
-    """Return a line with the number of missing values in each column that has some; an empty list if none has."""
+    """Return a line with the number of missing values per column, or an empty list if no value is missing."""
     counts = {table.header[column]: int(table.missing_mask(column).sum()) for column in columns}
     found = [f"{name or '(no name)'} {number:,}" for name, number in counts.items() if number]
     return [f"missing values: {listed(found)}"] if found else []

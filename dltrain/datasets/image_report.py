@@ -11,18 +11,18 @@ from dltrain.datasets.describe import count
 from dltrain.datasets.image_layout import Listing, SkippedFiles, has_images, is_image, split_of
 
 MAX_HASHED = 20_000  # maximum number of files to compare; more would delay the start of training
-HEAD_BYTES = 4096  # hashed first, so that few files are read completely
+HEAD_BYTES = 4096  # bytes at the start of each file that are hashed first, so that few files are read completely
 
 SplitFile = tuple[str, Path]  # split and a file in it
 
 
-def missing_classes(splits: Mapping[str, Listing], classes: list[str]) -> list[str]:
-    """Return a line for each split that lacks classes."""
+def missing_classes(splits: Mapping[str, Listing], classes: list[str], noun: str = "image") -> list[str]:
+    """Return a line for each non-empty split without examples of some class; `noun` names an example."""
     lines = []
     for split, listing in splits.items():
         present = {label for _, label in listing}
         if listing and (absent := [name for number, name in enumerate(classes) if number not in present]):
-            lines.append(f"{split} has no image of {shorten_names(absent)}")
+            lines.append(f"{split} has no {noun} of {shorten_names(absent)}")
     return lines
 
 
@@ -60,7 +60,7 @@ def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
 
 
 def _regroup(groups: list[list[SplitFile]], key: Callable[[Path], object]) -> list[list[SplitFile]]:
-    """Divide groups of files by a key, and keep the groups that have files of two splits."""
+    """Divide groups of files by a key, and keep the groups with files of at least two splits."""
     kept = []
     for group in groups:
         by_key: dict[object, list[SplitFile]] = defaultdict(list)

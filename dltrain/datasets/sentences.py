@@ -7,7 +7,7 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# A punctuation mark before whitespace and a capital letter or a number, or a Chinese or Japanese mark.
+# A punctuation mark, followed by whitespace and a capital letter or a digit; or a Chinese or Japanese mark.
 SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
 
 
@@ -15,8 +15,9 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
     """Return the sentences of each document; documents are separated by blank lines.
 
     Args:
-        sentences: ``punctuation`` ends a sentence at a mark before whitespace and a capital letter or a number, except
-            after a title such as Mr., and at a Chinese or Japanese mark; ``lines`` treats each line as a sentence.
+        sentences: ``punctuation`` ends a sentence at a punctuation mark that is followed by whitespace and a capital
+            letter or a digit, except after a title such as Mr., and at every Chinese or Japanese mark; ``lines`` treats
+            each line as a sentence.
     """
     documents = BLANK.split(text.replace("\r\n", "\n"))
     split = split_sentences if sentences == "punctuation" else str.splitlines

@@ -16,14 +16,14 @@ MAX_NUMERIC_CLASSES = 20  # a column of whole numbers with at most this many dis
 
 
 class TableTarget(NamedTuple):
-    """The column to predict, fitted on the training rows.
+    """The column to predict: its classes in all rows, and the scale of its numbers in the training rows.
 
     Args:
         name: Name of the column.
         words: Words that are classes, in order; None for numbers.
         numbers: Whole numbers that can be classes, in order; None for words, and for numbers that are not classes.
         mean: Mean of the numbers in the training rows.
-        scale: Standard deviation of the numbers in the training rows.
+        scale: Standard deviation of the numbers in the training rows; 1 if they are all equal.
     """
 
     name: str
@@ -33,7 +33,7 @@ class TableTarget(NamedTuple):
     scale: float = 1.0
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values of the data about this column."""
+        """Return the spec values that describe this column."""
         facts: dict[str, Any] = {"target_names": (self.name,)}
         if self.words is None:
             facts["targets"] = 1
@@ -42,11 +42,11 @@ class TableTarget(NamedTuple):
         return facts
 
     def class_names(self) -> list[str] | None:
-        """Return the names of the classes, or None for numbers."""
+        """Return the names of the classes, or None for numbers that are not classes."""
         return self.words if self.numbers is None else [f"{number:.0f}" for number in self.numbers]
 
     def units(self) -> Batch:
-        """Return one row of the fields that convert a normalized number back; empty for words."""
+        """Return the fields that convert a normalized number back, (1, 1) each; empty for words."""
         if self.words is not None:
             return {}
         shift = float(np.float32(self.mean))
@@ -87,7 +87,7 @@ class TableTarget(NamedTuple):
 
 
 def fit_target(table: Table, column: int, train: np.ndarray) -> TableTarget:
-    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of a table."""
+    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows."""
     name = table.header[column]
     if not table.is_numeric(column):
         cells = table.columns[column]

@@ -44,7 +44,7 @@ class VideoFolder:
 
     A clip is a folder of frames, in the order of the numbers in their names, or a video file. A split without a folder
     is held out from ``train``. Clips are decoded when they are needed. In training a clip starts at a random frame; in
-    evaluation the middle of the clip is read. A clip that is too short ends with repetitions of its last frame.
+    evaluation the middle of the clip is read. If a clip is too short, its last frame is repeated.
 
     Args:
         path: The folder.
@@ -139,7 +139,8 @@ class VideoFolder:
         for number, name in enumerate(self.classes):
             clips = find_clips(folder / name) if (folder / name).is_dir() else {}
             if folder / name in clips:
-                expected, got = f"a folder of frames for each clip in {folder / name}", "images without such a folder"
+                expected = f"a folder of frames for each clip in {folder / name}"
+                got = "images directly in the class folder"
                 raise ConfigError(format_error("data.path", expected, got))
             self.lengths |= clips
             listing.extend((clip, number) for clip in clips)
@@ -160,7 +161,7 @@ class VideoFolder:
             f"{len(labels):,} clips in {self.path}",
             ", ".join(f"{split} {len(listing):,}" for split, listing in parts.items()),
             f"classes: {format_class_counts(labels, self.classes)}",
-            *image_report.missing_classes(parts, self.classes),
+            *image_report.missing_classes(parts, self.classes, "clip"),
             *self._describe_short(),
         ]
 
@@ -192,7 +193,7 @@ class ClipFiles:
         return len(self.listing)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the path below ``root`` and the size in bytes of each clip; -1 if it no longer exists."""
+        """Yield the path below ``root`` and the size in bytes of each clip; -1 if the clip no longer exists."""
         for path, _ in self.listing:
             files = [path] if is_video(path) else frame_files(path) if path.is_dir() else []
             size = sum(file.stat().st_size for file in files) if all(file.exists() for file in files) else -1

@@ -40,7 +40,7 @@ class Sinusoids(nn.Module):
     same angle.
 
     Args:
-        length: Positions to compute in advance; the table grows when a sequence is longer.
+        length: Number of positions to compute in advance; the table grows when a sequence is longer.
 
     Shape: (B, T, width) -> (B, T, width).
     Source: Vaswani et al. 2017, section 3.5.
@@ -56,7 +56,7 @@ class Sinusoids(nn.Module):
         """Return the steps with their positions added, starting at position ``start``."""
         end = start + x.shape[1]
         if end > len(self.weight):
-            with torch.inference_mode(False):  # training may use the table later
+            with torch.inference_mode(False):  # training cannot use inference tensors
                 self.weight = _sinusoids(2 * end, self.weight.shape[1]).to(self.weight)
         return x + self.weight[start:end]
 
@@ -121,7 +121,7 @@ class RelativePositions(nn.Module):
 
 
 def embed_positions(kind: str, length: int, width: int, std: float = 0.02) -> Any:
-    """Return the module that adds ``learned`` or ``sinusoidal`` positions; for other kinds, one that adds none."""
+    """Return the module that adds ``learned`` or ``sinusoidal`` positions; `NoPositions` for any other kind."""
     if kind == "learned":
         return Positions(length, width, std)
     return Sinusoids(length, width) if kind == "sinusoidal" else NoPositions()

@@ -16,7 +16,7 @@ class Schedule:
         self.warmup = warmup
 
     def factor(self, step: int, steps: int) -> float:
-        """Return the learning rate factor at `step`, counted from 0, of `steps`."""
+        """Return the learning rate factor at `step`, counted from 0, in a stage of `steps` steps."""
         warmup = to_steps(self.warmup, steps)
         return (step + 1) / warmup if step < warmup else 1.0
 

@@ -28,7 +28,7 @@ MANY_POINTS = 2500  # above this number, points are drawn smaller
 
 
 def class_colors(count: int) -> Tensor:
-    """Return a color for each pixel class, (count, 3) in [0, 1]: `CLASS_COLORS`, then the same without the first."""
+    """Return a color for each pixel class, (count, 3) in [0, 1]; more than ten repeat the colors after the first."""
     chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * (1 + count // len(CLASS_COLORS)))][:count]
     return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])
 
@@ -55,7 +55,7 @@ def confusion(figure: "Figure", counts: Tensor, names: Sequence[str]) -> None:
         color = "white" if shares[row, column] > 0.35 else INK
         if size > 4:
             note = axes.text(column, row, text, fontsize=size, color=color, ha="center", va="center_baseline")
-            note.set_in_layout(False)  # it is inside its cell; measuring all texts takes a third of the time
+            note.set_in_layout(False)  # each text fits its cell; measuring all of them would slow down the layout
     ticks = range(0, len(counts), math.ceil(len(counts) / 14))
     labels = [truncate(names[tick], 10) for tick in ticks]
     horizontal = len(ticks) * (1 + max(map(len, labels))) <= 36
@@ -121,7 +121,7 @@ def forecasts(
         history: Known values, (N, steps); the last ``max(32, 4 * horizon)`` are shown.
         truth, predicted: Actual and forecast values, (N, horizon).
         captions: One per example; a caption that repeats the caption of the panel above is left out.
-        interval: Bounds ``low`` and ``high`` of the forecast, (N, horizon) each; None or empty for none.
+        interval: Bounds ``low`` and ``high`` of the forecast, (N, horizon) each; None or empty to draw none.
     """
     count, horizon = min(PANELS, len(truth)), truth.shape[1]
     before, actual, forecast = (part[:count].detach().double().cpu().numpy() for part in (history, truth, predicted))

@@ -63,9 +63,9 @@ def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) 
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):
         raise ValueError("a choice, an override or a configuration folder is not a string")
     if not isinstance(config, dict):
-        raise ValueError("its configuration is not a mapping")
+        raise ValueError("the configuration is not a mapping")
     if other := [key for node in _checked_mappings(config) for key in node if not isinstance(key, str)]:
-        raise ValueError(f"it has the key {other[0]}, which is not a string")
+        raise ValueError(f"the key {other[0]} is not a string")
 
 
 def _checked_mappings(config: dict[Any, Any]) -> Iterator[dict[Any, Any]]:
@@ -94,7 +94,7 @@ def find_run(name: str) -> Path:
 
 
 def _hint(path: Path, root: Path) -> str:
-    """Return a hint for a path that is not a run's folder: the runs below it, or the closest name of a run."""
+    """Return a hint for a path that is not a run folder: the runs below it, the sweep, or the closest run."""
     below = [str(run) for run in list_runs(path)][:3] if path.is_dir() else []
     hints = [f"It contains {' '.join(below)}."] if below else []
     if (path / run_files.SWEEP).is_file():
@@ -102,7 +102,7 @@ def _hint(path: Path, root: Path) -> str:
     if hints:
         return " ".join(hints)
     known = {str(run): run for start in (path.parent, root) if start.is_dir() for run in list_runs(start)}
-    known.pop(str(path), None)  # not a suggestion: it has no job.yaml
+    known.pop(str(path), None)  # has no job.yaml, so do not suggest it
     names = {run.name: str(run) for run in known.values()}
     close = suggest(path.name, names).removeprefix("Did you mean ").removesuffix("?")
     by_name = f"Did you mean {names[close]}?" if close else ""

@@ -19,7 +19,7 @@ from dltrain.tasks.gan_losses import GAN_LOSSES, gradient_penalty
 from dltrain.tasks.pixel_range import PixelRange
 from dltrain.tasks.sampling import apply_in_batches, class_labels
 
-MAX_EVALUATED = 2_000  # examples of a split that are evaluated; precision and recall compare all pairs
+MAX_EVALUATED = 2_000  # maximum number of examples to evaluate; precision and recall compare all pairs
 GRID_IMAGES, GRID_COLUMNS, MAX_COLUMNS = 64, 8, 16  # size of a grid of samples
 PLOTTED_POINTS = 1_000  # maximum number of real points in a scatter plot, which has as many generated points
 PENALTY = 10.0  # Gulrajani et al. 2017, section 4
@@ -124,7 +124,7 @@ class Adversarial(Task):
         return Loss(total, len(real), parts)
 
     def generator_loss(self, model: nn.Module, batch: Batch, progress: float = 0.0) -> Loss:
-        """Return the generator's loss on generated examples, as many as in the batch and of the same classes."""
+        """Return the generator's loss on as many generated examples as the batch has, with the same classes."""
         real, labels = batch["inputs"], class_labels(batch)
         fake = self.sample(model, sampling.training_noise(model, real), labels)
         return Loss(self.losses.generator(critic_output(model, fake, labels)), len(real))

@@ -32,7 +32,7 @@ class Ctc(Task):
         blank_token: Index of the blank token, which emits no output.
         decode: Function that turns tokens into text.
         beam: See `dltrain.tasks.ctc_search.PrefixSearch`.
-        bands: Mel bands of a frame, to draw recordings; None for other inputs.
+        bands: Number of mel bands of a frame, to draw recordings; None for other inputs.
         step_seconds: Seconds per step, to draw recordings; None for other inputs.
 
     Source: Graves et al. 2006, "Connectionist temporal classification".

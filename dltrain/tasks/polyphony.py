@@ -1,4 +1,4 @@
-"""Polyphonic music: prediction of the notes of the next frame of a piano roll."""
+"""Polyphonic music: predict the notes in the next frame of a piano roll."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames including the first",
     "accuracy": "hits / (hits + misses + false alarms) over all frames; notes with probability above 0.5 are predicted",
-    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn by probability",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn from probabilities",
 }
 
 
@@ -40,7 +40,7 @@ class Polyphony(Task):
         length: Maximum number of frames that a model reads at once.
         encode, decode: Functions that turn text into frames, and the notes of a frame into text.
         lowest: MIDI pitch of the lowest note, for plots.
-        prompt: First frames of sampled music; None for no prompt.
+        prompt: Text of the first frames of sampled music; None for no prompt.
         temperature: Sampling temperature, above 0.
 
     Source: Boulanger-Lewandowski, Bengio and Vincent 2012, "Modeling temporal dependencies in high-dimensional
@@ -110,7 +110,7 @@ class Polyphony(Task):
         return lines
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield the frames of the prompt, if one is requested, and the following frames, as one line of text each."""
+        """Yield the frames of the requested prompt, if any, and the frames after it, one line of text each."""
         for name in ("top_k", "top_p"):
             if getattr(request, name) is not None:
                 reason = "the notes of a frame are drawn independently of one another"

@@ -17,9 +17,9 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for data, and minimum fraction of the training time, for a hint
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait in seconds, and as a fraction of training time, for a hint
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
-MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; one reading takes as long as the rest of a log
+MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; a reading doubles the time of a log step
 
 
 @dataclass
@@ -39,7 +39,7 @@ class RunLogger:
     advised: bool = False  # whether the advice on waiting for data was given
 
     def begin(self, state: TrainState) -> None:
-        """Start a session at this state."""
+        """Start a session at `state`."""
         self.first_step = state.step
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0), 0.0)
 

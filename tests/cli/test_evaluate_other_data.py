@@ -168,7 +168,7 @@ def test_another_text_is_evaluated_with_the_vocabulary_of_the_run(
     assert result.code == 2 and "expected characters of the training text" in result.err and "\u2603" in result.err
 
 
-def test_all_examples_of_other_arrays_are_evaluated_with_the_labels_and_scale_of_the_run(
+def test_all_examples_of_other_arrays_are_evaluated_with_the_labels_of_the_run(
     evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)

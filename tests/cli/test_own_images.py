@@ -76,9 +76,7 @@ def test_integral_float_labels_are_classes_except_with_task_regression(
     assert train(tmp_path / "numbers", *own, "task=regression") == 0 and "mae" in capsys.readouterr().out
 
 
-def test_predicting_a_folder_ignores_hidden_folders_and_follows_links(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_ignores_hidden_folders_and_follows_links(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         paint(tmp_path / "pictures" / name, 10)
     own = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.workers=0"]

@@ -24,7 +24,7 @@ def two_series(folder: Path, rows: int = 260) -> Path:
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])
-def test_a_file_that_ends_before_a_test_target_is_forecast_as_in_evaluation(
+def test_the_forecast_after_the_end_of_a_file_equals_the_forecast_in_evaluation(
     normalize: str,
     train: Train,
     predict: Predict,

@@ -80,6 +80,14 @@ def gradient(root: Path) -> str:
     return str(root)
 
 
+def test_a_class_missing_from_a_split_of_clips_is_reported(tmp_path: Path) -> None:
+    write(tmp_path / "train")
+    write_clip(tmp_path / "test" / "walk" / "clip0", [10] * 12)
+    data = VideoFolder(str(tmp_path), frames=4, image_size=6)
+    data.load()
+    assert "test has no clip of jump" in data.describe()
+
+
 def test_crop_flip_and_rotation_are_the_same_in_all_frames_of_a_clip(tmp_path: Path) -> None:
     augment = {"min_area": 0.2, "flip": True, "rotation": 10.0}
     source = VideoFolder(gradient(tmp_path), frames=3, frame_stride=1, image_size=16, augment=augment).load().train
@@ -151,7 +159,7 @@ def unknown(root: Path) -> None:
     ("make", "message"),
     [
         (lambda root: (root / "jump").mkdir(), "a folder per class, with a folder of frames or a video file per clip"),
-        (lambda root: (write(root), stray(root)), "a folder of frames for each clip in .*jump, got images without"),
+        (lambda root: (write(root), stray(root)), "a folder of frames for each clip in .*jump, got images directly"),
         (unknown, "only the classes walk in .*test, got fly"),
     ],
 )

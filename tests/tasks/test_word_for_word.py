@@ -1,4 +1,4 @@
-"""Word-for-word translation, compared with counts by hand."""
+"""Word-for-word translation, compared with a direct computation."""
 
 import itertools
 import random
