@@ -71,7 +71,7 @@ class TaskOverSteps(Task):
 
 
 def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tensor:
-    """Return the mean norm of the gradient of the last step's loss at each distance in time, (T,).
+    """Return the mean norm of the gradient of the last step's loss at each distance in time, (L,).
 
     The gradient is taken with respect to the output of the model's module ``steps``. Element ``d`` of the result is the
     mean norm ``d`` steps before the last step, over the examples that have such a step.
@@ -111,7 +111,7 @@ def first_examples(batch: Batch) -> Batch:
 
 
 def mean_by_distance(norms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Return the mean of norms (B, T) at each distance from the last step, (L,); L is the maximum of the lengths."""
+    """Return the mean of norms (B, T) at each distance from the last step, (L,); L is the largest length, or T."""
     if lengths is None:
         return norms.mean(0).flip(0)
     last = lengths[: len(norms)].clamp(min=1).to(norms.device)[:, None] - 1
