@@ -12,7 +12,7 @@ ALWAYS = ("model", "data", "task", "optimizer", "regularization", "device", "tra
 
 
 def fill(config: dict[str, Any], choices: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a stored configuration and its choices with the defaults of newer groups and keys.
+    """Return a stored configuration and its choices, completed with the defaults of newer groups and keys.
 
     Therefore the defaults of new groups, and of new keys in groups without ``_target_``, must keep the previous
     behavior. New arguments of a class are not added; the default in its constructor applies.

@@ -62,7 +62,7 @@ def new_target(target: str) -> str | None:
 
 
 def new_facts(text: str) -> str:
-    """Return a value with the new names of the spec values that it refers to."""
+    """Return a value in which old names of spec values are replaced by the new ones."""
     return FACT.sub(lambda match: f"${{spec.{RENAMED.get(match[1], match[1])}", text)
 
 
@@ -92,7 +92,7 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}
     if data.get("augment") == []:
-        data["augment"] = "${augment}"  # the group, whose default changes nothing
+        data["augment"] = "${augment}"  # the group `augment`, whose defaults change nothing
     if target.endswith(".TimeSeries") and "group" not in data:
         data.setdefault("column", None)
 

@@ -9,9 +9,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Generator, Tensor
 
-# Fraction of padding above which batches are divided. With the jitter of training, the fraction is at most 5%.
+# Fraction of padding above which batches are divided. With the jitter of training, the fraction is usually at most 5%.
 MAX_PADDING = 0.04
-JITTER = 0.03  # relative change of the widths in training, for data in which few examples have the same width
+JITTER = 0.03  # maximum relative change of the widths in training, for data in which few examples have the same width
 
 
 class Plan(Protocol):
@@ -59,20 +59,20 @@ class ByLength:
     """Batches of examples of similar length, to reduce padding.
 
     Examples are sorted by padded width, the widest first, and cut into batches. Examples with two lengths are sorted by
-    the first length, and then by the second one within strips of several batches, so that both are similar in a batch;
-    with `max_tokens`, they are sorted by the larger length. A batch has ``batch_size`` examples, or as many as fit into
-    `max_tokens`; an example of more steps is a batch by itself. Batches are then divided as in `divide_batches`.
+    the first length and then, within strips of several batches, by the second length; with `max_tokens`, they are
+    sorted by the larger length. A batch has ``batch_size`` examples, or as many as fit into `max_tokens`; an example of
+    more steps is a batch by itself. Batches are then divided as in `divide_batches`.
 
-    In training, examples of the same width are in random order, and so are the batches.
+    In training, the order of batches, and of examples with the same width, is random.
 
     Args:
-        lengths: Steps of each example of the split, int64 (N,), or of two of its fields, (N, 2), on the CPU.
+        lengths: Number of steps of each example, int64 (N,), or of two fields of each example, (N, 2), on the CPU.
         max_tokens: Maximum steps of a field per batch, padding included, at least 1; None for batches of ``batch_size``
             examples.
         multiple: Batches are padded to a multiple of this number of steps, at least 1. 1 pads least; a larger number
             yields fewer different shapes and more varied batches of a small data set.
-        jitter: In training, widths are multiplied by random factors from 1 - `jitter` to 1 + `jitter` before they are
-            sorted, so that batches differ more between epochs. Unused with `max_tokens`.
+        jitter: In training, widths are multiplied by random factors from 1 - `jitter` to 1 + `jitter` before sorting,
+            so that batches differ more between epochs. Unused with `max_tokens`.
     """
 
     contiguous: ClassVar[bool] = False
@@ -113,7 +113,7 @@ class ByLength:
             widths = widths * (1 + self.jitter * factors)
         order = _order(widths[:, 0], True)
         if widths.shape[1] > 1 and len(examples):
-            # As many strips as batches in a strip. Alternating directions keep neighboring batches similar.
+            # There are as many strips as batches per strip. Alternating directions keep neighboring batches similar.
             size = batch_size * max(1, round((len(examples) / batch_size) ** 0.5))
             strips = enumerate(order.split(size))
             order = torch.cat([strip[_order(widths[strip, 1], number % 2 == 0)] for number, strip in strips])

@@ -22,7 +22,7 @@ class Tokens:
         special: Tokens that language models do not generate, such as padding, mask and unknown tokens.
         unit: Name of a token in the keys of predictions, such as ``event`` in ``nats_per_event``; None for text, whose
             likelihood is given per character.
-        encode: Function that converts text to a list of tokens, without special tokens.
+        encode: Function that converts text to a list of tokens, without begin and end tokens.
         decode: Function that converts a list of tokens to text.
     """
 

@@ -1,4 +1,4 @@
-"""Blend the examples of a batch by mixup or cutmix. The targets become class probabilities."""
+"""Blend the examples of a batch by mixup or CutMix. The targets become class probabilities."""
 
 import math
 
@@ -39,7 +39,7 @@ class Mixup(nn.Module):
 
 
 class CutMix(nn.Module):
-    """CutMix: each image with a rectangle of a random image of its batch; targets are weighted by area.
+    """CutMix: a rectangle of a random image of the batch is pasted into each image; targets are weighted by area.
 
     Args:
         alpha: Parameter of the symmetric beta distribution of the fraction of the image that stays, above 0.

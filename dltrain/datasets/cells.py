@@ -39,7 +39,7 @@ class Cells:
     """The cells of one column.
 
     Args:
-        words: The distinct cells, as stripped text.
+        words: The distinct cells, after removing surrounding whitespace and a unit that all values have.
         codes: For each row, the index in ``words``.
         parsed: Decimal mark -> result of `numbers`.
     """
@@ -140,8 +140,8 @@ class Evidence(NamedTuple):
         proofs: Decimal mark -> a cell that proves it, usually the first that is a number only with this mark.
         ambiguous: The first cell that is a number with either mark, but has a different value with each.
         bare: Whether some numbers contain neither mark.
-        narrow: Whether at least `MIN_NARROW` numbers contain a mark and, read with decimal points, lie within a factor
-            of ten. This is rare for counts.
+        narrow: Whether at least `MIN_NARROW` distinct numbers contain a mark and, read with decimal points, lie within
+            a factor of ten. This is rare for counts.
     """
 
     proofs: dict[str, str]

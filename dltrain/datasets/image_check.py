@@ -22,7 +22,8 @@ ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 def find_problem(path: Path) -> str | None:
     """Return why an image file cannot be decoded, or None.
 
-    An 8-bit JPEG or PNG file that contains its end marker is not decoded, so damage before the marker is not found.
+    An 8-bit JPEG or PNG file with the end marker in its last `TAIL_BYTES` bytes is not decoded, so damage before the
+    marker is not found.
     """
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=FORMATS) as image:
@@ -35,7 +36,7 @@ def find_problem(path: Path) -> str | None:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return width and height of an image file in pixels, upright according to its EXIF orientation."""
+    """Return width and height of an image file in pixels, after applying its EXIF orientation."""
     with Image.open(path, formats=FORMATS) as image:
         turned = image.getexif().get(0x0112, 1) >= 5
         return image.size[::-1] if turned else image.size

@@ -15,7 +15,7 @@ from dltrain.datasets.numerics import columns_first, nonzero_std
 from dltrain.datasets.series_table import Series, split_series
 from dltrain.errors import ConfigError, format_error
 
-# Part of the date -> number of its values, which divide a circle; the inputs are the sine and cosine of the angle.
+# Part of the date -> its period; the inputs are sine and cosine of 2 pi value / period.
 PERIODS = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "yearday": 366}
 
 

@@ -16,7 +16,11 @@ SLURM_TIMEOUT_S = 30
 
 
 def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[str] = ()) -> list[str]:
-    """Return lines with the run folder, the last checkpoint, and a resume or rerun command, which repeats `allow`."""
+    """Return lines with the run folder, the last checkpoint, and a command to resume or rerun.
+
+    Args:
+        allow: Value of ``allow_targets`` in the command.
+    """
     lines, folder = [f"Run folder: {run}"], shlex.quote(str(run))
     trust = f" 'allow_targets=[{','.join(allow)}]'" if allow else ""
     if steps := [entry["step"] for entry in checkpoints.read_manifest().values()]:
@@ -42,7 +46,7 @@ def describe_out_of_memory(error: BaseException, components: Components) -> str:
 
 
 def describe_write_error(error: OSError, run: Path, checkpoints: Checkpoints) -> str:
-    """Return what could not be written, the free space, and the size of a checkpoint."""
+    """Return what could not be written, the free space, and the size of the largest checkpoint."""
     if not run.is_dir():
         return f"the run folder was removed: {run}"
     free = shutil.disk_usage(run).free / 1e6

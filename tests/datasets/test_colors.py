@@ -148,7 +148,7 @@ def test_make_changes_returns_none_if_no_change_is_enabled() -> None:
     assert make_changes(Augmentation(), Frame({"inputs": torch.zeros(3, 1, 1)}), Unit(MEAN, STD)) is None
 
 
-def test_color_changes_and_randaugment_keep_the_masks_of_shapes_valid() -> None:
+def test_color_changes_and_randaugment_yield_valid_masks_for_the_shapes_data() -> None:
     source = Shapes(augment={"brightness": 0.4, "contrast": 0.4, "randaugment": 2}).load().train
     batch = source.prepare({name: value[:50] for name, value in source.rows.items()})
     assert source.augment is not None

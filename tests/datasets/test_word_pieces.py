@@ -1,4 +1,4 @@
-"""WordPiece tokenizers fitted to training texts, compared with the algorithm of BERT and the package tokenizers."""
+"""WordPiece tokenizers fitted to training texts, compared with BERT's algorithm and with the package `tokenizers`."""
 
 import unicodedata
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_words_are_split_into_pieces_as_in_bert() -> None:
     assert vocabulary.encode("a" * 101) == [UNKNOWN] != vocabulary.encode("a" * 100)
 
 
-def test_the_vocabulary_adds_continuation_tokens_to_the_vocabulary_of_the_package_trainer() -> None:
+def test_the_vocabulary_adds_continuation_tokens_to_the_vocabulary_of_the_tokenizers_trainer() -> None:
     words = ["hug"] * 10 + ["pug"] * 5 + ["pun"] * 12 + ["bun"] * 4 + ["hugs"] * 5 + ["Hugs,pun"] * 3
     own = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
     own.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -80,7 +80,7 @@ def test_the_vocabulary_adds_continuation_tokens_to_the_vocabulary_of_the_packag
     )
 
 
-def test_decoded_texts_equal_the_output_of_the_package_decoder() -> None:
+def test_decoded_texts_equal_the_output_of_the_tokenizers_decoder() -> None:
     vocabulary = vocabularies.fit("wordpiece", PIECES, lowercase=True, min_count=2, max_words=1500)
     names = {number: name for name, number in known_tokens(vocabulary.content[0]).items()}
     decoder = tokenizers.decoders.WordPiece()
@@ -126,7 +126,7 @@ def test_a_word_without_pieces_is_one_unknown_token_and_its_bytes_are_counted(tm
         data.spec.tokens.encode("the whäle")
 
 
-def test_fitting_is_deterministic_although_the_trainer_of_the_package_is_not() -> None:
+def test_fitting_is_deterministic_although_the_tokenizers_trainer_is_not() -> None:
     def own() -> dict[str, int]:
         trained = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
         trained.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -135,7 +135,7 @@ def test_fitting_is_deterministic_although_the_trainer_of_the_package_is_not() -
         vocabulary: dict[str, int] = trained.get_vocab()
         return vocabulary
 
-    assert own() != own(), "the package is deterministic: a fixed order of characters is no longer needed"
+    assert own() != own(), "tokenizers is deterministic: a fixed order of characters is no longer needed"
     for keep_spaces in (True, False):
         one, other = (fit_word_pieces(lambda: PIECES, SPECIAL, (2, 400), False, keep_spaces) for _ in range(2))
         assert one == other

@@ -32,11 +32,11 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize(
     "options", [{}, {"causal": True}, {"causal": True, "rotary": True}, {"num_kv_heads": 1}, {"cross": True}], ids=str
 )
-def test_no_operation_returns_a_tensor_of_steps_times_steps(options: dict[str, Any], padded: bool) -> None:
+def test_no_operation_returns_a_tensor_with_steps_times_steps_elements(options: dict[str, Any], padded: bool) -> None:
     block, x = Block(16, 2, 32, **options).train(), torch.randn(1, STEPS, 16, requires_grad=True)
     with Largest() as largest:
         mask = padding_mask(torch.tensor([STEPS - 5]), STEPS, x.device) if padded else None
         source = None if block.cross is None else block.cross.read(x)
         # Causal attention needs no mask for padding at the end.
         block(x, None if block.causal else mask, source=source, source_mask=mask).sum().backward()
-    assert 0 < largest.size < STEPS * STEPS  # the size in bytes of a boolean mask
+    assert 0 < largest.size < STEPS * STEPS  # size in bytes of a boolean mask of steps x steps

@@ -6,7 +6,7 @@ VOCABULARY, LENGTH = 11, 6
 
 
 class Table(nn.Module):
-    """Bigram model: the logits of the next token are a row of a table. It rejects more than `LENGTH` tokens."""
+    """Bigram model: each token has a row of logits for the next token. It rejects more than `LENGTH` tokens."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -67,7 +67,7 @@ def test_metrics_are_means_over_examples_even_with_a_short_last_batch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 10])
-def test_the_residual_of_principal_components_equals_that_of_scikit_learn(count: int) -> None:
+def test_the_residual_of_principal_components_equals_scikit_learn(count: int) -> None:
     x = normal(60, 10) @ normal(10, 10, seed=1) + 5
     found = Covariance()
     for rows in x.split(25):
@@ -103,7 +103,7 @@ def corrupted(unit: Tensor, **changes: Any) -> Tensor:
     return task.corrupt({"inputs": unit}, mix(torch.arange(len(unit))))["corrupted"].flatten(1)
 
 
-def test_masking_sets_the_configured_fraction_to_black() -> None:
+def test_masking_sets_the_configured_fraction_of_values_to_black() -> None:
     unit = torch.rand(400, 1, 1, 50) + 0.5
     found = corrupted(unit, corruption="masking", amount=0.3)
     unit = unit.flatten(1)
@@ -187,7 +187,7 @@ def test_training_brings_the_mean_activity_close_to_the_sparsity_target() -> Non
     assert model.encoder(x).sigmoid().mean(0).tolist() == pytest.approx([0.1] * 10, abs=0.05)
 
 
-def test_the_l1_penalty_is_the_mean_sum_of_absolute_codes() -> None:
+def test_the_l1_penalty_is_the_sum_of_absolute_code_values_averaged_over_examples() -> None:
     x, model = images(9), network()
     loss = Reconstruction(**IMAGE, latent_l1=0.5).loss(model, {"inputs": x}, 0.0)
     torch.testing.assert_close(loss.parts["latent_l1"], 0.5 * model.encoder(x).abs().sum() / 9)
@@ -201,7 +201,7 @@ def smooth(kind: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["dense", "convolutional"])
-def test_the_contraction_penalty_and_its_gradient_equal_those_of_torch_func_jacrev(kind: str) -> None:
+def test_the_contraction_penalty_and_its_gradient_match_torch_func_jacrev(kind: str) -> None:
     x, model = images(5).double(), smooth(kind)
 
     def code(row: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The fraction of the training time spent waiting for data is logged; a large fraction leads to advice, given once.
+"""The fraction of the training time spent waiting for data is logged. If it is large, advice is given once.
 
 The clock of these tests advances only when a test advances it.
 """
@@ -82,9 +82,9 @@ ADVICE = "of the training time was spent waiting for data"
 @pytest.mark.parametrize(
     ("decoding", "step", "times"),
     [(0.5, 1.0, 1), (0.5, 40.0, 0), (0.005, 0.01, 0)],
-    ids=["long and a large fraction", "a small fraction", "a few seconds"],
+    ids=["many seconds, large fraction", "small fraction", "few seconds"],
 )
-def test_advice_is_given_once_if_waiting_takes_long_and_a_large_fraction_of_the_training_time(
+def test_advice_is_given_once_if_waiting_takes_many_seconds_and_a_large_fraction_of_the_time(
     decoding: float, step: float, times: int, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 6)
