@@ -46,7 +46,7 @@ def main() -> None:
     train, val, test = (true_boxes(split.rows) for split in (splits.train, splits.val, splits.test) if split)
     every = torch.cat(train)
     side = (every[:, 2:] - every[:, :2]).median()
-    print(f"{len(every)} boxes in {len(train)} tiles for training, median side {side:.0f} pixels")
+    print(f"{len(every)} boxes in {len(train)} training tiles, median side {side:.0f} pixels")
     validation = {distance: score(val, grid(side, distance)) for distance in DISTANCES}
     for distance, metrics in validation.items():
         print(f"distance {distance}: validation mAP {metrics['map']:.4f}, mAP50 {metrics['map50']:.4f}")

@@ -1,4 +1,4 @@
-"""Running sums on the device: exact means over batches of any size, without synchronization until they are read.
+"""Running sums on the device: exact means over batches of any size, synchronized only when they are read.
 
 Importing torchmetrics takes seconds, so only the tests use it.
 """

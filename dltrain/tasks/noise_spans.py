@@ -50,7 +50,7 @@ def draw_spans(keys: Tensor, lengths: Tensor, masked: Tensor, spans: Tensor, wid
 
 
 def _divide(items: Tensor, parts: Tensor, noise: Tensor, most: int) -> Tensor:
-    """Return the sizes of `parts` random, nonempty segments of the items, int64 (B, most); 0 for missing segments."""
+    """Return the sizes of `parts` random, nonempty segments of the items, int64 (B, most); 0 after the last segment."""
     places = torch.arange(noise.shape[1], device=noise.device)
     exists = places < items[:, None]
     inner = exists & (places > 0)

@@ -86,7 +86,7 @@ def test_the_loss_of_a_block_depends_only_on_the_targets_of_the_block() -> None:
 
 
 @pytest.mark.parametrize("model", ["lstm", "dlinear", pytest.param("patchtst", marks=pytest.mark.slow)])
-def test_models_are_built_for_a_block(model: str) -> None:
+def test_models_with_blocks_of_one_step_forecast_the_whole_horizon(model: str) -> None:
     keys = [f"model={model}", "task.block=1", "data.series=sunspots", "data.window=16", "data.horizon=5"]
     components = assemble.build_components(compose.compose([*keys, "device=cpu"]))
     batch = next(iter(Batches(components.data.load().test, 3)))
