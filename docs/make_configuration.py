@@ -37,8 +37,8 @@ The keys of a run, with their meaning, valid values and defaults. This page is g
 and a test checks that it is up to date.
 
 Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value; `???` means that you must
-set the value. The tables omit arguments that are spec values of the data (`${spec.features}`) or follow another key
-(`model.dropout` follows `regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`).
+set the value. The tables omit keys that are set from the data or the task (`${spec.features}`) or that follow another
+key (`model.dropout` follows `regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`).
 `dltrain --cfg job` prints all keys of one run.
 """
 LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}
@@ -124,14 +124,14 @@ def description(text: str) -> str:
 
 
 def settings(text: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return the keys that an option sets, including those of the options with defaults that it extends."""
+    """Return the keys that a preset (an option with ``defaults``) sets, including those of presets that it extends."""
     node = yaml.safe_load(text)
     inherited = [name for name in node.pop("defaults", []) if "defaults:" in files.get(name, "")]
     return {k: v for name in inherited for k, v in settings(files[name], files).items()} | node
 
 
 def options_table(files: dict[str, str], sets: bool) -> str:
-    """Return the table of a group's options; if `sets` is true, with the keys that each option with defaults sets."""
+    """Return the table of a group's options; if `sets` is true, with the keys that each preset sets."""
     lines = ["| option | |", "| --- | --- |"]
     for name, text in files.items():
         values = settings(text, files) if sets and "defaults:" in text else {}

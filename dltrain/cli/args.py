@@ -11,7 +11,8 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
-CONTINUATION = ("--length", "--temperature", "--seed", "--prompt")  # flags of text generation
+# Flags of dltrain generate for text.
+CONTINUATION = ("--length", "--temperature", "--seed", "--prompt", "--top-k", "--top-p", "--beam")
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
     "--experimental-rerun": "it unpickles a file, which can run any code. To repeat a run, use dltrain rerun.",

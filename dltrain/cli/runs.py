@@ -16,7 +16,7 @@ from dltrain.runs.job import list_runs
 from dltrain.storage.run_files import JOB
 
 COLUMNS = (*MAIN_GROUPS, "metric", "value", "state", "step", "age", "time", "folder", "typed")
-MAX_TYPED = 48  # characters of the overrides in the table
+MAX_TYPED = 48  # maximum width of the column of overrides
 
 
 def main(arguments: argparse.Namespace, started: float) -> int:
@@ -39,9 +39,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with reordered overrides: first those that differ between the runs of a folder.
+    """Return the rows with their overrides reordered: first those that differ between the runs of a folder.
 
-    The overrides that all runs of the folder share follow; ``--config-dir`` comes last in each of the two groups.
+    The overrides that all runs of the folder share follow. ``--config-dir`` comes last in each of the two groups.
     """
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]
@@ -66,7 +66,7 @@ def _cells(row: RunInfo) -> list[str]:
 
 
 def _sort_key(row: RunInfo, key: str) -> Any:
-    """Return the sort key of a run for a column: the best metric, the largest number and the newest run come first."""
+    """Return the sort key of a run: the best metric, the most steps, the longest time or the newest run comes first."""
     if key == "metric":  # runs with the same metric together, runs without a value last
         value = row["value"] or 0.0
         return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value

@@ -34,7 +34,7 @@ class StandardOutput:
         try:
             return call(*arguments)
         except OSError as error:
-            # Python flushes at exit and would report the error a second time.
+            # Discard the buffered output: flushing it at exit would report the error a second time.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             if isinstance(error, BrokenPipeError):
                 raise

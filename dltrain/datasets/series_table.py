@@ -23,9 +23,9 @@ class Series(NamedTuple):
     """One series of a table.
 
     Args:
-        name: Its value in the column that distinguishes series; None without such a column.
-        rows: Indices of its rows in the table.
-        later: Indices of the later rows of the series, which have no values to forecast.
+        name: Value of the column that distinguishes series; None without such a column.
+        rows: Indices of the rows of the series in the table.
+        later: Indices of the rows that follow ``rows`` and lack values in all columns to forecast.
     """
 
     name: str | None
@@ -40,8 +40,9 @@ def choose_columns(
 
     Args:
         table: The file.
-        column: A name or a list of them; ``auto`` selects the numeric columns except timestamps, row numbers and,
-            unless all of them are flags, flags (0 or 1); None also selects row numbers and flags.
+        column: A name or a list of names. ``auto`` selects the numeric columns except timestamps, identifiers such as
+            row numbers, and flags (0 or 1); flags are selected if there is no other column. None selects all numeric
+            columns except timestamps.
         excluded: Columns to exclude: dates, the column that distinguishes series, and columns known in advance.
 
     Raises:
@@ -143,9 +144,9 @@ def check_order(
         missing = steps.find_gaps(times)
         if missing.position is not None and not gaps:
             row = int(series.rows[missing.position])
-            first_gap = f", first before {cells[row]} in line {table.lines[row]}"
+            first_gap = f", the first before {cells[row]} in line {table.lines[row]}"
         gaps, changes = gaps + missing.rows, changes + order.clock_changes
-    notes = [f"warning: missing {count(gaps, 'row')}{first_gap}; rows are treated as evenly spaced"] if gaps else []
+    notes = [f"warning: {count(gaps, 'row')} missing{first_gap}; rows are treated as evenly spaced"] if gaps else []
     return notes + ([f"{count(changes, 'hour')} repeated where the clock is set back"] if changes else [])
 
 

@@ -11,7 +11,7 @@ Texts = Callable[[], Iterable[str]]  # the texts, which may be read several time
 BYTE_PAIRS, WORD_PIECES = "bpe", "wordpiece"
 NAMES = {BYTE_PAIRS: "byte pairs", WORD_PIECES: "word pieces"}  # kind -> name of its tokens, for messages
 
-MARK = "##"  # before a token that continues a word
+MARK = "##"  # prefix of tokens that continue a word
 MAX_CHARACTERS = 100  # maximum length of a word; longer words are unknown
 # Characters that are words by themselves: BERT's punctuation marks, and ideographs.
 ALONE = r"!-/:-@\[-`{-~\p{P}\p{Han}"
@@ -26,9 +26,9 @@ def fit_subwords(
 
     Args:
         kind: ``bpe`` or ``wordpiece``.
-        special: Special tokens, from token 0 on; the second one is the unknown token of ``wordpiece``.
-        limits: Minimum number of occurrences of a pair of tokens to join, and maximum number of tokens, including
-            special tokens and all bytes or characters, which are always kept.
+        special: Special tokens, numbered from 0; the second one is the unknown token of ``wordpiece``.
+        limits: Minimum frequency of the pairs of tokens that are joined, and maximum vocabulary size with special
+            tokens; these and all bytes or characters are always kept.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:
@@ -77,7 +77,7 @@ def fit_word_pieces(
 
     unknown: dict[str, Any] = {"unk_token": special[1], "max_input_chars_per_word": MAX_CHARACTERS}
     trained = _word_tokenizer(models.WordPiece(**unknown), lowercase, keep_spaces)
-    # Pass continuing characters in a fixed order: the trainer would number them randomly, which changes joined pairs.
+    # Pass continuing characters in a fixed order: the trainer's random order would change which pairs are joined.
     continuing = [f"{MARK}{character}" for character in _continuing_characters(trained, texts())]
     options: dict[str, Any] = {"special_tokens": [*special, *continuing], "show_progress": False}
     trainer = trainers.WordPieceTrainer(vocab_size=limits[1], min_frequency=limits[0], **options)

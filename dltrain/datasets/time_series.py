@@ -44,8 +44,9 @@ class TimeSeries:
     Args:
         series: A bundled series: ``co2`` (weekly), ``elnino`` (monthly) or ``sunspots`` (yearly).
         path: A CSV file with one row per step, oldest first, instead of ``series``.
-        column: Name of the column to forecast, or a list of names. ``auto`` selects columns of numbers, without
-            timestamps, row numbers and, unless all are flags, flags (0 or 1); None also selects row numbers and flags.
+        column: Name of the column to forecast, or a list of names. ``auto`` selects the numeric columns except
+            timestamps, identifiers such as row numbers, and flags (0 or 1); flags are selected if there is no other
+            column. None selects all numeric columns except timestamps.
         group: Column that distinguishes several series in one file, such as a store or a sensor. Each series is split
             by time and has its own scale, and no window spans two of them.
         where: ``column:value``: only the rows with this value are read.

@@ -95,7 +95,7 @@ def write_summary(home: Path, rows: list[JobResult], swept: list[str]) -> None:
 
 
 def print_summary(console: Console, rows: list[JobResult], swept: list[str], home: Path) -> None:
-    """Print the table of all jobs, the statistics over seeds, the best job on validation, and every failure."""
+    """Print the table of all jobs, the statistics over seeds, the best job on validation, and all errors."""
     metric, best = _metric(rows), best_job(rows)
     table = []
     for row in rows:
@@ -128,7 +128,7 @@ def _seed_statistics(rows: list[JobResult], swept: list[str]) -> list[dict[str, 
     """Return statistics of the metric for each group of jobs that differ only in seed.
 
     These are the means on the validation and test splits, and the sample standard deviation on the test split, which
-    is None for a single seed. The list is empty unless seeds were swept.
+    is None for a single seed. Groups without a test metric are left out. The list is empty unless seeds were swept.
     """
     if "seed" not in swept:
         return []

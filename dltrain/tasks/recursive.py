@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def roll_out(forecast: Callable[[Tensor], Tensor], window: Tensor, steps: int, relative: bool) -> Tensor:
-    """Return a forecast of many steps from a model that predicts a few steps at once, (B, steps, columns).
+    """Return a forecast of many steps, (B, steps, columns), from a model that predicts a few steps at once.
 
     Each forecast is appended to the window, and the same number of steps is dropped from the start of the window.
 
@@ -15,7 +15,7 @@ def roll_out(forecast: Callable[[Tensor], Tensor], window: Tensor, steps: int, r
         forecast: Function (B, window, columns) -> (B, block, columns), both normalized.
         window: Normalized past values, (B, window, columns).
         steps: Steps to predict.
-        relative: Whether the model reads values minus the last value of its window.
+        relative: Whether the model reads and predicts values minus the last value of its window.
 
     Source: Ben Taieb et al. 2012, "A review and comparison of strategies for multi-step ahead time series forecasting",
     section 2.1, the recursive strategy.

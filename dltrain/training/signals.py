@@ -46,7 +46,7 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Install the signal handlers and restore the earlier ones on exit; does nothing outside the main thread."""
+        """Install the signal handlers and restore the earlier ones on exit; do nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -62,7 +62,7 @@ class Stop:
 
     @contextlib.contextmanager
     def cooperative(self) -> Iterator[None]:
-        """Let the caller check `reason` itself instead of raising `Stopped`."""
+        """Make signals set `reason`, which the caller checks, instead of raising `Stopped`."""
         self.is_cooperative = True
         try:
             yield
@@ -71,7 +71,7 @@ class Stop:
 
     @contextlib.contextmanager
     def defer_signals(self) -> Iterator[None]:
-        """Postpone a forced stop until after the context; only a second signal interrupts it."""
+        """Postpone a forced stop to the end of the context; in cooperative mode, only a second signal interrupts it."""
         before, self.deferred = self.deferred, True
         try:
             yield

@@ -1,4 +1,4 @@
-"""The cache of computed files: one process at a time writes a folder, and a failure leaves no files."""
+"""The cache of computed files: one process at a time writes a folder, and a failed computation leaves no files."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from dltrain.datasets import computed_files
 from dltrain.datasets.computed_files import computed
 
 
-def test_a_failure_removes_its_files_before_another_process_may_write(
+def test_files_of_a_failed_computation_are_removed_before_the_lock_is_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path))

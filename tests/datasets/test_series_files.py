@@ -100,7 +100,7 @@ def test_ambiguous_dates_are_rejected_unless_day_first_is_set(tmp_path: Path) ->
 def test_missing_rows_are_counted(tmp_path: Path) -> None:
     remaining = np.delete(np.arange(200), range(50, 68))
     data = read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[remaining], value=VALUES[remaining]))
-    assert any("missing 18 rows, first before 2020-03-09 in line 52" in line for line in data.describe())
+    assert any("18 rows missing, the first before 2020-03-09 in line 52" in line for line in data.describe())
 
 
 def test_a_repeated_date_is_rejected_with_both_lines(tmp_path: Path) -> None:

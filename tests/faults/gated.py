@@ -1,12 +1,12 @@
 """Subclasses of dltrain's tasks and data that wait at moments chosen by a test.
 
 A test selects them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
-variable GATE names a folder; without it the classes never wait. A file ``train-7`` in the folder makes the process wait
-at its seventh training batch. The process renames the file to ``train-7.reached`` and continues when the test removes
-it. The other moments are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1``
-(loading the data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file
-``delay`` contains the seconds to wait at each of these moments. A file ``seen``, if it exists, collects the hashes of
-the examples of all training batches.
+variable GATE names a folder; without it, the classes never wait. If the folder has a file ``train-7``, the process
+waits at its seventh training batch: it renames the file to ``train-7.reached`` and continues when the test removes it.
+Other files are ``evaluate-2`` (the second evaluated batch), ``show-1`` (the first images), ``load-1`` (loading the
+data), ``save-1`` (the first checkpoint) and ``stages-2`` (building the loop, after the dry run). A file ``delay``
+contains the seconds to wait at every event of these kinds. A file ``seen``, if it exists, collects the hashes of the
+examples of all training batches.
 """
 
 import functools

@@ -93,7 +93,7 @@ def prepare() -> None:
     gc.get_freeze_count = lambda: 1  # counting the frozen objects takes a seventh of the time of a short run
     tasks = Path("/proc/self/task")
     if tasks.is_dir():
-        assert len(list(tasks.iterdir())) == 1, "the server runs a thread, which forked children would lack"
+        assert len(list(tasks.iterdir())) == 1, "the server runs another thread, which forked children would lack"
 
 
 def fill_caches() -> None:

@@ -21,7 +21,7 @@ LARGER = {f"resnet{layers}" for layers in (34, 50, 101, 152, 32, 44, 56, 110)} |
 LARGER |= {"bert_base", "bert_minilm", "gpt_nano", "gpt2", "gpt2_medium"}
 LARGER |= {"timm", "alexnet", "googlenet", "inception_v3", *(f"vgg{layers}" for layers in (11, 13, 16, 19))}
 SIZES_OF_GPT = {"gpt_nano", "gpt2", "gpt2_medium"}
-# Arguments that make these models fast enough to be built in many tests.
+# Arguments that make these models small and fast, or fit the examples of these tests.
 SMALLER: dict[str, dict[str, Any]] = {
     "timm": {"name": "test_efficientnet"},
     "deeplabv3": {"backbone": "mobilenet_v3_large"},
@@ -51,7 +51,7 @@ WITHOUT_DROPOUT = {name for name in NAMES if "dropout" not in written(name)}
 
 
 BUILT = without(DETECTORS)
-OF_THE_CELL = ("activation", "forget_bias")  # None in constructors; the YAML files have the value of the cell
+OF_THE_CELL = ("activation", "forget_bias")  # None in the constructor; the YAML file of each cell has the cell's value
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},
@@ -86,7 +86,7 @@ FACTS = {
 } | dict.fromkeys(VIDEO, CLIP)
 
 
-RESOLVED: dict[tuple[str, int], dict[str, Any]] = {}  # resolving takes as long as building a small model
+RESOLVED: dict[tuple[str, int], dict[str, Any]] = {}  # cached: resolving takes as long as building a small model
 
 
 def target(name: str) -> type[nn.Module]:
@@ -140,7 +140,7 @@ def outputs_of(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_yaml_file_has_every_argument_of_the_constructor(name: str) -> None:
+def test_a_yaml_file_has_exactly_the_arguments_of_the_constructor(name: str) -> None:
     assert written(name).keys() - {"_target_", "defaults"} == inspect.signature(target(name)).parameters.keys()
 
 
@@ -228,7 +228,7 @@ def test_models_of_tokens_have_an_output_at_each_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru", "transformer", "gpt"])
-def test_a_causal_model_does_not_depend_on_later_tokens(name: str) -> None:
+def test_outputs_of_a_causal_model_do_not_depend_on_later_tokens(name: str) -> None:
     model = build(name, TEXT).eval()
     tokens = torch.randint(0, 11, (3, 12))
     before = model(tokens)

@@ -28,7 +28,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[launch.Outcome, assemble.Components]:
-    """Train by contrastive divergence with a learning rate of 0.002; return the outcome and untrained components."""
+    """Pretrain with a learning rate of 0.002 and fine-tune; return the outcome and untrained components."""
     return trained(tmp_path_factory.mktemp("plain"), "task.pretrain_lr=0.002", "trainer.log_every=1 epoch")
 
 

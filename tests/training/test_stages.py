@@ -218,7 +218,7 @@ def test_epochs_are_numbered_across_stages(tmp_path: Path) -> None:
 
 
 class InfiniteAtFirst(Classification):
-    """Two stages, each with an infinite loss in its first step."""
+    """Task with two stages, each with an infinite loss in its first step."""
 
     def stages(self, model: nn.Module) -> list[Stage]:
         def stage(name: str) -> Stage:
