@@ -38,7 +38,9 @@ def describe_csv(path: str, **settings: Any) -> list[str]:
 
 
 def _kind(table: Table, column: int, day_first: bool | None) -> str:
-    """Return what a column holds: dates, numbers, words, or words and numbers."""
+    """Return what a column holds: dates, numbers, words, words and numbers, or no values."""
+    if table.missing_mask(column).all():
+        return "no values"
     cells, named = table.columns[column], is_time_name(table.header[column])
     if (named or not table.is_numeric(column)) and parse_cells(cells, day_first is not False, named) is not None:
         return "dates"

@@ -20,7 +20,7 @@ class CNNLSTM(nn.Module):
         hidden_size: Width of the LSTM, at least 1.
         num_layers: Layers of the LSTM, at least 1.
         activation: Activation function of the CNN.
-        norm: ``batch``, ``layer``, ``group`` or ``none``, for the CNN.
+        norm: Normalization in the CNN: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability between LSTM layers and before the output layer, in [0, 1).
 
     Shape: (B, channels, frames, height, width) -> (B, outputs), for any number of frames.
@@ -43,7 +43,8 @@ class CNNLSTM(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes(dropout, frame_features=frame_features, hidden_size=hidden_size, num_layers=num_layers)
+        check_sizes(dropout, outputs=outputs, frame_features=frame_features)
+        check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         self.frames = CNN(channels, height, width, frame_features, blocks, [], activation, norm)
         self.activation = make_activation(activation)
         between = dropout if num_layers > 1 else 0.0  # torch warns about dropout with one layer

@@ -87,5 +87,7 @@ def test_a_cnn_lstm_has_the_same_outputs_for_both_memory_layouts_of_clips() -> N
 def test_sizes_below_one_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"model.frame_features: expected a whole number of at least 1, got 0"):
         CNNLSTM(3, 12, 8, 7, BLOCKS, frame_features=0)
+    with pytest.raises(ConfigError, match=r"model.outputs: expected a whole number of at least 1, got 0"):
+        CNNLSTM(3, 12, 8, 0, BLOCKS)
     with pytest.raises(ConfigError, match=r"model.channels: expected a whole number of at least 1, got 0"):
         VideoResNet(0, 7, factorized=False)
