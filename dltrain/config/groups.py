@@ -1,4 +1,4 @@
-"""Files and names of the YAML groups. Needs neither Hydra nor OmegaConf, so that help stays fast."""
+"""Files and names of the YAML groups. Imports neither Hydra nor OmegaConf, so that help stays fast."""
 
 import functools
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dltrain.errors import ConfigError, format_error, suggest
 
-# Matches overrides such as data.KEY=VALUE and ~optimizer/schedule; any other word with = may be a path.
+# Matches overrides such as data.KEY=VALUE and ~optimizer/schedule, but also paths such as sweep/0_model=lstm.
 OVERRIDE = re.compile(r"[+~]*[a-zA-Z_][\w./@]*=|~[a-zA-Z_]")
 
 
@@ -38,7 +38,7 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 
 
 def is_override(word: str) -> bool:
-    """Return whether a word of a command line sets a key or a group, rather than naming a path.
+    """Return whether a word of a command line is an override, not a path.
 
     An existing path takes precedence, because run folders have names such as ``0_model=lstm``. If the part
     before ``=`` has a slash, it must name a group: ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
@@ -54,7 +54,7 @@ def is_override(word: str) -> bool:
 
 @functools.cache
 def known_names(pattern: str = "**/*.yaml") -> frozenset[str]:
-    """Return the names of groups, and of the keys in dltrain's YAML files that match the glob `pattern`."""
+    """Return the names of top-level groups and of keys in dltrain's YAML files whose paths match the glob `pattern`."""
     groups = (entry.name for entry in conf_dir().iterdir() if entry.is_dir())
     texts = (file.read_text(encoding="utf-8") for file in conf_dir().glob(pattern))
     return frozenset([*groups, *(name for text in texts for name in re.findall(r"^ *(\w+):", text, re.MULTILINE))])

@@ -17,14 +17,14 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 Node = Mapping[str, Any]
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-# Arguments that dltrain sets itself: the parameters of an optimizer, and the fitted state of data.
+# Arguments that YAML cannot set, such as the parameters of an optimizer and the fitted state of a data set.
 NOT_CONFIGURED = ("self", "params", "fitted")
 
-# Allowed targets: dltrain's own classes, and names such as torch.nn.Linear directly in one of these library packages.
+# Allowed targets: classes in modules of `OURS`, and names directly in `LIBRARIES`, such as torch.nn.Linear.
 OURS = ("dltrain.datasets.", "dltrain.models.", "dltrain.tasks.", "dltrain.optim.muon.", "dltrain.optim.schedules.")
 MODELS = "torchvision.models."
 LIBRARIES = ("torch.nn.", "torch.optim.", MODELS)
-# Key -> the method that its class must have, and the name of such a class in messages.
+# Key -> the method that its class must have, and a description of the class for messages.
 ROLES = {
     "data": ("load", "a data set"),
     "task": ("evaluate", "a task"),
@@ -40,8 +40,8 @@ def build(node: Node, key: str, allow: tuple[str, ...] = (), **given: Any) -> An
 
     Args:
         node: ``_target_`` and the arguments of its constructor; other keys with a leading underscore are ignored.
-        key: The key of the node, for messages.
-        allow: Prefixes of modules that the user trusts, in addition to dltrain, torch and torchvision.
+        key: The key of the node, for messages and for the required method in `ROLES`.
+        allow: Modules and packages that the user trusts, in addition to dltrain, torch and torchvision.
         given: Arguments that are not part of the configuration.
 
     Raises:
@@ -81,7 +81,7 @@ def _is_node(value: Any) -> bool:
 
 
 def node_errors(node: Node, key: str, allow: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield every error that prevents a node from being built."""
+    """Yield the errors in a node and in the nodes nested in it."""
     try:
         constructor = find_target(node.get("_target_"), key, allow)
     except ConfigError as error:
@@ -138,14 +138,14 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         advice = "" if known else f"If you trust that code, add allow_targets=[{package}] to the command."
         raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, advice))
     if trusted and (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # Python does not search the current folder for an installed command
+        sys.path.append(here)  # an installed command does not have it in sys.path
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, SyntaxError) as error:
         expected = "an importable class or function"
         searched = f" Searched: {Path.cwd()} and PYTHONPATH." if trusted and isinstance(error, ImportError) else ""
         raise ConfigError(format_error(f"{key}._target_", expected, path, f"{error}.{searched}")) from None
-    # Reject names that the module only imports.
+    # Reject names that the module imports from outside the allowed package.
     root = f"{trusted}." if trusted else library or "dltrain."
     own = callable(found) and f"{getattr(found, '__module__', '')}.".startswith(root)
     if not own or not (trusted or isinstance(found, type) or (library == MODELS and _is_model_builder(found))):

@@ -18,7 +18,7 @@ Changes = dict[str, tuple[Any, Any]]
 
 
 def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
-    """Return a stored job with keys changed, and the changes: key -> value before and after.
+    """Return a stored job with overrides applied, and the changes: key -> old and new value.
 
     Args:
         job: The job stored in the run folder.
@@ -58,7 +58,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
 
 
 def config_differences(before: Any, after: Any, prefix: str = "") -> Changes:
-    """Return where two configurations differ: key -> both values, secrets masked."""
+    """Return the differences between two configurations: key -> both values, with secrets masked."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         shown = redaction.mask(after, prefix)
         return {} if before in (after, shown) else {prefix: (redaction.mask(before, prefix), shown)}
@@ -99,7 +99,7 @@ def _override_error(composer: Composer, override: Override, content: dict[str, A
 
 
 def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
-    """Return an error for each missing secret, because run folders do not store secrets."""
+    """Return an error for each secret that no override sets; run folders do not store secrets."""
     hint = "Secrets are not stored. Set it with {}=VALUE, or train with {}='${{oc.env:NAME}}'"
     masked = [key for key, value in validation.leaves(content) if redaction.MASK in str(value)]
     missing = [key for key in masked if not _is_overridden(key, typed)]
@@ -107,7 +107,7 @@ def _missing_secrets(content: dict[str, Any], typed: list[str]) -> list[str]:
 
 
 def _is_overridden(key: str, typed: Iterable[str]) -> bool:
-    """Return whether a key, or the group that it belongs to, is among the overrides typed."""
+    """Return whether an override sets a key or a group that contains the key."""
     return any(f"{key}.".startswith(f"{_override_key(text)}.") for text in typed)
 
 

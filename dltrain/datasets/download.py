@@ -25,14 +25,14 @@ def missing_files_error(name: str, root: Path, missing: Path) -> ConfigError:
 
 
 def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) -> None:
-    """Download a data set of torchvision into ``root``; concurrent downloads of the same set wait for each other.
+    """Download a data set of torchvision into ``root``; concurrent downloads of it wait for each other.
 
     Files are moved into ``root`` after all of them are complete, so an interrupted download leaves no partial file.
 
     Args:
-        dataset: Name of its class in torchvision.
+        dataset: Name of the class in torchvision.datasets.
         root: Folder of all data sets.
-        is_complete: Function that returns whether all files are complete; checked after waiting for other downloads.
+        is_complete: Function that returns whether all files are complete; called after waiting for other downloads.
 
     Raises:
         ConfigError: The download failed; the message has a command to download the files by hand.
@@ -54,7 +54,7 @@ def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) 
 
 
 def shell_command(kind: Any, root: Path) -> str:
-    """Return a shell command that downloads the files, from the addresses in torchvision's class."""
+    """Return a shell command that downloads and unpacks the files from the URLs in torchvision's class."""
     folder = shlex.quote(str(root))
     if hasattr(kind, "mirrors"):
         raw = shlex.quote(str(root / kind.__name__ / "raw"))

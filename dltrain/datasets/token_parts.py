@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
-    """Return the tokens of each part; with documents, an end token precedes the first and follows each document.
+    """Return the tokens of each part; an end token precedes the first document and follows each document.
 
     Raises:
         ConfigError: A part of nonzero size has no document.
@@ -31,7 +31,7 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
 
 
 def end_of_document(tokenizer: Tokenizer, parts: TextParts) -> Encoded | None:
-    """Return the end token, with the characters of the separator; None for a text without documents."""
+    """Return the end token, whose size is the length of the separator; None for a text without documents."""
     end = tokenizer.spec.end
     if parts.separator is None or end is None:
         return None

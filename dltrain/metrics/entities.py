@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 PACKAGE = "seqeval"
 ENTITY = re.compile(r"[BIOESLU]-.+|O")  # schemes: BIO, BIOES, BILOU
-OF_BILOU = {"L-": "E-", "U-": "S-"}  # prefixes of BILOU -> those of BIOES, which seqeval reads
+OF_BILOU = {"L-": "E-", "U-": "S-"}  # BILOU prefix -> BIOES prefix, because seqeval does not read BILOU by default
 
 Sentences = Sequence[Sequence[str]]
 

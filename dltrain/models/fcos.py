@@ -40,7 +40,8 @@ class FCOS(OneStage, fcos.FCOS):
         max_boxes: Maximum number of detections per image.
         levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
         box_weight: Factor of the loss of the boxes.
-        vote_iou: Minimum IoU with a kept box of the same class for boxes that are averaged with it; 1 for no averaging.
+        vote_iou: Each kept box is averaged with boxes of its class that have at least this IoU with it; 1 for no
+            averaging.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
@@ -134,7 +135,7 @@ class Vote:
 
     Args:
         nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
-        vote_iou: Minimum IoU of a box with the kept box for the mean to include it.
+        vote_iou: Boxes whose IoU with the kept box is at least this are averaged.
         max_boxes: Maximum number of detections to keep.
 
     Source: Gidaris, Komodakis 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model".
@@ -149,7 +150,7 @@ class Vote:
         boxes, scores, labels = found["boxes"], found["scores"], found["labels"]
         kept = batched_nms(boxes, scores, labels, self.nms_iou)[: self.max_boxes]
         near = (labels[kept][:, None] == labels) & (box_iou(boxes[kept], boxes) >= self.vote_iou)
-        near[torch.arange(len(kept), device=kept.device), kept] = True  # a box without area has no IoU with itself
+        near[torch.arange(len(kept), device=kept.device), kept] = True  # the IoU is NaN for a box without area
         weights = scores * near
         means = weights @ boxes / weights.sum(1, keepdim=True)
         return {"boxes": means, "scores": scores[kept], "labels": labels[kept]}

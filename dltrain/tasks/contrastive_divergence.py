@@ -72,7 +72,7 @@ class ContrastiveDivergence(Task):
         return self.chains.loss(model, self._visible(batch["inputs"]), batch.get("rows"))
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return likelihoods and reconstruction error, with the same random numbers in each evaluation."""
+        """Return the metrics, computed with the same random numbers in each evaluation."""
         mean, noise, first = Mean(), Generator().manual_seed(0), None
         for batch in batches:
             visible = self._visible(batch["inputs"])
@@ -84,7 +84,7 @@ class ContrastiveDivergence(Task):
         return Evaluation(metrics, extra={"visible": first})
 
     def _batch_metrics(self, model: rbm.RBM, visible: Tensor, noise: Generator) -> dict[str, Tensor]:
-        """Return the means over one batch; ``nll`` lacks the partition function."""
+        """Return the metrics of one batch; ``nll`` does not include ``log Z``."""
         states, energy = visible.round(), rbm.free_energy(model, visible)
         samples = rbm.gibbs(model, visible, self.cd_steps, noise)
         each = {
@@ -109,7 +109,7 @@ class ContrastiveDivergence(Task):
         ]
 
     def frame(self, model: rbm.RBM) -> Tensor:
-        """Return samples after 100 Gibbs steps from fixed noise."""
+        """Return a grid of samples after 100 Gibbs steps from fixed noise."""
         hidden = rbm.sample_from_noise(model, NUM_SAMPLES, FRAME_STEPS, Generator().manual_seed(0))
         return grids.images(self._decode(model, hidden))
 

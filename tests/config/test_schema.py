@@ -102,19 +102,19 @@ def test_a_value_is_checked_against_the_spec_of_its_key_at_any_depth(key: str, v
         ("optimizer.schedule.warmup", 0.1, 0, True),
     ],
 )
-def test_an_override_must_have_the_type_of_the_default(key: str, value: Any, default: Any, valid: bool) -> None:
+def test_an_override_must_have_a_type_that_the_key_accepts(key: str, value: Any, default: Any, valid: bool) -> None:
     found = schema.check_type(key, value, default)
     assert (found is None) is valid
     assert valid or str(found).startswith(f"{key}: expected ")
 
 
-def test_the_target_may_be_a_list_of_column_names_and_null_but_the_column_may_not_be_a_list() -> None:
+def test_data_target_may_be_a_list_of_names_and_nulls_but_data_column_may_not_be_a_list() -> None:
     assert schema.may_be_list("data.target", "summary") and not schema.may_be_list("data.column", "kind")
     assert schema.check_range("data.target", ["summary", None]) is None
     assert schema.check_range("data.target", ["summary", 3]) == "data.target: expected text, got 3"
 
 
-def test_every_value_is_checked_and_reported_with_its_full_key() -> None:
+def test_every_value_out_of_range_is_reported_with_its_full_key() -> None:
     content = {
         "model": {"_target_": "dltrain.models.x", "blocks": [{"channels": 0}, {"channels": 3}], "hidden_size": [4, 0]}
     }

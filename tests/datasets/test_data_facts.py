@@ -152,7 +152,7 @@ def user_path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_arguments(user_path):
-    """Return a function from the name of a data set to its class and the arguments of a small version."""
+    """Return a function that returns the class of a data set and the arguments of a small version."""
 
     def make(name):
         _, target, arguments = read_yaml(name)

@@ -52,7 +52,7 @@ def test_missing_splits_are_taken_from_the_training_pieces(tmp_path: Path) -> No
     assert sorted(itertools.chain(*found)) == [piece[0] for piece in pieces]
 
 
-def test_silent_voices_and_pitches_written_as_floats_are_read(tmp_path: Path) -> None:
+def test_silent_voices_are_ignored_and_pitches_may_be_written_as_floats(tmp_path: Path) -> None:
     data = PianoRoll(write(tmp_path, {**VALID, "test": [[[74.0, -1, 60.0, 60.0]]]}))
     assert to_steps(data.load().test.rows["frames"].values) == [[60, 74]]
 
@@ -76,14 +76,14 @@ def test_a_transposition_moves_all_notes_of_a_piece_by_the_same_interval_within_
     assert torch.equal(Transpose(12)(batch, keys)["targets"], batch["targets"])
 
 
-def test_frames_survive_the_conversion_to_text_and_back() -> None:
+def test_frames_converted_to_text_and_back_are_unchanged() -> None:
     numbers = [[pitch - 21 for pitch in step] for step in CHORDS]
     assert encode_text("".join(map(decode_frame, numbers))) == numbers
     assert encode_text("60 64 67, -, 59 62 67, 72 60 64 67") == numbers
 
 
 @pytest.mark.parametrize("text", ["", "60,,64", "60 109", "do re mi", "60 ²"])
-def test_a_text_that_is_not_frames_is_rejected(text: str) -> None:
+def test_text_without_valid_frames_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^text: expected frames of MIDI pitches from 21 to 108"):
         encode_text(text)
 
@@ -98,8 +98,8 @@ BAD = {
     "too few pieces": ({"train": [CHORDS, CHORDS]}, "expected at least 3 pieces for training, got 2"),
     "a high pitch": ({**VALID, "test": [[[60], [109]]]}, "in step 2 of piece 1 of test in .*, got 109"),
     "notes numbered from 0": ({**VALID, "test": [[[0, 40]]]}, "expected MIDI pitches from 21 to 108 .*, got 0"),
-    "a fraction": ({**VALID, "test": [[[60.5]]]}, "got 60.5"),
-    "a truth value": ({**VALID, "test": [[[True]]]}, "got True"),
+    "a pitch that is not a whole number": ({**VALID, "test": [[[60.5]]]}, "got 60.5"),
+    "a boolean": ({**VALID, "test": [[[True]]]}, "got True"),
     "a step that is not a list": ({**VALID, "test": [[60, 64]]}, "expected a list of steps"),
     "a piece without notes": ({**VALID, "test": [[[], []]]}, "got a piece without notes"),
     "an empty piece": ({**VALID, "test": [[]]}, "expected notes in piece 1 of test"),
@@ -107,7 +107,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_is_not_in_the_jsb_layout_is_rejected_in_one_line(kind: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected_in_one_line(kind: str, tmp_path: Path) -> None:
     content, message = BAD[kind]
     with pytest.raises(ConfigError, match=message) as caught:
         PianoRoll(write(tmp_path, content))
@@ -122,7 +122,7 @@ def test_a_pickle_is_not_read(tmp_path: Path) -> None:
         PianoRoll(str(path))
 
 
-def test_a_folder_for_pianoroll_or_a_file_for_midi_is_rejected_with_the_data_set_that_reads_it(tmp_path: Path) -> None:
+def test_pianoroll_rejects_folders_and_midi_rejects_files_with_a_hint_at_the_other_data_set(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got the folder .*\. data=midi reads a folder of MIDI files"):
         PianoRoll(str(tmp_path))
     with pytest.raises(ConfigError, match=r"got the file .*\. data=pianoroll reads piano rolls in JSON"):

@@ -40,7 +40,7 @@ def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:
-    """Assert that two checkpoints have the same bytes, or name the keys that differ."""
+    """Assert that two checkpoints have the same bytes; the error names the keys that differ."""
     if sha256(one) == sha256(other):
         return
     first, second = (torch.load(path, weights_only=True) for path in (one, other))
@@ -69,7 +69,7 @@ def leftovers(run: Path) -> list[Path]:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Return the checkpoint files of a run, the newest last."""
+    """Return the ``step-*.pt`` checkpoints of a run, at least two, the newest last."""
     found = sorted((run / "checkpoints").glob("step-*.pt"))
     assert len(found) >= 2
     return found
@@ -136,7 +136,7 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def steps(run: Path) -> int:
-    """Return the step in the last complete line of ``metrics.jsonl``, or 0 without a line."""
+    """Return the step in the last complete line of ``metrics.jsonl``, or 0 if there is none."""
     path = run / "metrics.jsonl"
     if not path.exists():
         return 0

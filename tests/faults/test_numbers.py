@@ -44,7 +44,7 @@ def weights(run: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
-    """Return a function that trains with a fault from one step to another and returns the process and run folder."""
+    """Return a function that trains with a fault of `non_finite.Faulty` and returns the process and the run folder."""
     yaml = {"_target_": "non_finite.Faulty", "classes": "${spec.classes}", "fault": "none"}
     yaml |= {"begin": 0, "end": 0, "steps": STEPS, "most": 10**9, "witness": str(tmp_path / "witness.pt")}
     (tmp_path / "conf" / "task").mkdir(parents=True)

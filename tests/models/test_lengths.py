@@ -33,7 +33,7 @@ def texts(width: int = 9, pad: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("readout", READOUTS)
 @pytest.mark.parametrize("name", MODELS)
-def test_outputs_of_padded_texts_equal_those_of_each_text_alone(name: str, readout: str) -> None:
+def test_padded_texts_have_the_same_outputs_as_each_text_alone(name: str, readout: str) -> None:
     model, x = build(name, readout), texts()
     alone = torch.cat([model(row[None, :length]) for row, length in zip(x, LENGTHS.tolist(), strict=True)])
     torch.testing.assert_close(model(x, LENGTHS), alone)

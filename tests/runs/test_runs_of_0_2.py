@@ -66,7 +66,7 @@ def test_a_resumed_run_of_version_0_2_reaches_the_metrics_of_that_version(name: 
     found = result(runs / name)
     assert found["steps"] == steps
     assert {key: found["test"][key] for key in metrics} == pytest.approx(metrics, rel=0.02)
-    assert fitted.intact_sha256(runs / name), "resume must save the fitted values, which that version did not save"
+    assert fitted.intact_sha256(runs / name), "`resume` must save the fitted state, which that version did not"
     assert fitted.load(runs / name)
 
 

@@ -1,4 +1,4 @@
-"""Malicious targets that create the file ``canary``, delete the folder ``victim`` or import ``evil`` if they run."""
+"""Malicious targets that create the file ``canary``, delete the folder ``victim`` or import the module ``evil``."""
 
 import os
 from typing import Any
@@ -38,7 +38,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
 }
 # Payloads for tests that run many commands: one that Hydra allows, one that it rejects, and a user-defined class.
 FEW = ("torch.load", "os.system", "evil.Model")
-# All payloads; those not in `FEW` are marked `slow`, because the default tests try every payload on the command line.
+# All payloads; payloads that are not in `FEW` are marked `slow`.
 FEW_BY_DEFAULT = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PAYLOADS]
 # Keys of a run's configuration at which a node is inserted.
 KEYS = ["model", "data", "task", "optimizer", "optimizer.schedule", "model.inner", "optimizer.schedule.inner"]

@@ -32,7 +32,7 @@ def test_forward_receives_the_inputs_and_the_fields_it_names() -> None:
     )
 
 
-def test_fields_passed_by_the_caller_replace_those_of_the_batch() -> None:
+def test_fields_passed_by_the_caller_replace_fields_of_the_batch() -> None:
     changed = call_model(Masked(), BATCH, inputs=torch.ones(2, 3), factor=torch.tensor(3))
     assert changed.tolist() == [3, 9]
     assert set(BATCH) == {"targets", "lengths", "inputs"}
