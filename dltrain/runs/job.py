@@ -57,7 +57,7 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
 
 
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:
-    """Raise a `ValueError` if a part of ``job.yaml`` has the wrong type; `words` are its overrides and folders."""
+    """Raise a `ValueError` if a part of ``job.yaml`` has a wrong type; `words`: overrides and configuration folders."""
     if not all(isinstance(choices.get(group), str) for group in ("model", "data", "task")):
         raise ValueError("the choices of model, data and task must be strings")
     if not all(isinstance(word, str) for word in (*choices, *choices.values(), *words)):

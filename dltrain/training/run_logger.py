@@ -106,7 +106,7 @@ class RunLogger:
         if self.advised or workers is None or idle < LONG_WAIT_S or share < LARGE_SHARE:
             return
         self.advised = True
-        hint = "Store files whose size in pixels is about data.image_size"
+        hint = "Store images of about data.image_size pixels per side"
         if workers < (os.cpu_count() or 1):
             hint = f"Raise data.workers (now {workers}; this machine has {os.cpu_count()} CPU cores)"
         self.console.info(f"{share:.0%} of the training time was spent waiting for data. {hint}.")

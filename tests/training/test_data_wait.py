@@ -106,7 +106,7 @@ def test_advice_recommends_smaller_files_if_there_are_as_many_workers_as_cores(
     loop.logger.advise(None)
     assert ADVICE not in out.getvalue(), "data in memory have no workers"
     loop.logger.advise(2)
-    assert f"80% {ADVICE}. Store files whose size in pixels" in out.getvalue()
+    assert f"80% {ADVICE}. Store images of about data.image_size pixels" in out.getvalue()
 
 
 def test_waiting_for_the_device_does_not_count_as_waiting_for_data(clock: Clock) -> None:
