@@ -27,21 +27,21 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         rows.append([row.name, row.kind, output, f"{row.parameters:,}", f"{operations:,}", field])
     memory = summary.memory
     kinds = ("parameters", "gradients", "optimizer", "activations")
-    shares = ", ".join(f"{kind} {_format_bytes(getattr(memory, kind))}" for kind in kinds)
+    shares = ", ".join(f"{kind} {format_bytes(getattr(memory, kind))}" for kind in kinds)
     caption = (
         f"{summary.parameters:,} parameters ({summary.trainable:,} trainable), "
         f"{summary.multiply_adds // batch_size:,} multiply-adds per example\n"
-        f"a training step with batch size {batch_size} needs about {_format_bytes(memory.total)} of memory in fp32: "
+        f"a training step with batch size {batch_size} needs about {format_bytes(memory.total)} of memory in fp32: "
         f"{shares}"
     )
     Console().table(f"model={job.choices['model']}", COLUMNS, rows, caption, results=True)
     return 0
 
 
-def _format_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Return a number of bytes with up to three significant digits and a unit: ``1.5 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:  # larger counts would be rounded to 1e+03
             return f"{count:.3g} {unit}"
         count /= 1000
-    return f"{count:.3g} GB"
+    return f"{count:.3g} TB"
