@@ -16,7 +16,7 @@ KEYS = """\
   trainer.eval_every                  when the validation split is evaluated
   trainer.eval_examples               number of validation examples to evaluate, the same ones each time
   trainer.checkpoint_every            when a checkpoint is written
-  trainer.max_minutes                 time after which training stops, with a checkpoint
+  trainer.max_minutes                 minutes after which the run writes a checkpoint and stops
   optimizer.lr                        learning rate
   model.hidden_size model.num_layers  width and number of the hidden layers
   data.batch_size data.workers        examples per batch; processes that read files
@@ -24,8 +24,8 @@ KEYS = """\
   data.window data.horizon            past steps read, next steps predicted
   data.root data.download             folder of data sets; whether to download missing ones
   data.on_bad_sample                  unreadable examples: stop or skip
-  device.precision                    auto fp32 tf32 bf16 fp16
-  hydra.run.dir hydra.sweep.dir       folder of the run or the sweep
+  device.precision                    auto, fp32, tf32, bf16 or fp16
+  hydra.run.dir hydra.sweep.dir       folder of the run; folder of the sweep
   sweep.resume                        with -m: folder of a sweep to resume"""
 OWN_MODEL = "  dltrain --config-dir my_conf model=mine 'allow_targets=[mine]'"
 EXIT_CODES = """\
@@ -48,7 +48,7 @@ def program_help(config_dirs: Sequence[str]) -> str:
         "examples": indent(VERBS["train"].examples, "  "),
         "groups (GROUP=OPTION)": "\n".join(groups),
         "keys (KEY=VALUE); dltrain --cfg job prints all": KEYS,
-        "your own model, a class in mine.py and its YAML in my_conf/model/mine.yaml": OWN_MODEL,
+        "your own model: a class in mine.py and its YAML file my_conf/model/mine.yaml": OWN_MODEL,
         "exit codes": EXIT_CODES,
     }
     parser = Parser(

@@ -14,12 +14,12 @@ CHUNK_BYTES = 2**20
 
 
 class Scan(NamedTuple):
-    """Facts about a file.
+    """Hash, size and characters of a file.
 
     Args:
-        sha256: Hash of its bytes.
-        size: Number of characters, or of bytes.
-        characters: The distinct characters; empty for bytes.
+        sha256: Hash of the bytes.
+        size: Number of characters; number of bytes if the file is read as bytes.
+        characters: The distinct characters; empty if the file is read as bytes.
     """
 
     sha256: str
@@ -32,7 +32,7 @@ class LongFile:
 
     Args:
         path: The file.
-        raw: Whether to read bytes.
+        raw: Whether to read bytes instead of text.
     """
 
     def __init__(self, path: Path, raw: bool) -> None:
@@ -40,7 +40,7 @@ class LongFile:
 
     @cached_property
     def scan(self) -> Scan:
-        """Facts about the file, which is read once to collect them."""
+        """Hash, size and characters of the file; the first access reads the whole file."""
         digest, size, characters = hashlib.sha256(), 0, set[str]()
         for content in self._read(digest):
             size += len(content)

@@ -58,7 +58,7 @@ class PairReport:
         unknown = held_out.count(vocabularies.UNKNOWN) / max(1, len(held_out))
         return (
             f"{name}: {lengths.min()} to {lengths.max()} tokens ({lengths.mean():.0f} on average), vocabulary of "
-            f"{vocabulary.size:,}, {unknown:.1%} of the tokens of the validation and test splits unknown"
+            f"{vocabulary.size:,}, {unknown:.1%} unknown tokens in the validation and test splits"
         )
 
     def _reason(self) -> str:

@@ -18,7 +18,7 @@ MIN_LENGTH = 8
 
 
 class SentencePairs:
-    """Pairs of passages of a text; its documents are divided among the splits in order.
+    """Pairs of passages of a text; each split has consecutive documents of the text.
 
     In about half of the pairs, the second passage follows the first one in its document. In the other pairs, it starts
     at a random sentence of another document of the split. In training, second passages are drawn again in each epoch;

@@ -45,7 +45,7 @@ class Order(NamedTuple):
         step_back: Position of the first row that is earlier than the one before it, or None.
         repeated: Position of the first row with the time of an earlier row, or None.
         repeats: Number of rows with the time of an earlier row.
-        clock_changes: Number of hours that occur twice at the end of daylight saving time, which is allowed.
+        clock_changes: Number of hours that occur twice because daylight saving time ends, which is allowed.
     """
 
     step_back: int | None
@@ -55,7 +55,7 @@ class Order(NamedTuple):
 
 
 def infer_step(times: pd.Series) -> Step | None:
-    """Return the usual time step between consecutive rows; None for fewer than two times, or if it is not positive."""
+    """Return the usual time step between rows; None if there are fewer than two times or the step is not positive."""
     values = _known(times)
     if len(values) < 2:
         return None
@@ -80,8 +80,8 @@ def median_step(values: np.ndarray) -> np.timedelta64:
 def infer_season(times: pd.Series) -> int:
     """Return the number of steps per season, or 1 if there is none or the steps are irregular.
 
-    The season is a day for steps of minutes or hours that divide it, a week for days, and a year for weeks, months or
-    quarters.
+    The season is a day for steps of minutes or hours that divide a day, a week for days or weekdays, and a year for
+    weeks, months or quarters.
     """
     step = infer_step(times)
     if step is None:
@@ -150,7 +150,7 @@ def check_order(times: pd.Series, utc: pd.Series | None = None) -> Order:
 
 
 def descends(numbers: np.ndarray) -> bool:
-    """Return whether three or more numbers never increase and end below the first one."""
+    """Return whether at least three numbers never increase and the last one is below the first one."""
     return bool(len(numbers) > 2 and numbers[-1] < numbers[0] and (np.diff(numbers) <= 0).all())
 
 
@@ -167,7 +167,7 @@ def _is_close(steps: np.ndarray, length: np.timedelta64) -> np.ndarray:
 
 
 def _without_clock_changes(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return times of hourly or finer rows without the jumps of daylight saving time, and the number of jumps back."""
+    """Remove the jumps of daylight saving time from hourly or finer times, and count the repeated hours."""
     length = median_step(values) if len(values) > 2 else DAY
     if not ZERO < length <= HOUR:
         return values, 0

@@ -15,7 +15,7 @@ class Subwords:
     """Tokenizer of the package tokenizers; texts get no special tokens, and are neither truncated nor padded.
 
     Args:
-        content: The tokenizer as JSON, in a list.
+        content: List of one string, the tokenizer as JSON.
         lowercase: Whether to convert texts to lower case first.
         first: Number of tokens of the data set that precede the tokens of the tokenizer.
         unknown: Token of the data set for the tokenizer's unknown token; None for the tokenizer's own.
@@ -95,7 +95,7 @@ def check_installed(key: str) -> None:
     """Raise ConfigError if the package tokenizers is not installed.
 
     Args:
-        key: Key and value that need it, such as ``data.tokens=bpe``.
+        key: Key and value that need the package, such as ``data.tokens=bpe``.
     """
     if find_spec("tokenizers") is None:
         reason = "tokenizers, which splits words into subwords, is not installed"

@@ -29,8 +29,8 @@ class Encoded(NamedTuple):
 
     Args:
         tokens: The tokens (N,), in a small integer type.
-        sizes: Characters of each token, int32 (N,); None if the content is not text.
-        spelling: Bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known tokens.
+        sizes: Number of characters of each token, int32 (N,); None if the content is not UTF-8.
+        spelling: Number of UTF-8 bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known tokens.
     """
 
     tokens: Tensor
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """Number of tokens of a text, of its characters (None if it is not text), and of unknown tokens."""
+    """Numbers of tokens, characters (None if the content is not UTF-8) and unknown tokens of a text."""
 
     tokens: int
     characters: int | None
@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         """Return the tokens of a text; raise ConfigError if a part of it is unknown."""
 
     def encode_content(self, content: str | bytes) -> Encoded:
-        """Return the tokens of the content of a file, or of a part of it."""
+        """Return the tokens of a file's content, or of a part of the content."""
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens."""
@@ -156,7 +156,7 @@ class PieceTokenizer:
     Args:
         vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
         name: Plural name of the pieces, for messages.
-        known: Special tokens of the vocabulary, except the unknown token.
+        known: `Tokens` with the special tokens of the vocabulary, except the unknown token.
     """
 
     def __init__(self, vocabulary: Pieces | Subwords, name: str, known: Tokens | None = None) -> None:
@@ -228,7 +228,7 @@ def describe_text(name: str, kind: str, size: int, parts: Sequence[Counts]) -> l
     measured = [part.characters for part in parts if part.characters is not None]
     length = f", {sum(measured) / max(1, sum(counts)):.1f} characters per token" if len(measured) == len(parts) else ""
     unknown = sum(part.unknown for part in parts[1:]) / max(1, sum(counts[1:]))
-    share = f", {unknown:.1%} of the tokens of the validation and test splits unknown" if unknown else ""
+    share = f", {unknown:.1%} unknown tokens in the validation and test splits" if unknown else ""
     tokens = f"tokens: {'data.tokenizer' if kind == 'file' else kind}, vocabulary of {size:,}{length}{share}"
     splits = dict(zip(("training", "validation", "test"), counts, strict=True))
     return [f"{name}: {count(sum(counts), 'token')}", tokens, splits_line(splits, "tokens")]
@@ -245,7 +245,7 @@ def words_of(content: Sequence[str]) -> PieceTokenizer:
 
 
 def as_text(content: str | bytes) -> str:
-    """Return a text with line endings normalized, as Python reads a file.
+    """Return the content as text with normalized line endings.
 
     Raises:
         ConfigError: The content is not UTF-8.

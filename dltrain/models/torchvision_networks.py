@@ -15,9 +15,9 @@ from dltrain.models.layers import check_sizes
 STEMS = {"imagenet": False, "small": True}
 NORMS = {"none": "", "batch": "_bn"}  # norm of a VGG -> suffix of its name in torchvision
 AUX_SIDE = 17  # side in pixels of the feature maps that the auxiliary head of Inception v3 reads
-AUX_SMALLEST = 299  # minimum side of the images for this head with the imagenet stem
+AUX_SMALLEST = 299  # minimum side in pixels of the images for the auxiliary head with the imagenet stem
 LARGER = "Use model.stem=small or larger images."
-WITHOUT_HEAD = "Use model.stem=small, model.aux_weight=0 for a network without it, or larger images."
+WITHOUT_HEAD = "Use model.stem=small, model.aux_weight=0 (no auxiliary head) or larger images."
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Family:
         first: Path of the first convolution.
         init: Function that initializes a convolution as torchvision does.
         shrink: Function that adapts the network to small images.
-        smallest: Minimum side of the images in pixels, with the imagenet and with the small stem.
+        smallest: Minimum sides of the images in pixels: with the imagenet stem, and with the small stem.
         options: Arguments of torchvision's functions.
     """
 
@@ -248,7 +248,7 @@ class InceptionNetwork(TorchvisionNetwork):
         self._build(channels, (height, width), outputs, name, stem, dropout=dropout, **heads)
 
     def forward(self, x: Tensor) -> Any:
-        """Return the outputs of each image; in training with auxiliary heads, also their outputs and weight."""
+        """Return the outputs of each image; in training, also the weight and outputs of each auxiliary head."""
         result = super().forward(x)
         if isinstance(result, Tensor):
             return result

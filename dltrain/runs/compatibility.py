@@ -61,8 +61,8 @@ def _whole(fact: str) -> str:
 def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
     """Return the names of the data options that fit the task or model chosen for `group`, given its needed spec values.
 
-    A model gets its spec values from the data and a task, which the YAML file of the model selects, or else that of
-    the data.
+    A model gets its spec values from the data and a task: the task that the YAML file of the model selects, or else the
+    task that the YAML file of the data selects.
     """
     wanted, of_tasks = set(map(_whole, needed)), task_facts(job)
     tasks = compose.options("task", job.config_dirs)
@@ -94,7 +94,7 @@ def _selected_tasks(option: dict[str, Any]) -> list[str]:
 
 
 def _matching_models(job: Job) -> str:
-    """Return the names of models that need a spec value of this task, if task and data provide all that they need."""
+    """Return the names of the models that need a spec value of the task and get all others from task and data."""
     task, data = (_provides(job.config[group]) for group in ("task", "data"))
     options = compose.options("model", job.config_dirs).items()
     needed = {name: _needs(option, job) for name, option in options}

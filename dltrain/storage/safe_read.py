@@ -10,13 +10,13 @@ import yaml
 
 MAX_BYTES = 2**26  # a sweep of ten thousand jobs needs less
 MAX_YAML_BYTES = 2**20  # parsing YAML takes seconds per megabyte
-MAX_DEPTH = 64  # of nested lists and mappings
+MAX_DEPTH = 64  # levels of nested lists and mappings
 
 TOO_DEEP = f"it nests lists and mappings more than {MAX_DEPTH} levels deep"
 
 
 def read_text(file: Path, max_bytes: int = MAX_BYTES) -> str:
-    """Read a regular UTF-8 file (a pipe would block); raise `ValueError` if it is anything else or too large."""
+    """Read a text file; raise `ValueError` if it is not a regular file (a pipe would block), not UTF-8 or too large."""
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
@@ -41,7 +41,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_mapping(text: str) -> dict[str, Any]:
-    """Parse a JSON object; return an empty one if the text is anything else."""
+    """Parse a JSON object; return an empty dictionary if the text is not a JSON object."""
     try:
         value = parse_json(text)
     except ValueError:
@@ -50,7 +50,7 @@ def parse_mapping(text: str) -> dict[str, Any]:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Read a file with a JSON object; return an empty one if it cannot be read or is anything else."""
+    """Read a JSON object from a file; return an empty dictionary if there is none or the file cannot be read."""
     try:
         return parse_mapping(read_text(file))
     except (OSError, ValueError):
@@ -58,13 +58,13 @@ def read_mapping(file: Path) -> dict[str, Any]:
 
 
 def get_mapping(mapping: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the mapping at a key; empty if there is none."""
+    """Return the dictionary at a key, or an empty dictionary if there is none."""
     value = mapping.get(key)
     return value if isinstance(value, dict) else {}
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number in the range of a float."""
+    """Return whether a value is an int or float, but not a bool, and finite as a float."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -76,8 +76,8 @@ def read_yaml_text(file: Path) -> str:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: The file has anchors or aliases (a few lines can expand to gigabytes), is too large or nested too
-            deeply, or is not a regular UTF-8 file.
+        ValueError: The file has anchors or aliases (a few lines can expand to gigabytes) or lone surrogates, is too
+            large or nested too deeply, or is not a regular UTF-8 file.
         YAMLError: The file is not valid YAML.
     """
     text, depth = read_text(file, MAX_YAML_BYTES), 0

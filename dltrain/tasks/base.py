@@ -146,8 +146,8 @@ class TextRequest:
         length: Maximum number of tokens to generate, at least 1.
         temperature: Sampling temperature, at least 0; None for the task's temperature.
         top_k: Draw from the ``top_k`` most likely tokens; None for all.
-        top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
-            (0, 1]; None for all.
+        top_p: Draw from the smallest set of most likely tokens whose total probability, among the tokens that ``top_k``
+            keeps, is at least ``top_p``, in (0, 1]; None for all.
         beam: Beam width of a search for the most likely text, which replaces sampling; None to sample.
     """
 

@@ -1,4 +1,4 @@
-"""Sampling from language models, token by token."""
+"""Sampling and beam search for language models, and decoding of tokens as they are generated."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from torch import Generator, Tensor, nn
 
 from dltrain.tasks.beam_search import BeamSearch
 
-GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token: logits / temperature may overflow
+GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token, because logits / temperature may overflow
 NO_END = -1  # stands for a missing end token; equals no token
-REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 by this character
+REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 with this character
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Sampling:
     Args:
         temperature: Divisor of the logits, at least 0; 0 takes the most likely token.
         top_k: Draw from the ``top_k`` most likely tokens, at least 1; None for all.
-        top_p: Draw from the smallest set of most likely tokens whose total probability is at least ``top_p``, in
-            (0, 1]; None for all.
+        top_p: Draw from the smallest set of most likely tokens whose total probability, among the tokens that ``top_k``
+            keeps, is at least ``top_p``, in (0, 1]; None for all.
         excluded: Tokens that are never drawn.
 
     Source: top-k, Fan, Lewis and Dauphin 2018, section 5; top-p, Holtzman et al. 2020, section 3.1.
@@ -112,14 +112,14 @@ def draw_tokens(
 def search_tokens(
     model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
 ) -> Tensor:
-    """Return ``count`` tokens after a prompt, the most likely ones that a beam search finds, (B, count).
+    """Return the ``count`` tokens after a prompt that a beam search scores highest, (B, count).
 
     Args:
         model: See `sample_tokens`.
-        prompt: Tokens (B, T), T at least 1; rows must end with the same token.
+        prompt: Tokens (B, T), T at least 1; all rows must end with the same token.
         length: Maximum number of tokens that the model reads at once.
         excluded: Tokens that are never generated.
-        end: Token for the end of a text, which then fills the rest of its row; None if there is none.
+        end: Token that ends a text and fills the rest of the row; None if there is none.
     """
     stepwise = model if hasattr(model, "start") else Window(model, length)
     state = stepwise.start(len(prompt))

@@ -36,7 +36,7 @@ class Layerwise(Classification):
             tied weights.
         cd_steps: Gibbs steps per update of ``contrastive_divergence``.
         persistent: Whether ``contrastive_divergence`` continues the Gibbs chains of the previous update.
-        noise: Fraction of the units that ``denoising`` sets to 0.
+        noise: Probability that ``denoising`` sets a unit to 0.
         pretrain_epochs: Epochs per layer; 0 for no pretraining.
         pretrain_lr: Learning rate of pretraining; None for the optimizer's learning rate.
 
@@ -62,7 +62,7 @@ class Layerwise(Classification):
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for a DBN: ``lowest``, its number of inputs, one per pixel and channel.
+        """Return the spec values for a DBN; ``lowest`` is its number of inputs, one per pixel and channel.
 
         ``outputs`` is None, so that models that require it are rejected: they have no layers to pretrain.
         """
@@ -175,14 +175,14 @@ def rbm_layers(model: nn.Module) -> list[rbm.RBM]:
 
 
 def propagate_up(layers: list[rbm.RBM], visible: Tensor) -> Tensor:
-    """Return the probabilities of the units above the last layer."""
+    """Return the probabilities of the hidden units of the last layer; without layers, return ``visible``."""
     for layer in layers:
         visible = layer.up(visible).float().sigmoid()
     return visible
 
 
 def propagate_down(layers: list[rbm.RBM], hidden: Tensor) -> Tensor:
-    """Return the probabilities of the units below the first layer."""
+    """Return the probabilities of the visible units of the first layer."""
     for layer in reversed(layers):
         hidden = layer.down(hidden).float().sigmoid()
     return hidden

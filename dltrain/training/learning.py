@@ -15,7 +15,7 @@ def set_learning(model: nn.Module, stage: Stage) -> None:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Set training mode, except for modules whose parameters are all frozen: these are set to evaluation mode.
+    """Set each module to training mode, or to evaluation mode if all its parameters are frozen.
 
     This keeps the running statistics of frozen normalization layers, and disables dropout in frozen modules.
     """

@@ -17,10 +17,11 @@ from dltrain.training.device import DTYPES, Device
 def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     """Make layers compute in fp32 if torch has no kernel for them in the run's precision; return a note about them.
 
-    Each layer is tested in a forward and a backward pass, with its own weights and settings.
+    Recurrent, linear, attention and convolutional layers are tested in a forward and a backward pass, each with its own
+    weights and settings.
 
     Raises:
-        ConfigError: None of the layers can be computed in the run's precision.
+        ConfigError: None of these layers can be computed in the run's precision.
     """
     if not may_lack_kernels(device):
         return None
@@ -33,7 +34,7 @@ def use_fp32_where_needed(model: nn.Module, device: Device) -> str | None:
     if len(missing) == len(layers):
         raise ConfigError(f"device.precision: not supported because {reason}. Use device.precision=fp32.")
     for layer in missing:
-        layer.forward = MethodType(_forward_in_fp32, layer)  # deepcopy binds it to the copy
+        layer.forward = MethodType(_forward_in_fp32, layer)  # deepcopy binds the method to the copy
     return f"{kinds}: computed in fp32, because {reason}; the other layers are computed in {device.precision}"
 
 
@@ -43,12 +44,12 @@ def may_lack_kernels(device: Device) -> bool:
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether `layer` and its gradients work in the device's precision; also true if they fail in fp32."""
+    """Return whether `layer` and its gradients can be computed in the run's precision, or fail even in fp32."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 
 def _is_computed(layer: nn.Module, device: Device, precision: contextlib.AbstractContextManager[None]) -> bool:
-    """Return whether `layer` and its gradients can be computed; its tensors and the random state do not change."""
+    """Return whether `layer` and its gradients can be computed; keep its tensors and the random state unchanged."""
     with contextlib.suppress(Exception), precision:  # a subclass may expect other inputs
         tensors = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
         tensors |= {name: buffer.clone() for name, buffer in layer.named_buffers()}

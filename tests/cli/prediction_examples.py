@@ -1,4 +1,4 @@
-"""Helpers for tests of commands on runs: the trained model, and its outputs to compare predictions with."""
+"""Helpers for tests of predictions: build the trained model of a run, and compute the outputs to compare with."""
 
 import csv
 import io

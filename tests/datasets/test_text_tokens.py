@@ -119,5 +119,5 @@ def test_vocabulary_size_token_length_and_fraction_of_unknown_tokens_are_describ
     held_out = [*split_pieces(text[784:882]), *split_pieces(text[882:])]
     share = sum(piece not in (" the", " whale") for piece in held_out) / len(held_out)
     length = len(text) / (len(split_pieces(text[:784])) + len(held_out))
-    expected = f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} of the tokens"
-    assert data.describe()[1] == f"{expected} of the validation and test splits unknown"
+    expected = f"tokens: words, vocabulary of 6, {length:.1f} characters per token, {share:.1%} unknown"
+    assert data.describe()[1] == f"{expected} tokens in the validation and test splits"

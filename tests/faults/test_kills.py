@@ -18,7 +18,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 SAVES = 40
-SAMPLE = {1}  # positions in `STEPS` of the kinds of run that the default suite kills
+SAMPLE = {1}  # positions in `STEPS` of the kinds of run that the default suite kills at a random step
 
 
 @pytest.mark.parametrize(

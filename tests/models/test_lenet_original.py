@@ -14,7 +14,7 @@ from dltrain.models.lenet_original import ScaledTanh, SubSampling
 # Rows of the paper's table I: for each map of S2, the maps of C3 that read it.
 READERS = ("0 4 5 6 9 10 11 12 14 15", "0 1 5 6 7 10 11 12 13 15", "0 1 2 6 7 8 11 13 14 15")
 READERS += ("1 2 3 6 7 8 9 12 14 15", "2 3 4 7 8 9 10 12 13 15", "3 4 5 8 9 10 11 13 14 15")
-# Trainable parameters that the paper states for each layer.
+# Number of trainable parameters of each layer, as stated in the paper.
 PUBLISHED = {"C1": 156, "S2": 12, "C3": 1_516, "S4": 32, "C5": 48_120, "F6": 10_164}
 
 

@@ -24,7 +24,7 @@ NETWORKS |= {"vgg13": ["model.norm=batch"]}
 TRANSFER = ["transfer=finetune", "transfer=freeze"]
 
 
-def test_the_output_layers_of_the_network_and_its_auxiliary_heads_are_new_for_other_classes(
+def test_the_output_layers_of_the_network_and_its_auxiliary_heads_are_new_for_a_different_number_of_classes(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "googlenet.pt"

@@ -28,14 +28,14 @@ def test_images_with_the_same_name_get_separate_mask_files(tmp_path: Path) -> No
     assert [Path(path).name for path in paths] == ["a.png", "a-2.png", "a-3.png"]
 
 
-def test_without_a_folder_predictions_have_no_mask() -> None:
+def test_predictions_have_no_mask_without_an_output_folder() -> None:
     assert PredictedFiles(None).store({"input": "a.jpg", "mask": MASK, "shares": {"cell": 0.5}}) == {
         "input": "a.jpg",
         "shares": {"cell": 0.5},
     }
 
 
-def test_a_mask_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
+def test_an_output_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match="--out: expected a new or empty folder"):
         PredictedFiles(str(tmp_path))

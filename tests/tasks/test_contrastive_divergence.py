@@ -1,4 +1,4 @@
-"""Contrastive divergence and the likelihoods of an RBM, compared with sums over all states."""
+"""Contrastive divergence, compared with its formula, and likelihoods of RBMs, compared with sums over all states."""
 
 import functools
 import itertools
@@ -300,7 +300,7 @@ def test_a_model_that_is_not_an_rbm_is_rejected() -> None:
         ContrastiveDivergence([1, 2, 3], [0.0], [1.0]).stages(nn.Linear(6, 2))
 
 
-def test_likelihoods_are_exact_under_bfloat16_autocast(bar_overrides: Callable[..., list[str]]) -> None:
+def test_likelihoods_are_computed_in_fp32_under_bfloat16_autocast(bar_overrides: Callable[..., list[str]]) -> None:
     components = assemble.build_components(compose.compose(bar_overrides()))
     nn.init.normal_(components.model.up.weight, std=0.5)
     batches: list[Batch] = list(dry_run.build_batches(components, components.data.load())["val"])

@@ -15,7 +15,7 @@ from dltrain.tasks.text_to_text import TextToText
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 WORDS = ["", "", "", "", "summarize", ":", "cats.", "dogs", "bark."]
-NEEDS_ROUGE = pytest.mark.skipif(not importlib.util.find_spec("rouge_score"), reason="no rouge-score")
+NEEDS_ROUGE = pytest.mark.skipif(not importlib.util.find_spec("rouge_score"), reason="rouge-score is not installed")
 
 
 def decode(tokens: list[int]) -> str:

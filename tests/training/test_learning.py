@@ -1,4 +1,4 @@
-"""The parameters that a stage trains: gradients, module modes, and frozen parameters and statistics."""
+"""Stages that freeze parameters: gradients, training and evaluation mode of modules, and running statistics."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -67,7 +67,9 @@ class Watched(HeadFirst):
 
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_modules_owned_by_no_turn_keep_their_weights_and_running_statistics(average: float, tmp_path: Path) -> None:
+def test_modules_without_trained_parameters_keep_their_weights_and_running_statistics(
+    average: float, tmp_path: Path
+) -> None:
     task, model = Watched(), Network()
     before = state(model, "body")
     loop = make_loop(tmp_path, task, model, epochs=2, average=average, eval_every=(3.0, "step"))

@@ -53,7 +53,7 @@ WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select
 
 
 class Watch(TorchDispatchMode):
-    """Counter of tensor operations; `waits` has those that make the host wait for a GPU."""
+    """Counter of tensor operations; `waits` counts the operations that make the host wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
