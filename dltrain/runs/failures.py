@@ -38,10 +38,15 @@ def describe_out_of_memory(error: BaseException, components: Components) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     half = f"data.batch_size={size // 2} trainer.accumulate={2 * trainer['accumulate']}"
     same = "the same" if size % 2 == 0 else "nearly the same"
-    smaller = f"{half} ({same} optimizer steps), trainer.on_oom=shrink (splits batches automatically), "
+    settings = {
+        f"{half} ({same} optimizer steps), ": size > 1,
+        "trainer.on_oom=shrink (splits batches automatically), ": size > 1 and trainer["on_oom"] != "shrink",
+        "device.precision=bf16, ": components.device.precision in ("fp32", "tf32"),
+    }
+    hints = "".join(setting for setting, helps in settings.items() if helps)
     return (
         f"{first}. Batch size {size}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
-        f"Try {smaller if size > 1 else ''}device.precision=bf16, or a smaller model"
+        f"Try {hints}{'or ' if hints else ''}a smaller model"
     )
 
 

@@ -110,6 +110,15 @@ def test_a_failed_run_reports_the_error_and_keeps_its_best_weights(
     assert ("_hparams_/session_end_info" in events(outcome).summary_metadata) == (state != "interrupted")
 
 
+def test_an_out_of_memory_error_suggests_only_settings_that_the_run_does_not_have(
+    train_with_fault: Callable[..., Outcome],
+) -> None:
+    for more, suggested in (((), True), (("trainer.on_oom=shrink", "device.precision=bf16"), False)):
+        error = read(train_with_fault("memory", *more).folder / "status.json")["error"]
+        assert ("trainer.on_oom=shrink" in error) == ("device.precision=bf16" in error) == suggested
+        assert "data.batch_size=" in error and error.endswith(", or a smaller model")
+
+
 def test_a_diverged_run_does_not_affect_the_next_run_in_the_same_process(
     train_with_fault: Callable[..., Outcome],
     train: Callable[..., Outcome],
