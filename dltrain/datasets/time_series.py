@@ -63,9 +63,9 @@ class TimeSeries:
         season: Steps per season, at least 1; None infers it, and uses 1 if this fails or there are fewer than
             three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
-            to ``horizon`` steps in training; ``window``: values minus the mean of the window, divided by its standard
-            deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the training
-            rows, divided by their standard deviation.
+            to ``horizon`` steps in the training rows; ``window``: values minus the mean of the window, divided by its
+            standard deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the
+            training rows, divided by their standard deviation.
         missing: Policy for missing values: ``refuse``, ``interpolate`` linearly, or repeat the ``last`` value. Nothing
             is filled from a later split; missing values at the start become the first known value.
         validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.

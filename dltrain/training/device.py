@@ -147,7 +147,8 @@ def configure_process(device: Device, seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     _skip_compiler_import(not device.compile)
-    if torch.are_deterministic_algorithms_enabled() != device.deterministic:  # the call imports the compiler, 3 s
+    # Set the option only if it changes: the call imports the compiler, which takes 3 s.
+    if torch.are_deterministic_algorithms_enabled() != device.deterministic:
         torch.use_deterministic_algorithms(device.deterministic)
     torch.backends.cudnn.benchmark = device.device.type == "cuda" and not device.deterministic
     torch.set_float32_matmul_precision("highest" if device.precision == "fp32" else "high")
@@ -162,8 +163,8 @@ def configure_process(device: Device, seed: int) -> None:
 def _keep_freed_memory() -> None:
     """Keep the memory freed by a step for the next step instead of returning it to the system.
 
-    By default glibc returns every block above 32 MB immediately. Getting zeroed pages back one by one takes a tenth of
-    a large network's step. Other C libraries have no such option.
+    By default, glibc returns every block above 32 MB immediately, and getting zeroed pages back one by one takes a
+    tenth of the step time of a large network. Other C libraries have no such option.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

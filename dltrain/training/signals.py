@@ -25,7 +25,7 @@ class Stopped(BaseException):
 
 
 class Stop:
-    """Handler of signals: the loop checks between two steps whether to stop or save.
+    """Signal handlers that request a stop or a checkpoint; the loop checks for requests between two steps.
 
     In cooperative mode, a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
     not stop in time (for example because a worker hangs), the handler raises `Stopped`. A second signal exits

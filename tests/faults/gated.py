@@ -1,4 +1,4 @@
-"""Subclasses of dltrain's tasks and data that wait at moments chosen by a test.
+"""Subclasses of dltrain's tasks and data that wait at events chosen by a test.
 
 A test selects them on the command line (``task._target_=gated.Classification allow_targets=[gated]``). The environment
 variable GATE names a folder; without it, the classes never wait. If the folder has a file ``train-7``, the process
@@ -42,7 +42,7 @@ from dltrain.tasks.base import Batch, Evaluation, Loss, Media, Stage
 
 
 class Gate:
-    """Gate that makes its process wait at each moment that has a file in the folder."""
+    """Gate that makes its process wait at each event that has a file in the folder."""
 
     def __init__(self) -> None:
         self.folder = Path(os.environ["GATE"]) if "GATE" in os.environ else None
