@@ -38,7 +38,7 @@ class BadSamples:
         if message in self.found:
             return
         if len(self.found) >= self.limit:
-            expected = f"at most {self.limit:,} unreadable examples"
+            expected = f"at most {self.limit:,} unreadable example{'s' * (self.limit != 1)}"
             raise ConfigError(format_error("data.max_bad_samples", expected, "one more", f"The last one: {message}"))
         self.found.append(message)
 

@@ -7,17 +7,17 @@ SENTENCES = ("punctuation", "lines")
 BLANK = re.compile(r"\n[^\S\n]*\n")
 CLOSING, OPENING = r"[\"'”’»)\]]*", r"[\"'“‘«(\[_]*"
 TITLES = "".join(rf"(?<!\b{title})" for title in ("Mr", "Mrs", "Ms", "Dr", "St"))
-# A punctuation mark, followed by whitespace and a capital letter or a digit; or a Chinese or Japanese mark.
-SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}(?:[^\W\d_a-zà-ÿ]|\d))|[。！？]+[」』”]*")
+# Punctuation marks, followed by whitespace and a letter or a digit (group 1); or Chinese or Japanese marks.
+SENTENCE_END = re.compile(rf"{TITLES}[.!?…]+{CLOSING}(?=\s+{OPENING}([^\W_]))|[。！？]+[」』”]*")
 
 
 def split_documents(text: str, sentences: str) -> list[list[str]]:
     """Return the sentences of each document; documents are separated by blank lines.
 
     Args:
-        sentences: ``punctuation`` ends a sentence at a punctuation mark that is followed by whitespace and a capital
-            letter or a digit, except after a title such as Mr., and at every Chinese or Japanese mark; ``lines`` treats
-            each line as a sentence.
+        sentences: ``punctuation`` ends a sentence at a punctuation mark that is followed by whitespace and a digit or
+            a letter that is not lowercase, except after a title such as Mr., and at every Chinese or Japanese mark;
+            ``lines`` treats each line as a sentence.
     """
     documents = BLANK.split(text.replace("\r\n", "\n"))
     split = split_sentences if sentences == "punctuation" else str.splitlines
@@ -27,5 +27,6 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
 
 def split_sentences(text: str) -> list[str]:
     """Return the sentences of a text, including the whitespace around them."""
-    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
+    found = (match for match in SENTENCE_END.finditer(text) if not (match[1] or "").islower())
+    ends = [0, *(match.end() for match in found), len(text)]
     return [text[start:end] for start, end in pairwise(ends)]

@@ -1,10 +1,9 @@
 """Connectionist temporal classification (CTC), for transcripts that are not aligned with the steps of the inputs."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,7 +12,7 @@ from dltrain.metrics import error_rates
 from dltrain.metrics.running import Mean
 from dltrain.plots.spectrogram import spectrogram
 from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
-from dltrain.tasks.ctc_baseline import Unigram
+from dltrain.tasks.ctc_baseline import Unigram, input_lengths
 from dltrain.tasks.ctc_search import PrefixSearch
 from dltrain.tasks.model_call import call_model
 
@@ -71,7 +70,7 @@ class Ctc(Task):
         total = F.ctc_loss(
             steps.transpose(0, 1),
             batch["transcript"],
-            _lengths(batch),
+            input_lengths(batch),
             lengths,
             self.blank_token,
             reduction="sum",
@@ -90,7 +89,7 @@ class Ctc(Task):
         mean, references = Mean(), list[str]()
         found, constant, shown = list[str](), list[str](), dict[str, Any]()
         for batch in batches:
-            steps, lengths = _log_probabilities(model, batch), _lengths(batch)
+            steps, lengths = _log_probabilities(model, batch), input_lengths(batch)
             loss = self._compare(steps, batch)
             mean.add(loss.weight, loss=loss.total)
             references += map(self.text, _cut(batch["transcript"], batch["transcript_lengths"]))
@@ -105,7 +104,7 @@ class Ctc(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return the transcript of each input, and its log-probability."""
-        found = self.search(_log_probabilities(model, batch), _lengths(batch))
+        found = self.search(_log_probabilities(model, batch), input_lengths(batch))
         pairs = zip(found.tokens, found.scores, strict=True)
         return [{"transcript": self.text(tokens), "score": score} for tokens, score in pairs]
 
@@ -134,12 +133,6 @@ class Ctc(Task):
 def _log_probabilities(model: nn.Module, batch: Batch) -> Tensor:
     """Return the log-probabilities of the tokens at each step, float32 (B, T, V)."""
     return call_model(model, batch).float().log_softmax(-1)
-
-
-def _lengths(batch: Mapping[str, Tensor]) -> Tensor:
-    """Return the number of steps of each input, int64 (B,) on the CPU."""
-    inputs = batch["inputs"]
-    return batch["lengths"] if "lengths" in batch else torch.full((len(inputs),), inputs.shape[1])
 
 
 def _cut(rows: Tensor, lengths: Tensor) -> list[list[int]]:

@@ -133,7 +133,7 @@ def test_bad_pieces_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     content = {**VALID, "train": [*VALID["train"], [[]], [[300]]]}
     data = PianoRoll(write(tmp_path, content), on_bad_sample="skip")
     assert len(data.load().train) == 3 and len(data.bad.found) == 2
-    with pytest.raises(ConfigError, match="expected at most 1 unreadable examples"):
+    with pytest.raises(ConfigError, match="expected at most 1 unreadable example, got"):
         PianoRoll(write(tmp_path, content), on_bad_sample="skip", max_bad_samples=1)
 
 

@@ -110,6 +110,18 @@ def test_sentences_end_at_punctuation_or_newlines_and_documents_end_at_blank_lin
     assert split_documents("One. Two\nthree\n\nfour", "lines") == [["One. Two", "three"], ["four"]]
 
 
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Это т. н. кит. Он здесь.", ["Это т. н. кит.", "Он здесь."]),
+        ("Widać np. łódź. Śpi.", ["Widać np. łódź.", "Śpi."]),
+        ("נעם. שלום.", ["נעם.", "שלום."]),  # a script without case
+    ],
+)
+def test_a_sentence_does_not_end_before_a_lowercase_letter_of_any_alphabet(text: str, sentences: list[str]) -> None:
+    assert split_documents(text, "punctuation") == [sentences]
+
+
 def test_a_missing_file_invalid_utf8_or_a_single_training_document_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One sentence. Another one. A third one.\n\nNo more.")
     expected = (

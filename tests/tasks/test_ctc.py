@@ -146,6 +146,8 @@ def test_the_baseline_repeats_the_most_frequent_token_except_spaces() -> None:
     unigram = Unigram([spaces], len(LETTERS), [0, 3])
     assert unigram.token == 2 and unigram.rate == 8 / 20
     assert unigram(torch.tensor([10, 1])) == [[2] * 4, []]
+    del spaces["lengths"]  # three inputs without padding
+    assert Unigram([spaces], len(LETTERS), [0, 3]).rate == 8 / (3 * spaces["inputs"].shape[1])
 
 
 def test_the_error_rates_of_the_baseline_are_computed_from_its_transcripts() -> None:
