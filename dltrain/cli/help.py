@@ -11,7 +11,7 @@ from dltrain.config.groups import list_groups
 KEYS = """\
   seed                                random seed: initialization, data order, augmentation
   trainer.epochs trainer.max_steps    passes over the training data; maximum number of optimizer steps
-  trainer.accumulate                  batches whose gradients are averaged into one step
+  trainer.accumulate                  number of batches whose gradients are averaged in one step
   trainer.log_every                   when the loss is logged: "50 steps", "1 epoch", "5 minutes"
   trainer.eval_every                  when the validation split is evaluated
   trainer.eval_examples               number of validation examples to evaluate, the same ones each time
@@ -20,8 +20,8 @@ KEYS = """\
   optimizer.lr                        learning rate
   model.hidden_size model.num_layers  width and number of the hidden layers
   data.batch_size data.workers        examples per batch; processes that read files
-  data.path data.column               your own file, and the column to predict
-  data.window data.horizon            past steps read, next steps predicted
+  data.path data.column               your own file; column to predict
+  data.window data.horizon            number of past steps to read; number of next steps to predict
   data.root data.download             folder of data sets; whether to download missing ones
   data.on_bad_sample                  unreadable examples: stop or skip
   device.precision                    auto, fp32, tf32, bf16 or fp16

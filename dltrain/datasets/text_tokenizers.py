@@ -59,7 +59,7 @@ class Tokenizer(Protocol):
         """Return the content of a file."""
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text; raise ConfigError if a part of it is unknown."""
+        """Return the tokens of a text; raise ConfigError if a part of the text is unknown."""
 
     def encode_content(self, content: str | bytes) -> Encoded:
         """Return the tokens of a file's content, or of a part of the content."""
@@ -177,7 +177,7 @@ class PieceTokenizer:
         return read_utf8(path)
 
     def encode_content(self, content: str | bytes) -> Encoded:
-        """Return the tokens of a text; a piece that is not in the vocabulary is unknown."""
+        """Return the tokens of a text; a piece that is not in the vocabulary becomes the unknown token."""
         text = as_text(content)
         tokens, sizes = list[int](), list[int]()
         for part in lines_of(text):

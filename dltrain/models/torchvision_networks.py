@@ -50,7 +50,7 @@ def _truncated(std: float) -> Callable[[nn.Conv2d], Any]:
 
 
 def _keep_size(convolution: nn.Conv2d) -> None:
-    """Turn a convolution into a 3x3 one that keeps the size of the image; the caller initializes its weights."""
+    """Turn a convolution into a 3x3 convolution that keeps the size of images; the caller initializes the weights."""
     convolution.kernel_size, convolution.stride, convolution.padding = (3, 3), (1, 1), (1, 1)
 
 
@@ -65,9 +65,9 @@ def _shrink_alexnet(network: models.AlexNet) -> None:
 
 
 def _shrink_vgg(network: models.VGG) -> None:
-    """Round up in pooling, and classify one pixel instead of 7x7.
+    """Round sizes up in pooling, and make the classifier read one pixel instead of 7x7.
 
-    For images of 32x32 pixels, torchvision would classify 49 copies of one pixel.
+    For images of 32x32 pixels, the classifier of torchvision reads 49 copies of one pixel.
     """
     for layer in network.features:
         if isinstance(layer, nn.MaxPool2d):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 2**26  # a sweep of ten thousand jobs needs less
+MAX_BYTES = 2**26  # the files of a sweep of ten thousand jobs are smaller
 MAX_YAML_BYTES = 2**20  # parsing YAML takes seconds per megabyte
 MAX_DEPTH = 64  # levels of nested lists and mappings
 

@@ -185,7 +185,7 @@ PATTERNS = np.array([[1, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 0, 0, 0], [
 
 @pytest.fixture(scope="module")
 def bar_overrides(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
-    """Return a function that appends overrides to those of an RBM on images with one of three rows filled."""
+    """Return a function that appends its arguments to the overrides for an RBM on 3x3 images with one white row."""
     x = np.tile(PATTERNS, (40, 1)).reshape(-1, 3, 3).astype(np.uint8) * 255
     y = np.tile(np.arange(3), 40)
     path = tmp_path_factory.mktemp("bars") / "bars.npz"
