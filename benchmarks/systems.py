@@ -107,7 +107,7 @@ def overrides(task: Task, precision: str) -> list[str]:
 
 
 def bare(task: Task, precision: str = "fp32") -> None:
-    """Train with the workload's example loop, or else with a loop as in PyTorch's tutorials that saves nothing."""
+    """Train with the workload's example loop if it has one, otherwise with the loop of PyTorch's tutorials."""
     if task.workload.example is not None:
         return task.workload.example(task)
     model, loss_of = task.model(), task.workload.loss

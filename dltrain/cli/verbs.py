@@ -10,9 +10,9 @@ RUN = ("RUN", "the folder of the run, or latest for the most recently active run
 LOCATION = ("KEY=VALUE", "location of the data, and device: data.path=FILE data.root=DIR device=cpu")
 SCORE = ("task.features=RUN", "compute sample quality with the features of that run's classifier")
 RESUMABLE = (
-    "trainer.epochs and trainer.max_steps (train longer), keys of trainer for time, logs, checkpoints, requeueing and "
-    "running out of memory, keys of data for location, workers and unreadable examples, keys of device except "
-    "precision"
+    "trainer.epochs and trainer.max_steps (train longer), keys of trainer for the time limit, logs, checkpoints, "
+    "requeueing and out-of-memory errors, keys of data for location, workers and unreadable examples, keys of device "
+    "except precision"
 )
 
 
@@ -77,7 +77,7 @@ def _predict_flags(parser: ArgumentParser) -> None:
     explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
     explain += "texts with model.readout=attention, print the weight of each word"
     add("--explain", action="store_true", help=explain)
-    add("--text", help="text to score, instead of INPUT")
+    add("--text", help="a text to read instead of INPUT")
 
 
 def _generate_flags(parser: ArgumentParser) -> None:
@@ -98,7 +98,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
     nucleus = "text: draw from the most likely tokens with this total probability"
     add("--top-p", type=probability, metavar="P", help=nucleus)
-    search = "text: search for the most likely text with N candidates, and print it when it is complete"
+    search = "text: beam search with N candidates; the most likely text is printed when it is complete"
     add("--beam", type=count, metavar="N", help=search)
     _checkpoint(parser)
 
@@ -110,7 +110,7 @@ def _resume_flags(parser: ArgumentParser) -> None:
 
 def _runs_flags(parser: ArgumentParser) -> None:
     keys = ("model", "data", "task", "metric", "state", "step", "age", "time", "folder", "typed")
-    order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best"
+    order = f"one of {' '.join(keys)}: age (default) lists the newest first, metric the best first"
     parser.add_argument("--sort", type=one_of(*keys), default="age", metavar="KEY", help=order)
     parser.add_argument("--json", action="store_true", help="print one JSON array with all fields of each run")
 
@@ -214,8 +214,8 @@ must be of the same kind as the training data:
             search
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
-of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions,
-which have no fitted.pt.""",
+of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions, which have no
+fitted.pt.""",
         examples="""\
 dltrain predict latest holiday.jpg
 dltrain predict outputs/cnn-image_folder/20261122-170146-f8f5 scans/ --top 3 --format csv > classes.csv

@@ -17,7 +17,7 @@ def held_out_size(count: int, fraction: float) -> int:
 
 
 def hold_out(count: int, fraction: float) -> tuple[Tensor, Tensor]:
-    """Return the indices to keep and the indices to hold out, the last part of the fixed permutation."""
+    """Return the indices to keep and the indices to hold out: the first and last part of the fixed permutation."""
     order = permutation(count)
     cut = count - held_out_size(count, fraction)
     return order[:cut], order[cut:]

@@ -83,7 +83,7 @@ def identity(batch: Any) -> Any:
 
 
 def init_worker(number: int) -> None:
-    """Ignore SIGINT and SIGUSR1, which the main process handles after its step, and exit when the parent does."""
+    """Ignore SIGINT and SIGUSR1, which the main process handles after its current step, and exit with the parent."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -80,8 +80,8 @@ class DateForm:
 
     Args:
         pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
-            for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for the names below, ``%s``
-            for Unix time.
+            for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for names in `months`
+            and `weekdays`, ``%s`` for Unix time.
         months: Names of the months; empty for numbers or English abbreviations.
         weekdays: Names of the weekdays from Monday on; empty without weekdays.
         noon: Words that mark the hours before and after noon.

@@ -55,7 +55,7 @@ class PairFiles:
         """Return one value for each of ``count`` files: the elements of a list, or the same value for all files.
 
         Raises:
-            ConfigError: A list has a different length.
+            ConfigError: The length of a list is not ``count``.
         """
         if not isinstance(value, Sequence) or isinstance(value, str):
             return [value] * count
@@ -88,7 +88,7 @@ class PairFiles:
         return {"columns": self.columns, "marks": marks}
 
     def restore(self, state: Fitted) -> None:
-        """Restore a result of `state`, including one of an earlier version, which read a single file."""
+        """Restore a result of `state`; a result of an earlier version describes a single file."""
         columns, marks = state["columns"], state["marks"]
         if not columns or isinstance(columns[0], str):
             columns, marks = [columns], [marks]
@@ -99,7 +99,7 @@ class PairFiles:
                 reader.columns = names[0], names[1]
 
     def read_inputs(self, file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]:
-        """Yield the lines of a text file, or the column of sources of a table, at most ``size`` at a time."""
+        """Yield the encoded lines of a text file or source cells of a table, at most ``size`` at a time."""
         if file.suffix not in TABLES or not any(self.columns):
             yield from read_lines(file, size, encoder)
             return
@@ -117,7 +117,7 @@ class PairFiles:
 
 
 def join(found: Sequence[Pairs]) -> Pairs:
-    """Return the pairs of all files."""
+    """Return the pairs of all files as one `Pairs`."""
     sources, targets = (list(chain.from_iterable(side)) for side in zip(*(pairs[1:3] for pairs in found), strict=True))
     return Pairs(" and ".join(pairs.name for pairs in found), sources, targets, found[0].columns)
 

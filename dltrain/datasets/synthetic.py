@@ -32,8 +32,7 @@ class Gates:
     represent and learn, not how it generalizes.
 
     Args:
-        gate: ``and``, ``or``, ``nand`` and ``nor``, which are linearly separable, or ``xor`` and ``xnor``, which are
-            not.
+        gate: ``and``, ``or``, ``nand``, ``nor`` (linearly separable), ``xor`` or ``xnor`` (not linearly separable).
         batch_size: Examples per batch, at least 1.
         workers: Unused: the rows stay in memory.
 

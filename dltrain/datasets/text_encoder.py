@@ -48,7 +48,7 @@ class TextEncoder:
 
 @dataclass(frozen=True)
 class PairEncoder:
-    """Conversion of pairs of texts to rows of tokens: begin, the first text, end, the second text, end.
+    """Conversion of pairs of texts to rows of tokens: begin token, first text, end token, second text, end token.
 
     Args:
         tokens: Vocabulary, with begin and end tokens.
@@ -70,7 +70,7 @@ class PairEncoder:
     def rows(self, texts: Iterable[tuple[str, str]]) -> dict[str, Ragged]:
         """Return ``tokens`` and ``segments``, which are 1 for the second text and the end token after it."""
         encode, begin, end = self.tokens.encode, self.tokens.begin, self.tokens.end
-        assert encode is not None and begin is not None and end is not None, "checked at the beginning"
+        assert encode is not None and begin is not None and end is not None, "checked by `__post_init__`"
         tokens, segments, lengths = list[int](), list[int](), list[int]()
         for pair in texts:
             first, second = self._cut(encode(pair[0]), encode(pair[1]))

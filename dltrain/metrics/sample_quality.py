@@ -33,7 +33,7 @@ class Quality:
 
     def __init__(self, network: Network | None = None) -> None:
         self.network = network
-        self._raw_name = "points"  # name of the features without a network; each `measure` updates it
+        self._raw_name = "points"  # name of the features without a network; `features` updates it
 
     @property
     def name(self) -> str:

@@ -212,7 +212,7 @@ class InceptionNetwork(TorchvisionNetwork):
     Args:
         name: ``googlenet`` or ``inception_v3``.
         dropout: Dropout probability of the inputs of the last layer, in [0, 1).
-        aux_weight: Weight of the loss of each auxiliary head; 0 for a network without them.
+        aux_weight: Weight of the loss of each auxiliary head; 0 for no auxiliary heads.
         transform_input: Whether to rescale inputs to [-1, 1], as torchvision's trained weights expect; the inputs must
             be normalized by the mean and standard deviation of ImageNet.
 

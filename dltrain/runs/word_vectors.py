@@ -15,7 +15,7 @@ FORM = "a word and its numbers in each line"
 
 
 class WordVectors(NamedTuple):
-    """Vectors of some words.
+    """Vectors of words.
 
     Args:
         vectors: Word -> float32 (width,).
@@ -29,7 +29,7 @@ class WordVectors(NamedTuple):
 
 
 def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
-    """Read the vectors of some words, line by line.
+    """Read the vectors of the `wanted` words, line by line.
 
     A first line of two whole numbers is read as word2vec's header: the size of the vocabulary and the width.
 
@@ -52,7 +52,7 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
             continue
         vector = _numbers(parts[-width:]) if width else None
         if not word or vector is None:
-            expected = f"a word and {width} numbers in each line, as in earlier lines" if width else FORM
+            expected = f"a word and {width} numbers in each line" if width else FORM
             raise ConfigError(format_error(KEY, expected, f"{line.rstrip()[:60]!r} in line {number} of {path}"))
         if word in wanted:
             found.setdefault(word, vector)

@@ -1,4 +1,4 @@
-"""Checks of run folders: no earlier run, writable, and without links or special files when resumed.
+"""Checks of run folders before they are read or written.
 
 A run folder may come from someone else, so its contents are not trusted.
 """
@@ -57,7 +57,7 @@ def has_foreign_lock(path: Path) -> bool:
 
 
 def check_entries(path: Path, links: bool = True) -> None:
-    """Raise ConfigError if a run folder cannot be read or contains pipes, devices, sockets or rejected links.
+    """Raise ConfigError if a run folder cannot be read or contains pipes, devices, sockets or forbidden links.
 
     Opening a pipe, device or socket can block forever.
 

@@ -1,4 +1,4 @@
-"""Folder of a sweep: stores all jobs before the first starts, and checks that a resumed sweep has the same jobs."""
+"""Store all jobs of a sweep in its folder before the first one starts, and reject a resume with other jobs."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def _resumed_path(job: Job) -> Path | None:
         return named if again else None
     path = Path(job.sweep_resume).expanduser()
     if named is not None and not (path.exists() and named.exists() and path.samefile(named)):
-        raise ConfigError(format_error("hydra.sweep.dir", f"{path}, as in sweep.resume, or nothing", named))
+        raise ConfigError(format_error("hydra.sweep.dir", f"{path}, as in sweep.resume, or no value", named))
     return path
 
 

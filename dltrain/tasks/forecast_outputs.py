@@ -21,7 +21,7 @@ MIN_DEVIATION = 1e-3  # minimum standard deviation in normalized units, so that 
 class Output(ABC):
     """Interpretation of raw forecasts, the normalized outputs of a model.
 
-    Methods read the raw forecasts as ``levels``, (B, horizon, columns, parts).
+    The argument ``levels`` holds the raw forecasts, (B, horizon, columns, parts).
     """
 
     parts: int  # raw forecasts per step and column: 1 for a value, one per quantile, 2 for a normal distribution
@@ -36,7 +36,7 @@ class Output(ABC):
         """Return the point forecast, (B, horizon, columns)."""
 
     def named_quantiles(self, levels: Tensor) -> dict[str, Tensor]:
-        """Return the quantiles except the point forecast, (B, horizon, columns) each, by their level as a string."""
+        """Return the quantiles except the point forecast, (B, horizon, columns) each, with keys such as ``0.1``."""
         return {}
 
     def interval(self, levels: Tensor) -> dict[str, Tensor]:
@@ -109,7 +109,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return whether each target is within the interval, as a dict with the name of the metric as key."""
+        """Return 1 for each target within the interval and 0 for the others, with the name of the metric as key."""
         found = self.quantiles(levels)
         inside = (found[..., 0] <= targets) & (targets <= found[..., -1])
         return {f"coverage_{100 * self.nominal:g}": inside.float()}

@@ -99,7 +99,7 @@ def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
         ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column with at least two different tags"),
     ],
 )
-def test_an_unsuitable_file_is_rejected_with_its_key(content: str, message: str, tmp_path: Path) -> None:
+def test_the_error_for_an_unsuitable_file_names_the_key(content: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.conll").write_text(content)
     with pytest.raises(ConfigError, match=message):
         Conll(str(tmp_path / "a.conll"))

@@ -56,7 +56,7 @@ def busy(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Pat
     return child, run
 
 
-def test_resuming_a_run_in_progress_is_rejected_with_its_process_id(
+def test_a_run_in_progress_cannot_be_resumed_and_the_error_names_its_process(
     busy: tuple[Child, Path],
     dltrain: Callable[..., Child],
     gate: Gate,

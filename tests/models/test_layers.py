@@ -40,7 +40,7 @@ def test_a_norm_accepts_vectors_and_feature_maps_with_any_number_of_channels(nam
         assert norm(name, channels, dims)(torch.randn(shape)).shape == shape
 
 
-def test_layer_norm_gives_the_feature_maps_of_each_image_mean_0_and_variance_1() -> None:
+def test_layer_norm_normalizes_each_image_over_channels_and_pixels() -> None:
     y = norm("layer", 6, 2)(torch.randn(4, 6, 8, 8) * 3 + 2).flatten(1)
     torch.testing.assert_close(y.mean(1), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(y.var(1, correction=0), torch.ones(4), atol=1e-4, rtol=0)

@@ -39,7 +39,7 @@ def test_a_transformer_equals_the_torch_encoder_with_the_same_weights(causal: bo
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_single_output_is_computed_from_the_last_step() -> None:
+def test_the_output_for_a_whole_sequence_is_computed_from_the_last_step() -> None:
     model = Transformer(3, 12, 5, hidden_size=32)
     x = torch.randn(4, 12, 3)
     steps = through(model, x, None, "gelu")

@@ -110,7 +110,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ),
         (
             "-m model=perceptron,mlp seed=0 hydra.sweep.dir=other",
-            "hydra.sweep.dir: expected whole, as in sweep.resume, or nothing, got other",
+            "hydra.sweep.dir: expected whole, as in sweep.resume, or no value, got other",
         ),
         ("model=mlp seed=0", "sweep.resume: not supported without -m."),
         ("-m model=mlp seed=0 sweep.resume=whole,other", "sweep.resume: expected one folder, got other whole"),
