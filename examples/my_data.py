@@ -1,4 +1,4 @@
-"""Custom data: points in the plane, labeled by the arm of a spiral that they lie on."""
+"""Custom data: points on the arms of a spiral, labeled with the number of their arm."""
 
 import csv
 from collections.abc import Iterator

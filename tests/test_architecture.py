@@ -26,7 +26,7 @@ LAYERS = [
     ["cli"],
 ]
 LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
-# Packages and modules that report errors before training, so they must not import torch.
+# Packages and modules that must not import torch, so that errors before training are reported quickly.
 LIGHT = [
     "redaction",
     "errors",

@@ -1,4 +1,4 @@
-"""Scale of images in arrays: the same numbers mean the same shades in training, testing and prediction."""
+"""Scale of images in arrays, which must be the same in training, testing and prediction."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from dltrain.errors import ConfigError, format_error
 
-OVERSHOOT = 0.1  # floats may exceed standard black and white by this fraction of the range, as after resampling
+OVERSHOOT = 0.1  # floats may lie outside a standard range by this fraction of its length, as after resampling
 DARKEST_BYTES = 64  # floats with a lower maximum are not read as 0 to 255
 
 

@@ -21,7 +21,7 @@ PARTS = {
 
 
 class TimeColumn(NamedTuple):
-    """The times of the rows of a table.
+    """Time of each row of a table.
 
     Args:
         columns: Indices of the columns that make up the date, often only one.
@@ -42,10 +42,10 @@ def parse_cells(cells: Cells, day_first: bool | None, named_time: bool) -> Dates
 
 
 def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
-    """Return the columns of year, month etc. that make up a date, or else the first column of dates, or None.
+    """Return the times in columns such as year and month, or else in the first column of dates, or None.
 
     Raises:
-        ConfigError: A cell is missing or not a date like the others, or the order of day and month is ambiguous.
+        ConfigError: In the column of dates, a cell is missing or not a date, or the dates are ambiguous.
     """
     parts = {name.casefold(): index for index, name in enumerate(table.header) if table.is_numeric(index)}
     for names, pattern in reversed(PARTS.items()):
@@ -73,7 +73,7 @@ def check_dates(table: Table, column: int, dates: Dates, missing: bool) -> None:
         table: The file.
         column: Index of the column.
         dates: The parsed dates of the column.
-        missing: Whether values may be missing.
+        missing: Whether cells may be missing.
     """
     bad = dates.bad
     if bad is None and not missing and dates.times.isna().any():

@@ -48,7 +48,7 @@ class ImageTransform:
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
             arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas get
             the stored value 0, which is black unless arrays have a different scale.
-        white: Stored value of white; black is 0.
+        white: Stored value of white; black is 0. For arrays whose scale is not standard, 1.
         arrays: Scale of user-provided arrays; None for the scale of the stored values.
     """
 
@@ -99,7 +99,7 @@ class ImageTransform:
         return scaled.round().astype(np.uint8) if self.white > 1 else scaled
 
     def add_bounds(self, spec: Spec) -> Spec:
-        """Return ``spec`` with the model inputs for black and white."""
+        """Return ``spec`` with ``low`` and ``high``: the model inputs for black and white, one number per channel."""
         channels = spec.channels or 1
         ends = ((end - self.mean) / self.std for end in self.arrays.bounds)
         low, high = (tuple(end.expand(channels, 1, 1).flatten().float().tolist()) for end in ends)

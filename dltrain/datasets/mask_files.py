@@ -13,7 +13,7 @@ from dltrain.datasets.masks import UNKNOWN
 from dltrain.errors import ConfigError, format_error
 
 INDEXED = ("1", "L", "P")  # PIL modes whose pixels are numbers rather than colors
-DEEP = ("I", "I;16", "I;16B", "I;16L")  # also numbers, but only those up to 255 can be classes
+DEEP = ("I", "I;16", "I;16B", "I;16L")  # modes with larger numbers, of which only those up to 255 can be classes
 FOREIGN = 254  # in a lookup table: a value that is not a class
 BINARY = [0, 255]  # values of black and white masks
 MAX_CLASSES = FOREIGN  # the last class has the number 253
@@ -22,16 +22,16 @@ Pair = tuple[Path, Path]  # image and mask
 
 
 def find_pairs(root: Path) -> list[Pair]:
-    """Return each image in ``images`` with its mask: the image file in ``masks`` with the same name up to the suffix.
+    """Return each image in ``images`` with its mask: the image file in ``masks`` with the same name.
 
-    Pairs are sorted by name.
+    Suffixes may differ. Pairs are sorted by name.
 
     Raises:
-        ConfigError: There is no image, an image has no mask, or two files have the same name.
+        ConfigError: There is no image, an image has no mask, or two files of a folder differ only in suffix.
     """
     images, masks = (_by_name(root / folder) for folder in ("images", "masks"))
     if not images:
-        hint = "It must contain images/ and masks/, or both in train/ and other splits, or the folders of Pascal VOC"
+        hint = "data.path must contain images/ and masks/, train/ with both, or the folders of Pascal VOC"
         raise ConfigError(format_error("data.path", f"images in {root / 'images'}", "none", hint))
     if lacking := sorted(images.keys() - masks.keys()):
         more = f" and {len(lacking) - 1:,} more" if len(lacking) > 1 else ""
@@ -49,7 +49,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
             raise ConfigError(
-                format_error("data.path", f"one file of each name in {folder}", f"{found[name].name} and {path.name}")
+                format_error("data.path", f"one file per name in {folder}", f"{found[name].name} and {path.name}")
             )
         found[name] = path
     return found

@@ -110,7 +110,7 @@ class MidiEvents:
             sum(len(song.notes) for song in songs),
             sum(max(note.end for note in song.notes) for song in songs) / self.steps_per_beat,
         )
-        line = f"{self.path}: {count(len(songs), 'piece')}, {count(notes, 'note')}, {beats:,.0f} quarter notes of time"
+        line = f"{self.path}: {count(len(songs), 'piece')}, {count(notes, 'note')}, length {beats:,.0f} quarter notes"
         names = zip(("training", "validation", "test"), (TRAIN, VAL, TEST), strict=True)
         sizes = {name: len(self.pieces.get(split, ())) for name, split in names}
         return [line, *outside_line(sum(song.outside for song in songs)), splits_line(sizes, "pieces")]
@@ -150,7 +150,7 @@ def _join(pieces: list[Piece[Song]]) -> Tensor:
 
 
 def _whole(name: str, events: list[int]) -> Inputs:
-    """Return a piece as inputs: its events, followed by the unknown event to predict."""
+    """Return a piece as inputs: `START`, its events, and `UNKNOWN` for the event to predict."""
     if not events:
         raise ConfigError(format_error("text", "at least one event", "none"))
     events = events if events[0] == START else [START, *events]

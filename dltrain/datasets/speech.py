@@ -54,7 +54,7 @@ class PrepareSpeech(nn.Module):
 class Speech:
     """Recordings with transcripts; the splits are random but fixed, unless there are folders for them.
 
-    If a transcript occurs at least twice on average, transcripts are also classes, for the recognition of single words.
+    If transcripts occur at least twice on average, they are also classes, for the recognition of single words.
 
     Args:
         path: A table (CSV or TSV) with a column of audio files (WAV, FLAC, OGG or MP3) and one of transcripts, or a
@@ -175,7 +175,7 @@ class Speech:
         return parts
 
     def fit(self) -> Fitted:
-        """Return the vocabulary, the classes, the columns of the table, sample rate and scale of the features."""
+        """Return vocabulary, classes, columns of the table, and the sample rate and scale of the features."""
         vocabulary = {"vocabulary": self.vocabulary.content, "classes": list(self.classes)}
         return {**vocabulary, "columns": list(self.reader.columns), **self.features.state()}
 
@@ -234,7 +234,7 @@ class Speech:
         return kept
 
     def _find_problem(self, utterances: Utterances, row: int, frames: Frames, held_out: bool) -> str | None:
-        """Return the error if a transcript has unknown characters or needs more steps than its recording has."""
+        """Return the error if a held-out transcript has unknown characters or a recording is too short, else None."""
         place, text = utterances.places[row], utterances.texts[row]
         tokens = self.vocabulary.encode(text)
         if held_out and self.kind == CHARACTERS and UNKNOWN in tokens:
@@ -248,7 +248,7 @@ class Speech:
         return format_error("data.path", f"at least {needed} steps for the transcript in {place}", got, hint)
 
     def _source(self, utterances: Utterances, kept: dict[int, Frames], training: bool) -> Source:
-        """Return rows as a split, in batches of similar length."""
+        """Return the recordings in `kept` as a split, with batches of recordings of similar length."""
         texts = [utterances.texts[row] for row in kept]
         features, tokens = self.features.steps(list(kept.values())), [self.vocabulary.encode(text) for text in texts]
         rows: dict[str, Tensor | Ragged] = {"features": features, "transcript": as_ragged(tokens)}

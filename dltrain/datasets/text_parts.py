@@ -15,17 +15,17 @@ Content = Any  # str, or bytes for a file that is read as bytes
 
 
 class TextParts:
-    """Training, validation and test parts of a text, read in this order; documents are not divided between parts.
+    """Training, validation and test parts, which follow one another in a text; no document is divided between parts.
 
     Args:
         path: The file, for messages.
         chunks: Function that returns the content of the file, in one or more pieces.
-        size: Characters or bytes of the content.
+        size: Number of characters or bytes of the content.
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last document.
         empty: Empty content: ``""``, or ``b""`` for bytes.
-        file: The file, if it is not read into memory as a whole: a text without documents is then divided after line
-            breaks, and bytes into chunks of the file. None for a file in memory.
+        file: The file, if it is not read into memory as a whole; None for a file in memory. Text without a separator
+            is then yielded in pieces that end with a line break, and bytes in chunks.
     """
 
     def __init__(

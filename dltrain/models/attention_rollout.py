@@ -1,4 +1,4 @@
-"""Attention rollout: how much each output of a Transformer encoder depends on each of its inputs."""
+"""Attention rollout: how much each output of a Transformer encoder depends on each input."""
 
 from collections.abc import Callable
 from typing import Any

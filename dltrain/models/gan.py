@@ -159,7 +159,7 @@ def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
 
 
 def _initialize(module: nn.Module) -> None:
-    """Draw weights with mean 0 (in norms, mean 1) and standard deviation 0.02, and set biases to 0."""
+    """Draw weights with mean 0 (1 in norms) and standard deviation 0.02, and set biases to 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, INIT_STD)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

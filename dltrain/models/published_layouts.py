@@ -74,7 +74,7 @@ T5_LEFT_OUT = re.compile(r".*(SelfAttention\.[kv]|EncDecAttention\.v|embed_token
 def bert_names(weights: Weights) -> Weights:
     """Return weights of BERT under the names of `dltrain.models.bert.BERT`; other weights are returned unchanged.
 
-    The matrices of queries, keys and values of a layer are joined into one.
+    Weights and biases of queries, keys and values are joined into one matrix and one bias per layer.
     """
     weights = {name.removeprefix("bert."): value for name, value in weights.items()}
     if BERT_EMBEDDING not in weights:
@@ -141,6 +141,6 @@ def _renamed(head: str, names: Mapping[str, str]) -> str:
 
 
 def shorten_positions(weights: Weights, name: str, length: int) -> Weights:
-    """Return weights with at most the first ``length`` rows of the learned positions called ``name``."""
+    """Return weights with at most the first ``length`` rows of the position embeddings called ``name``."""
     table = weights.get(name)
     return {**weights, name: table[:length]} if table is not None and len(table) > length else weights

@@ -18,15 +18,15 @@ from dltrain.storage import run_files, safe_read
 from dltrain.training.transfer import Loaded, list_names
 
 KEY = "transfer.weights"
-OUTPUTS = ("outputs", "pixel_outputs", "object_outputs")  # spec values that say how many outputs a model has
+OUTPUTS = ("outputs", "pixel_outputs", "object_outputs")  # spec values for the number of outputs of a model
 Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the initial weights of a new run, or read the record of the loaded weights if the stages depend on it.
+    """Load the initial weights of a new run; for a run with a checkpoint, return their record if `transfer` needs it.
 
     Args:
-        begun: Folder of the run, if it already has a checkpoint.
+        begun: Folder of a run with a checkpoint; None for a new run.
     """
     transfer, model = components.transfer, components.model
     if transfer.weights is None and transfer.embeddings is None:
@@ -102,7 +102,10 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
-    """Return two sets of weight names: shapes that depend on the number of outputs, and on the number of tokens."""
+    """Return which weights have a shape that depends on the number of outputs, and which on the number of tokens.
+
+    If the outputs are tokens, the first set is empty.
+    """
     outputs, tokens = facts.get("outputs"), facts.get("tokens")
     more_outputs = {name: facts[name] + 1 for name in OUTPUTS if isinstance(facts.get(name), int)}
     known = {name: facts.get(name) for name in ("tokens", "target_tokens")}
@@ -140,7 +143,7 @@ def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWei
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
     if there is None:
-        hint = "The tokens of these weights cannot be determined. Use the folder of a run, or put the file "
+        hint = "The tokens of these weights cannot be determined. Use a run folder, or put the file "
         hint += "tokenizer.json into the folder of the weights."
     elif here is None:
         hint = "The tokens of this run's data cannot be decoded, so they cannot be compared."

@@ -56,7 +56,7 @@ class Report:
         return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"
 
     def print_start(self, steps: int) -> None:
-        """Print model, data, task, device, run folder, description of the data, and notes."""
+        """Print model, data, task, device, run folder, description of the data, padding, and notes."""
         components, choices = self.components, self.job.choices
         sizes = ", ".join(f"{self.batches[s].examples:,} {s}" for s in ("train", "val", "test") if s in self.batches)
         self.console.start(
@@ -143,7 +143,7 @@ class Report:
 
 
 def save_metadata(home: run_dir.RunDir, job: Job, components: Components, resumed: bool) -> None:
-    """Write the files that describe a run; a resumed run keeps the environment in which it began."""
+    """Write the files that describe a run; a resumed run keeps its records of the environment and loaded weights."""
     home.write(run_files.JOB, dump_job(job))  # written first, because a run with this file can be resumed
     home.write(run_files.CONFIG, to_yaml(redaction.mask(components.config)))
     home.write(run_files.COMMAND, command_line(job) + "\n")
@@ -162,7 +162,7 @@ def command_line(job: Job) -> str:
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return the content of ``environment.json``: entries for tables of runs, and what results depend on."""
+    """Return the content of ``environment.json``: values for tables of runs, and values that affect results."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},
@@ -195,7 +195,7 @@ def print_metrics(
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
-    """Return the name of the features that score generated samples, or an empty dictionary."""
+    """Return the name of the features with which generated samples are scored, or an empty dictionary."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
@@ -207,7 +207,7 @@ def class_scores(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]
 
 def feature_note(features: str) -> str:
     """Return a note that names the features of the scores and says that the scores are not comparable with FID."""
-    return f"frechet, precision and recall by {features}; not comparable with FID, which uses an ImageNet network"
+    return f"frechet, precision and recall from {features}; not comparable with FID, which uses an ImageNet network"
 
 
 def finite_or_none(value: Any) -> Any:

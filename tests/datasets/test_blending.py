@@ -16,7 +16,7 @@ COUNT, CLASSES = 64, 10
 
 
 def batch(height: int = 6, width: int = 8) -> dict[str, Tensor]:
-    """Return a batch in which each pixel is the index of its example and the classes repeat in order."""
+    """Return a batch in which each pixel has the index of its example as value; classes 0 to 9 repeat."""
     index = torch.arange(COUNT).float().view(-1, 1, 1, 1)
     return {"inputs": index.expand(-1, 3, height, width).clone(), "targets": torch.arange(COUNT) % CLASSES}
 

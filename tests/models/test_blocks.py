@@ -180,7 +180,7 @@ def test_outputs_computed_with_a_cache_equal_the_outputs_of_one_pass(options: di
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_documents_in_one_sequence_do_not_attend_to_one_another(causal: bool) -> None:
+def test_steps_attend_only_to_steps_of_their_own_document(causal: bool) -> None:
     block, x = build(causal=causal), steps(7, 1)
     found = block(x, same_document(torch.tensor([[0, 0, 0, 1, 1, 2, 2]])))
     alone = torch.cat([block(piece) for piece in x.split([3, 2, 2], dim=1)], dim=1)
@@ -238,9 +238,8 @@ def t5_bucket(distance: int, bidirectional: bool, number: int, longest: int) -> 
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_relative_position_buckets_follow_the_rule_of_t5(bidirectional: bool, number: int, longest: int) -> None:
     positions = RelativePositions(HEADS, number, longest, bidirectional)
-    distances = [
-        d for d in range(-200, 201) if abs(d) not in (16, 32, 64)
-    ]  # rounding decides the bucket of these distances
+    # The buckets of the excluded distances depend on rounding.
+    distances = [d for d in range(-200, 201) if abs(d) not in (16, 32, 64)]
     found = positions.buckets(torch.tensor(distances)).tolist()
     assert found == [t5_bucket(distance, bidirectional, number, longest) for distance in distances]
     nn.init.normal_(positions.weight)

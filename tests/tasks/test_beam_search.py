@@ -26,7 +26,7 @@ def model_and_state(seed: int, scale: float = 4.0) -> tuple[Seq2Seq, dict[str, A
 
 
 def log_probability(model: Seq2Seq, state: dict[str, Any], row: int, tokens: list[int]) -> float:
-    """Return the log-probability of a target given the source `row`."""
+    """Return the log-probability of a target given the source with index `row`."""
     own = {name: part[row : row + 1] for name, part in state.items()}
     logits, _ = model(torch.tensor([[BEGIN, *tokens[:-1]]]), state=own)
     return float(logits[0].detach().log_softmax(-1)[range(len(tokens)), tokens].sum())
