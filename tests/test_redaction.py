@@ -167,7 +167,7 @@ def run(*arguments: str) -> int:
 
 
 def assert_no_secrets(output: str, *more: str) -> None:
-    """Assert that no secret is in the output or in the content or name of a file of a run."""
+    """Assert that the output, and the names and contents of run files, contain no secret."""
     for secret in (SECRET, FROM_ENV, "p4ssw0rd", *more):
         assert secret not in output
         for file in Path("runs").rglob("*"):

@@ -16,12 +16,15 @@ from dltrain.config import facts, schema, validation
 from dltrain.config.facts import FACT, Fact
 from dltrain.errors import ConfigError, format_error
 
-# Matches ${oc.env:MY_${...}} and computed resolver names, because their text does not show which variable is read.
+# Computed names of environment variables, ${oc.env:MY_${...}}, and of resolvers, ${oc.${...}:NAME}.
 COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\}[^{}:]*:")
 
 
 def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return the configuration, resolved if every interpolation has a value, and the errors in its values."""
+    """Return the configuration and the errors in its values.
+
+    Interpolations are resolved only if each of them has a value.
+    """
     wrong, errors = list(schema.out_of_range(config)), list[str]()
     resolved = _resolve(config, _with_placeholders(config), errors)
     if errors:
@@ -36,7 +39,7 @@ def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def reject_computed_names(content: Any, file: Path) -> None:
-    """Reject computed names of environment variables, because they hide which variable is read."""
+    """Reject computed names of environment variables and resolvers, because they hide which variable is read."""
     found = [(key, text) for key, text in validation.leaves(content) if COMPUTED_NAME.search(str(text))]
     if found:
         expected = f"${{oc.env:NAME}} with a literal name in {file}"
@@ -44,7 +47,7 @@ def reject_computed_names(content: Any, file: Path) -> None:
 
 
 def register_secrets(config: dict[str, Any]) -> None:
-    """Register the secrets of a configuration for redaction; those that cannot be resolved yet are skipped."""
+    """Register the secrets of a configuration for redaction; skip secrets that cannot be resolved yet."""
     OmegaConf.register_new_resolver("oc.env", resolve_env, replace=True)
     found = [key for key, value in validation.leaves(config) if redaction.is_secret(key) or "oc.env" in str(value)]
     root = OmegaConf.create(config if found else {})
@@ -70,10 +73,10 @@ def from_yaml(text: str) -> Any:
 
 
 class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """YAML writer that also quotes strings that OmegaConf, but not YAML, would read as numbers, such as ``1e3``."""
+    """YAML writer that also quotes strings that only OmegaConf would read as numbers, such as ``1e3``."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Return True, so that an object that occurs twice is written twice instead of as an anchor and an alias."""
+        """Return True, so that a repeated object is written again, not as an alias."""
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:

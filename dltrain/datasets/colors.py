@@ -9,15 +9,15 @@ from dltrain.keyed_random import mix, uniform
 
 Fields = dict[str, Tensor]
 GRAY = (0.2989, 0.587, 0.114)  # weights of red, green and blue in the luma of ITU-R BT.601
-LANE = 101  # added to keys, so that these random numbers are independent of the geometry
+LANE = 101  # added to keys, so that these random numbers are independent of the other augmentations
 
 
 class Unit(nn.Module):
     """Conversion between normalized inputs and images from 0 (black) to 1 (white).
 
     Args:
-        mean: Subtracted from the images in normalization; (channels, 1, 1).
-        std: Divisor after the subtraction.
+        mean: Mean that normalization subtracts, (channels, 1, 1).
+        std: Standard deviation by which normalization divides, (channels, 1, 1).
     """
 
     mean: Tensor
@@ -50,7 +50,7 @@ class Colors(nn.Module):
         self.augmentation, self.unit, self.names = augmentation, unit, names
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Change the images of each example by factors drawn with its key."""
+        """Change the images of each example by random factors that depend on its key."""
         drawn = 2 * uniform(mix(keys + LANE), len(ENHANCERS)) - 1
 
         def change(images: Tensor) -> Tensor:

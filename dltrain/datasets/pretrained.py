@@ -13,7 +13,7 @@ from torchvision import models
 from dltrain.errors import ConfigError, format_error, suggest
 
 KEY = "transfer.weights"
-TOLERANCE = 0.005  # of mean and standard deviation, on the scale of pixels from 0 to 1
+TOLERANCE = 0.005  # maximum difference of mean and standard deviation, on the scale of pixels from 0 to 1
 
 
 def download(name: str) -> Path:
@@ -27,7 +27,8 @@ def download(name: str) -> Path:
     known = [str(weights) for model in models.list_models() for weights in models.get_model_weights(model)]
     if name not in known:
         expected = "a name of torchvision's weights, such as torchvision:ResNet18_Weights.IMAGENET1K_V1"
-        raise ConfigError(format_error(KEY, expected, name, suggest(name, known)))
+        names = (f"torchvision:{each}" for each in known)
+        raise ConfigError(format_error(KEY, expected, f"torchvision:{name}", suggest(f"torchvision:{name}", names)))
     url = models.get_weight(name).url
     folder = Path(os.environ.get("DLTRAIN_DATA", "~/.cache/dltrain")).expanduser() / "weights"
     file = folder / url.rpartition("/")[2]
@@ -44,7 +45,7 @@ def download(name: str) -> Path:
 
 
 def compare_normalization(name: str, data: Mapping[str, Any]) -> str:
-    """Return a warning if images are normalized differently from the training images of weights, or an empty string.
+    """Return a warning if images are not normalized as in the training of the weights, otherwise an empty string.
 
     Args:
         name: Weights of torchvision.

@@ -1,4 +1,4 @@
-"""RandAugment, computed for a whole batch, with operations drawn for each example."""
+"""RandAugment for a whole batch; the operations of each example are random."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,8 @@ LANE = 201  # added to keys, so that these random numbers are independent of the
 class RandAugment(nn.Module):
     """Operations drawn for each example with equal probability: moves, changes of color, or nothing.
 
-    Moved images are sampled bilinearly and masks by nearest neighbor; areas outside of an image become black.
+    Moved images are sampled bilinearly, moved masks by nearest neighbor. Areas outside an image become black,
+    and the ignored class in masks.
 
     Args:
         count: Number of operations in succession, at least 1.
@@ -46,7 +47,7 @@ class RandAugment(nn.Module):
         self.count, self.strength, self.unit, self.frame = count, magnitude / LARGEST, unit, frame
 
     def forward(self, batch: Fields, keys: Tensor) -> Fields:
-        """Apply `count` operations to each example, drawn with its key."""
+        """Apply `count` operations to each example; its key determines which."""
         for number in range(self.count):
             choice, sign = uniform(mix(keys + LANE + number), 2).unbind(1)
             operation = (choice * len(OPERATIONS)).long()

@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 CHARACTERS, WORDS = KINDS = ("characters", "words")
 BLANK, UNKNOWN = range(2)
 SPECIAL = ("", "\ufffd")  # the texts of blank and unknown tokens
-KEPT = "LNM"  # first letters of the Unicode categories of letters, numbers and combining marks
+KEPT = "LNM"  # first letters of the Unicode categories for letters, numbers and combining marks
 
 
 def normalize(text: str, lowercase: bool, punctuation: bool) -> str:
@@ -69,7 +69,7 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
     Args:
         kind: ``characters`` or ``words``.
         min_count: Minimum number of occurrences of a piece.
-        max_words: Maximum number of pieces, the most frequent ones.
+        max_words: Maximum number of pieces; the most frequent are kept.
 
     Raises:
         ConfigError: No piece occurs often enough.
@@ -85,7 +85,7 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
 
 
 def min_steps(tokens: Sequence[int]) -> int:
-    """Return the minimum number of CTC steps for tokens: one per token, plus a blank between equal neighbors.
+    """Return the minimum number of CTC steps for tokens: one per token, plus a blank between equal neighboring tokens.
 
     Source: Graves et al. 2006, section 3.1.
     """

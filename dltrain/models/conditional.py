@@ -13,9 +13,10 @@ class Conditional(nn.Module):
 
     Args:
         num_classes: Number of classes; with 0 nothing is concatenated.
-        as_channels: Append the classes as constant channels to a feature map; otherwise the input is flattened first.
+        as_channels: Append the one-hot class to a feature map as constant channels; otherwise flatten the input first.
 
-    Shape: x (B, N, ...) and labels int64 (B,) or None -> the output of ``layers`` for (B, N + num_classes, ...).
+    Shape: x (B, N, ...) and labels int64 (B,) or None -> the output of ``layers`` for (B, N + num_classes, ...) with
+    ``as_channels``, otherwise for (B, size of an example + num_classes).
     Source: Kingma et al. 2014, "Semi-supervised learning with deep generative models", section 2.1.
     """
 

@@ -1,4 +1,4 @@
-"""Documents that are packed into one sequence and read independently of one another."""
+"""Documents packed into one sequence but read independently of each other."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def same_document(documents: Tensor) -> Tensor:
-    """Return a mask that separates documents in one sequence, bool (B, 1, T, T).
+    """Return a mask that is true between steps of the same document, bool (B, 1, T, T).
 
     Args:
         documents: Index of the document of each step, int64 (B, T).
@@ -31,13 +31,12 @@ def document_positions(documents: Tensor) -> Tensor:
 def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Tensor) -> Tensor:
     """Read each document as a separate sequence, and return the states after each step.
 
-    The number of documents determines the shape of the tensors, so the CPU waits for a GPU in each call. On a CPU,
-    where packed sequences are slow, documents of similar length are read together, so that less than half of the steps
-    are padding.
+    The shapes of tensors depend on the number of documents, so each call waits for the GPU. On a CPU, where packed
+    sequences are slow, documents of similar length are read together, so that less than half of the steps are padding.
 
     Args:
-        read: Function of padded sequences (N, width, features) and their lengths, int64 (N,) on the CPU, that returns
-            their states (N, width, size).
+        read: Function from padded sequences (N, steps, features) and their lengths, int64 (N,) on the CPU, to states
+            (N, steps, size).
         x: Steps of all documents, (B, T, features).
         documents: Index of the document of each step, int64 (B, T).
     """
@@ -59,6 +58,6 @@ def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Te
 
 
 def _similar(lengths: Tensor) -> list[Tensor]:
-    """Return groups of documents by length: 1, 2, 3 to 4, 5 to 8, 9 to 16 steps and so on, without empty groups."""
+    """Return the non-empty groups of documents with 1, 2, 3 to 4, 5 to 8, 9 to 16 steps and so on."""
     digits = torch.frexp((lengths - 0.5).clamp(min=0.5)).exponent
     return [(digits == number).nonzero().flatten() for number in digits.unique()]

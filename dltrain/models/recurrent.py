@@ -42,8 +42,8 @@ class Recurrent(nn.Module):
         learn_initial_state: Whether the state before the first step is learned, instead of zeros.
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
         forget_bias: Initial bias of the forget gates of an lstm; None for 1.
-        linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
-            input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
+        linear_skip: Number of values in an example's input (steps times features), for a linear layer on the whole
+            input. The network adds the outputs of this layer, which are 0 at first, to its own; None for no layer.
 
     Shape: (B, T, features), images (B, C, H, W) as H steps, or tokens int64 (B, T) -> (B, T, outputs) with
     ``each_step``, otherwise (B, outputs).
@@ -138,7 +138,7 @@ class Recurrent(nn.Module):
         if self.each_step:
             raise ConfigError("model.readout: not supported because the model returns an output at every step")
         if self.pool is None:
-            raise ConfigError(format_error("model.readout", "attention, which has weights", self.readout))
+            raise ConfigError(format_error("model.readout", "attention, the only readout with weights", self.readout))
         return self.pool(self._states(self.steps(x), lengths), lengths)[1]
 
     def start(self, batch_size: int) -> State:
@@ -147,13 +147,13 @@ class Recurrent(nn.Module):
         The hidden state and, for lstm, the cell state have the shape (B, num_layers, hidden_size).
 
         Raises:
-            ConfigError: The model needs later steps for an output.
+            ConfigError: The model needs the whole sequence for an output.
         """
         whole = not self.each_step and self.readout != "last"
         excluded = {"bidirectional": self.bidirectional, "linear_skip": self.skip is not None, "readout": whole}
         for name, is_excluded in excluded.items():
             if is_excluded:
-                reason = "the model gets one step at a time and cannot read later steps"
+                reason = "the model gets one step at a time, not the whole sequence"
                 raise ConfigError(f"model.{name}: not supported because {reason}")
         zeros = next(self.parameters()).new_zeros(self.num_layers, 1, self.hidden_size)
         initial = self._initial() or (zeros,) * len(self.parts)
@@ -205,12 +205,12 @@ class TiedHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return one logit per token."""
+        """Return a logit for each token of the vocabulary."""
         return F.linear(x, self._embedding[0].weight, self.bias)
 
 
 def _tied_head(embedding: nn.Embedding | None, outputs: int, bidirectional: bool) -> TiedHead:
-    """Return the output layer that shares the weights of `embedding`, after initializing them."""
+    """Initialize the weights of `embedding` and return an output layer that shares them."""
     reason = None
     if embedding is None:
         reason = "the inputs are numbers, not tokens"

@@ -17,7 +17,7 @@ def conv_block(inputs: int, outputs: int, activation: Callable[[], nn.Module], p
     """Return a 3x3 convolution, 2x2 max pooling if requested, batch norm and an activation function."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)]
     if pool:
-        layers.append(nn.MaxPool2d(2))  # before the norm, which then reads a quarter of the pixels
+        layers.append(nn.MaxPool2d(2))  # before batch norm, which then reads a quarter of the pixels
     return nn.Sequential(*layers, nn.BatchNorm2d(outputs), activation())
 
 
@@ -29,12 +29,12 @@ class Residual(nn.Module):
         self.branch = nn.Sequential(*(conv_block(channels, channels, activation) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the block, (B, channels, H, W)."""
+        """Return the output of the block; the shape (B, channels, H, W) is unchanged."""
         return x + self.branch(x)
 
 
 class ResNet9(nn.Module):
-    """Eight convolutions in four stages, two of them with a residual block, and a linear output layer.
+    """Eight convolutions in four stages, two of which have a residual block, and a linear output layer.
 
     Args:
         channels, outputs: At least 1.

@@ -24,8 +24,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states.
-        linear_skip: Number of values in the input of an example (steps times features), for a linear layer on the whole
-            input. Its outputs are added to those of the network; its initial weights are 0. None for no layer.
+        linear_skip: Number of values in an example's input (steps times features), for a linear layer on the whole
+            input. The network adds the outputs of this layer, which are 0 at first, to its own; None for no layer.
         dropout: Dropout probability between layers and before the output layer, in [0, 1).
 
     Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).

@@ -1,4 +1,4 @@
-"""Summarize the model of a job, built on the meta device, for the job's data or for a given shape."""
+"""Summarize a job's model, built on the meta device for the job's data or for a given input shape."""
 
 import functools
 import math
@@ -24,7 +24,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
     Args:
         job: The configuration.
-        shape: Shape of one example; None, together with ``outputs``, to use the job's data.
+        shape: Shape of one example; the job's data are used if it or ``outputs`` is None.
         outputs: Number of outputs, or number of tokens for text.
     """
     batch_size = job.resolved["data"]["batch_size"]
@@ -78,7 +78,7 @@ def _unsuitable(job: Job, shape: tuple[int, ...], reason: str, use: str, needed:
 
 
 def _optimizer_states(job: Job) -> int:
-    """Return how many numbers the optimizer stores per parameter, measured by one step on a 2x2 matrix."""
+    """Return the number of values that the optimizer stores per parameter, measured by a step on a 2x2 matrix."""
     node = dict(job.resolved["optimizer"])
     node.pop("schedule")
     weight = torch.nn.Parameter(torch.ones(2, 2))

@@ -17,8 +17,8 @@ from dltrain.tasks.base import Batch, Evaluation, Line, Loss, Media, Task
 from dltrain.tasks.model_call import call_model, example_inputs
 from dltrain.tasks.pixel_range import PixelRange
 
-NUM_SHOWN = 4  # images with their boxes
-SIDE = 256  # pixels of a shown image
+NUM_SHOWN = 4  # images that are drawn
+SIDE = 256  # maximum side in pixels to which small images are enlarged
 
 Detections = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in an image
 
@@ -27,9 +27,9 @@ Detections = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in a
 class Detection(Task):
     """Detection with a model that returns ``losses``, their ``weight`` and, in evaluation, ``detections``.
 
-    A batch has ``boxes`` (B, M, 4) as left, top, right and bottom in pixels of the input, ``kinds`` (B, M), int64:
-    classes starting at 1, 0 for padding and the negative class for crowds; and optionally ``frame`` (B, 4): left, top,
-    horizontal and vertical scale, which map a box to the pixels of its file. Metrics are the COCO metrics.
+    A batch has ``boxes`` (B, M, 4), left, top, right and bottom in pixels of the input, and ``kinds`` int64 (B, M):
+    the class, counted from 1, of an object; the negative class of a crowd; or 0 for padding. It may have ``frame``
+    (B, 4), which maps boxes to pixels of the file; see `to_file`. The metrics are the COCO metrics.
 
     Args:
         object_classes: Number of classes of objects.
@@ -137,7 +137,7 @@ class Detection(Task):
 
 
 def to_file(boxes: Tensor, frame: Tensor | None) -> Tensor:
-    """Map boxes (N, 4) from the input to pixels of the file; `frame` is left, top, horizontal and vertical scale."""
+    """Map boxes (N, 4) from the input to pixels of the file; `frame` has left, top, horizontal and vertical scale."""
     return boxes if frame is None else boxes * frame[[2, 3, 2, 3]] + frame[[0, 1, 0, 1]]
 
 

@@ -21,14 +21,14 @@ class PixelRange:
         self.span = torch.tensor(list(high or [1.0]))[:, None, None] - self.low
 
     def to_unit(self, inputs: Tensor) -> Tensor:
-        """Return model inputs as numbers in [0, 1]."""
+        """Convert model inputs to numbers in [0, 1]."""
         if not self.bounded:
             return inputs
         self._move_to(inputs.device)
         return (inputs - self.low) / self.span
 
     def from_unit(self, unit: Tensor) -> Tensor:
-        """Return numbers in [0, 1] as model inputs."""
+        """Convert numbers in [0, 1] to model inputs."""
         if not self.bounded:
             return unit
         self._move_to(unit.device)

@@ -16,9 +16,9 @@ from dltrain.tasks.base import Loss
 
 RBM = Any  # nn.Module has no type for its submodules
 
-MAX_EXACT_UNITS = 16  # largest number of units on the smaller side for which the partition function is computed
-STATES_AT_ONCE = 4096  # terms of the partition function that are computed at a time
-SAMPLED_UNITS = 8  # units per example from which the pseudo-likelihood is estimated
+MAX_EXACT_UNITS = 16  # maximum number of units on the smaller side for which the partition function is computed
+STATES_AT_ONCE = 4096  # states that are summed at a time in the partition function
+SAMPLED_UNITS = 8  # units per example that estimate the pseudo-likelihood
 
 
 def free_energy(rbm: RBM, visible: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ class GibbsChains:
     """Markov chains that draw the model's samples in contrastive divergence.
 
     Args:
-        persistent: Continue the chains from step to step, instead of starting them at the data.
+        steps: Gibbs steps per call of `loss`.
+        persistent: Continue the chains of the previous call, instead of starting them at the data.
 
     Source: Hinton 2002; persistent chains, Tieleman 2008, "Training restricted Boltzmann machines using approximations
     to the likelihood gradient".
@@ -138,7 +139,7 @@ class GibbsChains:
         return Loss(energy - free_energy(rbm, states).mean(), len(visible), {"free_energy": energy})
 
     def _advance(self, rbm: RBM, visible: Tensor, rows: Tensor | None) -> Tensor:
-        """Advance the chains of `rows`, or all if it is None, and return their states; new chains start at the data."""
+        """Advance the chains of `rows` (None for all) and return their states; new chains start at the data."""
         chains = visible[:0] if self.visible is None else self.visible.to(visible.device)
         first, last = (0, max(len(chains), len(visible))) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
         states = gibbs(rbm, chains[first:last] if last <= len(chains) else visible, self.steps)

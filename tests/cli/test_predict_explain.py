@@ -114,7 +114,7 @@ def test_explain_prints_the_weight_of_each_word_and_tensorboard_highlights_the_w
     other = train(*lstm, *small_data("text_table"), "trainer.max_steps=2")
     capsys.readouterr()
     assert main(["predict", str(other), "--text", "a good film", "--explain"]) == 2
-    assert "model.readout: expected attention, which has weights, got last" in capsys.readouterr().err
+    assert "model.readout: expected attention, the only readout with weights, got last" in capsys.readouterr().err
 
 
 def test_words_with_large_weights_are_bold_and_markdown_symbols_are_escaped() -> None:

@@ -228,13 +228,13 @@ def test_each_worker_takes_one_thread_but_at_least_one_thread_remains(three_thre
         assert torch.get_num_threads() == 3
 
 
-def test_numbers_drawn_for_one_key_equal_those_drawn_for_a_tensor_of_keys():
+def test_draw_for_one_key_equals_uniform_for_a_tensor_of_keys():
     keys = [0, 1, -1, 2**63 - 1, -(2**63), *mix(torch.arange(50)).tolist()]
     assert [draw(key, 5) for key in keys] == uniform(torch.tensor(keys), 5).tolist()
 
 
 def test_mix_and_key_equal_published_numbers_of_splitmix64():
-    # The first numbers of seed 1234567. Source: Rosetta Code, "Pseudo-random numbers/Splitmix64".
+    # The first outputs for seed 1234567. Source: Rosetta Code, "Pseudo-random numbers/Splitmix64".
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     seeds = (1234567 + torch.arange(4) * -7046029254386353131).tolist()
     assert [number % 2**64 for number in mix(torch.tensor(seeds)).tolist()] == published
@@ -243,7 +243,7 @@ def test_mix_and_key_equal_published_numbers_of_splitmix64():
 
 
 class Recorded(Squares):
-    """Files that record the index and the key of each example that is decoded."""
+    """Data set that records the index and key of each decoded example."""
 
     def __init__(self, broken: tuple[int, ...] = ()) -> None:
         self.broken, self.decoded = broken, list[tuple[int, int | None]]()
@@ -256,7 +256,7 @@ class Recorded(Squares):
 
 
 class DecodedNoise(Squares):
-    """Files whose examples are random numbers drawn from their keys."""
+    """Data set whose examples are random numbers drawn from their keys, or zeros without a key."""
 
     def example(self, index: int, key: int | None) -> tuple[int, list[float]]:
         return index, [0.0] * 3 if key is None else draw(key, 3)
@@ -297,7 +297,7 @@ def test_random_numbers_in_decoding_differ_between_examples_and_are_drawn_only_i
     assert torch.equal(evaluated, torch.zeros(COUNT, 3))
 
 
-def test_an_unreadable_example_is_skipped_without_decoding_the_others_twice():
+def test_an_unreadable_example_is_skipped_without_decoding_other_examples_twice():
     files, bad = Recorded(broken=(5, 40)), BadSamples("skip")
     found = concatenate(list(Batches(Source(files, Identity()), 10, bad=bad).epoch(0)))
     assert found["targets"].tolist() == [n for n in range(COUNT) if n not in (5, 40)]

@@ -22,7 +22,9 @@ def test_the_pinball_loss_equals_scikit_learn() -> None:
 
 
 @pytest.mark.parametrize(("mean", "deviation", "target"), CASES)
-def test_the_crps_of_a_normal_distribution_equals_its_integral(mean: float, deviation: float, target: float) -> None:
+def test_the_crps_of_a_normal_distribution_equals_its_defining_integral(
+    mean: float, deviation: float, target: float
+) -> None:
     def integrand(x: float) -> float:
         return (stats.norm.cdf(x, mean, deviation) - (x >= target)) ** 2
 

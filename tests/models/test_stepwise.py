@@ -1,4 +1,4 @@
-"""Models that read a sequence in pieces have the same outputs as for the whole sequence."""
+"""Outputs of models that read a sequence in pieces, compared with the outputs for the whole sequence."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def leaves(state: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("sizes", [[1] * LENGTH, [5, 1, 4, 2], [LENGTH]], ids=str)
 @pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
-def test_outputs_in_pieces_equal_those_of_the_whole_sequence(name: str, sizes: list[int]) -> None:
+def test_outputs_in_pieces_equal_the_outputs_of_the_whole_sequence(name: str, sizes: list[int]) -> None:
     model, whole = build(name), tokens(LENGTH)
     outputs, state = in_pieces(model, whole, sizes)
     torch.testing.assert_close(outputs, model(whole))
@@ -145,7 +145,7 @@ def test_a_gpt_rejects_pieces_longer_than_its_context() -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_the_state_of_a_recurrent_network_equals_that_of_torch(cell: str) -> None:
+def test_the_state_of_a_recurrent_network_equals_the_state_of_torch(cell: str) -> None:
     model, whole = build(cell), tokens(LENGTH)
     _, state = in_pieces(model, whole, [7, 5])
     _, expected = model.layers(model.steps(whole))

@@ -252,7 +252,11 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(animals:
     [
         (["transfer=finetune"], r"transfer.weights: expected a run folder, .* got nothing"),
         (["transfer.weights=nowhere.pt"], r"transfer.weights: expected a run folder, .* It does not exist"),
-        (["transfer.weights=torchvision:ResNet17"], r"transfer.weights: expected a name of torchvision's weights"),
+        (
+            ["transfer.weights=torchvision:ResNet18"],
+            r"transfer.weights: expected a name of torchvision's weights, .*, got torchvision:ResNet18. Did you mean "
+            r"torchvision:ResNet18_Weights.IMAGENET1K_V1\?",
+        ),
         (
             ["transfer.freeze=[layer]"],
             r"transfer.freeze: expected modules of the model, got layer. Did you mean layers\?",

@@ -1,4 +1,4 @@
-"""Polyphonic music: metrics and baselines, compared with formulas in double precision, and sampling."""
+"""Polyphonic music: metrics and baselines compared with formulas in double precision; sampling."""
 
 import json
 import math

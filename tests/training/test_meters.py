@@ -65,7 +65,7 @@ def test_intervals_in_steps_and_epochs_depend_only_on_the_step(interval: tuple[f
 
 
 class Clock:
-    """A replacement for `time.perf_counter` and `time.monotonic` that the tests advance."""
+    """Replacement for `time.perf_counter` and `time.monotonic` that the tests advance."""
 
     def __init__(self) -> None:
         self.now = 100.0
