@@ -41,7 +41,6 @@ LIGHT = [
 LIGHT += ["storage/run_dir", "storage/folder_checks", "storage/run_files", "storage/safe_read", "storage/atomic"]
 LIGHT += ["training/signals"]
 LIGHT += ["loggers/console"]
-CONFIG = {f"config/{name}.py" for name in ("compose", "composer", "interpolation", "revise")}
 
 
 def package_of(file: Path) -> str:
