@@ -29,7 +29,7 @@ SYSTEMS: dict[str, Callable[[Task], None]] = {
     "dltrain-bf16": partial(systems.dltrain, precision="bf16"),
     "bare-bf16": partial(systems.bare, precision="bf16"),
 }
-BLOCK = 50  # steps of a timed block; each block includes one log
+BLOCK = 50  # steps of a timed block; each block includes one step that logs
 GROWTH = (500, 10_100)  # an early and a late step, at the same position in an epoch of the tiny MLP
 
 
@@ -69,7 +69,7 @@ def around(stamps: list[float], step: int) -> float:
 
 
 def peak_mb() -> float:
-    """Return the peak memory in MiB, if possible from VmHWM: ru_maxrss includes the parent's memory at the fork."""
+    """Return the peak memory in MiB; VmHWM is preferred because ru_maxrss includes the parent's memory at the fork."""
     status = Path("/proc/self/status")
     if status.exists():
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 2**10

@@ -280,4 +280,4 @@ def test_the_error_about_a_deleted_key_hides_the_secret_in_the_yaml(
     (tmp_path / "model" / "online.yaml").write_text(YAML.replace("???", SECRET))
     assert main.main(["--config-dir", str(tmp_path), "model=online", "~model.api_key=wrong"]) == 2
     error = capsys.readouterr().err
-    assert "~model.api_key: expected the value of the key, ***, got ***" in error and SECRET not in error
+    assert "~model.api_key: expected its value, ***, got ***" in error and SECRET not in error

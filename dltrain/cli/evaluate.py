@@ -1,4 +1,4 @@
-"""``dltrain evaluate RUN``: print the metrics of a run's checkpoint on one of its splits, or on other data."""
+"""``dltrain evaluate RUN``: print the metrics of a run's checkpoint on one split of its data, or on other data."""
 
 import argparse
 import json

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return SIGNAL_EXIT_CODES.get(stopped.reason, 143)
     except BrokenPipeError:  # the process that reads standard output closed it
         return 0
-    except Exception:  # a bug in dltrain or in the user's code; Python's own traceback would contain secrets
+    except Exception:  # a bug in dltrain or in the user's code; Python's own traceback could contain secrets
         for line in redaction.redact(traceback.format_exc()).splitlines():
             print(_printable(line), file=sys.stderr)
         return 1

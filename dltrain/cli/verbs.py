@@ -173,7 +173,7 @@ dltrain rerun outputs/lstm-timeseries/20261122-170146-f8f5 seed=1 optimizer.lr=3
         ),
     ),
     "evaluate": Verb(
-        summary="metrics of a run's checkpoint on one of its splits, or on other data",
+        summary="metrics of a run's checkpoint on one split of its data, or on other data",
         usage="dltrain evaluate RUN [KEY=VALUE ...] [FLAGS]",
         description="""\
 Compute the metrics of a checkpoint and print them in the same table as at the end of the run. The run's folder is not

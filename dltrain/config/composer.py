@@ -18,17 +18,17 @@ from dltrain.config import interpolation, overrides, validation
 from dltrain.config.groups import search_dirs
 from dltrain.errors import ConfigError, format_error, shorten
 
-# Whether the command is a sweep -> the only key of Hydra that a user may set. Plugins, callbacks and loggers of Hydra
-# can run arbitrary code.
+# Whether the command is a sweep -> the only key of Hydra that may be set on the command line. Plugins, callbacks and
+# loggers of Hydra can run arbitrary code.
 SETTABLE_IN_HYDRA = {False: "hydra.run.dir", True: "hydra.sweep.dir"}
 # Parts of Hydra's configuration that may differ from its defaults, because they cannot run code.
 FREE_IN_HYDRA = ("run", "sweep", "runtime", "overrides", "job", "searchpath")
-# Groups that configure how Hydra itself logs, starts jobs and prints help; omitting them saves a quarter of the time.
+# Groups that configure how Hydra itself logs, starts jobs and prints help; composition is faster without them.
 UNUSED_IN_HYDRA = ("env", "help", "hydra_help", "hydra_logging", "job_logging", "launcher", "output", "sweeper")
 
 
 class Composer:
-    """Composer of the runs of a command; caches the configuration of each combination of options."""
+    """Composer of the configurations of a command's runs; caches what Hydra returns for each combination of options."""
 
     def __init__(self, config_dirs: tuple[str, ...], sweep: bool) -> None:
         self.config_dirs, self.sweep, self.folders = config_dirs, sweep, search_dirs(config_dirs)
@@ -115,7 +115,7 @@ class Composer:
             return f"+{key}: not supported because {key} exists. To change it: {key}={value}"
         if override.is_delete():
             current = validation.lookup(key, content)
-            expected = f"the value of the key, {redaction.mask(current, key)}"
+            expected = f"its value, {redaction.mask(current, key)}"
             return None if value in (None, current) else format_error(f"~{key}", expected, value)
         return validation.wrong_value(key, value, content, self.groups)
 
@@ -130,7 +130,7 @@ class Composer:
                 yield from [error] if error else []
 
     def _structure_errors(self, base: DictConfig, content: dict[str, Any]) -> list[str]:
-        """Return the errors in the structure of the user's own YAML and in keys added and deleted."""
+        """Return the errors in the structure of the user's own YAML and in added and deleted keys."""
         own, reason = self.base(), "not supported because dltrain runs no plugins, callbacks or loggers of Hydra"
         checked = [k for k in base.hydra if k not in FREE_IN_HYDRA] if self.config_dirs else []
         touched = [k for k in checked if plain(base.hydra[k]) != plain(own.hydra[k])]
@@ -172,7 +172,7 @@ def sweep_to_resume(content: Mapping[str, Any]) -> Any:
 
 
 def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """Return the override that adds the user's folders to Hydra's search path, as a list; empty without folders."""
+    """Return a list with the override that adds `config_dirs` to Hydra's search path; empty without folders."""
     folders = ",".join(f"'file://{Path(folder).resolve()}'" for folder in config_dirs)
     return [f"hydra.searchpath=[{folders}]"] if folders else []
 

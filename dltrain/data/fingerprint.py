@@ -1,4 +1,4 @@
-"""Fingerprints of data, to detect changed data when a run is resumed or repeated."""
+"""Fingerprints of data, to detect changed data when a run resumes or is repeated."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from dltrain.data.spec import Field, Source, Splits
 WHOLE_BYTES = 256 * 2**20  # larger tensors are sampled
 BLOCK_BYTES = 2**20
 COMPUTED = "computed "  # prefix of the fingerprints of computed data
-DIGITS = 16  # number of hexadecimal digits to keep of a SHA-256 hash, which has 64
+DIGITS = 16  # hexadecimal digits of a fingerprint; a SHA-256 hash has 64
 
 
 def fingerprint(splits: Splits) -> dict[str, str]:

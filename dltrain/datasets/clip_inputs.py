@@ -17,7 +17,7 @@ def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
     """Yield frames from the middle of each clip.
 
     Args:
-        files: Folders of frames, folders with such folders or video files at any depth, and video files.
+        files: Video files, folders of frames, and folders that contain either at any depth.
         view: Number, distance and format of the frames to read.
     """
     return stack_examples(_examples(files, view), files.batch_size, "pixels")
@@ -25,7 +25,7 @@ def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
 
 def _examples(files: InputFiles, view: ClipView) -> Iterator[Example]:
     if files.text is not None or not files.names:
-        next(files.expand(EXPECTED))  # raises the error
+        next(files.expand(EXPECTED))  # always raises ConfigError
     for number, name in enumerate(files.names, 1):
         file = InputFile(number, name)
         with file.errors_as_input():

@@ -49,8 +49,8 @@ class PreparePairs(nn.Module):
     """Module that converts source and target tokens to the fields of a batch.
 
     Shape: source (B, S) and, if known, target (B, T), which ends with the token END -> inputs (B, S), targets (B, T)
-    and previous (B, T), the token before each target, all int64; lengths (B,), on the CPU, if sources are padded. A
-    field text_task (B,) is unchanged.
+    and previous (B, T), the token before each target or BEGIN, all int64; lengths (B,), on the CPU, if the batch has
+    source_lengths. A field text_task (B,) is unchanged.
     """
 
     def forward(self, rows: Batch) -> Batch:
@@ -110,7 +110,7 @@ def read_lines(file: InputFile, size: int, encoder: Encoder) -> Iterator[Inputs]
 
 
 def read_texts(files: InputFiles, encoder: Encoder) -> Iterator[Inputs]:
-    """Yield the lines of text files, or the text on the command line, as sources."""
+    """Yield the text on the command line, if any, then the lines of text files, as sources."""
     if files.text is not None:
         with errors_as("--text"):
             yield encode_inputs([files.text], [{"input": "--text"}], encoder)

@@ -29,7 +29,7 @@ from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, TableTarget, are_
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_STRAY_TEXT = 0.1  # maximum fraction of text in a column of numbers that is treated as errors in the file
+MAX_STRAY_TEXT = 0.1  # in a column of numbers, at most this fraction of cells with text is treated as errors
 KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",
@@ -47,10 +47,10 @@ class CsvTable:
     all zeros. Dates become the standardized time, and the sine and cosine of the day of the year, of the day of the
     week and, if the column has hours, of the time of day.
 
-    If the predicted column holds words, ``targets`` are class indices; if it holds numbers, ``targets`` are the
-    numbers. If it holds at most 20 distinct whole numbers, they are also classes: ``targets`` are class indices and
-    ``values`` the numbers. Numbers to predict are standardized, too: number = normalized * scale + shift + shift_rest,
-    where shift_rest is the rounding error of shift; all three are (B, 1).
+    If the predicted column holds words, ``targets`` are class indices. If it holds at most 20 distinct whole numbers,
+    ``targets`` are class indices and ``values`` the numbers. If it holds other numbers, ``targets`` are the numbers.
+    Numbers to predict are standardized: number = normalized * scale + shift + shift_rest, where ``scale``, ``shift``
+    and its rounding error ``shift_rest`` are fields (B, 1).
 
     Args:
         path: The file.
@@ -135,7 +135,7 @@ class CsvTable:
         reject_missing(table, [target], "Remove such rows from the file")
         if ignore is not None and reason_to_ignore(table, target) == "texts":
             expected = "a column of classes or numbers to predict"
-            raise ConfigError(format_error("data.column", expected, f"{table.header[target]}, {REASONS['texts']}"))
+            raise ConfigError(format_error("data.column", expected, f"{table.header[target]} ({REASONS['texts']})"))
         return features, target
 
     def _fit(self, features: list[int], target: int, dates: bool, day_first: bool | None) -> None:
@@ -239,7 +239,7 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
                 found.setdefault(row, format_error("data.path", expected, table.columns[column][row]))
         elif reject_mixed and len(np.unique(table.columns[column].codes[text])) <= MAX_NUMERIC_CLASSES:
             word = table.columns[column][text[0]]
-            got = f"{word}, and text in {len(text)} of {len(table)} rows"
+            got = f"{word} (text in {len(text)} of {len(table)} rows)"
             hint = f"data.missing_words=[{word}] reads it as missing, data.ignore=[{name}] leaves the column out"
             expected = f"only numbers or only words in {table.describe_cell(column, int(text[0]))}"
             raise ConfigError(format_error("data.path", expected, got, hint))

@@ -1,4 +1,4 @@
-"""Pairs of texts, each pair with a class or a number, as in entailment: a table with two columns of texts."""
+"""Table with two columns of texts and a class or a number for each pair, as in entailment."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
@@ -42,10 +42,10 @@ class PrepareTextPairs(nn.Module):
 
 
 class TextPairs:
-    """Pairs of texts, each pair with a class or a number; the splits are random but fixed.
+    """Pairs of texts with a class or a number for each pair; the splits are random but fixed.
 
-    A pair is read as one sequence: begin, the first text, end, the second text, end. A pair that is too long loses the
-    last tokens of its longer text, or of both texts if each is longer than (`max_length` - 3) / 2. The column to
+    A pair is read as one sequence: begin token, first text, end token, second text, end token. If it is too long, the
+    longer text is truncated, or both texts if each has more than (`max_length` - 3) / 2 tokens. The column to
     predict is read as in `dltrain.datasets.text_table`.
 
     Args:
@@ -182,7 +182,7 @@ class TextPairs:
             return next(iterate_json(lines, file, None))
 
     def _texts(self, table: Table, rows: Iterable[int]) -> Iterator[tuple[str, str]]:
-        """Yield both texts of each of these rows.
+        """Yield the two texts of each row in `rows`.
 
         Raises:
             ConfigError: A text is empty.

@@ -15,10 +15,10 @@ from dltrain.models.detection_backbones import STRIDES, make_pyramid
 from dltrain.models.detectors import Detector, Outputs
 from dltrain.models.layers import check_sizes
 
-SIDE = 8  # side of the anchors of a level, in strides
+SIDE = 8  # side of a square anchor, in strides of its level
 POOLED = 7  # height and width of the features of a region
 SAMPLED = 512  # maximum number of regions per image that the losses use
-SEED = 0  # seed of the sampled regions in evaluation
+SEED = 0  # seed of the sampled anchors and regions in evaluation
 NAMES = {"loss_classifier": "classes", "loss_box_reg": "boxes", "loss_objectness": "proposals"}
 NAMES |= {"loss_rpn_box_reg": "proposed_boxes"}
 
@@ -35,7 +35,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         backbone: ``resnet18`` to ``resnet152``; ``narrow`` or ``narrow8`` for small images.
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid, a multiple of 32.
-        hidden_size: Width of each of the two layers that classify a region.
+        hidden_size: Width of the two fully connected layers that process each region.
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
@@ -44,7 +44,7 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
     detection".
     """
 
-    rpn: Any  # of torchvision
+    rpn: Any  # set by torchvision
     roi_heads: Any
 
     def __init__(

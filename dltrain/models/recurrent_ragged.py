@@ -16,20 +16,21 @@ KERNELS: Mapping[str, Callable[..., Any]] = {
     "LSTM": torch.lstm,
     "GRU": torch.gru,
 }
-SATURATED = 1e4  # added to the input of a gate; its output is then exactly 0 or 1
+SATURATED = 1e4  # added to or subtracted from the input of a gate, so that its output is exactly 1 or 0
 
 
 def run_ragged(
     layer: nn.RNNBase, x: Tensor, lengths: Tensor, before: Parts | None = None, weight_dropout: float = 0.0
 ) -> tuple[Tensor, Parts]:
-    """Return the states after each step (B, T, width), and the last state of each sequence, layers first.
+    """Return the states of the last layer, (B, T, directions * hidden_size), and the last states of all layers.
 
-    States at padding have no meaning. On a CPU, where packed sequences are slower than padded ones, each direction
-    reads padded sequences, and the backward direction reads each sequence in reverse order.
+    The last states have the shape (layers * directions, B, hidden_size). States at padding have no meaning. On a CPU,
+    where packed sequences are slower than padded ones, each direction reads padded sequences, and the backward
+    direction reads each sequence in reverse order.
 
     Args:
-        x: Steps (B, T, width).
-        lengths: Steps of each sequence, int64 (B,) on the CPU; an empty sequence is treated as one step.
+        x: Sequences (B, T, features).
+        lengths: Number of steps of each sequence, int64 (B,) on the CPU; an empty sequence is treated as one step.
         before: State before the first step; None for zeros.
         weight_dropout: See `run_layer`.
     """

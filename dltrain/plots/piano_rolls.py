@@ -10,14 +10,14 @@ from dltrain.plots.figures import as_image
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARGIN = 2  # semitones above the highest and below the lowest note
+MARGIN = 2  # semitones to draw above the highest and below the lowest note
 OCTAVE = 12
 MIDDLE_C, OCTAVE_OF_MIDDLE_C = 60, 4
 
 
 @as_image(height=3.6)
 def piano_rolls(figure: "Figure", rolls: Mapping[str, Tensor], lowest: int) -> None:
-    """Draw piano rolls below one another: time to the right, pitch upward; darker notes are more probable.
+    """Draw piano rolls one below the other: time to the right, pitch upward; darker notes are more probable.
 
     Args:
         rolls: Title -> probabilities of the notes of each frame, (frames, notes).

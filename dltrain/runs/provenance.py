@@ -36,10 +36,10 @@ class Origin:
         names = [name for name in dict.fromkeys([*after, *before]) if before.get(name) != after.get(name)]
         found = {**self.changed, **{name: (before.get(name), after.get(name)) for name in names}}
         if not found:
-            console.info(f"nothing differs from {self.path}: the results should be identical")
+            console.info(f"no differences from {self.path}: the results should be identical")
             return
         console.start(
-            f"differences from {self.path}, then and now:",
+            f"differences from {self.path} (earlier -> current value):",
             {name: " -> ".join("none" if v is None else str(v) for v in values) for name, values in found.items()},
         )
 
@@ -81,7 +81,7 @@ def _digest_of_dltrain() -> "hashlib._Hash":
 
 
 def describe_platform(device: str) -> dict[str, Any]:
-    """Return versions, platform, device, commit, command and current folder for environment.json."""
+    """Return versions, platform, device, number of CPUs, commit, command and current folder for environment.json."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -139,9 +139,9 @@ def check_same_data(path: Path, now: Mapping[str, str], skipping: bool) -> None:
 
 
 def changed_splits(path: Path, now: Mapping[str, str], skipping: bool = False) -> list[str]:
-    """Return the splits that changed since the start of a run; none if its environment is unknown.
+    """Return the splits that changed since the start of a run; empty if the run recorded no fingerprints.
 
-    With `skipping`, sizes of files are not compared: files damaged since the start are skipped as bad samples.
+    With `skipping`, file sizes are not compared: files damaged since the start are skipped as bad samples.
     """
     then = load_environment(path).get("data")
     if not isinstance(then, dict):
@@ -159,5 +159,5 @@ def _is_same(then: str, now: str, skipping: bool) -> bool:
 
     if now.startswith(COMPUTED) and not then.startswith(COMPUTED):
         return then != "None"  # version 0.1 hashed the rows, whose last digits depend on the CPU
-    kept = 1 if skipping else 2  # the fingerprint of files is a hash of their names, a dash, and a hash of their sizes
+    kept = 1 if skipping else 2  # fingerprints of files end in a dash and a hash of the file sizes
     return then.split("-")[:kept] == now.split("-")[:kept]

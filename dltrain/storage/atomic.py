@@ -46,7 +46,7 @@ def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
     file = HashingFile()
     try:
         temp.unlink(missing_ok=True)
-        with open(temp, "xb", buffering=0) as file.raw:  # "x" does not follow a link placed there
+        with open(temp, "xb", buffering=0) as file.raw:  # mode "x" does not follow a symbolic link
             write(file)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ def write_temp(temp: Path, write: Callable[[Any], Any]) -> PendingFile:
 
 
 def commit(pending: PendingFile, path: Path, durable: bool = True) -> None:
-    """Rename a temporary file to `path`, by default once its content is durable; delete it on failure.
+    """Rename a temporary file to `path`, by default after flushing its content to disk; delete it on failure.
 
     The new name is durable only after `fsync` of the folder.
     """
@@ -107,12 +107,12 @@ class HashingFile:
 
 
 def temp_path(path: Path) -> Path:
-    """Return the temporary path of `path`, in the same folder and unique to this process."""
+    """Return a temporary path for `path`, in the same folder and unique to this process."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def fsync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

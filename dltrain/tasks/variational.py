@@ -25,7 +25,7 @@ from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
 LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
-# A latent unit is active if the variance of its posterior mean over examples exceeds this; Burda et al. 2016,
+# A latent variable is active if the variance of its posterior mean over examples exceeds this; Burda et al. 2016,
 # section 4.2.
 ACTIVE = 0.01
 SEED = 0  # seed of all noise in an evaluation
@@ -107,10 +107,10 @@ class Variational(Autoencoding):
         return squared / (2 * self.std**2) + self.size * self.log_scale
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return the negative bound and its two terms, the importance-weighted bound, and the number of active units.
+        """Return the negative bound, its two terms, the negative importance-weighted bound ``iwae`` and other metrics.
 
-        In expectation ``iwae`` is between -log p(x) and the negative bound. The baseline is a decoder that ignores its
-        code and returns the mean of the evaluated examples.
+        In expectation, ``iwae`` is between -log p(x) and the negative bound. ``active_units`` is the number of active
+        latent variables. The baseline is a decoder that ignores its code and returns the mean of the evaluated examples.
         """
         noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), CollectedExamples()
         posterior_means, target_spread, real = MeanVariance(), MeanVariance(), list[Tensor]()

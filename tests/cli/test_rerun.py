@@ -54,7 +54,7 @@ def test_a_rerun_without_changes_writes_the_same_last_and_best_checkpoints(
     before = content_of(run)
     result = rerun(run)
     assert result.code == 0, result.err
-    assert f"nothing differs from {run}" in result.err and not differences(result)
+    assert f"no differences from {run}" in result.err and not differences(result)
     assert hashes(tmp_path / "again") == hashes(run)
     assert result.out == run.with_name("printed").read_text()
     assert content_of(run) == before

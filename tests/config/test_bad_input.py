@@ -66,7 +66,7 @@ TABLE: dict[str, list[list[str]]] = {
     ],
     "--cfg job +seed=3 ~model.hidden_size=3 optimizer.lr=-1": [
         ["+seed", "not supported because seed exists", "seed=3"],
-        ["~model.hidden_size", "the value of the key, 64", "got 3"],
+        ["~model.hidden_size", "its value, 64", "got 3"],
         ["optimizer.lr", "above 0"],
     ],
     "hydra.callbacks.x._target_=os.system": [["hydra.callbacks.x._target_", "hydra.run.dir"]],
