@@ -29,7 +29,7 @@ from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, TableTarget, are_
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_STRAY_TEXT = 0.1  # in a column of numbers, at most this fraction of cells with text is treated as errors
+MAX_STRAY_TEXT = 0.1  # in a column of numbers, text in up to this fraction of cells is an error in the file
 KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",

@@ -39,7 +39,7 @@ class Origin:
             console.info(f"no differences from {self.path}: the results should be identical")
             return
         console.start(
-            f"differences from {self.path} (earlier -> current value):",
+            f"differences from {self.path} (earlier and current values):",
             {name: " -> ".join("none" if v is None else str(v) for v in values) for name, values in found.items()},
         )
 

@@ -110,7 +110,7 @@ class Variational(Autoencoding):
         """Return the negative bound, its two terms, the negative importance-weighted bound ``iwae`` and other metrics.
 
         In expectation, ``iwae`` is between -log p(x) and the negative bound. ``active_units`` is the number of active
-        latent variables. The baseline is a decoder that ignores its code and returns the mean of the evaluated examples.
+        latent variables. The baseline is a decoder that ignores its code and returns the mean of the examples.
         """
         noise, mean, collected = torch.Generator().manual_seed(SEED), Mean(), CollectedExamples()
         posterior_means, target_spread, real = MeanVariance(), MeanVariance(), list[Tensor]()
