@@ -1,4 +1,4 @@
-"""Other trainers on the same model, tensors and batch size, with their default logging and progress display.
+"""Train with other libraries on the same model, tensors and batch size, with their default logging and progress bars.
 
 Checkpoints, gradient clipping and evaluation are disabled, because dltrain and the bare loop do none of them during
 the measured steps; only fastai validates after each epoch, on one batch.
@@ -23,7 +23,7 @@ NEEDS = {
 
 
 def missing(system: str) -> list[str]:
-    """Return the packages that a system needs and that are not installed."""
+    """Return the packages that a system needs but that are not installed."""
     return [name for name in NEEDS.get(system, ()) if importlib.util.find_spec(name) is None]
 
 
@@ -100,7 +100,7 @@ def fastai(task: Task) -> None:
     from fastai.learner import Learner
     from fastai.optimizer import OptimWrapper
 
-    importlib.import_module("fastai.callback.progress")  # makes fastai's progress bar the default
+    importlib.import_module("fastai.callback.progress")  # adds the progress bar to fastai's default callbacks
 
     def adam(parameters: Any, **options: Any) -> OptimWrapper:
         return OptimWrapper(parameters, torch.optim.Adam, **options)

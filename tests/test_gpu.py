@@ -39,7 +39,7 @@ def train(folder: Path, *overrides: str) -> launch.Outcome:
 
 @pytest.fixture(scope="module")
 def mnist() -> list[str]:
-    """Return the overrides of LeNet-5 on the real MNIST, or skip the test if the data are missing."""
+    """Return the overrides of LeNet-5 on MNIST, or skip the test if the data are missing."""
     overrides = ["experiment=lenet5_mnist", GPU]
     try:
         assemble.build_components(compose.compose([*overrides, "device=cpu"])).data.load()
@@ -57,7 +57,7 @@ def fp32(mnist: list[str], tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
-def test_lower_precision_reaches_the_accuracy_of_fp32_within_0_3_points(
+def test_lower_precision_reaches_the_accuracy_of_fp32_within_0_3_percentage_points(
     precision: str, mnist: list[str], fp32: float, tmp_path: Path
 ) -> None:
     outcome = train(tmp_path / "run", *mnist, f"device.precision={precision}")

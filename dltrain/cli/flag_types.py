@@ -1,4 +1,4 @@
-"""Types of flags for argparse: functions that parse a word and raise `argparse.ArgumentTypeError`."""
+"""Argument types for argparse: functions that parse a string or raise `argparse.ArgumentTypeError`."""
 
 import argparse
 import functools

@@ -104,7 +104,7 @@ class ClipView(NamedTuple):
 def decode_clip(
     path: Path, view: ClipView, augmentation: Augmentation | None = None, key: int | None = None
 ) -> np.ndarray:
-    """Decode a clip to bytes (frames, size, size, channels).
+    """Decode a clip to a uint8 array (frames, size, size, channels).
 
     All frames are cropped to the same square at their center and resized. If `key` is given, the first frame to read
     is random, and the random crop of `augmentation`, if it has one, replaces the crop at the center.
@@ -153,7 +153,7 @@ def _different(sizes: set[tuple[int, int]]) -> str:
 
 
 def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
-    """Yield the chosen frames of a video file as images; all frames before them are decoded, too."""
+    """Yield the chosen frames of a video file as images; the frames before them are also decoded."""
     import av
 
     try:

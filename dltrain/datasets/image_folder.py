@@ -215,5 +215,5 @@ class ImageFiles:
     def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:
         """Return ``pixels`` (B, 3, size, size) in uint8 and ``labels`` (B,) in int64."""
         pixels, labels = zip(*examples, strict=True)
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # `ScalePixels` changes the layout
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # not contiguous; `ScalePixels` copies it
         return {"pixels": stacked, "labels": torch.tensor(labels)}

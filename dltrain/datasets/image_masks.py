@@ -49,8 +49,8 @@ class ImageMasks:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color.
-        class_names: Names of the values 0, 1, ..., or of 0 and 255 if the training masks have only these; None uses the
-            values that occur in the training masks.
+        class_names: Names of the values 0, 1, ...; two names are for 0 and 255 if the training masks have only these
+            values. None uses the values that occur in the training masks.
         ignore: Value of pixels without a class; None if all have a class. If the training masks have only 0 and 255,
             and ``class_names`` is None or has two names, both are classes.
         block: Number of consecutive images, by name or in a list of Pascal VOC, that stay in one split, at least 1. Use
@@ -120,7 +120,8 @@ class ImageMasks:
     def _find_values(self, class_names: list[str] | None, ignore: int | None) -> list[int]:
         """Return the pixel value of each class.
 
-        Masks are read only if there are no names, to find the values, or two, to see if the second value is 1 or 255.
+        Masks are read if there are no names, to find the values, and if there are two, to find out whether the values
+        are 0 and 1 or 0 and 255.
         """
         if class_names and len(class_names) != len(BINARY):
             return list(range(len(class_names)))
@@ -202,7 +203,7 @@ class MaskedImages:
         return len(self.pairs)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the paths and total size of both files of each example; -1 if one of them no longer exists."""
+        """Yield the paths of each image and its mask, and their total size in bytes, -1 if one no longer exists."""
         for image, mask in self.pairs:
             exist = image.exists() and mask.exists()
             names = " ".join(path.relative_to(self.root).as_posix() for path in (image, mask))
@@ -229,7 +230,7 @@ class MaskedImages:
     def stack(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Tensor]:
         """Return ``pixels`` (B, channels, size, size) and ``masks`` (B, size, size), both in uint8."""
         pixels, masks = zip(*examples, strict=True)
-        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # `ScalePixels` changes the layout
+        stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)  # not contiguous; `ScalePixels` copies it
         return {"pixels": stacked, "masks": torch.from_numpy(np.stack(masks))}
 
 
@@ -247,6 +248,6 @@ def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], li
     kept, held_out = hold_out(len(blocks), fraction)
     parts = [[pair for number in part.sort().values.tolist() for pair in blocks[number]] for part in (kept, held_out)]
     if not parts[0]:
-        expected = f"a size that leaves some of {len(pairs)} images for training"
+        expected = f"a block size that leaves some of the {len(pairs)} images for training"
         raise ConfigError(format_error("data.block", expected, block))
     return parts[0], parts[1]

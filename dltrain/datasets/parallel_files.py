@@ -20,7 +20,7 @@ class Pairs(NamedTuple):
     """Pairs of texts.
 
     Args:
-        name: The file or files.
+        name: Name of the table, or names of both text files.
         sources, targets: The texts.
         columns: Names of the columns of sources and targets; empty for text files.
     """
@@ -36,12 +36,12 @@ class PairReader:
 
     Args:
         path: A table (CSV, TSV or JSON lines), or two text files.
-        source, target: Columns of the table; None for the first two columns that do not hold numbers.
+        source, target: Columns of the table; None for the first remaining column that does not hold numbers.
         header: Whether the first line of the table names the columns.
         bad: Policy for unreadable lines and empty texts.
 
     Raises:
-        ConfigError: There is no file or more than two, or columns are named for text files.
+        ConfigError: The number of files is not one or two, or a column is named for text files.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class PairReader:
         """Read all pairs; pairs with an empty text are skipped or rejected, depending on `bad`.
 
         Raises:
-            ConfigError: The files do not exist, are not text, have different numbers of lines or lack a column, or a
-                line is unreadable or a text empty and may not be skipped.
+            ConfigError: A file does not exist, is not text or lacks a column, the text files differ in length, or `bad`
+                does not allow skipping an unreadable line or an empty text.
         """
         files = [existing_file(path, EXPECTED) for path in self.paths]
         if len(files) == 2:

@@ -54,7 +54,7 @@ INPUTS = (".json", *SUFFIXES)
 class PianoRollData(ABC):
     """Base class of data sets of piano rolls; subclasses differ in the files that they read.
 
-    Pieces of more than ``max_length`` frames are cut into parts, each of which is predicted separately.
+    Pieces of more than ``max_length`` frames are cut into parts, which are separate examples.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class PianoRoll(PianoRollData):
 
 
 class Midi(PianoRollData):
-    """A folder of MIDI files as piano rolls, on a grid of ``steps_per_beat``; see `PianoRoll` for the other arguments.
+    """A folder of MIDI files as piano rolls; see `PianoRoll` for the arguments.
 
     Folders ``train``, ``val`` and ``test`` are splits. A note that is struck again without a pause is one long note.
     """

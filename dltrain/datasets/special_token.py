@@ -1,4 +1,4 @@
-"""Special tokens that are added to the vocabulary of a text: a mask token, and a token for the end of a document."""
+"""Tokenizers of texts with a mask token or with an end token for documents."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -76,7 +76,7 @@ def encode_input(tokenizer: Tokenizer, content: str | bytes) -> Encoded:
 
 
 def join(parts: Iterable[Encoded], token: int, size: int) -> Encoded:
-    """Return encoded texts, one after the other, with a token of ``size`` characters between them."""
+    """Join encoded texts with a token of ``size`` characters between them."""
     parts = list(parts)
     between = torch.tensor([token], dtype=torch.int32)
     tokens = _join([part.tokens.int() for part in parts], between)

@@ -17,7 +17,7 @@ from dltrain.datasets.audio_files import Recording, decode_audio, read_rate, res
 from dltrain.datasets.log_mel import LogMel
 from dltrain.errors import ConfigError, format_error
 
-DIGITS = 16  # number of hexadecimal digits that are kept of the hash of a file
+DIGITS = 16  # number of hexadecimal digits to keep of a file's hash
 SMALLEST_STD = 1e-3  # minimum of the standard deviation of a band, in nats, so that constant bands are not amplified
 
 
@@ -28,7 +28,7 @@ class Frames(NamedTuple):
         values: Float32 (frames, bands).
         seconds: Duration.
         rate, channels: Sample rate and channels of the file.
-        digest: Hash of the file.
+        digest: First `DIGITS` hexadecimal digits of the file's SHA-256 hash.
     """
 
     values: Tensor
@@ -59,7 +59,7 @@ class Features:
 
     @property
     def audio(self) -> Audio:
-        """Facts about a step."""
+        """Format of the steps."""
         return Audio(self.bands, self.stack, self.hop_ms * self.stack / 1000)
 
     def max_steps(self, seconds: float) -> int:

@@ -26,7 +26,7 @@ class Splitter(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """Rows of tokens: begin, a question, end, a window of its context, end.
+    """Rows of tokens: begin token, question, end token, window of the context, end token.
 
     Args:
         max_length: Maximum number of tokens of a row.
@@ -90,7 +90,7 @@ class Windows:
     def _answer(self, question: Question, spans: list[tuple[int, int]]) -> tuple[int, int]:
         """Return the indices of the first and the last context token that overlap with the first answer.
 
-        Both are 0 without answers, and the number of tokens if no token overlaps with it.
+        Both indices are 0 without answers, and the number of context tokens if no token overlaps with the answer.
         """
         if not question.answers:
             return 0, 0

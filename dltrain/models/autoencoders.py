@@ -73,7 +73,7 @@ class DenseAutoencoder(AutoencoderBase):
 
 
 class ConvAutoencoder(AutoencoderBase):
-    """Strided convolutions, a linear code, and transposed convolutions that mirror the encoder.
+    """Strided convolutions and a linear layer, mirrored by a linear layer and transposed convolutions.
 
     Args:
         channels, latent: At least 1.
@@ -130,7 +130,7 @@ def _downsampling(channels: Sequence[int], activation: str) -> list[nn.Module]:
 
 
 def _upsampling(channels: Sequence[int], sizes: Sequence[tuple[int, int]], activation: str) -> list[nn.Module]:
-    """Return layers that restore the sizes in reverse order."""
+    """Return transposed convolutions that restore `sizes` in reverse order, with activations between them."""
     layers: list[nn.Module] = []
     for (inputs, outputs), size in zip(pairwise(channels), sizes[-2::-1], strict=True):
         layers += [make_activation(activation), upsampling(inputs, outputs, size)]

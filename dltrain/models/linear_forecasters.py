@@ -94,7 +94,7 @@ class DLinear(Forecaster):
     Args:
         length: Steps of the window, at least 1.
         columns, horizon, outputs, features: See `Forecaster`.
-        kernel_size: Steps of the moving average, odd; the first and last value are repeated at the ends.
+        kernel_size: Number of steps in the moving average, odd; the first and last value are repeated at the ends.
         individual: Whether each column has its own layers.
 
     Shape: (B, length, features) -> (B, outputs), flattened from (B, horizon, columns, levels).

@@ -27,9 +27,9 @@ class Transcriptions(NamedTuple):
 class PrefixSearch:
     """Search for the most likely transcripts.
 
-    With a beam of 1, the transcript is the best path: the most likely token of each step, without repetitions or
-    blanks. A wider beam sums over the alignments of each prefix. The best path is always a candidate, so that no score
-    is lower than with a beam of 1.
+    With a beam of 1, the transcript is the best path: the most likely token of each step, with repeats merged and
+    then blanks removed. A wider beam sums over the alignments of each prefix. The best path is always a candidate, so
+    the score is never lower than with a beam of 1.
 
     Args:
         blank: Index of the blank token, which emits no output.
@@ -63,7 +63,7 @@ class PrefixSearch:
 
 
 def best_paths(steps: Tensor, lengths: Tensor, blank: int) -> list[list[int]]:
-    """Return the tokens of the most likely path of each example, without repetitions or blanks."""
+    """Return the tokens of the most likely path of each example, with repeats merged and then blanks removed."""
     rows = (row[:length] for row, length in zip(steps.argmax(-1).cpu(), lengths.tolist(), strict=True))
     return [[token for token in row.unique_consecutive().tolist() if token != blank] for row in rows]
 

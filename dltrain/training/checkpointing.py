@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @dataclass
 class Checkpointer:
-    """Saving and restoring of the state of a run: everything that the next step depends on."""
+    """Save and restore the state of a run: everything that the next step depends on."""
 
     task: Task
     model: nn.Module
@@ -84,7 +84,7 @@ class Checkpointer:
         }
 
     def load_state_dict(self, content: dict[str, Any]) -> None:
-        """Restore everything except the position of the run; the optimizers of the stage must already exist."""
+        """Restore everything except the `TrainState`; the optimizers of the stage must already exist."""
         self.load_weights(content)
         self.runner.load_state_dict(content)
         self.task.load_state_dict(content["task"])
@@ -92,13 +92,13 @@ class Checkpointer:
         restore_random_state(content["rng"])
 
     def load_weights(self, content: dict[str, Any]) -> None:
-        """Restore the weights and their average."""
+        """Restore the weights and their moving average."""
         self.model.load_state_dict(content["model"])
         if self.ema is not None:
             self.ema.load_state_dict(content["average"])
 
 
 def check_losses(losses: Mapping[str, float], step: int) -> None:
-    """Raise `Diverged` if the loss of a turn is not finite; `step` is for the message."""
+    """Raise `Diverged` if a loss is not finite; the message names `step`."""
     if not all(map(math.isfinite, losses.values())):
         raise Diverged(f"the training loss became {sum(losses.values())} by step {step}")

@@ -1,4 +1,4 @@
-"""Words, subwords and user tokenizers as the tokens of a language model."""
+"""Tokens of language models: characters, bytes, words, subwords and user-provided tokenizers."""
 
 import json
 

@@ -29,7 +29,7 @@ def test_a_full_standard_output_is_reported_in_one_line(
 
 
 @pytest.mark.faults
-def test_a_run_whose_result_cannot_be_printed_reports_it_and_can_be_resumed(tmp_path: Path) -> None:
+def test_a_run_that_cannot_print_its_result_reports_the_reason_and_can_be_resumed(tmp_path: Path) -> None:
     completed = shell(f"model=mlp data=digits device=cpu trainer.max_steps=2 hydra.run.dir={tmp_path}/run >/dev/full")
     assert completed.returncode == 1 and "Traceback" not in completed.stderr
     assert "standard output cannot be written: No space left on device" in completed.stderr

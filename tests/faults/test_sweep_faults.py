@@ -1,4 +1,4 @@
-"""A sweep that is killed and resumed ends with the same results as an uninterrupted one."""
+"""Interrupted sweeps end with the results of an uninterrupted sweep, and a folder has one sweep at a time."""
 
 import csv
 import random

@@ -1,4 +1,4 @@
-"""PatchTST, compared with the formulas of the paper, computed with torch functions and layers."""
+"""PatchTST, compared with the paper's formulas."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_the_forecast_of_a_column_equals_the_formulas_of_the_paper(model: PatchT
             torch.testing.assert_close(found[example, :, column], expected, atol=1e-3, rtol=1e-4)
 
 
-def test_blocks_with_batch_norm_equal_those_of_the_paper() -> None:
+def test_blocks_with_batch_norm_equal_the_blocks_of_the_paper() -> None:
     torch.manual_seed(0)
     sizes = {"patch_length": PATCH, "stride": STRIDE, "hidden_size": WIDTH, "num_layers": 2, "num_heads": 2}
     model, seen = PatchTST(LENGTH, COLUMNS, HORIZON, HORIZON * COLUMNS, norm="batch", **sizes), list[Tensor]()

@@ -1,7 +1,7 @@
 """Interrupted runs of version 0.1.0 (tests/fixtures/runs_of_0.1) and runs with old keys can be resumed and evaluated.
 
-The expected metrics are those of version 0.1.0, which resumed the same folders. They are compared with a tolerance
-because sums in float32 differ between CPUs; on the same CPU the checkpoints were identical.
+Version 0.1.0 computed the expected metrics when it resumed the same runs. They are compared with a tolerance because
+sums in float32 differ between CPUs; on the same CPU the checkpoints were identical.
 """
 
 import json

@@ -169,7 +169,7 @@ def test_a_truncated_job_is_loaded_or_rejected_as_a_configuration_error(tmp_path
             assert "RUN" in str(error)
 
 
-# --- changing -----------------------------------------------------------------------------------------------------
+# --- revising -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
