@@ -48,7 +48,9 @@ def test_weights_sum_to_1_and_padding_has_weight_0_and_changes_no_output(cell: s
 def test_other_readouts_have_no_attention_weights_and_attention_pooling_cannot_run_step_by_step() -> None:
     model = Recurrent("lstm", **{**SIZES, "readout": "mean"})
     assert not any("pool" in name for name in model.state_dict())
-    with pytest.raises(ConfigError, match=r"^model.readout: expected attention, which has weights, got mean"):
+    with pytest.raises(
+        ConfigError, match=r"^model.readout: expected attention, the only readout with weights, got mean"
+    ):
         model.attention_weights(texts(), LENGTHS)
     with pytest.raises(ConfigError, match=r"^model.readout: not supported because"):
         Recurrent("lstm", **SIZES).start(2)
