@@ -1,4 +1,4 @@
-"""Tables of the options in conf/ that fit together, and overrides that make them small, for tests of every option."""
+"""Combinations of models, data and tasks that fit together, and overrides for small models and data."""
 
 import itertools
 from collections.abc import Callable
@@ -69,8 +69,7 @@ FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
 LARGER = {name for family in FAMILIES for name in family[1:]}
 LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm reads the same data; see tests/models/test_video.py
-# Models that support only these tasks. The first is the default task of the model; tests train the other tasks only on
-# digits.
+# Models that support only these tasks, the default task first. Tests train the other tasks only on digits.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
@@ -131,7 +130,7 @@ SUPERVISED |= {"question_answering", "tagging", "masked_language_modeling", "pol
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Return a small subset with every model, task and data set; each triple adds as many of them as possible."""
+    """Return a small subset with every model, task and data set; each triple adds as many new ones as possible."""
     left = sorted(triples, key=lambda triple: triple[1] != "npz")  # prefer npz, which has few and small images
     seen, found = set[str](), list[tuple[str, str, str]]()
     while best := max(left, key=lambda triple: len(set(triple) - seen), default=None):

@@ -38,7 +38,7 @@ def files_of(data: ImageFolder) -> set[str]:
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (["train", "val"], [34, 8, 6]),  # the test split is taken from train
+        (["train", "val"], [34, 8, 6]),  # the test split is held out of train
         (["Train", "Test"], [34, 6, 8]),
         (["train"], [29, 5, 6]),
         (["train", "val", "test"], [40, 8, 8]),
@@ -49,7 +49,7 @@ def files_of(data: ImageFolder) -> set[str]:
         (["training_set/training_set", "test_set/test_set"], [34, 6, 8]),
     ],
 )
-def test_folders_named_like_splits_are_used_and_a_missing_split_is_taken_from_train(names, expected, tmp_path):
+def test_folders_named_like_splits_are_used_and_a_missing_split_is_held_out_of_train(names, expected, tmp_path):
     for number, name in enumerate(names):
         write_cats_and_dogs(tmp_path / name, 4 if number else 20)
     data = ImageFolder(str(tmp_path), image_size=4)
@@ -197,7 +197,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
     assert "copies: no image is in two splits among the first 1 images with equal file sizes" in data.describe()
 
 
-def test_many_classes_are_summarized_by_their_first_counts_and_the_range(tmp_path):
+def test_of_many_classes_only_the_first_counts_and_the_range_are_printed(tmp_path):
     for number in range(12):
         write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))

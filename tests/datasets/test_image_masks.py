@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError
 
 
 def write(root: Path, masks: dict[str, Image.Image], size: tuple[int, int] = (12, 8)) -> str:
-    """Write masks and an image for each; the gray level of an image is its position in `masks`."""
+    """Write each mask and an image for it; the gray level of the image is the position of the mask in `masks`."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number, (name, mask) in enumerate(masks.items()):
@@ -61,7 +61,7 @@ def test_both_values_of_a_mask_of_0_and_255_are_classes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ignore", [255, None])
-def test_two_class_names_are_assigned_to_masks_of_0_and_255(tmp_path: Path, ignore: int | None) -> None:
+def test_two_class_names_are_assigned_to_the_mask_values_0_and_255(tmp_path: Path, ignore: int | None) -> None:
     data = ImageMasks(many(tmp_path, values=(0, 255)), class_names=["background", "cell"], ignore=ignore)
     assert data.spec.pixel_class_names == ("background", "cell") and set(np.unique(decoded(data))) == {0, 1}
 
@@ -85,7 +85,7 @@ def test_all_images_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     assert sum(map(len, blocks.values())) == 8
 
 
-def test_folders_named_like_splits_are_used_for_masks(tmp_path: Path) -> None:
+def test_folders_named_like_splits_are_used_for_images_with_masks(tmp_path: Path) -> None:
     for part, count in (("train", 10), ("val", 3), ("test", 4)):
         many(tmp_path / part, count)
     splits = ImageMasks(str(tmp_path)).load()
@@ -164,7 +164,7 @@ def larger_mask(root: Path) -> None:
         (lambda root: (root / "masks" / "00.png").write_bytes(b"none"), "cannot identify"),
     ],
 )
-def test_a_mask_that_cannot_be_used_is_rejected_with_its_image(damage: object, message: str, tmp_path: Path) -> None:
+def test_an_unusable_mask_is_rejected_with_the_path_of_its_image(damage: object, message: str, tmp_path: Path) -> None:
     path = many(tmp_path)
     damage(tmp_path)  # type: ignore[operator]
     files = ImageMasks(path, class_names=["a", "b", "c"]).load()

@@ -153,7 +153,7 @@ def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
     assert len(windows) == 4 * (140 - 8 - 3 + 1) and windows[:5].shape == (5, 2, 11)
 
 
-def test_errors_of_a_panel_are_listed_by_series(tmp_path: Path) -> None:
+def test_metrics_of_a_panel_are_computed_for_each_series(tmp_path: Path) -> None:
     data = read(write(tmp_path, **panel(["store", "date"])), group="store")
     task = Forecasting(3, 1, 7, target_names=["sales"], series_names=list("ABCD"))
     zeros = torch.nn.Module()

@@ -148,7 +148,7 @@ def test_a_nan_loss_ends_the_run_and_the_best_weights_are_kept(tmp_path: Path) -
     with pytest.raises(Diverged, match="nan by step 6"):
         loop.run()
     assert lines(tmp_path, "train")[-1]["non_finite"]["loss"] == "nan"
-    loop.checkpointer.checkpoints.wait()  # a thread writes best.pt
+    loop.checkpointer.checkpoints.wait()  # best.pt is written in a thread
     best = Checkpoints(tmp_path).load("best.pt")["model"]
     assert all(value.isfinite().all() for value in best.values())
     assert gc.get_freeze_count() == 0

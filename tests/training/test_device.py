@@ -79,7 +79,7 @@ def test_channels_last_does_not_change_the_weights() -> None:
 
 
 @pytest.mark.skipif(CUDA, reason="needs a machine without CUDA")
-def test_an_unavailable_device_is_rejected_with_the_available_ones() -> None:
+def test_an_unavailable_device_is_rejected_and_the_available_devices_are_listed() -> None:
     with pytest.raises(ConfigError, match=r"device: expected a device of this machine, got cuda.*Usable here:.*cpu"):
         device.resolve_device("cuda")
 
@@ -97,7 +97,7 @@ def test_tf32_is_rejected_without_cuda() -> None:
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)]
 )
-def test_matrix_products_use_the_precision_while_weights_stay_fp32(precision: str, dtype: torch.dtype) -> None:
+def test_matrix_products_use_the_chosen_precision_while_weights_stay_fp32(precision: str, dtype: torch.dtype) -> None:
     model, context = nn.Linear(4, 4), cpu(precision=precision).autocast()
     for _ in range(2):
         with context:
@@ -155,9 +155,9 @@ def test_the_peak_memory_of_a_process_is_at_least_its_current_memory_and_at_most
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_freed_memory_is_reused_by_the_next_step() -> None:
+def test_freed_memory_is_reused_by_the_next_tensor() -> None:
     def faults() -> int:
-        """Return the number of page faults caused by a tensor of 64 MB, about 16,000 pages."""
+        """Return the number of page faults while a tensor of 64 MB (about 16,000 pages) is filled."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(16_000_000)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
