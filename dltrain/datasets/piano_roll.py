@@ -81,7 +81,7 @@ class PianoRollData(ABC):
         self.workers = at_least("data.workers", workers, 0)
         self.prepare, self.pad_multiple = PrepareFrames(), check_multiple(pad_multiple)
         self.length = int(fitted["length"]) if fitted is not None else self._read_splits()
-        width = largest_width(self.length + 1)  # a prediction also reads the last frame
+        width = largest_width(self.length + 1)  # in predictions, an unknown frame follows each part
         self.spec = Spec(shape=(width, NOTES), features=NOTES, length=width, notes=piano_notes())
         self.file_formats: Mapping[str, Callable[[str], bytes]] = {".mid": self._write_midi}
 
