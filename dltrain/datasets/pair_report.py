@@ -48,7 +48,9 @@ class PairReport:
             lines.append(f"{count(self.left_out, 'pair')} left out: a {self._reason()}")
         trained = {self.sources[row] for row in self.parts[0].tolist()}
         if copies := sum(self.sources[row] in trained for part in self.parts[1:] for row in part.tolist()):
-            lines.append(f"also in the training split: {count(copies, 'source')} of the validation and test splits")
+            lines.append(
+                f"duplicates: {count(copies, 'source')} of the validation and test splits also in the training split"
+            )
         sizes = {name: len(part) for name, part in zip(SPLITS, self.parts, strict=True)}
         return [*lines, splits_line(sizes, "pairs")]
 

@@ -138,7 +138,9 @@ class PianoRollData(ABC):
         trained = Counter(piece.content.numpy().tobytes() for piece in self.pieces[TRAIN])
         held_out = [piece for split in (VAL, TEST) for piece in self.pieces.get(split, ())]
         if copies := sum(piece.content.numpy().tobytes() in trained for piece in held_out):
-            lines.append(f"also in the training split: {count(copies, 'piece')} of the validation and test splits")
+            lines.append(
+                f"duplicates: {count(copies, 'piece')} of the validation and test splits also in the training split"
+            )
         names = zip(("training", "validation", "test"), SPLITS, strict=True)
         return [*lines, splits_line({name: len(self.pieces.get(split, ())) for name, split in names}, "pieces")]
 

@@ -50,7 +50,9 @@ def describe_speech(
         lines.append(f"{share} of the validation and test splits are unknown")
     known = set(texts[TRAIN])
     if copies := sum(text in known for split in (VAL, TEST) for text in texts[split]) if not classes else 0:
-        lines.append(f"also in the training split: {count(copies, 'transcript')} of the validation and test splits")
+        lines.append(
+            f"duplicates: {count(copies, 'transcript')} of the validation and test splits also in the training split"
+        )
     if classes:
         numbers = {name: number for number, name in enumerate(classes)}
         labels = {NAMES[split]: np.array([numbers[text] for text in part], int) for split, part in texts.items()}

@@ -36,7 +36,9 @@ def describe_texts(
     if cut := int((lengths > encoder.room).sum()):
         lines.append(f"{count(cut, 'text')} truncated to {encoder.room} tokens (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
-        lines.append(f"also in the training split: {count(copies, 'text')} of the validation and test splits")
+        lines.append(
+            f"duplicates: {count(copies, 'text')} of the validation and test splits also in the training split"
+        )
     lines += _target_lines(table, target, column, rows)
     return [*lines, splits_line({name: len(part) for name, part in rows.items()}, "texts")]
 

@@ -40,7 +40,7 @@ def test_frame_stride_2_reads_every_second_step_and_long_pieces_are_cut_into_par
     assert rows.lengths.tolist() == [3, 1] and to_steps(rows.values) == CHORDS
     assert "5 pieces cut into parts of at most 3 frames (data.max_length)" not in cut.describe()
     assert "4 pieces cut into parts of at most 3 frames (data.max_length)" in cut.describe()
-    assert "also in the training split: 2 pieces of the validation and test splits" in cut.describe()
+    assert "duplicates: 2 pieces of the validation and test splits also in the training split" in cut.describe()
 
 
 def test_missing_splits_are_taken_from_the_training_pieces(tmp_path: Path) -> None:
