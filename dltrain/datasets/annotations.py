@@ -1,4 +1,4 @@
-"""Images with the boxes of their annotation files, and checks of both."""
+"""Annotated images: find image files by name, and check images and boxes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from dltrain.datasets.image_layout import is_image, split_of
 from dltrain.errors import ConfigError, format_error
 
 END_OF_JPEG = b"\xff\xd9"
-TAIL = 4096  # bytes at the end of a file in which END_OF_JPEG is expected
+TAIL = 4096  # bytes to read at the end of a file; only zeros may follow END_OF_JPEG
 ORIENTATION, TURNED = 0x0112, 5  # EXIF tag, and the smallest of its values that swap width and height
 
 

@@ -32,12 +32,12 @@ class Augmentation:
         zoom: Maximum relative change of the size, in [0, 1).
         brightness: Maximum relative change of the brightness, in [0, 1].
         contrast: Maximum relative change of the contrast, in [0, 1].
-        saturation: Maximum relative change of the saturation, in [0, 1]; gray images have none.
+        saturation: Maximum relative change of the saturation of color images, in [0, 1].
         randaugment: Number of operations that RandAugment applies to each image, at least 0.
-        magnitude: Strength of these operations, in [0, 30].
+        magnitude: Strength of the operations of RandAugment, in [0, 30].
         mixup: Alpha of mixup, which draws weights from Beta(alpha, alpha); 0 for no mixup.
         cutmix: Alpha of CutMix, which draws areas from Beta(alpha, alpha); 0 for no CutMix.
-        erase: Side of a square that is set to the mean in each image, in pixels; 0 for no square.
+        erase: Side in pixels of a random square that is set to ``data.mean`` in each image; 0 for no square.
 
     Source: crops, Szegedy et al. 2015, section 6; see `dltrain.datasets.blending` for mixup and cutmix, and
     `dltrain.datasets.cutout` for the square.
@@ -136,8 +136,8 @@ def crop_window(
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Return left, top, relative width and relative height of one random crop, like `crop_windows`.
 
-    Tensor operations on single numbers would take several times as long. The results are bitwise identical, because
-    torch computes the exponentials and roots, which NumPy rounds differently.
+    NumPy scalars are several times as fast as tensors of one number. With ``aspect`` 1, the result is bitwise identical
+    to that of `crop_windows`, because torch computes the exponentials and roots, which NumPy rounds differently.
 
     Args:
         drawn: Four uniform numbers: for area, aspect ratio, left and top.

@@ -18,7 +18,7 @@ from dltrain.datasets.image_inputs import UNREADABLE, Window, read_upright
 from dltrain.errors import ConfigError, format_error
 from dltrain.keyed_random import draw
 
-CACHED_BYTES = 2**29  # maximum size of the cached images that are cut into tiles, per split and process
+CACHED_BYTES = 2**29  # maximum total size of the cached images, per split and process
 
 
 class Part(NamedTuple):
@@ -34,7 +34,7 @@ class Part(NamedTuple):
 
 
 def tile_windows(width: int, height: int, tile: int) -> list[tuple[int, int, int, int]]:
-    """Return squares, row by row, that cover an image without overlap; they may extend beyond its edges."""
+    """Return squares that tile an image row by row; they may extend beyond its right and bottom edges."""
     rows, columns = math.ceil(height / tile), math.ceil(width / tile)
     corners = [(column * tile, row * tile) for row in range(rows) for column in range(columns)]
     return [(left, top, left + tile, top + tile) for left, top in corners]
@@ -56,7 +56,7 @@ class BoxedImages:
 
     Args:
         images: All images.
-        parts: The parts that are examples.
+        parts: The part of an image that each example shows.
         root: Folder that file names are relative to.
         kinds: Class name -> class number, from 1.
         size: Height and width of an example in pixels.
@@ -85,7 +85,7 @@ class BoxedImages:
         return len(self.parts)
 
     def files(self) -> Iterator[tuple[str, int]]:
-        """Yield the image path of each part with a hash of its objects and window, and the file size, -1 if missing."""
+        """Yield, for each part, the image path with a hash of objects and window, and the file size (-1 if missing)."""
         for number, window in self.parts:
             annotated = self.images[number]
             content = f"{annotated.boxes.tolist()} {annotated.names} {annotated.crowds} {window}"

@@ -23,7 +23,7 @@ NAMES = ("x_train", "y_train", "x_test", "y_test")
 
 
 class CIFAR10:
-    """60,000 color images of 32x32 pixels in 10 classes; the last 10,000 are the test split.
+    """60,000 color images of 32x32 pixels in 10 classes; 10,000 of them are the test split.
 
     Args:
         root: Folder with torchvision's ``cifar-10-batches-py``, or with ``cifar10/cifar10.npz`` (arrays x_train,

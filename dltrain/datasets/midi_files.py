@@ -30,7 +30,7 @@ class Note(NamedTuple):
 
 
 class Song(NamedTuple):
-    """Notes of a MIDI file on a time grid, sorted by start and pitch, and the number of notes outside the piano."""
+    """Notes on a time grid, sorted by start and pitch, and the number of notes outside the piano range."""
 
     notes: list[Note]
     outside: int

@@ -24,7 +24,7 @@ PARTS = ("train", "t10k")
 
 
 class MNIST:
-    """70,000 handwritten digits of 28x28 pixels in 10 classes; the last 10,000 are the test split.
+    """70,000 handwritten digits of 28x28 pixels in 10 classes; 10,000 of them are the test split.
 
     Args:
         root: Folder with ``MNIST/raw``, the layout of torchvision.

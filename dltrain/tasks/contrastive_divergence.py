@@ -35,7 +35,7 @@ class ContrastiveDivergence(Task):
     Args:
         low, high: Model inputs for black and white, one number per channel.
         cd_steps: Gibbs steps per update, at least 1: the k of CD-k.
-        persistent: Continue the Gibbs chains of the previous step, instead of starting them at the data.
+        persistent: Continue the Gibbs chains of the previous update, instead of starting them at the data.
 
     Source: Hinton 2002, "Training products of experts by minimizing contrastive divergence"; Tieleman 2008.
     """
