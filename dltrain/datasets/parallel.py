@@ -145,7 +145,7 @@ class Parallel:
         )
 
     def _fit(self, shares: tuple[float, float], settings: PairVocabularies, files: list[str]) -> None:
-        """Read and split the pairs, fit the vocabularies, and leave out pairs with a long text."""
+        """Read and split the pairs, fit the vocabularies, and leave out pairs with a text that is too long."""
         read = self.reader.read()
         self.pairs, self.files = join(read), [(pairs.name, len(pairs.sources)) for pairs in read]
         self.parts = _split(self.files, shares)
@@ -161,8 +161,8 @@ class Parallel:
                 key, limit = "max_length", self.max_length
                 if self.cut_sources:
                     key, limit = "max_target_length", self.max_target_length
-                expected = "a length that some texts of each split do not exceed"
-                hint = f"All pairs of the {name} split have a longer text."
+                expected = "a length that keeps some pairs of each split"
+                hint = f"All pairs of the {name} split exceed data.max_length or data.max_target_length."
                 raise ConfigError(format_error(f"data.{key}", expected, limit, hint))
         self.parts[0] = self._limit(self.parts[0])
 
@@ -203,7 +203,7 @@ class Parallel:
         return Splits(repeated, val_source if len(val) else None, test_source)
 
     def describe(self) -> list[str]:
-        """Return lines about the pairs, both texts and the splits."""
+        """Return lines about the pairs, their texts and the splits."""
         left_out = int((~self.is_short).sum())
         limits = self.max_length, self.max_target_length
         report = PairReport(

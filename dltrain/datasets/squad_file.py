@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dltrain.errors import ConfigError, format_error
 
-SLACK = 2  # maximum error of answer_start in characters; in SQuAD 1.1, 15 of 34,680 are wrong
+SLACK = 2  # maximum error of answer_start in characters; in SQuAD 1.1, 15 of 34,680 values are wrong
 
 
 class Question(NamedTuple):
@@ -15,7 +15,7 @@ class Question(NamedTuple):
     Args:
         article: Index of the article that the context belongs to.
         answers: Correct answers, which occur in the context; empty if unknown.
-        start: First character of the first answer in the context.
+        start: Position of the first answer in the context, in characters.
     """
 
     article: int
@@ -29,8 +29,8 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file.
 
     Raises:
-        ConfigError: The file is not JSON in UTF-8 or has a different structure, or a question has no answer or an
-            answer that is not in its context.
+        ConfigError: The file is not JSON in UTF-8 or has a different structure, or a question has no answer, or an
+            answer is more than `SLACK` characters from its ``answer_start`` in the context.
     """
     try:
         content = json.loads(file.read_text("utf-8-sig"))
@@ -46,8 +46,9 @@ def read_questions(file: Path) -> list[Question]:
             for paragraph in article["paragraphs"]
             for entry in paragraph["qas"]
         ]
-    except (KeyError, TypeError, IndexError) as error:
-        expected = f"the keys data, paragraphs, context, qas, question and answers, as in SQuAD, in {file}"
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        keys = "data, paragraphs, context, qas, question, answers, text and answer_start"
+        expected = f"the keys {keys}, as in SQuAD, in {file}"
         got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(format_error("data.path", expected, got)) from None
 

@@ -34,9 +34,9 @@ SUFFIXES = (".csv", ".tsv", *JSON, *TEXT)
 class TextTable:
     """Texts with a class or a number each; the splits are random but fixed, unless there are folders for them.
 
-    A text is a sequence of words or subwords of a vocabulary that is fitted to the training texts. If the column to
-    predict has words, they are classes. If it has numbers, they are regression targets, and also classes if `threshold`
-    is set or there are at most 20 distinct whole numbers.
+    A text is a sequence of words or subwords; the vocabulary is fitted to the training texts unless there is a
+    ``tokenizer``. If the column to predict has words, they are classes. If it has numbers, they are regression targets,
+    and also classes if ``threshold`` is set or there are at most 20 distinct values, all of them whole numbers.
 
     Args:
         path: A CSV file (commas, semicolons, tabs or vertical bars), a JSON lines file (``.jsonl``), or a folder with
@@ -59,8 +59,8 @@ class TextTable:
         batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random texts.
         max_tokens: Maximum number of tokens per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
-        num_labels: Training texts to keep, at least 1: the same ones in every run, with the same fraction of every
-            class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
+        num_labels: Number of training texts to keep, at least 1: the same ones in every run, with the same fraction of
+            every class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
@@ -149,7 +149,7 @@ class TextTable:
         self.words = self.vocabulary.fit(cells[row] for row in train)
 
     def _count_texts(self) -> Tensor:
-        """Encode the texts, and return the inverse document frequencies in the training texts."""
+        """Encode the texts, and return the inverse document frequency of each token in the training texts."""
         self.encoded, tokens = self._encode(self.table.columns[self.text]), self.encoder.tokens
         special = (tokens.pad, tokens.unknown, tokens.begin, tokens.end, tokens.mask)
         ignored = [token for token in special if token is not None]

@@ -1,4 +1,4 @@
-"""Tokenizers from a file ``tokenizer.json`` of the package tokenizers, such as those of pretrained models."""
+"""Read tokenizers, such as those of pretrained models, from ``tokenizer.json`` files of the package tokenizers."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +61,7 @@ class TokenizerFile:
         return ids
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Return the tokens of a text, and the character span (start, end) of each, end exclusive."""
+        """Return the tokens of a text, and the character span (start, end) of each token, end exclusive."""
         found = self.tokenizer.encode(text, add_special_tokens=False)
         return found.ids, found.offsets
 

@@ -32,7 +32,7 @@ def state_norm(name: str, width: int, eps: float = 1e-5, bias: bool = True) -> n
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention (if ``cross``) and a two-layer network, each with a residual connection.
+    """Self-attention, cross-attention (if ``cross``) and a feed-forward network, each with a residual connection.
 
     Args:
         num_heads: Number of attention heads; divides ``width`` unless ``head_size`` is set.
@@ -46,7 +46,7 @@ class Block(nn.Module):
         num_kv_heads, head_size, scale: See `make_heads`.
         rotary: Whether to rotate queries and keys by their positions; see `rotate`.
         causal: Whether steps attend only to themselves and earlier steps.
-        bias: Whether linear layers and norms have biases.
+        bias: Whether linear layers and layer norms have biases.
 
     Raises:
         ConfigError: See `make_heads`; or ``rotary`` is true and heads have an odd number of features; or the name of

@@ -59,7 +59,7 @@ class RBM(nn.Module):
 
 
 class DBN(nn.Module):
-    """Deep belief network: stacked restricted Boltzmann machines and a linear output.
+    """Deep belief network: stacked restricted Boltzmann machines and a linear output layer.
 
     Bottom-up, it is a multilayer perceptron with sigmoid units, which classifies. Top-down, it generates examples.
 

@@ -14,12 +14,13 @@ EXAMPLE = "the name of a network of timm, such as convnext_tiny"
 
 
 class TimmNetwork(AdoptedNetwork):
-    """Network of timm with random weights; weights have the names of timm, so that its state dicts can be loaded.
+    """Network of timm with random weights; parameters have timm's names, so that its state dicts can be loaded.
 
     Args:
         channels, outputs: At least 1.
-        height, width: Size of the images in pixels. Networks with a fixed input size and pretrained weights, such as
-            most vision transformers, are built for this size; others with a fixed size are rejected for other sizes.
+        height, width: Size of the images in pixels. A network with a fixed input size, such as most vision
+            transformers, is built for this size if timm has pretrained weights for the network. Without pretrained
+            weights, it is rejected if its input size differs.
         name: Name in ``timm.list_models()``.
         dropout: Dropout probability before the last layer, in [0, 1).
 

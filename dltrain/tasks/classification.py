@@ -20,10 +20,10 @@ from dltrain.tasks.supervised import Supervised
 from dltrain.tasks.word_weights import first_texts, show_words, word_weights
 
 NUM_WORST = 6
-NUM_ATTENDED = 3  # images colored by attention
+NUM_ATTENDED = 3  # images in the plot of the attention
 TOP = 5
 BALANCED = "balanced"
-DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # how to draw inputs, by their number of axes: images, clips
+DRAWN = {4: charts.captioned, 5: charts.captioned_clips}  # functions that draw images (4 dimensions) and clips (5)
 
 
 @dataclass(eq=False)
@@ -111,7 +111,7 @@ class Classification(TaskOverSteps, Supervised):
         return (scores + self.model_outputs(model, mirrored).float()) / 2
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss, accuracies and F1 scores; keep the confusion matrix and the worst errors for `show`."""
+        """Return loss, accuracies and F1 scores, and in ``extra`` what `show` plots."""
         scores, linear, worst = ClassScores(self.classes), ClassScores(self.classes), list[Tensor]()
         texts: Batch | None = None
         images: Batch | None = None
@@ -155,7 +155,7 @@ class Classification(TaskOverSteps, Supervised):
         return grad_cam(model, images, lambda images: self.model_outputs(model, {**batch, "inputs": images}))
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return the confusion matrix, the worst errors for images and clips, and the attention of the model."""
+        """Return the confusion matrix, the worst errors for images and clips, and the attention to images or words."""
         media = [Media("confusion", charts.confusion(evaluation.extra["confusion"], self.names))]
         inputs, targets, predicted, losses = evaluation.extra["worst"]
         wrong = (losses > 0).nonzero().flatten()
@@ -208,7 +208,7 @@ class ClassScores:
 
 
 def check_class_weights(weights: str | list[float] | None, classes: int) -> Tensor | None:
-    """Return numeric class weights as a tensor (classes,); None for ``balanced`` and for equal weights.
+    """Return numeric class weights as a tensor (classes,); None if `weights` is ``balanced`` or None.
 
     Raises:
         ConfigError: The weights are not one number of at least 0 per class, or all are 0.

@@ -32,7 +32,7 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class QuestionAnswering(Task):
-    """Question answering: cross-entropy of the first and of the last token of the answer among all tokens of a window.
+    """Question answering: cross-entropy of the positions of the first and the last token of the answer in a window.
 
     A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the positions of the
     first and the last token of the answer, both 0 if a window does not contain it; ``text``, the code points of the
@@ -64,7 +64,7 @@ class QuestionAnswering(Task):
         return {"outputs": 2, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return windows, their segments, and the first and last token of the answers."""
+        """Return windows, their segments, and the positions of the first and last token of the answers."""
         batch = super().example(facts, batch_size)
         number = torch.empty(batch_size, dtype=torch.int64, device="meta")
         return {**batch, "segments": torch.empty_like(batch["inputs"]), "start": number, "end": number}
@@ -111,7 +111,7 @@ class QuestionAnswering(Task):
         return Evaluation(mean.read() | _scores(found.values()), baselines, extra, definitions=definitions)
 
     def _random_logits(self, batch: Batch) -> Tensor:
-        """Return outputs that choose a random first token, and the length of a random training answer."""
+        """Return outputs for a random answer: a random first token, and the length of a random training answer."""
         allowed = self._in_context(batch).cpu()
         logits = torch.zeros(*allowed.shape, 2)
         for row, number in enumerate(batch["question"].tolist()):

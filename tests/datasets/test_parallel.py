@@ -143,7 +143,11 @@ def test_an_empty_text_is_rejected_with_its_line_or_skipped(tmp_path: Path) -> N
         ("en\tn\na b\t1\nc d\t2\n", {}, "data.path: expected two columns of texts in .*, got fewer. Set data.source"),
         ("en\tes\na\tb\nc\td\n", {}, "data.path: expected at least 3 pairs in pairs.tsv, got 2"),
         ("en\tes\n" + "a\tb\n" * 9, {"target": "fr"}, "data.target: expected one of the columns of .*: en, es, got fr"),
-        ("en\tes\n" + "a b\tb\n" * 9, {"max_length": 1}, "data.max_length: expected a length that some texts of each"),
+        (
+            "en\tes\n" + "a b\tb\n" * 9,
+            {"max_length": 1},
+            "data.max_length: expected a length that keeps some pairs of each",
+        ),
         ("en\tes\n" + "a\tb\n" * 9, {"min_count": 20}, "data.min_count: expected at most 7, the count of the most"),
         (
             "en\tes\n" + "a\tb\n" * 9,

@@ -113,9 +113,11 @@ def test_other_formats_and_wrong_or_missing_answers_are_rejected(tmp_path: Path)
     file.write_text(json.dumps(content(), indent=1).replace('"title": "t",', '"title" "t",', 1))
     with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got invalid JSON in line 4, .*delimiter"):
         Squad(str(file))
-    file.write_text("[]")
-    with pytest.raises(ConfigError, match=r"^data.path: expected the keys data, paragraphs, context, .* as in SQuAD"):
-        Squad(str(file))
+    no_object = {"data": [{"paragraphs": [{"context": "c", "qas": [[]]}]}]}
+    for text in ("[]", json.dumps(no_object), json.dumps(content()).replace('"answer_start"', '"start"')):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"^data.path: expected the keys .* text and answer_start, as in SQuAD"):
+            Squad(str(file))
     whole = content()
     right = whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"]
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 3

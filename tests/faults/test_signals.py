@@ -24,7 +24,7 @@ BIG = [  # checkpoints of several MB, so that signals arrive during a save
 def run_until(
     start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> Callable[..., tuple[Child, Path]]:
-    """Return a function that trains up to a moment of `gated.py` and returns the child and the run folder."""
+    """Return a function that trains until a gate of `gated.py` is reached, and returns the child and the run folder."""
 
     def begin(kind: str, moment: str, *overrides: str, **environment: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
@@ -40,7 +40,7 @@ def run_until(
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
 )
-def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
+def test_a_signal_stops_a_run_after_the_current_step_and_prints_how_to_resume(
     number: signal.Signals,
     code: int,
     run_until: Callable[..., tuple[Child, Path]],
@@ -57,7 +57,7 @@ def test_a_signal_stops_a_run_after_its_step_and_prints_how_to_resume(
     assert "Last checkpoint: step 13" in child.stderr
     assert f"dltrain resume {run}" in child.stderr
     assert "Traceback" not in child.stderr
-    assert steps(run) == 13  # every step until the stop was logged
+    assert steps(run) == 13  # every completed step was logged
     assert dltrain("resume", str(run), ALLOW).code == 0
     assert_same(run, uninterrupted_run("forecast"))
 
@@ -97,7 +97,7 @@ def test_a_second_ctrl_c_during_a_save_leaves_no_partial_files(
     assert_intact(run)
 
 
-def test_sigterm_while_data_are_loaded_leaves_no_folder(run_until: Callable[..., tuple[Child, Path]]) -> None:
+def test_sigterm_while_data_are_loaded_leaves_no_run_folder(run_until: Callable[..., tuple[Child, Path]]) -> None:
     child, run = run_until("text", "load-1", "data._target_=gated.Text")
     child.send(signal.SIGTERM)
     assert child.wait().code == 143
@@ -149,7 +149,7 @@ def test_sigterm_during_a_save_lets_the_save_finish(start: Callable[..., Child],
 
 
 @pytest.mark.faults
-def test_sigusr1_saves_and_training_continues(
+def test_sigusr1_saves_a_checkpoint_and_training_continues(
     run_until: Callable[..., tuple[Child, Path]], gate: Gate, uninterrupted_run: Callable[[str], Path]
 ) -> None:
     gate.close("train-15")

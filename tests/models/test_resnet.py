@@ -14,7 +14,7 @@ def parameters(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(("num_layers", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
-def test_the_number_of_parameters_is_that_of_the_paper(num_layers: int, millions: float) -> None:
+def test_the_number_of_parameters_equals_the_published_number(num_layers: int, millions: float) -> None:
     with torch.device("meta"):
         assert round(parameters(SmallResNet(3, 10, num_layers)) / 1e6, 1 if millions > 1 else 2) == millions
 

@@ -288,5 +288,5 @@ def test_a_shape_that_does_not_determine_a_model_is_rejected_with_the_name_of_th
 @pytest.mark.parametrize(
     ("count", "line"), [(999, "999 B"), (1500, "1.5 kB"), (999_600, "1 MB"), (4.2e10, "42 GB"), (4.04e13, "40.4 TB")]
 )
-def test_bytes_are_printed_with_three_digits_and_a_unit(count: float, line: str) -> None:
+def test_bytes_are_printed_with_at_most_three_digits_and_a_unit(count: float, line: str) -> None:
     assert format_bytes(count) == line
