@@ -24,7 +24,10 @@ class Fixed(nn.Module):
 
 
 def batch(answer: str = "London") -> dict[str, Tensor]:
-    """Return two windows of one context: tokens 1 to 4 are its words 0 to 3 in the first window, 3 to 6 in the last."""
+    """Return two windows of a context.
+
+    Tokens 1 to 4 are the words 0 to 3 of the context in the first window and the words 3 to 6 in the second.
+    """
     spans = torch.zeros(2, 6, 2, dtype=torch.int32)
     spans[0, 1:5], spans[1, 1:5] = torch.tensor(SPANS[:4]), torch.tensor(SPANS[3:])
     characters = f"{CONTEXT}\0{answer}\0the city\0\0"
