@@ -1,4 +1,4 @@
-"""Every model, data set, task, optimizer, schedule and regularization in conf/ is trained, loaded and evaluated.
+"""Train, load and evaluate combinations that cover each model, data set, task, optimizer, schedule, regularization.
 
 The default tests train a covering subset; tests marked `slow` train all other combinations in `TRAINED`. Options of
 `device` are only composed; `transfer` is tested in tests/runs.
@@ -53,7 +53,7 @@ def test_every_device_option_can_be_composed(option: str) -> None:
 
 
 def others_are_slow(default: list[tuple[str, str, str]], triples: Iterable[tuple[str, str, str]]) -> list[Any]:
-    """Mark the combinations that the default tests do not train as slow."""
+    """Mark combinations as slow unless the default tests train them."""
     return [t if t in default else pytest.param(*t, marks=pytest.mark.slow) for t in triples]
 
 

@@ -28,7 +28,7 @@ class FieldSpec:
     names: tuple[str, ...] = ()  # the valid names of a choice; empty for other fields
     many: bool = False  # a list of valid values may replace the scalar in YAML
     null: bool = False  # null may replace the value in YAML
-    edges: tuple[float, ...] = ()  # valid values at the edge of the range, for tests
+    edges: tuple[float, ...] = ()  # valid values at or near the ends of the range, for tests
 
 
 def integer(minimum: int, below: int = MAX_INTEGER, many: bool = False, null: bool = False) -> FieldSpec:
@@ -38,7 +38,7 @@ def integer(minimum: int, below: int = MAX_INTEGER, many: bool = False, null: bo
 
 
 def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
-    """Return the spec of numbers in an interval in mathematical notation: ``(0, 1]``."""
+    """Return the spec of numbers in `interval`, a string such as ``(0, 1]``."""
     low, high = (float(part) for part in interval[1:-1].split(","))
     low_closed, high_closed = interval[0] == "[", interval[-1] == "]"
 
@@ -65,7 +65,7 @@ def text(many: bool = False, null: bool = False) -> FieldSpec:
 
 
 def parse_interval(value: Any) -> tuple[float, str] | None:
-    """Return ``(2, "epoch")`` for ``"2 epochs"``; a bare number counts steps; None if it is not an interval."""
+    """Return ``(2, "epoch")`` for ``"2 epochs"``, or None for an invalid interval; a bare number counts steps."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     unit = (match[2] or "step").removesuffix("s") if match else ""
     if not match or unit not in UNITS or float(match[1]) <= 0:
@@ -82,7 +82,7 @@ CALENDAR = ("minute", "hour", "weekday", "day", "month", "yearday")
 MONTHS = re.compile(r"\d+(mo)?", re.ASCII)  # a number of rows, or of months: 12mo
 
 
-# Accepted values by the name of a key. For other keys, the type annotation in the constructor applies.
+# Names of keys -> accepted values. For keys not listed here, the type annotation in the constructor applies.
 TABLE = {
     "seed": integer(0, below=2**63),
     "epochs num_labels eval_examples": integer(1, null=True),
@@ -232,7 +232,7 @@ def field_of(key: str, target: str = "") -> FieldSpec | None:
 
 
 def check_range(key: str, value: Any, target: str = "") -> str | None:
-    """Return the error if `value` is outside the range of `key`, else None. Constructors check null."""
+    """Return the error if `value` is outside the range of `key`, else None. Null is not checked here."""
     field = field_of(key, target)
     items = value if isinstance(value, list) else [value]
     if field is not None and value is not None and not is_deferred(value):
@@ -245,12 +245,12 @@ def check_range(key: str, value: Any, target: str = "") -> str | None:
 
 
 def is_too_large(value: Any) -> bool:
-    """Return whether a number exceeds the range of float32 or int64."""
+    """Return whether a finite float exceeds the range of float32, or an integer the range of int64."""
     return (type(value) is float and MAX_FLOAT < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
 
 
 def check_type(key: str, value: Any, default: Any) -> str | None:
-    """Return the error if an override's value does not have the type of the default in YAML, else None."""
+    """Return the error if the type of an override's value does not fit the key or its default in YAML, else None."""
     field = field_of(key)
     if default is None or default == "auto" or is_deferred(default) or is_deferred(value):
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 class Notes:
     """Notes that a frame of a piano roll may contain: their number, and the conversion of frames from and to text.
 
-    YAML refers to one of the fields: ``notes: ${spec.notes.size}``.
+    In YAML, ``${spec.notes.size}`` refers to the field ``size``.
 
     Args:
         size: Number of different notes.

@@ -30,7 +30,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 def read_images(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, ...], whole: bool = False
 ) -> Iterator[Inputs]:
-    """Yield images, converted to the channels, size and pixel scale of a data set.
+    """Yield batches of images, converted to the channels, size and pixel scale of a data set.
 
     Args:
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
@@ -98,7 +98,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
 
 
 def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Resize an image to an array of uint8; see `decode_image` for its shape and the crop."""
+    """Resize an image to a uint8 array; the arguments and the shape are those of `decode_image`."""
     if crop is not None:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""Synthetic images of shapes with the class of each pixel and a box around each shape."""
+"""Synthetic images of shapes with the class of each pixel and bounding boxes."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -18,13 +18,13 @@ class NextToken(nn.Module):
     this input to predict earlier tokens.
 
     Args:
-        border: Token between isolated documents; the batch then has the index of the document of each input. The token
-            belongs to the document that follows: the model predicts it from the preceding document and reads it as the
-            start of the next one. None if documents are not isolated.
+        border: Token between isolated documents; None if documents are not isolated. The batch gets a field
+            ``documents``, which numbers the documents of a window. The border belongs to the document that follows: the
+            model predicts it from the preceding document and reads it as the start of the next one.
 
     Shape:
-        tokens (B, length + 1), optionally known (B,) -> inputs (B, length), targets (B, length), both int64, and with a
-        border documents (B, length), int64; characters and spelling (B,), of the targets, are unchanged
+        tokens (B, length + 1), optionally known (B,) -> inputs and targets (B, length), and documents (B, length) if
+        there is a border, all int64; other fields, such as characters and spelling (B,), are unchanged
     """
 
     def __init__(self, border: int | None = None) -> None:
@@ -45,7 +45,7 @@ class NextToken(nn.Module):
 
 
 def measures(part: Encoded, length: int) -> dict[str, Tensor]:
-    """Return the sums of sizes and spelling over the targets of each window, int32 (N,); {} if the part is not text."""
+    """Return ``characters`` and ``spelling``, summed over the targets of each window, int32 (N,); {} if not text."""
     if part.sizes is None:
         return {}
     fields = {"characters": part.sizes, "spelling": part.spelling}
@@ -62,8 +62,8 @@ def _sums(values: Tensor, length: int) -> Tensor:
 def held_out_windows(tokens: Tensor, length: int) -> dict[str, Tensor]:
     """Return windows of ``length + 1`` tokens that predict each token once, except the first token.
 
-    The last window is padded with the token -1. If the memory of the tokens continues after their end, the windows are
-    a view of it, and the field ``known`` has the number of known targets of each window, int32 (N,).
+    The last window is padded with the token -1. If the storage of `tokens` is long enough after their end, the windows
+    are a view of it instead, and the field ``known`` has the number of known targets of each window, int32 (N,).
     """
     missing = -(len(tokens) - 1) % length
     size, room = len(tokens) + missing, tokens.untyped_storage().nbytes() // tokens.element_size()

@@ -17,7 +17,7 @@ NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?|nan|[-+]?inf|-|")
 
 
 class Table(NamedTuple):
-    """A table; columns that contain only numbers are aligned to the right. Title and caption may be empty."""
+    """A table; numeric columns are aligned to the right. Title and caption may be empty."""
 
     title: str
     columns: Sequence[str]
@@ -92,7 +92,8 @@ class ScreenHandler(logging.Handler):
     def draw(self, line: str, bold: int, fraction: float) -> None:
         """Draw the live line over the previous one, truncated to the width of the terminal.
 
-        The first `bold` characters of the line are bold; `fraction`, in [0, 1], is shown as a bar if there is room.
+        The first `bold` characters are bold. A bar shows `fraction`, in [0, 1], if there is room and the encoding is a
+        UTF encoding.
         """
         from rich.text import Text
 

@@ -8,7 +8,7 @@ from dltrain.errors import choose
 from dltrain.models.layers import READOUTS, check_sizes, inside, read_out
 from dltrain.models.recurrent_layers import CELLS
 
-KERNEL = (5, 5)  # over time (frames, then steps) and frequency bands
+KERNEL = (5, 5)  # over time (frames in the first convolution, steps in the second) and bands
 
 
 class DeepSpeech2(nn.Module):
@@ -94,7 +94,7 @@ class DeepSpeech2(nn.Module):
 def _reversal(own: Tensor) -> Tensor:
     """Return the positions (B, T) that reverse the steps of each recording and keep its padding at the end.
 
-    Reversed inputs and a layer that reads forward are faster than packed sequences, and have the same outputs.
+    Running a layer on reversed inputs is faster than packed sequences, with the same outputs.
     """
     steps = torch.arange(own.shape[1], device=own.device)
     return torch.where(own, own.sum(1, keepdim=True) - 1 - steps, steps)

@@ -39,7 +39,7 @@ def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> 
         if size is not None and size < minimum
     ]
     if not 0 <= dropout < 1:
-        wrong.append(format_error("model.dropout", "a number from 0 to below 1", dropout))
+        wrong.append(format_error("model.dropout", "a number of at least 0 and below 1", dropout))
     if wrong:
         raise ConfigError(*wrong)
 

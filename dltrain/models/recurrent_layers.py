@@ -1,4 +1,4 @@
-"""Layers of recurrent networks: layer norm inside the cell, and dropout that is constant over the steps."""
+"""Recurrent layers: torch's own, or with layer norm, residual connections, locked dropout or weight dropout."""
 
 import functools
 import warnings
@@ -16,7 +16,8 @@ from dltrain.errors import ConfigError, choose, format_error
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 PARTS = {"rnn": ("hidden",), "lstm": ("hidden", "cell"), "gru": ("hidden",)}
 
-Parts = tuple[Tensor, ...]  # state of all layers in the layout of torch: (layers * directions, B, hidden_size) per part
+# Tensors of a recurrent state; for all layers as in torch, (layers * directions, B, hidden_size) each.
+Parts = tuple[Tensor, ...]
 
 
 class LockedDropout(nn.Module):
@@ -277,7 +278,7 @@ def build_layers(
     """
     options = _cell_options(cell, activation)
     if not 0 <= weight_dropout < 1:
-        raise ConfigError(format_error("model.weight_dropout", "a number from 0 to below 1", weight_dropout))
+        raise ConfigError(format_error("model.weight_dropout", "a number of at least 0 and below 1", weight_dropout))
     if residual and num_layers < 2:
         raise ConfigError(format_error("model.residual", "false for a model with one layer", residual))
     build = choose("model.cell", cell, CELLS)

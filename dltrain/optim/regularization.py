@@ -79,7 +79,7 @@ class Regularizer:
 
     @torch.no_grad()
     def penalty(self) -> Tensor:
-        """Return the L1 and L2 penalties of the current weights, as a scalar on the device."""
+        """Return the sum of the L1 and L2 penalties of the current weights, as a scalar on the device."""
         total = torch.zeros((), device=self.device)
         for weight in self.penalized:
             if self.config.l1:

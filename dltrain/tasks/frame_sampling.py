@@ -40,7 +40,7 @@ def sample_frames(model: Any, prompt: Tensor, length: int, temperature: float, n
         model: A model of piano rolls. A model with a method `start` keeps a state and reads only the new frame; other
             models read the last ``length`` frames again for each new frame.
         prompt: Frames (T, notes), T at least 1, starting with the empty frame before a piece.
-        noise: CPU generator of all random numbers, so that sampling during training does not change the run.
+        noise: CPU generator of the random numbers; torch's global generator is not used.
     """
     stepwise = model if hasattr(model, "start") else FrameWindow(model, length)
     state, frames = stepwise.start(1), prompt[None]

@@ -9,16 +9,15 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
 
-AXES = 4  # of feature maps (B, channels, height, width)
+AXES = 4  # number of dimensions of feature maps (B, channels, height, width)
 
 
 def grad_cam(model: nn.Module, inputs: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
     """Return how much each pixel supports the most likely class of its image.
 
     The feature maps A are the output of the last layer that returns maps of more than one pixel; layers that pool to a
-    fixed size are ignored. The weight of a map is the mean gradient of the class score over its pixels, and negative
-    sums are set to 0:
-    ``relu(sum over k of mean over pixels of (d score / d A_k) * A_k)``.
+    fixed size are ignored. The result is ``relu(sum over k of w_k * A_k)``, where the weight ``w_k`` is the mean of
+    ``d score / d A_k`` over the pixels of the map.
 
     Args:
         inputs: Images (B, channels, height, width).

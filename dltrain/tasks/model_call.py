@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError
 
 KEYWORDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
-# Fields that a model must not ignore -> what it would do without them.
+# Fields that a model must not ignore -> what a model would do without them.
 INDISPENSABLE = {
     "lengths": "read the padding of short sequences as data",
     "state": "forget what it read before",
@@ -38,7 +38,11 @@ def call_model(model: nn.Module, batch: Mapping[str, Any], **more: Any) -> Any:
 
 
 def reads(model: nn.Module, field: str) -> bool:
-    """Return whether `forward` has an argument named `field` after the inputs."""
+    """Return whether `forward` has an argument named `field` after the inputs.
+
+    Raises:
+        ConfigError: There is no such argument, and `field` is ``lengths``, ``state`` or ``documents``.
+    """
     return field in _named_fields(type(model).forward, (field,))
 
 

@@ -291,7 +291,7 @@ def test_a_split_that_the_run_does_not_have_is_rejected(
     assert "--split: expected test or train, because the run has no validation split, got val" in result.err
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_is_suggested(
     finished_run: FinishedRun, evaluate: Callable[..., Result], tmp_path: Path
 ) -> None:
     run = copy_of(finished_run("forecast"), tmp_path)

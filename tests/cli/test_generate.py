@@ -286,7 +286,7 @@ def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_suggested(
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_is_suggested(
     finished_run: FinishedRun, generate: Generate, tmp_path: Path
 ) -> None:
     run = tmp_path / "broken"

@@ -123,7 +123,7 @@ def test_a_generative_run_is_rejected_before_its_data_are_read(
     assert result.code == 2 and "dltrain generate RUN" in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_suggested(
+def test_a_damaged_checkpoint_is_rejected_and_the_other_checkpoint_is_suggested(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
     folder = train("model=mlp", *small_data("digits"), "trainer.log_every=1")
@@ -146,7 +146,7 @@ def test_overrides_that_change_the_inputs_of_the_model_are_rejected(
         assert "After training, only" in result.err
 
 
-def test_user_data_without_an_inputs_method_are_rejected(
+def test_input_files_are_rejected_if_the_data_class_has_no_inputs_method(
     train: Train, predict: Predict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = train("model=mlp", "data=digits", "trainer.max_steps=1")

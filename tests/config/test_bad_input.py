@@ -230,7 +230,7 @@ def test_existing_files_in_the_run_folder_survive_an_error(workdir: Path, capsys
     assert [file.name for file in (workdir / "mine").rglob("*")] == ["thesis.tex"]
 
 
-def test_the_installed_script_exits_with_code_2(workdir: Path) -> None:
+def test_the_installed_script_exits_with_code_2_on_bad_input(workdir: Path) -> None:
     script = Path(sys.executable).with_name("dltrain")
     completed = subprocess.run(
         [script, "optimizer.lr=fast", "modle=lstm"],

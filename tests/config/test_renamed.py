@@ -1,4 +1,4 @@
-"""Old names are rejected with their new names on the command line, and replaced in configurations of old runs."""
+"""Old names are rejected on the command line with a hint, and replaced in configurations of old runs."""
 
 import pytest
 
@@ -84,7 +84,7 @@ def test_keys_are_renamed_in_the_configuration_and_the_overrides() -> None:
     assert renamed.upgrade(upgraded) == upgraded
 
 
-def test_the_renamed_experiment_is_replaced_in_the_overrides_and_the_choices() -> None:
+def test_the_old_name_of_an_experiment_is_replaced_in_overrides_and_choices() -> None:
     stored = {
         "config": {},
         "overrides": ["experiment=transformer_memorise", "seed=1"],

@@ -12,9 +12,9 @@ class Faulty(Classification):
     """Classification with a fault.
 
     The faults ``loss`` (an infinite loss) and ``gradient`` (a NaN gradient of a finite loss) occur in steps ``begin``
-    to ``end``, counted from 1, of a run of ``steps`` steps. The fault ``memory`` runs out of memory in each training
-    batch of more than ``most`` examples, and ``metric`` makes a metric NaN in each evaluation. The file ``witness``
-    receives the inputs of the first faulty batch after step 1.
+    to ``end``, counted from 1, of a run of ``steps`` steps. The fault ``memory`` (an out-of-memory error) occurs in
+    each training batch of more than ``most`` examples, and the fault ``metric`` (a NaN accuracy) in each evaluation.
+    The file ``witness`` receives the inputs of the first faulty batch after step 1.
     """
 
     def __init__(self, classes, fault, begin, end, steps, most=10**9, witness=""):
@@ -60,7 +60,7 @@ class DivideByZero(nn.Module):
 
 
 class DividingNetwork(nn.Sequential):
-    """A network with `DivideByZero` after its first layer."""
+    """A network with `DivideByZero` after its first linear layer."""
 
     def __init__(self, size, outputs, at):
         super().__init__(nn.Flatten(), nn.Linear(size, 16), DivideByZero(at), nn.ReLU(), nn.Linear(16, outputs))

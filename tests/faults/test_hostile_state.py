@@ -33,7 +33,7 @@ def run_copy(trained: Path, tmp_path: Path) -> Path:
 
 
 def forge(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change every checkpoint, and update its hash in the manifest."""
+    """Change every checkpoint, and update its hash and size in the manifest."""
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     for name, entry in manifest.items():
         file = run / "checkpoints" / name

@@ -195,7 +195,7 @@ def test_a_new_first_convolution_is_initialized_like_the_one_of_torchvision(name
             lambda: TorchvisionNetwork(0, 64, 64, 10, "resnet18"),
             r"model.channels: expected a whole number of at least 1",
         ),
-        (lambda: AlexNet(3, 64, 64, 10, dropout=1.0), r"model.dropout: expected a number from 0 to below 1"),
+        (lambda: AlexNet(3, 64, 64, 10, dropout=1.0), r"model.dropout: expected a number of at least 0 and below 1"),
         (lambda: InceptionNetwork(3, 64, 64, 10, "vgg11", 0.5, 0.3), r"model.name: expected one of googlenet incep"),
     ],
 )

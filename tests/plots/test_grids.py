@@ -9,7 +9,7 @@ from dltrain.plots import grids
 from dltrain.plots.grids import GAP
 
 
-def test_a_grid_contains_all_images_enlarged_with_the_same_brightness_scale():
+def test_a_grid_contains_all_images_enlarged_and_on_the_same_brightness_scale():
     images = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     images[0], images[1] = 0.5, 0.25
     sheet, times, side = grids.images(images, columns=4), 7, 56

@@ -117,7 +117,7 @@ def test_the_result_names_the_classifier_and_the_log_warns_against_comparing_wit
     assert f"by {result['features']}; not comparable with FID" in (scored / "train.log").read_text()
 
 
-def test_the_result_reports_that_pixels_were_compared_without_a_classifier(unscored: Path) -> None:
+def test_without_a_classifier_the_result_names_pixels_as_the_features(unscored: Path) -> None:
     result = json.loads((unscored / "result.json").read_text())
     assert result["features"] == "pixels, 8x8"
     assert "classifier_score" not in result["test"]
