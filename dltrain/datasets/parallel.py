@@ -236,7 +236,7 @@ class Parallel:
     def _source(self, encoded: EncodedPairs, part: Tensor) -> Source:
         """Return the pairs `part` as a split, in batches of similar length.
 
-        The targets are the first field, because their outputs need the most memory.
+        Targets are the first field, by which `ByLength` sorts first, because their outputs need the most memory.
         """
         source, target = ([side[row] for row in part.tolist()] for side in encoded)
         ragged = {"target": as_ragged(target, end=True), "source": as_ragged(source)}
