@@ -8,7 +8,7 @@ from dltrain import redaction
 
 T = TypeVar("T")
 
-MAX_LENGTH = 240  # characters of a value in a message
+MAX_LENGTH = 240  # maximum number of characters of a value in a message
 
 
 class DltrainError(Exception):
@@ -38,7 +38,7 @@ class CheckpointError(DltrainError):
 
 
 class WorkerError(DltrainError):
-    """Death or timeout of a data loading worker."""
+    """Death or timeout of a data loading worker, or lack of shared memory."""
 
     code = 1
 
@@ -77,7 +77,7 @@ def choose(key: str, name: object, options: Mapping[str, T]) -> T:
     """Return the option called `name`.
 
     Raises:
-        ConfigError: `name` is not an option; the message lists all names and suggests the closest one.
+        ConfigError: `name` is not an option; the message lists all names and suggests a similar one if there is one.
     """
     if isinstance(name, str) and name in options:
         return options[name]

@@ -47,7 +47,7 @@ class Labels:
         return {"classes": names and len(names), "class_names": names, "targets": self.targets}
 
     def rows(self, y: np.ndarray) -> Tensor:
-        """Return numbers to predict (N, K) in float32, or else classes (N,) in int64."""
+        """Return the labels as float32 (N, targets), or as class indices, int64 (N,), if ``targets`` is None."""
         if self.targets is not None:
             return torch.from_numpy(y.astype(np.float32)).reshape(len(y), -1)
         return torch.from_numpy(self.indices(y))
@@ -107,7 +107,7 @@ def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
             return Labels(classes, targets=1 if is_float or classes is None else None)
     elif numeric and is_float and len(train):
         return Labels(None, targets=train.reshape(len(train), -1).shape[1])
-    expected = "one whole number per example, at least 0 (a class), one-hot classes, or floats, in y_train and y_test"
+    expected = "class numbers of at least 0 (or -1 and 1), one-hot vectors or floats in y_train and y_test"
     got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
     raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
 

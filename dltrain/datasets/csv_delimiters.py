@@ -10,7 +10,7 @@ DECIMALS = {"point": POINT, "comma": COMMA}
 
 
 def find_delimiter(head: Sequence[str], usual: str | None = None) -> str:
-    """Return the delimiter that best splits the first lines into as many cells as the header.
+    """Return the delimiter with which most of the first lines have as many cells as the header.
 
     A delimiter scores lower for each cell that still contains one of `DELIMITERS`, unless the cell is a number.
 
@@ -38,7 +38,7 @@ def _is_number(cell: str) -> bool:
 
 
 def has_equal_tabs(text: str) -> bool:
-    """Return whether all lines that are not empty have the same number of tabs.
+    """Return whether all lines that are not blank have the same number of tabs.
 
     If so, almost certainly no quoted cell contains a tab or a line break.
     """

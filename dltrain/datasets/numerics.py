@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Below this fraction of the mean, a standard deviation is only rounding error of float64.
+# Below this fraction of the mean, a scale is only rounding error of float64.
 ROUNDING = 1e-12
 SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -38,7 +38,11 @@ def nonzero_std(values: np.ndarray) -> np.ndarray:
 
 
 def replace_zero(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Replace a scale (columns,) with 1 where a column of ``values`` (rows, columns) is constant up to rounding."""
+    """Replace each scale (columns,) that is zero up to rounding, or whose column of ``values`` is constant, with 1.
+
+    Args:
+        values: Values (rows, columns) from which the scales were computed.
+    """
     varies = values.max(axis=0) > values.min(axis=0)
     threshold = np.maximum(ROUNDING * np.abs(values.mean(axis=0)), SMALLEST)
     return np.where(varies & (scale > threshold), scale, 1.0)

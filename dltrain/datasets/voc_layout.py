@@ -1,4 +1,4 @@
-"""Images with masks in the layout of Pascal VOC: lists of names instead of folders for each split."""
+"""Images and masks in the layout of Pascal VOC, where a list of names defines each split."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ PARTS = ("train", "val", "test")
 
 
 def has_voc_layout(root: Path) -> bool:
-    """Return whether a folder has images, masks and lists in the layout of Pascal VOC."""
+    """Return whether a folder has the folders of images, masks and lists of Pascal VOC."""
     return all((root / folder).is_dir() for folder in (IMAGES, MASKS, LISTS))
 
 
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
-    """Return, for each split, the image and mask of each name in the lists ``train.txt``, ``val.txt`` and ``test.txt``.
+    """Return the images and masks of each split, whose names are in ``train.txt``, ``val.txt`` and ``test.txt``.
 
-    Missing and empty lists are left out, and also a test list without masks, because the test masks of Pascal VOC 2012
-    are not public.
+    A split without a list or with an empty list is left out. The test split is also left out if it has no masks,
+    because the test masks of Pascal VOC 2012 are not public.
 
     Raises:
         ConfigError: ``train.txt`` is missing or empty, or a listed file is missing.

@@ -1,4 +1,4 @@
-"""Windows over series, as views without copies, and their normalization."""
+"""Windows over series, as views, and their normalization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -43,7 +43,7 @@ def cut_windows(
     horizon: int,
     convert: Callable[[np.ndarray], Tensor],
 ) -> Tensor | Selection:
-    """Return the windows of all series, (windows, channels, lead + horizon), as views without copies.
+    """Return the windows of all series, (windows, channels, lead + horizon), as views of one tensor.
 
     Args:
         series: Values of each series, (rows, columns).
@@ -64,7 +64,7 @@ def cut_windows(
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
-    """Return, for each window of `cut_windows`, the number of its series from ``numbers``."""
+    """Repeat the number of each series for each of its windows in `cut_windows`."""
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     return torch.tensor(numbers).repeat_interleave(counts)
 
@@ -75,7 +75,7 @@ SCALES = ("mean", "scale", "least", "naive_error")
 def fit_scales(
     train: Sequence[np.ndarray], horizon: int, normalize: str, season: int, published: bool = False
 ) -> dict[str, Tensor]:
-    """Return the scales of each series in float32: ``mean`` (series, 2 * columns, 1), the others (series, columns, 1).
+    """Return the scales by name, in float32: ``mean`` (series, 2 * columns, 1), all others (series, columns, 1).
 
     Args:
         train: The training rows (rows, columns) of each series in float64.
@@ -97,19 +97,20 @@ class Normalize(nn.Module):
 
     Args:
         scales: Result of `fit_scales` and, with known values, of `KnownValues.fit`.
-        window: Steps that a model reads.
-        horizon: Steps that it predicts.
+        window: Steps that the model reads.
+        horizon: Steps that the model predicts.
         normalize: ``last``, ``window`` or ``train``; see `dltrain.datasets.time_series.TimeSeries`.
         history: Also return past and future values minus the shift, in the units of the data, for naive forecasts.
 
     Shape:
         - Input: values (B, 2 * columns, lead + horizon) from `split_float64`; with several series also group (B,), the
           index of the series; with known values also known (B, width, lead + horizon).
-        - Output: inputs (B, window, columns + 2 * width), with the known values of the step and of ``horizon`` steps
-          later; targets (B, horizon, columns); shift, shift_rest (rounding error of the shift) and scale, each
-          (B, 1, columns). With ``history`` also history (B, lead, columns); ahead (B, horizon, columns); naive_error
-          (B, 1, columns), the mean absolute change of the training rows over a season; group, if the input has it;
-          and, if the scales have it, deviation (B, 1, columns), the standard deviation of the training rows.
+        - Output: inputs (B, window, columns), or (B, window, columns + 2 * width) with the known values of the step and
+          of ``horizon`` steps later; targets (B, horizon, columns); shift, shift_rest (rounding error of the shift) and
+          scale, each (B, 1, columns). With ``history`` also history (B, lead, columns); ahead (B, horizon, columns);
+          naive_error (B, 1, columns), the mean absolute change of the training rows over a season; group, if the
+          input has it; and, if the scales have it, deviation (B, 1, columns), the standard deviation of the training
+          rows.
     """
 
     mean: Tensor
@@ -169,6 +170,6 @@ def _typical_change(train: np.ndarray, horizon: int) -> np.ndarray:
 
 
 def _seasonal_change(train: np.ndarray, season: int) -> np.ndarray:
-    """Return the mean absolute change of each column over a season, or over a step if there are too few rows."""
+    """Return the mean absolute change of each column over a season, or over one step if there are too few rows."""
     lag = season if season < len(train) else 1
     return replace_zero(np.abs(train[lag:] - train[:-lag]).mean(axis=0), train)

@@ -20,7 +20,7 @@ class AttentionPooling(nn.Module):
         self.score = nn.Linear(width, 1, bias=False)
 
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the means, in the type of the states, and the weights, in float32.
+        """Return the means in the dtype of the states, and the weights in float32.
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.

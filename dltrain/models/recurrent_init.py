@@ -13,12 +13,12 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
 
     Args:
         layers: Layers of torch, or of `dltrain.models.recurrent_layers`.
-        recurrent_init: ``uniform`` keeps the weights of torch, within 1 / sqrt(hidden_size); ``orthogonal`` is a random
+        recurrent_init: ``uniform`` keeps torch's weights, within ±1 / sqrt(hidden_size); ``orthogonal`` is a random
             orthogonal matrix for each gate; ``identity``, for rnn only, is the identity matrix, with biases of 0.
         forget_bias: Bias of the forget gates; None for 1. The second bias of torch's layers keeps its random value.
 
-    Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN, with ``relu``),
-    whose input weights are much smaller than here; forget bias, Jozefowicz, Zaremba and Sutskever 2015.
+    Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN, with ``relu``
+    and much smaller input weights); forget bias, Jozefowicz, Zaremba and Sutskever 2015.
     """
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":

@@ -1,4 +1,4 @@
-"""Sequence to sequence for series: a recurrent encoder reads a window, and a recurrent decoder forecasts."""
+"""Sequence-to-sequence forecaster: a recurrent encoder reads a window, and a recurrent decoder forecasts."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from dltrain.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
 
 class Seq2SeqForecaster(RecurrentEncoderDecoder):
-    """Encoder and decoder of recurrent layers; each step of the decoder reads the forecast of the step before.
+    """Recurrent encoder and decoder; each step of the decoder reads the forecast or the true value of the step before.
 
     The first step reads the last value of the window. Each step also reads the values that are known in advance for it.
     If a forecast has several outputs per step and column, such as quantiles, the next step reads their mean.
@@ -17,11 +17,11 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
     Args:
         features: Number of values per step: the columns, the known values of the step, and the known values
             ``horizon`` steps later.
-        columns, horizon: Number of series and of steps to forecast, at least 1.
+        columns, horizon: Number of columns and number of steps to forecast, at least 1.
         outputs: ``horizon * columns * levels``; see `dltrain.models.linear_forecasters.Forecaster`.
         cell: ``lstm``, ``gru`` or ``rnn``, for encoder and decoder.
         hidden_size, num_layers: Width of the states, and number of layers of encoder and decoder; at least 1.
-        attention: ``none``, ``additive``, ``dot`` or ``general``, to the steps of the window; see
+        attention: ``none``, ``additive``, ``dot`` or ``general``: attention to the steps of the window; see
             `dltrain.models.recurrent_encoder_decoder.Attention`.
         bidirectional: Whether the encoder reads in both directions; a linear layer joins the last states.
         linear_skip: Number of values in an example's input (steps times features), for a linear layer on the whole
@@ -66,8 +66,8 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
 
         Args:
             x: Windows (B, length, features).
-            previous: True value before each step to forecast, (B, horizon, columns), which the decoder reads instead of
-                its own forecast. None outside training.
+            previous: True value of the step before each forecast step, (B, horizon, columns), which the decoder reads
+                instead of its own forecast. None outside training.
             is_true: Steps that read `previous`, bool (B, horizon); other steps read the forecast. None for all steps.
         """
         state = self.read(x[..., : self.width])

@@ -12,9 +12,9 @@ from dltrain.tasks import sampling
 from dltrain.tasks.base import Evaluation, GenerateRequest, Media, Stage, Task, check_parts
 from dltrain.tasks.pixel_range import PixelRange
 
-GRID_COLUMNS = 8  # images per row of a grid
-NUM_RECONSTRUCTED = 16  # examples that are shown next to their reconstructions
-NUM_CODES = 2_000  # codes in the scatter plot
+GRID_COLUMNS = 8  # maximum number of images per row of a grid
+NUM_RECONSTRUCTED = 16  # maximum number of examples that are shown next to their reconstructions
+NUM_CODES = 2_000  # maximum number of codes in the scatter plot
 
 
 @dataclass(eq=False)
@@ -71,10 +71,10 @@ class Autoencoding(Task):
         return self.sample_codes(model, request, count)
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return decoded random codes, interpolation paths of at most eight examples, or reconstructions.
+        """Return decoded random codes, decoded interpolation paths, or reconstructions of given examples.
 
-        If no class is requested, a random class is drawn for each example or path of a conditional model; given
-        examples are then reconstructed without a class.
+        If no class is requested, a conditional model draws a random class for each random code or path, and
+        reconstructs given examples without a class.
         """
         if request.given is not None:
             given = request.given.to(request.device)
@@ -91,7 +91,7 @@ class Autoencoding(Task):
         return self.to_data_range(decode(model, codes, labels))[: request.count]
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
-        """Return images next to their reconstructions, and a scatter plot of codes with more than one dimension."""
+        """Return images next to their reconstructions, and a scatter plot of codes with at least two dimensions."""
         collected: CollectedExamples = evaluation.extra["collected"]
         media = []
         if self.has_images:
@@ -113,18 +113,18 @@ class Autoencoding(Task):
 
 
 class CollectedExamples:
-    """The first examples of a split (original, corrupted and reconstructed), and its first codes."""
+    """First examples of a split in each version, such as original and reconstructed, and its first codes."""
 
     def __init__(self) -> None:
         self.examples: list[Tensor] = []
         self.codes, self.labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def add_examples(self, *versions: Tensor) -> None:
-        """Keep the first `NUM_RECONSTRUCTED` examples of a batch, in each version."""
+        """Keep the first `NUM_RECONSTRUCTED` examples of a batch; each argument is one version of them."""
         self.examples = [version[:NUM_RECONSTRUCTED].cpu() for version in versions]
 
     def add_codes(self, codes: Tensor, labels: Tensor | None) -> None:
-        """Keep the codes of a batch and their classes, if there are any, up to `NUM_CODES` in all."""
+        """Add the codes of a batch and their classes, if any, up to `NUM_CODES` codes in total."""
         if len(self.codes) < NUM_CODES:
             self.codes = torch.cat([self.codes, codes.cpu()])[:NUM_CODES]
             if labels is not None:
@@ -142,7 +142,10 @@ def decode(model: nn.Module, codes: Tensor, labels: Tensor | None) -> Tensor:
 
 
 def principal_axes(rows: Tensor) -> Tensor:
-    """Return principal axes as columns, by decreasing variance; the largest entry by magnitude of each is positive."""
+    """Return the principal axes as columns, by decreasing variance.
+
+    The sign of each axis makes its entry with the largest absolute value positive.
+    """
     centered = (rows - rows.mean(0)).double()
     axes = torch.linalg.eigh(centered.T @ centered).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))

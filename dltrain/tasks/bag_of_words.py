@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dltrain.tasks.base import Batch
 
-MAX_EXAMPLES = 50_000  # training texts to read, rounded up to whole batches
-PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C in scikit-learn
+MAX_EXAMPLES = 50_000  # maximum number of training texts to read, rounded up to whole batches
+PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C of LogisticRegression and alpha of Ridge in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
 MIN_COUNT = 2  # a word pair is a feature if at least this many training texts contain it
 ITERATIONS = 100
@@ -71,7 +71,7 @@ class Features:
         return Sparse(rows, columns, entries, (found.count, len(self.terms)))
 
     def _count(self, found: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the text, the term and the count of each different term in each text, sorted by text and term."""
+        """Return text, term and count of each distinct term of each text, sorted by text and term."""
         texts, terms = found.texts, found.tokens.astype(np.int64)
         if self.pairs:
             together = texts[1:] == texts[:-1]
@@ -94,12 +94,12 @@ class Sparse(NamedTuple):
     shape: tuple[int, int]
 
     def times(self, dense: Tensor) -> Tensor:
-        """Return the product with a matrix."""
+        """Return the product with a dense matrix."""
         out = dense.new_zeros(self.shape[0], dense.shape[1])
         return out.index_add_(0, self.rows, self.values * dense[self.columns])
 
     def transposed_times(self, dense: Tensor) -> Tensor:
-        """Return the product of the transpose with a matrix."""
+        """Return the product of the transpose with a dense matrix."""
         out = dense.new_zeros(self.shape[1], dense.shape[1])
         return out.index_add_(0, self.columns, self.values * dense[self.rows])
 

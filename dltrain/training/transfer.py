@@ -12,7 +12,7 @@ from dltrain.tasks.base import Stage, Turn
 
 AUTO = "auto"
 WEIGHTS = "a run folder, a .safetensors or .pt file of weights, or torchvision:NAME"
-MAX_NAMED = 6  # weights named in a message
+MAX_NAMED = 6  # maximum number of weights named in a message
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Transfer:
 
     Args:
         weights: Source of the initial weights; None for random weights.
-        embeddings: File of word vectors for the embedding of the tokens; None for random vectors.
+        embeddings: File of word vectors for the token embedding; None for random vectors.
         freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
         unfreeze_at: Epoch from which frozen modules are trained, or one epoch per entry of ``freeze``; None to never
             unfreeze them.
@@ -42,7 +42,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Names of the initial weights of a model that were loaded instead of drawn at random.
+    """Record of the loaded initial weights of a model: source, names, and which weights were not loaded.
 
     Args:
         origin: Source of the weights.
@@ -106,7 +106,7 @@ def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
     entries = 1 if modules is None else len(modules)
     for name, value in (("unfreeze_at", transfer.unfreeze_at), ("lr_scale", transfer.lr_scale)):
         if isinstance(value, Sequence) and len(value) != entries:
-            expected = f"a number, or one for each of the {entries} entries of transfer.freeze"
+            expected = f"a number, or a list with one number per entry of transfer.freeze ({entries})"
             errors.append(format_error(f"transfer.{name}", expected, value))
     if errors:
         raise ConfigError(*errors)

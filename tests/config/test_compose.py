@@ -16,7 +16,7 @@ Write = Callable[..., tuple[str, ...]]
 
 @pytest.fixture
 def write_config(tmp_path: Path) -> Write:
-    """Return a function that writes YAML files of a user and returns the folders for ``--config-dir``."""
+    """Return a function that writes user YAML files and returns the folders for ``--config-dir``."""
 
     def write(**files: str) -> tuple[str, ...]:
         for name, text in files.items():
@@ -133,7 +133,7 @@ def test_errors_in_all_sweep_jobs_are_reported_when_the_sweep_is_composed() -> N
 
 
 @pytest.mark.parametrize("override", ["seed=range(0,0)", "model=glob(z*)", "optimizer.lr=interval(0.1,1)"])
-def test_an_empty_sweep_is_rejected(override: str) -> None:
+def test_an_empty_or_continuous_sweep_is_rejected(override: str) -> None:
     assert override in errors_of(override, sweep=True)[0]
 
 
@@ -212,7 +212,7 @@ def test_a_missing_config_dir_is_rejected() -> None:
     assert errors_of(dirs=("nowhere",)) == ("--config-dir: expected an existing folder of YAML groups, got nowhere",)
 
 
-def test_outputs_are_written_to_the_checkout_from_inside_it_and_otherwise_to_the_current_folder(
+def test_outputs_are_written_to_the_current_folder_or_to_the_checkout_that_contains_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

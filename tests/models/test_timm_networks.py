@@ -1,4 +1,4 @@
-"""Networks of timm: outputs compared with timm, image sizes and errors."""
+"""Networks of timm: outputs compared with those of timm, image sizes and errors."""
 
 import sys
 
@@ -18,7 +18,7 @@ def test_the_error_without_timm_says_how_to_install_it(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
-def test_weights_and_outputs_are_those_of_timm(name: str) -> None:
+def test_parameter_names_and_outputs_equal_those_of_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     size = {"img_size": (64, 96)} if "vit" in name else {}

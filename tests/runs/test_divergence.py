@@ -37,7 +37,7 @@ def test_a_run_with_a_non_finite_test_loss_ends_as_diverged_for_every_value_of_o
         *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("autoencoder", "digits"), ("gpt", "text"))),
     ],
 )
-def test_runs_of_models_that_draw_samples_end_as_diverged_at_a_huge_learning_rate(
+def test_runs_of_generative_models_end_as_diverged_at_a_huge_learning_rate(
     train: Train, small_data: Callable[[str], list[str]], model: str, data: str
 ) -> None:
     outcome = train(f"model={model}", *small_data(data), *HUGE)

@@ -272,7 +272,7 @@ def test_weights_that_contain_code_are_rejected_and_the_code_is_not_run(animals:
         ),
         (
             ["transfer.freeze=[layers.1]", "transfer.unfreeze_at=[1,1]"],
-            r"transfer.unfreeze_at: expected a number, or one for each of the 1 entries of transfer.freeze",
+            r"transfer.unfreeze_at: expected a number, or a list with one number per entry of transfer.freeze \(1\)",
         ),
         (["transfer.lr_scale=0"], r"transfer.lr_scale: expected a number above 0, got 0"),
         (["transfer.frees=[a]"], r"transfer.frees: unknown key. Did you mean transfer.freeze\?"),

@@ -14,7 +14,7 @@ NAMES = ["cat", "dog"]
 
 
 class ShiftedTruth(nn.Module):
-    """Detector that shifts the ground-truth boxes by `shift` pixels; its losses are multiples of the mean input."""
+    """Detector that returns ground-truth boxes shifted by `shift` pixels, and multiples of the mean input as losses."""
 
     def __init__(self, shift: float = 0.0) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def test_boxes_are_mapped_to_the_file() -> None:
     assert found.tolist() == [[12.0, 21.0, 16.0, 22.0]]
 
 
-def test_a_prediction_lists_the_objects_above_the_score_limit_in_descending_order() -> None:
+def test_a_prediction_lists_the_objects_above_the_minimum_score_by_descending_score() -> None:
     examples = batch()
     lines = list(task().predictions(ShiftedTruth(), [examples]))
     assert [len(line["objects"]) for line in lines] == [2, 1, 1, 0]
