@@ -1,4 +1,4 @@
-"""Train, load and evaluate combinations that cover each model, data set, task, optimizer, schedule, regularization.
+"""Train, load and evaluate combinations with each model, data set, task, optimizer, schedule and regularization.
 
 The default tests train a covering subset; tests marked `slow` train all other combinations in `TRAINED`. Options of
 `device` are only composed; `transfer` is tested in tests/runs.

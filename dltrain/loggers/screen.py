@@ -92,8 +92,7 @@ class ScreenHandler(logging.Handler):
     def draw(self, line: str, bold: int, fraction: float) -> None:
         """Draw the live line over the previous one, truncated to the width of the terminal.
 
-        The first `bold` characters are bold. A bar shows `fraction`, in [0, 1], if there is room and the encoding is a
-        UTF encoding.
+        The first `bold` characters are bold. If there is room on a UTF-8 terminal, a bar shows `fraction`, in [0, 1].
         """
         from rich.text import Text
 

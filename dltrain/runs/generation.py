@@ -27,7 +27,7 @@ MAX_NAMES = 20  # maximum number of classes in a message
 def generate(
     components: Components, count: int, seed: int, label: int | None, interpolate: bool, inputs: Sequence[str]
 ) -> Generated:
-    """Generate examples, with pixels in [0, 1].
+    """Generate examples; the pixels of images are in [0, 1].
 
     Args:
         count: Number of examples; ignored with ``inputs``.
