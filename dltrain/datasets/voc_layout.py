@@ -10,7 +10,7 @@ PARTS = ("train", "val", "test")
 
 
 def has_voc_layout(root: Path) -> bool:
-    """Return whether a folder has the folders of images, masks and lists of Pascal VOC."""
+    """Return whether a folder has the subfolders of Pascal VOC for images, masks and lists."""
     return all((root / folder).is_dir() for folder in (IMAGES, MASKS, LISTS))
 
 
