@@ -2,10 +2,10 @@
 
     python generation.py [--models gpt,t5] [--tokens N] [--context N] [--rounds N]
 
-Models have random weights. Without a cache, the context is computed again for each new token: by `Window`, or, for
-models that read a source, by a call with all previous tokens. Both methods give the same tokens, unless the context of
-a GPT or an LSTM is shorter than the text. The methods alternate in one process on one thread. Times are CPU times, and
-the ratio is computed within a round.
+Models have random weights. Without a cache, the context is recomputed for each new token: `Window` runs a GPT or an LSTM
+on the last tokens, and `Recomputed` runs an encoder-decoder on the source and all previous tokens. Both methods give
+the same tokens, unless the context of a GPT or an LSTM is shorter than the text. The methods alternate in one process
+on one thread. Times are CPU times. The ratio is the median of the ratios of all rounds.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dltrain.models.t5 import T5
 from dltrain.tasks.decoding import Sampling, Window, draw_tokens, sample_tokens
 
 CHARACTERS, SUBWORDS = 74, 50_257
-SOURCE = 32  # tokens of the source
+SOURCE = 32  # length of the source in tokens
 SAMPLING = Sampling(temperature=0.8)
 
 
@@ -46,7 +46,7 @@ MODELS: Mapping[str, Callable[[int], nn.Module]] = {
 
 
 class Recomputed:
-    """Adapter that runs an encoder-decoder step by step without a cache: each step recomputes all tokens."""
+    """Adapter that runs an encoder-decoder without a cache: each step reads the source and all previous tokens."""
 
     def __init__(self, model: nn.Module, source: Tensor) -> None:
         self.model, self.source = model, source
@@ -58,7 +58,7 @@ class Recomputed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help=f"some of {','.join(MODELS)}")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"models, separated by commas: {','.join(MODELS)}")
     parser.add_argument("--tokens", type=int, default=256, help="tokens to generate")
     parser.add_argument("--context", type=int, help="context of GPTs and the LSTM in tokens (default: --tokens)")
     parser.add_argument("--rounds", type=int, default=3)

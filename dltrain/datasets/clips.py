@@ -59,7 +59,7 @@ class ClipGeometry(nn.Module):
 
 
 def clip_spec(clip: Clip, names: Sequence[str]) -> Spec:
-    """Return the spec values of clips of these classes."""
+    """Return the spec values for clips with these classes."""
     return Spec(shape=tuple(clip), clip=clip, classes=len(names), class_names=tuple(names))
 
 

@@ -47,7 +47,8 @@ class Conll:
 
     Args:
         path: The file.
-        word_column, tag_column: Columns of words and of tags, counted from 0, or backward from -1, the last column.
+        word_column, tag_column: Indices of the word column and of the tag column, from 0; -1 is the last column,
+            -2 the one before.
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
             The tag of a word is assigned to its first subword.
         lowercase: Whether words are converted to lower case.

@@ -20,18 +20,18 @@ OFFSET = re.compile(rf"((?::\d\d|T\d\d)\d*(?:[.,]\d+)?(?:\s?[AaPp]\.?[Mm]\.?)?)(
 
 @dataclass
 class DateCells:
-    """Distinct cells with English months, without offsets and weekdays, and the format of the replaced parts."""
+    """Cells prepared for pandas, and the format of the parts that were removed or translated."""
 
     texts: list[str]
     offsets: list[str] = field(default_factory=list)
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # the texts with months read in another language, if different
+    other_months: list[str] | None = None  # texts with months read in another language, if they differ
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
-    """Return distinct cells without offsets, weekdays and ordinal suffixes, and with English months."""
+    """Return the cells without offsets, weekdays and ordinal suffixes, and with English months."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)
@@ -52,7 +52,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
     """Return the texts without their offsets from UTC, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
-    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # faster if all have the same length
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # fast: all have the same length
         return [text[:-length] for text in texts], ends
     found = [OFFSET.search(text) for text in texts]
     bare = [
@@ -63,12 +63,12 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
 
 
 def sample_texts(texts: list[str]) -> list[str]:
-    """Return evenly spaced texts, fewer than twice `SAMPLE`."""
+    """Return fewer than 2 * `SAMPLE` evenly spaced texts."""
     return texts[:: max(1, len(texts) // SAMPLE)]
 
 
 def _translate(cells: DateCells) -> None:
-    """Translate months to English and remove weekdays, if there are fewer than 60 names, all in one language."""
+    """Translate months to English and remove weekdays, if one language has all names and there are fewer than 60."""
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-# Added to the power before the logarithm, so that digital silence is finite: about the noise of 16-bit samples.
+# Added to the power, so that the logarithm of digital silence is finite; about the power of 16-bit rounding noise.
 GUARD = 2.0**-24
 
 
@@ -30,13 +30,13 @@ def mel_filters(bands: int, bins: int, rate: int) -> Tensor:
 
 
 class LogMel:
-    """Logarithm of the power in mel bands, one frame every ``hop_ms``.
+    """Logarithm of the power in mel bands, one frame every ``hop_ms`` milliseconds.
 
     Frames are centered, with zeros before and after the recording, and weighted by a Hann window.
 
     Args:
         rate: Samples per second.
-        bands: Mel bands, at least 1.
+        bands: Number of mel bands, at least 1.
         window_ms, hop_ms: Length of a frame, and distance between frames, in milliseconds.
 
     Raises:

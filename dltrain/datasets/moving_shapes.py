@@ -28,13 +28,13 @@ VALIDATION, TEST = 0.1, 0.2
 
 
 class MovingShapes:
-    """Gray clips of a bar, a triangle or a corner with noise; they do not depend on the seed of a run.
+    """Gray clips of a moving bar, triangle or corner, with noise; the clips do not depend on the run's seed.
 
-    A shape crosses the image to the left, right, top or bottom, turns by half a circle in either direction, grows to
-    twice its radius or shrinks to half of it. A part that leaves the image enters on the other side. Position, angle,
-    size and brightness are random, except for the quantity that the motion changes, which covers its whole range. The
-    frames are evenly spaced in time, with a random offset of less than one frame. A single frame at a random moment
-    therefore has the same distribution for each motion and does not reveal it.
+    A shape crosses the image to the left, right, top or bottom, rotates by 180 degrees in either direction, doubles its
+    radius, or halves it. A part that leaves the image enters on the other side. Position, angle, size and brightness
+    are random, except for the quantity that the motion changes, which covers its whole range. The frames are evenly
+    spaced in time, with a random offset of less than one frame. A single frame at a random moment therefore has the
+    same distribution for each motion and does not reveal it.
 
     Args:
         clips: Number of clips: 70% for training, 10% for validation, 20% for testing; at least 8.
@@ -123,7 +123,7 @@ def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor,
 
 
 def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:
-    """Return how much of each pixel a shape covers, (count, frames, size, size), from 0 to 1."""
+    """Return the fraction of each pixel that a shape covers, (count, frames, size, size)."""
     x, y, angle, radius, form = (value[..., None, None] for value in (x, y, angle, radius, form))
     positions = (torch.arange(size) + 0.5) / size
     across, down = (positions - x + 0.5) % 1 - 0.5, (positions[:, None] - y + 0.5) % 1 - 0.5  # wraps around
