@@ -2,7 +2,7 @@
 
     python generation.py [--models gpt,t5] [--tokens N] [--context N] [--rounds N]
 
-Models have random weights. Without a cache, the context is recomputed for each new token: `Window` runs a GPT or an LSTM
+Models have random weights. Without a cache, the context is recomputed for each new token: `Window` runs a GPT or LSTM
 on the last tokens, and `Recomputed` runs an encoder-decoder on the source and all previous tokens. Both methods give
 the same tokens, unless the context of a GPT or an LSTM is shorter than the text. The methods alternate in one process
 on one thread. Times are CPU times. The ratio is the median of the ratios of all rounds.

@@ -13,12 +13,12 @@ from dltrain.keyed_random import uniform
 
 LOWEST, HIGHEST = 21, 108  # MIDI pitches of the keys of a piano
 NOTES = HIGHEST - LOWEST + 1
-UNKNOWN = 255  # value of a frame that is not known: after the end of a piece, and the frame to predict
+UNKNOWN = 255  # value of unknown frames: the padding of a piece, and the frame to predict
 REST = "-"  # text of a frame without notes
 
 
 def to_frames(steps: Sequence[Iterable[int]]) -> Tensor:
-    """Return the MIDI pitches of each step as frames, uint8 (steps, NOTES): 1 for each note that sounds."""
+    """Return frames, uint8 (steps, NOTES), with 1 for each note whose MIDI pitch is in the step, 0 otherwise."""
     frames = torch.zeros(len(steps), NOTES, dtype=torch.uint8)
     placed = [(step, pitch - LOWEST) for step, pitches in enumerate(steps) for pitch in pitches]
     if placed:
@@ -34,10 +34,10 @@ def to_steps(frames: Tensor) -> list[list[int]]:
 def encode_text(text: str) -> list[list[int]]:
     """Return the note indices of each frame of a text, in ascending order.
 
-    The text has MIDI pitches, and a line break or a comma between two frames.
+    MIDI pitches are separated by spaces, frames by commas or line breaks.
 
     Raises:
-        ConfigError: The text has an empty frame, or a word that is neither a pitch of a piano nor `REST`.
+        ConfigError: The text has an empty frame, or a word that is neither the MIDI pitch of a piano key nor `REST`.
     """
     frames = [frame.split() for frame in re.split(r"[,\n]", text.strip())]
     expected = f"frames of MIDI pitches from {LOWEST} to {HIGHEST}, such as '60 64 67, 60 65 69'; {REST} for a rest"
@@ -50,7 +50,7 @@ def encode_text(text: str) -> list[list[int]]:
 
 
 def decode_frame(notes: list[int]) -> str:
-    """Return the text of a frame: the MIDI pitches of its notes in a line."""
+    """Return a line with the MIDI pitches of a frame, or with `REST` for a frame without notes."""
     return " ".join(str(note + LOWEST) for note in notes) + "\n" if notes else f"{REST}\n"
 
 
@@ -62,8 +62,10 @@ def piano_notes() -> Notes:
 class PrepareFrames(nn.Module):
     """Module that converts frames to inputs and targets: each frame is predicted from the frames before it.
 
-    Shape: frames (B, T, NOTES), uint8, `UNKNOWN` after the end of a piece -> inputs (B, T, NOTES), the previous frames,
-    targets (B, T, NOTES), -1 for unknown frames, both float32; lengths (B,), on the CPU.
+    Shape:
+        - Input: frames (B, T, NOTES) in uint8, `UNKNOWN` in padding; frames_lengths (B,).
+        - Output: inputs (the previous frames) and targets (-1 in unknown frames), both (B, T, NOTES) in float32;
+          lengths (B,) on the CPU.
     """
 
     def forward(self, rows: Batch) -> Batch:

@@ -15,7 +15,7 @@ SPLITS = ("training", "validation", "test")
 
 @dataclass
 class PairReport:
-    """Facts about pairs of texts for their description.
+    """Statistics of pairs of texts, for the description of the data.
 
     Args:
         files: Name of each file, and its number of pairs.
@@ -23,7 +23,7 @@ class PairReport:
         encoded: Tokens of all sources, and of all targets.
         vocabularies: Vocabulary of the sources and of the targets.
         parts: Indices of the pairs in the training, validation and test splits.
-        left_out: Number of pairs with a text that is too long.
+        left_out: Number of pairs left out because a text is too long.
         cut: Number of truncated sources; None if long sources are left out.
         limits: Maximum number of tokens of sources and of targets.
     """
@@ -38,7 +38,7 @@ class PairReport:
     limits: tuple[int, int]
 
     def lines(self) -> list[str]:
-        """Return lines about the pairs, both texts and the splits."""
+        """Return lines about the files, the sources, the targets and the splits."""
         lines = [f"{name}: {count(pairs, 'pair')}" for name, pairs in self.files]
         for name, side, vocabulary in zip(("sources", "targets"), self.encoded, self.vocabularies, strict=True):
             lines.append(self._side(name, side, vocabulary))

@@ -1,4 +1,4 @@
-"""Division of the rows of a series by time into training, validation and test rows."""
+"""Split the rows of a series by time into training, validation and test rows."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class SeriesSplit:
 
     Args:
         validation: Fraction of the rows for validation, in [0, 1).
-        test: Fraction of the rows, at the end, for testing, in (0, 1).
+        test: Fraction of the rows for testing, at the end of the series, in (0, 1).
         sizes: Numbers of training, validation and test rows, or months such as ``12mo``, instead of fractions. Rows
             after the test rows are unused. None uses the fractions.
     """
@@ -48,13 +48,16 @@ class SeriesSplit:
         step = None if times is None else infer_step(times)
         if step is None or times is None or step.weekdays or step.months or MONTH % step.length != 0 * DAY:
             got = "a file without dates" if times is None else f"steps of {step_words(times)}"
-            expected = "numbers of rows, because months of 30 days need dates at a step that divides 30 days"
+            expected = "numbers of rows, because months of 30 days need dates with a step that divides 30 days"
             raise ConfigError(format_error("data.split", expected, got))
         rows = int(MONTH / step.length)
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
 
     def ranges(self, rows: int, window: int, lead: int) -> dict[str, SplitRange]:
-        """Return the rows of each split; the lead is `window` rows in training and `lead` rows in the other splits."""
+        """Return the rows of each split; ``val`` is missing if it has no rows.
+
+        A window starts `window` rows before its first predicted row in training, and `lead` rows in the other splits.
+        """
         if self.sizes is None:
             val, tested = held_out_size(rows, self.validation), held_out_size(rows, self.test)
             ends = [rows - val - tested, rows - tested, rows]
@@ -67,7 +70,7 @@ class SeriesSplit:
         return {**ranges, "test": SplitRange(max(ends[1], lead), ends[2], lead)}
 
     def too_short(self, rows: int, window: int, horizon: int, season: int, place: object) -> ConfigError:
-        """Return the error for a series of `rows` rows that lacks a window in some split."""
+        """Return the error for a series of `rows` rows that is too short for a window in each split."""
         hint = "Reduce data.window or data.horizon"
         if self.sizes is None:
             lead = max(window, 2 * season)
@@ -99,7 +102,7 @@ class SeriesSplit:
 
 
 def _check_sizes(sizes: Sequence[int | str]) -> list[int | str]:
-    """Return training, validation and test sizes if each is a number of rows or of months."""
+    """Check that the three sizes are numbers of rows or of months, and return them."""
     valid = isinstance(sizes, list | tuple) and len(sizes) == 3
     if not valid or not all(MONTHS.fullmatch(str(s)) if isinstance(s, str) else type(s) is int for s in sizes):
         expected = f"rows or months for training, validation and test, {EXAMPLES}"

@@ -29,7 +29,7 @@ from dltrain.datasets.steps import infer_season
 from dltrain.datasets.windows import SCALES, Normalize, SplitRange, cut_windows, fit_scales, repeat_numbers
 from dltrain.errors import ConfigError, format_error
 
-SEASONS = 3  # minimum number of seasons in a series for its season to be used
+SEASONS = 3  # an inferred season is used only if the first series has at least this many seasons
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CONVERT = {"values": split_float64, "known": columns_first}
 BUNDLED = Path(__file__).parent / "bundled"
@@ -48,7 +48,7 @@ class TimeSeries:
             timestamps, identifiers such as row numbers, and flags (0 or 1); flags are selected if there is no other
             column. None selects all numeric columns except timestamps.
         group: Column that distinguishes several series in one file, such as a store or a sensor. Each series is split
-            by time and has its own scale, and no window spans two of them.
+            by time and has its own scale, and no window spans two series.
         where: ``column:value``: only the rows with this value are read.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
@@ -58,7 +58,7 @@ class TimeSeries:
             normalized values at that step and ``horizon`` steps later, so ``dltrain predict`` reads later rows, too.
         calendar: Parts of the date that are inputs like known columns, as sine and cosine: ``minute``, ``hour``,
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
-        window: Steps that a model reads, at least 1; at least ``horizon`` with known values.
+        window: Steps that a model reads, at least 1; at least ``horizon`` with ``known`` or ``calendar``.
         horizon: Steps that a model predicts, at least 1.
         season: Steps per season, at least 1; None infers it, and uses 1 if this fails or there are fewer than
             three seasons.

@@ -25,7 +25,7 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
-# Pairs of keys of a task: the key with the names of the outputs, and the key with the number of outputs.
+# Pairs of task keys: names of the outputs, number of outputs.
 OUTPUT_NAMES = (
     *[("class_names", "classes"), ("pixel_class_names", "pixel_classes"), ("object_class_names", "object_classes")],
     ("tag_names", "tags"),
@@ -98,7 +98,11 @@ def _resolved_task(path: Path) -> dict[str, Any]:
 
 
 def output_names(task: Mapping[str, Any]) -> list[str] | None:
-    """Return the output names in a task's configuration with its spec values filled in, or None if there are none."""
+    """Return the names of a task's outputs, or their indices if only their number is known; None if neither is known.
+
+    Args:
+        task: The task's resolved configuration.
+    """
     for names, count in OUTPUT_NAMES:
         if isinstance(task.get(names), list | tuple) and redaction.MASK not in str(task[names]):
             return list(map(str, task[names]))

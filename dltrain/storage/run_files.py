@@ -9,7 +9,7 @@ COMMAND = "command.txt"
 DATA = "data.txt"  # description of the data: how the files were read, vocabulary, splits
 FITTED = "fitted.pt"  # state fitted to the training examples, such as a vocabulary
 ENVIRONMENT = "environment.json"
-TRANSFER = "transfer.json"  # which initial weights were loaded from another source
+TRANSFER = "transfer.json"  # names of the initial weights that were loaded, and of the new ones
 STATUS = "status.json"
 RESULT = "result.json"
 LOG = "train.log"
@@ -24,7 +24,7 @@ LOCK = ".lock"  # locked while the run is active; the system releases the lock w
 SWEEP = "sweep.json"
 SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 
-# Any of these marks a folder as a run.
+# A folder that contains any of these is a run folder.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
 RUN_FILES = (*MARKERS, COMMAND, DATA, FITTED, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)

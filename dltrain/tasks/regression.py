@@ -97,7 +97,7 @@ class Regression(TaskOverSteps, Supervised):
         return [dict(zip(names, row, strict=True)) for row in values.tolist()]
 
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
-        """Return the attention weights of the words of each text."""
+        """Return the attention weight of each word of each text; other inputs are not supported."""
         return word_weights(model, batch, self.decode) if "lengths" in batch else super().explain(model, batch)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
