@@ -1,4 +1,4 @@
-"""Fixtures that train runs, and that run commands in the process of the tests."""
+"""Fixtures that train runs and run commands in the test process."""
 
 import io
 import sys

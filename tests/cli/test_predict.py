@@ -20,7 +20,7 @@ from dltrain.runs.inference import json_values
 
 # `sentence_pairs` draws its examples from one text and has no input files.
 OPTIONS = sorted({file.stem for file in (groups.conf_dir() / "data").glob("*.yaml")} - {"sentence_pairs"})
-# Options that other default tests in this folder cover; they are marked `slow` here.
+# Options that faster tests in this folder cover; they are marked `slow` here.
 ELSEWHERE = {"cifar10", "csv", "detection_folder", "digits", "fashion_mnist", "image_folder", "image_masks", "midi"}
 ELSEWHERE |= {"midi_events", "mnist", "npz", "parallel", "pianoroll", "ring", "speech", "squad", "summaries", "text"}
 ELSEWHERE |= {"text_table", "text_to_text", "timeseries", "video_folder"}

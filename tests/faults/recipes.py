@@ -4,7 +4,7 @@ import contextlib
 import io
 from pathlib import Path
 
-# For each kind of run, the steps per epoch and the steps of the whole run.
+# For each kind of run, the numbers of steps of the first epoch and of the whole run.
 STEPS = {
     **{"forecast": (8, 32), "vae": (6, 12), "dbn": (6, 16), "denoising": (3, 12), "masks": (4, 8)},
     **{"images": (7, 28), "gan": (10, 20), "text": (14, 28), "streams": (8, 24), "reviews": (8, 24)},

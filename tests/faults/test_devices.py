@@ -57,7 +57,7 @@ def test_a_run_resumes_on_a_cpu_with_a_checkpoint_from_a_gpu(
     for path in checkpoints(run):
         as_if_from_cuda(path)
     newest = checkpoints(run)[-1]
-    if not torch.cuda.is_available():  # the file really refers to a GPU
+    if not torch.cuda.is_available():  # check that the file refers to a GPU
         with pytest.raises(RuntimeError, match="CUDA"):
             torch.load(newest, weights_only=True)
     child = dltrain("resume", str(run), ALLOW, "device=cpu")

@@ -14,7 +14,7 @@ from same import assert_same, leftovers, sha256, status
 from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
-CANNOT_MOUNT = 77  # exit code, see server.py
+CANNOT_MOUNT = 77  # exit code of server.py
 MAX_FILE_BYTES = 1_000_000  # larger than every file of these runs except the extended train.log
 
 

@@ -14,7 +14,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_default_sizes_equal_the_pytorch_example() -> None:
+def test_the_default_sizes_equal_those_of_the_pytorch_example() -> None:
     model = DenseAutoencoder([1, 28, 28], statistics=2)
     example = [784 * 400 + 400, 2 * (400 * 20 + 20), 20 * 400 + 400, 400 * 784 + 784]
     assert sum(p.numel() for p in model.parameters()) == sum(example) == 652_824

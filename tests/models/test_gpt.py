@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf" / "model"
 
 
 def layer_like(block: nn.Module) -> nn.TransformerEncoderLayer:
-    """Return torch's encoder layer with the weights of a block. With a causal mask it equals a GPT-2 layer."""
+    """Return torch's encoder layer with the weights of a block; with a causal mask, it equals the block."""
     layer = nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True)
     with torch.no_grad():
         layer.self_attn.in_proj_weight.copy_(block.qkv.weight)
@@ -80,7 +80,7 @@ def test_the_error_for_a_wrong_argument_of_a_gpt_names_its_key(wrong: dict[str, 
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("gpt2", 124_439_808), ("gpt2_medium", 354_823_168)])
-def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: int) -> None:
+def test_gpt2_has_the_published_number_of_parameters(name: str, parameters: int) -> None:
     node = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     sizes = {key: node[key] for key in ("hidden_size", "num_layers", "num_heads", "activation", "bias")}
     with torch.device("meta"):
@@ -91,7 +91,7 @@ def test_sizes_have_the_published_numbers_of_parameters(name: str, parameters: i
 @pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", ["", "transformer."])
-def test_weights_of_the_package_transformers_with_and_without_a_prefix_give_the_same_logits(prefix: str) -> None:
+def test_a_gpt_with_weights_from_transformers_has_the_same_logits(prefix: str) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(vocab_size=50, n_positions=20, n_embd=24, n_layer=3, n_head=4)
     torch.manual_seed(0)

@@ -87,7 +87,7 @@ def test_metrics_are_in_data_units_for_every_normalization(normalize: str, table
     path, values = table
     data = TimeSeries(path=str(path), window=WINDOW, horizon=HORIZON, season=SEASON, normalize=normalize)
     task = Forecasting(HORIZON, 2, SEASON)
-    # 7 windows per batch: the last batch is short.
+    # With 7 windows per batch, the last batch is smaller.
     evaluation = task.evaluate(RepeatLast(), Batches(data.load().test, 7))
     first = len(values) - round(0.15 * len(values))
     starts = range(first, len(values) - HORIZON + 1)
@@ -223,7 +223,7 @@ def test_model_outputs_are_ordered_by_step_and_then_by_column() -> None:
     )
 
 
-def test_forecasts_are_drawn_with_the_true_values() -> None:
+def test_forecasts_are_plotted_with_the_targets() -> None:
     task = Forecasting(HORIZON, 1, SEASON, unit="ppm")
     model = FixedOutputs(torch.zeros(5, HORIZON, 1))
     (shown,) = task.show(model, task.evaluate(model, [batch(torch.Generator().manual_seed(0), 5)]))

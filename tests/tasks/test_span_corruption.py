@@ -37,7 +37,7 @@ def keys(count: int) -> Tensor:
     return mix(torch.arange(count))
 
 
-def test_replacing_the_sentinels_by_the_spans_of_the_target_restores_every_text() -> None:
+def test_replacing_the_sentinels_with_the_spans_of_the_target_restores_every_text() -> None:
     rows, batch = texts(2000)
     found = task().corrupt(batch, keys(2000))
     assert found["inputs"].shape[1] == int(found["lengths"].max())
@@ -122,9 +122,7 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels
         ({"sentinels": (7, 8, 9)}, "data.sentinels: expected at least 4, for texts of 60 tokens, got 3"),
     ],
 )
-def test_a_vocabulary_without_enough_sentinels_or_not_shared_is_rejected(
-    options: dict[str, object], message: str
-) -> None:
+def test_too_few_sentinels_and_separate_vocabularies_are_rejected(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         task(**options)
     assert caught.value.problems[0].startswith(message)

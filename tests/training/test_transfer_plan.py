@@ -40,7 +40,7 @@ BODY = [f"{layer}.{kind}" for layer in ("low", "mid", "high") for kind in ("weig
 ALL = {"low", "mid", "high", "head"}
 
 
-def test_without_transfer_the_stages_are_those_of_the_task() -> None:
+def test_transfer_without_settings_keeps_the_stages_of_the_task() -> None:
     model = Deep()
     assert learning(model, stages(model, [])) == [(None, ALL)]
 
@@ -82,7 +82,7 @@ def test_lr_scale_is_one_factor_for_all_loaded_weights_or_a_list_with_a_factor_p
     assert rates(model, frozen)["mid.weight"] == 0.1 and rates(model, thawed)["low.weight"] == 0.1
 
 
-def test_a_parameter_belongs_to_the_first_entry_that_matches() -> None:
+def test_a_parameter_belongs_to_the_first_freeze_entry_that_matches() -> None:
     model = Deep()
     (stage,) = stages(model, [], freeze=["low.weight", "*"], unfreeze_at=0, lr_scale=[0.5, 0.25])
     assert rates(model, stage) == {"low.weight": 0.5, "mid.weight": 0.25, "high.weight": 0.25, "head.weight": 0.25}
