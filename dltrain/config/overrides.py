@@ -99,6 +99,10 @@ def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Ov
     """Return a list of single-value overrides for each of `parsed`, and an error for each one that yields none."""
     values, errors = [], []
     for override in parsed:
+        if override.value_type is ValueType.INTERVAL_SWEEP:
+            hint = "Use range(START,STOP,STEP) or a list of values."
+            errors.append(f"{override.input_line}: not supported because an interval has no list of values. {hint}")
+            continue
         try:
             values.append([parse_override(text) for text in _each_value(override, options)])
         except HydraException as error:

@@ -242,7 +242,7 @@ class Task(ABC):
         units of the data, by default one line per example. A mask of class indices is a uint8 tensor (height, width).
         A task that cannot predict raises ConfigError.
         """
-        raise ConfigError(format_error("task", "a task that predicts", type(self).__name__))
+        raise ConfigError(f"predict: not supported for the task {type(self).__name__}, which makes no predictions")
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
         """Yield the predictions for all batches, each as soon as it is computed.

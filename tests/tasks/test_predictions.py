@@ -77,7 +77,7 @@ def test_predict_is_rejected_for_tasks_that_cannot_predict() -> None:
     class Unpredictive(Regression):
         predict = Task.predict
 
-    with pytest.raises(ConfigError, match="task: expected a task that predicts, got Unpredictive"):
+    with pytest.raises(ConfigError, match="predict: not supported for the task Unpredictive"):
         Unpredictive(1).predict(nn.Identity(), {"inputs": torch.zeros(1, 1)})
     with pytest.raises(ConfigError, match="the data cannot turn tokens into text"):
         LanguageModeling(5, 4).predict(nn.Identity(), {"inputs": torch.zeros(1, 1), "targets": torch.zeros(1, 1)})
