@@ -266,7 +266,7 @@ class TimeSeries:
         if self.group:
             lines.append(f"{len(self.series):,} series by {self.group}: {listed(str(one.name) for one in self.series)}")
         lines += series_table.describe_times(table, self.times, self.series[0])
-        season = f"{self.season} steps" if self.season != 1 else "none found; data.season=STEPS sets one"
+        season = f"{self.season} steps" if self.season != 1 else "none; data.season=STEPS sets one"
         lines.append(f"season: {season}")
         lines += missing_line(table, map(table.index_of, self.names)) + self.notes
         if unused := max(self.split.unused(len(one.rows)) for one in self.series):
