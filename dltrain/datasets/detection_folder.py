@@ -58,7 +58,8 @@ class DetectionFolder:
         worker_timeout: Seconds without a batch after which workers count as hanging and the run stops.
         on_bad_sample: Policy for unreadable images, images of a different size than annotated, and boxes outside their
             images: ``stop`` or ``skip``.
-        max_bad_samples: Maximum number of images to skip after `load` before the run stops, at least 1.
+        max_bad_samples: Maximum number of images to skip during training before the run stops, at least 1; images that
+            are unreadable at the start do not count.
         fitted: Result of `fit` in an earlier run; None determines the classes from `class_names`, `single_class` and
             the training images.
     """

@@ -92,7 +92,7 @@ class ImageTransform:
         """
         if not self.arrays.known:
             reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
-            raise ConfigError(f"INPUT: image files are not supported because {reason}")
+            raise ConfigError(f"INPUT: image files not supported because {reason}")
         if self.white == 255:
             return pixels
         scaled = pixels.astype(np.float32) * (self.white / 255)

@@ -130,7 +130,7 @@ def _complete(files: list[Path]) -> bool:
 
 
 def _expected_size(path: Path) -> int:
-    """Return the size of an IDX file in bytes; the number of examples is its second 32-bit word, big-endian."""
+    """Return the size in bytes that an IDX file should have according to the number of examples in its header."""
     with path.open("rb") as file:
         count = int.from_bytes(file.read(8)[4:], "big")
     return IMAGES_HEADER + count * SIZE * SIZE if "images" in path.name else LABELS_HEADER + count

@@ -34,7 +34,7 @@ class MLP(nn.Module):
     Args:
         size, outputs: At least 1.
         hidden_size: Width of the hidden layers; a list gives one per layer.
-        num_layers: Number of hidden layers; the length of ``hidden_size`` if that is a list.
+        num_layers: Number of hidden layers; must be the length of ``hidden_size`` if that is a list.
         norm: Normalization before each activation: ``batch``, ``layer``, ``group`` or ``none``.
         dropout: Dropout probability of the hidden layers, in [0, 1).
 

@@ -29,7 +29,8 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
         pairs = ((key, *changes[key]) for key in fixed)
-        lines = [format_error(key, shorten(old), new, "It cannot be changed on resume.") for key, old, new in pairs]
+        same = "It cannot be changed on resume."
+        lines = [format_error(k, "no value" if old is None else shorten(old), new, same) for k, old, new in pairs]
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 

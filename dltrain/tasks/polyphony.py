@@ -23,7 +23,7 @@ NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames including the first",
     "accuracy": "hits / (hits + misses + false alarms) over all frames; notes with probability above 0.5 are predicted",
-    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes drawn from probabilities",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes that are sampled",
 }
 
 

@@ -131,6 +131,9 @@ def test_a_series_absent_from_the_training_data_is_rejected(evaluate: Callable[.
     write(tmp_path / "other.csv", "bc", 2)
     result = evaluate(run, f"data.path={tmp_path / 'other.csv'}")
     assert result.code == 2 and "expected a value of column store in the training data (a, b), got c" in result.err
+    (tmp_path / "other.csv").write_text("date,store,sold\n2020-01-01,b,1\n2020-01-02,b,2\n2020-01-03,b,3\n")
+    result = evaluate(run, f"data.path={tmp_path / 'other.csv'}")
+    assert result.code == 2 and "rows of series b in" in result.err
 
 
 def test_another_text_is_evaluated_with_the_vocabulary_of_the_run(

@@ -92,7 +92,7 @@ def scans(tmp_path: Path) -> list[Path]:
     return files
 
 
-# An RBM and a DBN sample with many Gibbs steps, so use few hidden units.
+# RBMs and DBNs draw samples by many Gibbs steps, so use few hidden units.
 NARROW = {"rbm": ["model.hidden_size=32"], "dbn": ["model.hidden_size=[32,32]"]}
 
 
@@ -322,7 +322,7 @@ def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
     )
 
 
-def test_out_of_memory_with_given_does_not_suggest_a_smaller_count() -> None:
+def test_out_of_memory_with_given_examples_does_not_suggest_a_smaller_count() -> None:
     expected = "All examples are reconstructed together: try fewer examples in --given"
     with pytest.raises(OutOfMemory, match=expected), generation._explain_out_of_memory(None):
         torch.empty(2**60)

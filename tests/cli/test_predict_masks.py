@@ -38,7 +38,7 @@ def test_predicted_masks_have_the_image_size_and_the_class_numbers_as_pixels(
     assert right > 0.7 * total
 
 
-def test_without_out_each_line_has_the_fraction_of_pixels_in_each_class(
+def test_without_the_out_flag_each_line_has_the_fraction_of_pixels_in_each_class(
     run: Path, own_files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = own_files["image_masks"] / "images" / "00.png"
