@@ -38,7 +38,7 @@ and a test checks that it is up to date.
 
 Set a key with `KEY=VALUE` and choose an option with `GROUP=OPTION`. `null` means no value; `???` means that you must
 set the value. The tables omit keys that are set from the data or the task (`${spec.features}`) or that follow another
-key (`model.dropout` follows `regularization.dropout`, `task.label_smoothing` follows `regularization.label_smoothing`).
+key: `model.dropout` of most models follows `regularization.dropout`, for example.
 `dltrain --cfg job` prints all keys of one run.
 """
 LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}

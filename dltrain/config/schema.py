@@ -104,7 +104,10 @@ TABLE = {
     "min_score nms_iou vote_iou min_visible": real("[0, 1]"),
     "tile patch_size": integer(1, null=True),
     "split": FieldSpec(
-        "rows or months such as 12mo", lambda value: MONTHS.fullmatch(str(value)) is not None, many=True, null=True
+        "a number of rows, or months such as 12mo",
+        lambda value: MONTHS.fullmatch(str(value)) is not None,
+        many=True,
+        null=True,
     ),
     "calendar": FieldSpec(
         f"one of {' '.join(CALENDAR)}", lambda value: value in CALENDAR, CALENDAR, many=True, null=True
@@ -140,6 +143,7 @@ TABLE = {
     "lr_scale": real("(0, inf)", many=True),
     "log_every eval_every checkpoint_every": INTERVAL,
     "trainer.resume": choice("never", "auto"),
+    "channels_last": FieldSpec("auto, true or false", lambda value: value == "auto" or isinstance(value, bool)),
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),
     "on_bad_sample": choice("stop", "skip"),
@@ -258,7 +262,7 @@ def check_type(key: str, value: Any, default: Any) -> str | None:
         kinds, text = KINDS[type(default)]
         fits = value is None or type(value) in kinds
     else:
-        text = field.text
+        text = field.text if field.many or not isinstance(default, list) else f"a list, each {field.text}"
         fits = field.null if value is None else field.many or (type(value) is list) == (type(default) is list)
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)

@@ -239,3 +239,12 @@ def _reject_descending_numbers(table: Table, series: Series) -> None:
 def _order_error(table: Table, got: str) -> ConfigError:
     expected = f"rows in chronological order in {table.path}"
     return ConfigError(format_error("data.path", expected, got, "Sort the file, oldest row first"))
+
+
+def check_rows(table: Table, series: Sequence[Series], minimum: int) -> None:
+    """Raise ConfigError if a series has fewer than `minimum` rows."""
+    for one in series:
+        if len(one.rows) < minimum:
+            of_series = "" if one.name is None else f" of series {one.name}"
+            expected = f"at least {minimum} rows{of_series} in {table.path}"
+            raise ConfigError(format_error("data.path", expected, len(one.rows)))

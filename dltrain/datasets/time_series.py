@@ -244,9 +244,7 @@ class TimeSeries:
         times, series = self.reader.find_series(table, self.names)
         numbers = [self._number_of(one) for one in series]
         ranges = [SplitRange(self.lead, len(one.rows), self.lead) for one in series]
-        if short := [one for one, part in zip(series, ranges, strict=True) if part.count_windows(self.horizon) < 1]:
-            expected = f"at least {self.lead + self.horizon} rows{self._of(short[0])} in {table.path}"
-            raise ConfigError(format_error("data.path", expected, len(short[0].rows)))
+        series_table.check_rows(table, series, self.lead + self.horizon)
         found = self.reader.values(table, times, series, self.names, [{"all": part} for part in ranges])
         return Source(self._windows(found, ranges, numbers), self.prepare)
 
@@ -256,9 +254,6 @@ class TimeSeries:
             expected = f"a value of column {self.group} in the training data ({listed(map(str, self.trained))})"
             raise ConfigError(format_error("data.group", expected, one.name))
         return self.trained.index(one.name)
-
-    def _of(self, one: Series) -> str:
-        return f" of series {one.name}" if self.group else ""
 
     def describe(self) -> list[str]:
         """Return lines about the rows that were read: series, times, season, missing values, splits."""
@@ -288,9 +283,7 @@ class TimeSeries:
         table.indices_of(self.names)
         for one in series:
             number = self._number_of(one)
-            if len(one.rows) < self.window:
-                expected = f"at least data.window={self.window} rows{self._of(one)} in {table.path}"
-                raise ConfigError(format_error("data.path", expected, len(one.rows)))
+            series_table.check_rows(table, [one], self.window)
             # Earlier rows are needed only to fill missing values in the window.
             rows = one.rows[-self.window :] if self.reader.missing == "refuse" else one.rows
             values = fill_missing(table.select(rows), self.names, self.reader.missing, [len(rows)])[-self.window :]

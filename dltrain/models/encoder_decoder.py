@@ -22,7 +22,7 @@ INITS = ("xavier", "uniform")
 class ReadAndWrite(nn.Module):
     """Base class of encoder-decoder transformers.
 
-    Called with a source and the previous tokens of the target, the model returns the logits of all tokens. To decode
+    Called with a source and the tokens of the target so far, the model returns the logits of each next token. To decode
     step by step, call it with the source alone, which returns the initial state, then with tokens and a state. The
     state holds the keys and values of the source, which are computed once, and of the tokens decoded so far.
     """

@@ -46,7 +46,7 @@ class Report:
 
     @property
     def bad_samples(self) -> list[str]:
-        """The examples that could not be read and were left out, each with the reason."""
+        """The examples that could not be used and were left out, each with the reason."""
         return self.batches["train"].bad.found
 
     def _batch_size(self) -> str:
@@ -127,7 +127,7 @@ class Report:
                 f"stopped by trainer.max_minutes at step {result['steps']:,}; dltrain resume continues the run"
             )
         if self.bad_samples:
-            self.console.info(f"{len(self.bad_samples):,} examples could not be read and were left out:")
+            self.console.info(f"{len(self.bad_samples):,} examples could not be used and were left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {reason}")
         self.console.info(f"run          {self.folder}")
@@ -195,13 +195,13 @@ def print_metrics(
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
-    """Return the name of the features with which generated samples are scored, or an empty dictionary."""
+    """Return ``features``, the name of the features that score samples; an empty dictionary without scores."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
 
 def class_scores(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the metrics of each class, or an empty dictionary if there are none."""
+    """Return ``per_class``, the metrics of each class; an empty dictionary if there are none."""
     return {"per_class": evaluation.per_class} if evaluation.per_class else {}
 
 

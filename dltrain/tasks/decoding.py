@@ -112,7 +112,7 @@ def draw_tokens(
 def search_tokens(
     model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
 ) -> Tensor:
-    """Return the ``count`` tokens after a prompt that a beam search scores highest, (B, count).
+    """Return the continuation of a prompt by ``count`` tokens that a beam search scores highest, (B, count).
 
     Args:
         model: See `sample_tokens`.

@@ -44,7 +44,7 @@ def may_lack_kernels(device: Device) -> bool:
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether `layer` and its gradients can be computed in the run's precision, or fail even in fp32."""
+    """Return whether the run's precision can compute `layer` and its gradients; also true if even fp32 cannot."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 
@@ -62,7 +62,7 @@ def _is_computed(layer: nn.Module, device: Device, precision: contextlib.Abstrac
 
 
 def example_inputs(layer: nn.Module) -> tuple[Tensor, ...]:
-    """Return the smallest inputs of `layer` if autocast lowers its precision; an empty tuple for other layers."""
+    """Return small inputs of `layer` if autocast lowers its precision; an empty tuple for other layers."""
     if isinstance(layer, nn.RNNBase):
         return (torch.zeros(1, 1, layer.input_size),)
     if isinstance(layer, nn.Linear):

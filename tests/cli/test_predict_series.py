@@ -75,7 +75,7 @@ def test_series_that_cannot_be_forecast_are_rejected(
     back.write_text("\n".join([lines[0], *lines[:0:-1]]))
     hole.write_text("\n".join([*lines[:-3], lines[-3].split(",")[0] + ",", *lines[-2:]]))
     for path, message in (
-        (short, "at least data.window=24 rows"),
+        (short, "at least 24 rows in "),
         (other, "the column temperature in"),
         (back, "rows in chronological order"),
         (hole, "data.missing=interpolate or data.missing=last fills them"),

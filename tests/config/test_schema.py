@@ -126,3 +126,23 @@ def test_every_value_out_of_range_is_reported_with_its_full_key() -> None:
 
 def test_arguments_of_user_classes_are_not_checked() -> None:
     assert not list(schema.out_of_range({"model": {"_target_": "user.Model", "depth": "deep", "dropout": 3}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "default", "expected"),
+    [
+        ("task.quantiles", 0.5, [0.1, 0.5, 0.9], "a list, each a number above 0 and below 1"),
+        ("optimizer.lr", [0.5], 0.1, "a number above 0"),
+    ],
+)
+def test_a_scalar_for_a_list_and_a_list_for_a_scalar_are_rejected(
+    key: str, value: object, default: object, expected: str
+) -> None:
+    assert (schema.check_type(key, value, default) or "").startswith(f"{key}: expected {expected}, got ")
+
+
+@pytest.mark.parametrize("value", ["foo", 1])
+def test_channels_last_is_auto_true_or_false(value: object) -> None:
+    expected = f"device.channels_last: expected auto, true or false, got {value}"
+    assert schema.check_range("device.channels_last", value) == expected
+    assert all(schema.check_range("device.channels_last", each) is None for each in ("auto", True, False))

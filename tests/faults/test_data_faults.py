@@ -104,7 +104,7 @@ def test_skipped_images_are_reported_and_a_killed_run_resumes_to_identical_resul
     reference = dltrain(*arguments, "data.workers=0", f"hydra.run.dir={whole}")
     assert reference.code == 0, reference.stderr
     assert result(whole)["bad_samples"] == len(bad)
-    assert f"{len(bad)} examples could not be read and were left out" in reference.stderr
+    assert f"{len(bad)} examples could not be used and were left out" in reference.stderr
     assert sum(f"{path} (number " in reference.stderr for path in bad) == 3
 
     gate.close("train-13")  # in the middle of the second epoch
@@ -210,7 +210,7 @@ def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[
     child = dltrain(*arguments, SKIP, "trainer.log_media=false", f"hydra.run.dir={tmp_path / 'run'}")
     assert child.code == 0, child.stderr
     assert result(tmp_path / "run")["bad_samples"] == 4
-    assert "4 examples could not be read and were left out" in child.stderr and f"line 11 of {path}" in child.stderr
+    assert "4 examples could not be used and were left out" in child.stderr and f"line 11 of {path}" in child.stderr
     with pytest.raises(ConfigError, match=r"data\.max_bad_samples: expected at most 3"):
         CsvTable(str(path), on_bad_sample="skip", max_bad_samples=3)
 
