@@ -33,7 +33,7 @@ class Augmentation:
         brightness: Maximum relative change of the brightness, in [0, 1].
         contrast: Maximum relative change of the contrast, in [0, 1].
         saturation: Maximum relative change of the saturation of color images, in [0, 1].
-        randaugment: Number of operations that RandAugment applies to each image, at least 0.
+        randaugment: Number of operations that RandAugment applies to each image, in [0, 100].
         magnitude: Strength of the operations of RandAugment, in [0, 30].
         mixup: Alpha of mixup, which draws weights from Beta(alpha, alpha); 0 for no mixup.
         cutmix: Alpha of CutMix, which draws areas from Beta(alpha, alpha); 0 for no CutMix.

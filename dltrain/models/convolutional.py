@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dltrain.errors import ConfigError, choose, format_error, suggest
 from dltrain.models import lenet_original
+from dltrain.models.layers import ACTIVATIONS, NORMS, check_sizes, fully_connected
 from dltrain.models.layers import activation as make_activation
-from dltrain.models.layers import check_sizes, fully_connected
 from dltrain.models.layers import norm as make_norm
 
 POOLS = {"max": nn.MaxPool2d, "avg": nn.AvgPool2d}
@@ -110,6 +110,8 @@ class CNN(nn.Module):
         super().__init__()
         check_sizes(dropout, channels=channels, height=height, width=width, outputs=outputs)
         check_sizes(hidden_size=min(hidden_size, default=1))
+        choose("model.activation", activation, ACTIVATIONS)
+        choose("model.norm", norm, NORMS)
         layers: list[nn.Module] = []
         for number, entry in enumerate(blocks):
             block = _parse_block(number, entry, activation, norm)

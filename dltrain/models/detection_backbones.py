@@ -78,12 +78,11 @@ def norm_maker(name: str) -> Callable[[int], nn.Module]:
             ``group`` or ``layer``.
 
     Raises:
-        ConfigError: `name` is ``none``. For an unknown name, the returned function raises this error.
+        ConfigError: `name` is unknown.
     """
     if name == "frozen":
         return FrozenBatchNorm2d
-    if name == "none":
-        raise ConfigError(format_error("model.norm", "one of batch frozen group layer", name))
+    choose("model.norm", name, {known: known for known in ("batch", "frozen", "group", "layer")})
     return lambda channels: make_norm(name, channels, dims=2)
 
 

@@ -1,4 +1,4 @@
-"""Predictions with explanations: parts of an image that support its class, or weights of a text's words."""
+"""Predictions with explanations: pixels that support the predicted class, or weights of the words of a text."""
 
 from collections.abc import Iterator
 

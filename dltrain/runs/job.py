@@ -87,8 +87,11 @@ def find_run(name: str) -> Path:
         if not (runs := list_runs(root)):
             raise ConfigError(format_error("RUN", f"a run below {root}", "latest", "There is none."))
         path = max(runs, key=index.last_active)
-    elif not (path / run_files.JOB).exists():
-        raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
+    try:
+        if name != "latest" and not (path / run_files.JOB).exists():
+            raise ConfigError(format_error("RUN", "the folder of a run, or latest", name, _hint(path, root)))
+    except PermissionError as error:
+        raise ConfigError(format_error("RUN", "a folder that can be read", path, f"{error.strerror}.")) from None
     folder_checks.check_entries(path)
     return path
 

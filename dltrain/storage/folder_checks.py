@@ -24,9 +24,9 @@ def check_available(path: str | None, root: Path) -> None:
 def check_writable(path: Path, key: str = "hydra.run.dir") -> None:
     """Raise ConfigError if the folder `path`, the value of `key`, cannot be created or written; leave no files."""
     existing = path.expanduser().absolute()
-    while not existing.exists():
-        existing = existing.parent
     try:
+        while not existing.exists():
+            existing = existing.parent
         # Permission bits do not cover read-only file systems, for example, so create a folder and remove it.
         os.rmdir(tempfile.mkdtemp(prefix=".dltrain", dir=existing))
     except OSError as error:
@@ -39,13 +39,16 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
 
 
 def reject_taken(path: Path, locked: bool = False) -> None:
-    """Raise ConfigError if a folder holds a run or a file that a run would overwrite.
+    """Raise ConfigError if a folder holds a run or a file that a run would overwrite, or cannot be read.
 
     Args:
         path: The folder.
         locked: Whether this process has locked the folder; the lock file is then not checked.
     """
-    found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
+    try:
+        found = [file.name for file in list_run_files(path)] + [LOCK] * (not locked and has_foreign_lock(path))
+    except OSError as error:
+        raise ConfigError(unwritable_error(path, error)) from None
     if found:
         raise ConfigError(format_error("hydra.run.dir", "a folder that holds no run yet", path, f"It has {found[0]}."))
 

@@ -130,8 +130,7 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
             given = [value] * len(arguments[key]) if isinstance(arguments[key], list) else value
             try:
                 build(**{**arguments, key: given})
-            except (
-                ConfigError
-            ) as error:  # only constraints on two values may fail, for example validation + test below 1
+            except ConfigError as error:
+                # Only constraints on two values may fail, for example validation + test below 1.
                 (line,) = error.problems
                 assert not re.match(r"\S+: expected (one of|a number|a whole number)\b", line), (key, value, line)

@@ -70,6 +70,12 @@ def test_an_interval_is_a_number_of_steps_epochs_or_minutes(value: Any, expected
         ("model.dropout", "${regularization.dropout}", None),
         ("data.season", None, None),
         ("data.path", -3, None),
+        ("data.threshold", -1.5, None),
+        (
+            "optimizer.schedule.threshold",
+            -1.5,
+            "optimizer.schedule.threshold: expected a number of at least 0, got -1.5",
+        ),
     ],
 )
 def test_a_value_is_checked_against_the_spec_of_its_key_at_any_depth(key: str, value: Any, error: str | None) -> None:

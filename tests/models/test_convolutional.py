@@ -113,6 +113,12 @@ def test_an_invalid_block_is_rejected_with_its_index(block: Any, message: str) -
         small_cnn(*[{"channels": 4, "pool": "max"}] * 3, block)
 
 
+@pytest.mark.parametrize("key", ["activation", "norm"])
+def test_an_unknown_activation_or_norm_of_all_blocks_is_rejected_with_its_key(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.{key}: expected one of"):
+        CNN(1, 8, 8, 2, [{"channels": 4}], [], **{key: "x"})
+
+
 @pytest.mark.parametrize(("channels", "side"), [(1, 28), (1, 32)])
 def test_lenet5_has_61706_parameters(channels: int, side: int) -> None:
     assert parameters(LeNet5(channels, side, side, 10)) == 61_706

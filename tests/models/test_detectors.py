@@ -220,7 +220,8 @@ def test_the_backbone_has_the_configured_norm() -> None:
     [
         ({"fpn_width": 48}, "model.fpn_width: expected a multiple of 32, got 48"),
         ({"backbone": "resnet19"}, "model.backbone: expected one of"),
-        ({"norm": "none"}, "model.norm: expected one of batch frozen group layer"),
+        ({"norm": "none"}, "model.norm: expected one of batch frozen group layer, got none"),
+        ({"norm": "frosen"}, r"model.norm: expected one of batch frozen group layer, .* Did you mean frozen\?"),
         ({"max_boxes": 0}, "model.max_boxes: expected a whole number of at least 1"),
         ({"levels": 6}, "model.levels: expected a whole number from 1 to 5, got 6"),
     ],

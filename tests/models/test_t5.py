@@ -1,4 +1,4 @@
-"""T5 equals transformers' T5 with the same weights, does not read later tokens, and decodes with a cache."""
+"""T5 equals transformers' T5 with the same weights, reads no later target tokens, and decodes with a cache."""
 
 from typing import Any
 

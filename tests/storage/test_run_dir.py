@@ -13,6 +13,7 @@ import pytest
 from dltrain.cli import main
 from dltrain.errors import ConfigError
 from dltrain.runs import provenance
+from dltrain.runs.job import find_run
 from dltrain.storage import atomic, folder_checks, run_dir, run_files
 
 
@@ -111,6 +112,25 @@ def test_check_available_and_create_reject_an_unwritable_folder(tmp_path: Path) 
         with pytest.raises(ConfigError, match=f"expected a folder that can be written, got {folder}"):
             folder_checks.check_available(None, folder)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can read every folder")
+def test_a_folder_in_a_folder_without_permissions_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0)
+    for path in (tmp_path / "locked" / "run", tmp_path / "locked" / "a" / "run"):
+        with pytest.raises(
+            ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written.* Permission denied"
+        ):
+            folder_checks.check_available(str(path), tmp_path)
+        with pytest.raises(ConfigError, match=r"hydra\.sweep\.dir: expected a folder that can be .* Permission denied"):
+            folder_checks.check_writable(path, "hydra.sweep.dir")
+        with pytest.raises(ConfigError, match=r"RUN: expected a folder that can be read.* Permission denied"):
+            find_run(str(path))
+
+
+def test_a_folder_with_too_long_a_name_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.run\.dir: expected a folder that can be written.* name too long"):
+        folder_checks.check_available("x" * 300, tmp_path)
 
 
 def test_check_available_leaves_no_files(tmp_path: Path) -> None:
