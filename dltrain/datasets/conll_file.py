@@ -1,5 +1,6 @@
 """Files with one word per line and an empty line after each sentence (CoNLL columns)."""
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,13 +53,14 @@ def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, l
 def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]]]]:
     """Return the sentences, each as a list of (line number, cells) per word."""
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        lines = re.split(r"\r\n|\r|\n", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigError(format_error(key, f"UTF-8 text at {name}", str(error))) from error
     groups: list[list[tuple[int, list[str]]]] = [[]]
     first = 0
     for number, line in enumerate(lines, 1):
-        cells = line.split("\t") if "\t" in line else line.split()
+        # Unlike str.split and str.splitlines, keep Unicode spaces and line separators, which may be words.
+        cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
         if not line.strip():
             groups.append([])
         elif cells[0] != DOCUMENT:

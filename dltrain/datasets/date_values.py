@@ -50,7 +50,8 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
     """Parse dates written as numbers of a fixed length; NaT for other texts and years outside 1800 to 2100."""
     digits = len(texts[0])
     length = len(re.sub(r"%\w", "00", pattern.replace("%Y", "0000"))) if pattern != "%s" else digits
-    texts = [text if len(text) == length and text.replace(".", "").isdigit() else "" for text in texts]
+    undotted = [text.replace(".", "") for text in texts] if "." in pattern else texts
+    texts = [t if len(t) == length and number.isdecimal() else "" for t, number in zip(texts, undotted, strict=True)]
     if pattern == "%s":
         numbers = [int(text) if text and digits in UNITS else np.iinfo("i8").min for text in texts]
         times = np.array(numbers, dtype="i8").view(f"M8[{UNITS.get(digits, 's')}]").astype("M8[us]")

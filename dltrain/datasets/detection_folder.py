@@ -39,7 +39,8 @@ class DetectionFolder:
         path: The folder.
         image_size: Height and width of the square in pixels, at least 1.
         channels: 1 for gray images, 3 for color images.
-        class_names: Names of the classes; None uses the classes of the training images, in alphabetical order.
+        class_names: Different names of the classes; None uses the classes of the training images, in alphabetical
+            order. Must be None with `single_class`.
         single_class: Whether to ignore the classes of the objects and detect one class, called ``object``.
         tile: Side in pixels of tiles into which images are cut without overlap. None for whole images.
         min_visible: Minimum fraction of the area of a box inside a tile or crop, in [0, 1]; boxes with a smaller
@@ -47,7 +48,8 @@ class DetectionFolder:
         split_by: ``picture`` divides the images among the splits; ``area`` divides each image by rows of tiles: the
             lowest rows for testing, the rows above them for validation. Images of fewer than three rows are used only
             for training.
-        block: Number of consecutive images, in the order of their paths, that are kept in one split, at least 1.
+        block: Number of consecutive images, in the order of their paths, that are kept in one split, at least 1; unused
+            if `split_by` is ``area``.
         validation: Fraction to hold out for validation, in [0, 1); unused if the folder has a validation split.
         test: Fraction to hold out for testing, in (0, 1); unused if the folder has a test split.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white); one number, or one per channel.
@@ -122,7 +124,11 @@ class DetectionFolder:
 
     def _name_classes(self, wanted: list[str] | None) -> list[str]:
         if self.single_class:
+            if wanted:
+                raise ConfigError(format_error("data.class_names", "null with data.single_class=true", wanted))
             return [ONLY]
+        if wanted and len(set(wanted)) < len(wanted):
+            raise ConfigError(format_error("data.class_names", "different names", wanted))
         found = sorted({name for annotated in self.found["train"] for name in annotated.names})
         if not (wanted or found):
             raise ConfigError(format_error("data.path", f"boxes in the training images of {self.path}", "none"))
@@ -153,6 +159,9 @@ class DetectionFolder:
         """
         self.left_out = []
         found = {split: self._checked(images) for split, images in self.found.items()}
+        for split, checked in found.items():
+            if not checked and split != "val":
+                raise ConfigError(format_error("data.path", f"readable images for the {split} split", "none"))
         images = [*chain.from_iterable(found.values())]
         numbers = iter(range(len(images)))
         own = {split: [next(numbers) for _ in listed] for split, listed in found.items()}
@@ -230,7 +239,7 @@ class DetectionFolder:
         ]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read image files and arrays; images are cut into tiles as in training."""
+        """Read image files, which are cut into tiles as in training, and arrays, which are not cut."""
         return read_boxed(files, self.transform, (self.channels, self.image_size, self.image_size), self.tile)
 
 

@@ -23,7 +23,7 @@ def score_translations(found: Sequence[str], references: Sequence[str]) -> tuple
     from sacrebleu.metrics.bleu import BLEU
     from sacrebleu.metrics.chrf import CHRF
 
-    # `force` suppresses the warning about tokenized texts, which a vocabulary of words produces.
+    # A vocabulary of words produces tokenized texts; `force` suppresses the warning about them.
     scores, signatures = dict[str, float](), dict[str, str]()
     for name, metric in (("bleu", BLEU(force=True)), ("chrf", CHRF())):
         scores[name] = float(metric.corpus_score(list(found), [list(references)]).score)

@@ -28,8 +28,11 @@ MANY_POINTS = 2500  # above this number, points are drawn smaller
 
 
 def class_colors(count: int) -> Tensor:
-    """Return a color for each pixel class, (count, 3) in [0, 1]; more than ten repeat the colors after the first."""
-    chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * (1 + count // len(CLASS_COLORS)))][:count]
+    """Return a color for each pixel class, (count, 3) in [0, 1].
+
+    From the eleventh class on, the colors after the first repeat.
+    """
+    chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * math.ceil(count / len(CLASS_COLORS[1:])))][:count]
     return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])
 
 

@@ -73,8 +73,8 @@ def load(
     heads, embeddings = _dependent(model, rebuild, facts)
     if adapt := getattr(model, "adapt_weights", None):
         found = replace(found, tensors=adapt(found.tensors))
-    _check_tokens(embeddings, facts.get("tokens"), found, found.tokens)
-    _check_tokens(_of_target(model, rebuild, facts), facts.get("target_tokens"), found, found.target_tokens)
+    _check_tokens(embeddings, facts.get("tokens"), found)
+    _check_tokens(_of_target(model, rebuild, facts), facts.get("target_tokens"), found, target=True)
     reinitialized = dict.fromkeys(heads, _other_outputs(output_names(task), found))
     state, names, new = model.state_dict(), list[str](), dict[str, str]()
     for name, value in state.items():
@@ -128,23 +128,23 @@ def _changed(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Fac
     return {name for name, value in model.state_dict().items() if name in other and value.shape != other[name].shape}
 
 
-def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWeights, there: list[str] | None) -> None:
+def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWeights, target: bool = False) -> None:
     """Reject weights that may be for other tokens: vocabularies of the same size can have different tokens.
 
     Args:
         embeddings: Weights that depend on the tokens.
         tokens: Vocabulary of this run.
-        there: The vocabulary of the loaded weights as text; None if unknown.
+        target: Whether these are the tokens of the targets.
     """
     if not any(name in found.tensors for name in embeddings):
         return
-    here = token_texts(tokens)
+    here, there = token_texts(tokens), found.target_tokens if target else found.tokens
     if here is not None and here == there:
         return
     expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
     if there is None:
-        hint = "The tokens of these weights cannot be determined. Use a run folder, or put the file "
-        hint += "tokenizer.json into the folder of the weights."
+        hint = "The tokens of these weights cannot be determined. Use a run folder"
+        hint += "." if target else ", or put the file tokenizer.json into the folder of the weights."
     elif here is None:
         hint = "The tokens of this run's data cannot be decoded, so they cannot be compared."
     else:

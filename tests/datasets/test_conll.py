@@ -9,6 +9,7 @@ import torch
 from dltrain.data.inputs import InputFiles
 from dltrain.data.loader import Batches
 from dltrain.datasets.conll import NO_TAG, Conll
+from dltrain.datasets.conll_file import read_words
 from dltrain.errors import ConfigError
 
 SENTENCES = (
@@ -103,6 +104,13 @@ def test_the_error_for_an_unsuitable_file_names_the_key(content: str, message: s
     (tmp_path / "a.conll").write_text(content)
     with pytest.raises(ConfigError, match=message):
         Conll(str(tmp_path / "a.conll"))
+
+
+@pytest.mark.parametrize("delimiter", [" ", "\t"])
+def test_words_may_contain_unicode_spaces_and_line_separators(delimiter: str) -> None:
+    words = ["\u2028", "a\x85b", "\xa0", "c"]
+    content = "\r\n".join(f"{word}{delimiter}O" for word in words).encode()
+    assert read_words(content, "a.conll", 0) == [(1, words)]
 
 
 def test_a_column_that_does_not_exist_is_rejected(tmp_path: Path) -> None:

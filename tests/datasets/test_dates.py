@@ -167,7 +167,14 @@ def test_measurements_and_words_are_not_parsed_as_dates(cells: list) -> None:
 
 
 @pytest.mark.parametrize(
-    "cells", [["200112", "200113"], ["100011", "100012"], ["1958.2083", "1958.2917"], ["51", "52"]]
+    "cells",
+    [
+        ["200112", "200113"],
+        ["100011", "100012"],
+        ["1958.2083", "1958.2917"],
+        ["51", "52"],
+        ["1700000000", "17000000.5"],
+    ],
 )
 def test_implausible_numbers_in_a_time_column_are_not_parsed_as_dates(cells: list[str]) -> None:
     assert parse_dates(pd.Series(cells), named_time=True) is None

@@ -274,6 +274,14 @@ def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tm
     assert message in error(coco(tmp_path, **edit))
 
 
+def test_a_test_split_without_a_readable_image_is_rejected(tmp_path: Path) -> None:
+    coco(tmp_path / "train", 8)
+    for image in coco(tmp_path / "test", 4, file="b.json").glob("*.png"):
+        image.write_text("not an image")
+    expected = "data.path: expected readable images for the test split, got none"
+    assert error(tmp_path, validation=0.2, on_bad_sample="skip") == expected
+
+
 def test_boxes_are_clipped_to_their_image(tmp_path: Path) -> None:
     root = coco(tmp_path, bbox=[-5, 6, 30, 30])
     pictures: Any = DetectionFolder(str(root)).load().train.rows.images  # type: ignore[union-attr]
@@ -352,6 +360,8 @@ def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_on
     assert "annotations in" in error(tmp_path / "empty")
     root = coco(tmp_path / "own")
     assert "one of the classes (dog) in" in error(root, class_names=["dog"])
+    assert "data.class_names: expected different names" in error(root, class_names=["cat", "dog", "dog"])
+    assert "data.class_names: expected null with" in error(root, class_names=["animal"], single_class=True)
     assert "data.tile: expected a side in pixels" in error(root, split_by="area")
     assert "data.path: expected an existing folder" in error(tmp_path / "nowhere")
     coco(tmp_path / "splits" / "train", 8)

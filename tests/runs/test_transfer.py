@@ -11,14 +11,17 @@ import pytest
 import torch
 from run_examples import model_of, read
 from safetensors.torch import save_file
+from torch import nn
 
 from dltrain.config import compose
+from dltrain.data.tokens import Tokens
 from dltrain.errors import CheckpointError, ConfigError
 from dltrain.loggers.console import Console
 from dltrain.runs import dry_run, initial_weights, launch
 from dltrain.runs.assemble import build_components
 from dltrain.runs.job import load_job
 from dltrain.runs.launch import Outcome
+from dltrain.runs.weight_files import InitialWeights
 from dltrain.storage.checkpoints import Checkpoints
 
 MLP = ["model=mlp", "model.hidden_size=8", "model.num_layers=2", "model.norm=batch", "trainer.epochs=2"]
@@ -204,6 +207,14 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
     torch.save(model_of(source, "best.pt"), alone)
     with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined"):
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
+
+
+def test_the_hint_for_unknown_target_tokens_does_not_name_a_tokenizer_file() -> None:
+    tokens = Tokens(size=2, decode=lambda numbers: "ab"[numbers[0]])
+    facts = {"target_outputs": 2, "target_tokens": tokens}
+    found = InitialWeights({"weight": torch.zeros(2, 1), "bias": torch.zeros(2)}, "a.pt", "", tokens=["a", "b"])
+    with pytest.raises(ConfigError, match=r"The tokens of these weights cannot be determined\. Use a run folder\.$"):
+        initial_weights.load(nn.Linear(1, 2), lambda other: nn.Linear(1, other["target_outputs"]), facts, {}, found)
 
 
 def test_a_bert_classifier_starts_from_the_weights_of_a_masked_language_model(

@@ -129,6 +129,11 @@ def test_a_prediction_has_a_mask_and_the_fraction_of_pixels_of_each_class() -> N
         assert list(line["shares"].values()) == pytest.approx(shares) and list(line["shares"]) == NAMES
 
 
+def test_an_overlay_draws_any_number_of_classes() -> None:
+    masks = torch.arange(256).view(1, 16, 16)
+    assert overlay(torch.zeros(1, 3, 16, 16), masks).flatten(2).sum(1)[0, 1:].min() > 0
+
+
 def test_an_overlay_tints_all_classes_except_0_and_draws_ignored_pixels_white() -> None:
     masks = torch.tensor([[[0, 1], [2, -1]]])
     found = overlay(torch.full((1, 3, 2, 2), 0.25), masks)[0]
