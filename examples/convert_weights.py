@@ -31,13 +31,27 @@ def kind(name: str) -> str:
     return name.rpartition(".")[2]
 
 
+def load(path: str) -> dict[str, Tensor]:
+    """Return the tensors in a file.
+
+    Raises:
+        ValueError: The file was not written by `torch.save`, or needs classes other than tensors.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # of a type that depends on the content
+        raise ValueError(f"expected tensors written by torch.save, got {type(error).__name__}: {error}") from error
+
+
 def main(source: str, name: str, out: str) -> None:
     """Rename the weights in `source` for the timm network `name`, print the pairs of names, and write `out`."""
     import timm  # takes seconds
 
     with torch.device("meta"):
         target = timm.create_model(name).state_dict()
-    weights = torch.load(source, map_location="cpu", weights_only=True)
+    weights = load(source)
     renamed = rename(weights, target)
     for old, new in zip(weights, renamed, strict=True):
         print(f"{old} -> {new}")

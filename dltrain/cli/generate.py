@@ -90,8 +90,7 @@ def _check_flags(
     if given:
         raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
     if arguments.beam is not None and (drawing := _given(arguments, _flags(DRAWING_FLAGS))):
-        reason = f"a beam search draws nothing at random, and {drawing[0]} changes how tokens are drawn"
-        raise ConfigError(f"--beam: not supported with {' '.join(drawing)} because {reason}")
+        raise ConfigError(f"--beam: not supported with {' '.join(drawing)} because beam search does not sample tokens")
 
 
 def _flags(names: tuple[str, ...]) -> dict[str, str]:
@@ -155,5 +154,7 @@ def _reject_existing(path: Path, force: bool) -> None:
     """Reject a folder, a path in a missing folder and, unless ``force`` is set, an existing file."""
     if not os.path.isdir(path.parent):
         raise ConfigError(format_error("--out", "a file in an existing folder", path))
-    if os.path.isdir(path) or (os.path.exists(path) and not force):
+    if os.path.isdir(path):
+        raise ConfigError(format_error("--out", "a file", path, "It is a folder."))
+    if os.path.exists(path) and not force:
         raise ConfigError(format_error("--out", "a new file", path, "It exists; --force replaces a file."))

@@ -7,6 +7,7 @@ from dltrain.datasets.annotations import Annotated, ImageIndex, split_in
 from dltrain.datasets.coco_files import is_coco, read_coco, read_json
 from dltrain.datasets.image_layout import TRAIN, split_of
 from dltrain.datasets.voc_files import read_voc
+from dltrain.datasets.voc_layout import read_list
 from dltrain.errors import ConfigError, format_error
 
 HINT = "Use COCO JSON files with images and annotations, or one Pascal VOC XML file for each image"
@@ -21,8 +22,8 @@ def find_annotated(root: Path) -> Parts:
     The names of JSON files, folders or lists of images determine the splits.
 
     Raises:
-        ConfigError: There are no annotations or none for training, several JSON files are for one split, or annotations
-            cannot be read or assigned to a split.
+        ConfigError: There are no annotations or none for training, several JSON files or folders are for one split, or
+            annotations cannot be read or assigned to a split.
     """
     files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
     found = {path: content for path in sorted(files) if _is_json(path) and is_coco(content := read_json(path))}
@@ -72,14 +73,19 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
         return _with_training({split: listed for split, listed in parts.items() if listed}, root)
     if not folders:
         return {TRAIN: read_voc(files, images)}
-    inside = {split: [path for path in files if folder in path.parents] for folder, split in folders.items()}
-    return _with_training({split: read_voc(own, images, split) for split, own in inside.items() if own}, root)
+    inside: dict[str, list[Path]] = {}
+    for folder, split in folders.items():
+        own = [path for path in files if folder in path.parents]
+        if own and split in inside:
+            expected = f"at most one folder of annotations for each of train, val and test in {root}"
+            raise ConfigError(format_error("data.path", expected, f"a second folder for {split}: {folder.name}"))
+        inside |= {split: own} if own else {}
+    return _with_training({split: read_voc(own, images, split) for split, own in inside.items()}, root)
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
     """Return the annotation files that a list names, one at the start of each line; unknown names are ignored."""
-    names = [line.split()[0] for line in path.read_text("utf-8").splitlines() if line.strip()]
-    return [by_name[name] for name in names if name in by_name]
+    return [by_name[name] for name in read_list(path) if name in by_name]
 
 
 def _with_training(parts: Parts, root: Path) -> Parts:

@@ -85,8 +85,8 @@ def mix_targets(targets: Tensor, partner: Tensor, share: Tensor, classes: int) -
 def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
     """Return numbers with the distribution Beta(alpha, alpha) for pairs of uniform numbers; all (B,) in float32.
 
-    Source: Devroye 1996, "Random variate generation in one line of code", section 5: the square of Student's t with
-    2 alpha degrees of freedom by the polar method, mapped to a beta variate.
+    Source: Devroye 1996, "Random variate generation in one line of code", section 5: Student's t with 2 alpha
+    degrees of freedom by the polar method, mapped to a beta variate.
     """
     turn = (2 * math.pi * second.double()).cos()
     squared = ((1 - first.double()).pow(-1 / alpha) - 1) * turn.square()

@@ -126,7 +126,7 @@ class SentencePairs:
         held_out = [held_out_size(len(documents), share) for share in (validation, test)]
         first, second = len(documents) - sum(held_out), len(documents) - held_out[1]
         if first < 1:
-            expected = f"at least one document for each split, separated by blank lines, in {self.path}"
+            expected = f"at least two documents for each split, separated by blank lines, in {self.path}"
             raise ConfigError(format_error("data.path", expected, count(len(documents), "document")))
         return [documents[:first], documents[first:second], documents[second:]]
 

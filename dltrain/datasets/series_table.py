@@ -63,7 +63,9 @@ def choose_columns(
             left_out, chosen = left_out + binary, [index for index in chosen if index not in binary]
     if not chosen:
         expected = f"a column of numbers other than timestamps in {table.path}"
-        raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(table.header)}"))
+        identifiers = [table.header[index] for index in left_out if table.header[index] and table.is_numeric(index)]
+        hint = f"To forecast an identifier, name its column: data.column={identifiers[0]}" if identifiers else ""
+        raise ConfigError(format_error("data.column", expected, f"the columns {', '.join(table.header)}", hint))
     names = [table.header[index] for index in chosen]
     table.indices_of(names)
     for index in chosen:
@@ -96,8 +98,9 @@ def select_rows(table: Table, where: str | None) -> Table:
     name, sign, value = str(where).partition("=" if "=" in str(where) else ":")
     if not sign:
         raise ConfigError(format_error("data.where", "a column and its value, such as store:A", where))
-    cells = table.columns[table.index_of(name.strip(), "data.where")]
-    rows = np.flatnonzero(cells.among([value.strip().casefold()]))
+    name, value = name.strip(), value.strip()
+    cells = table.columns[table.index_of(name, "data.where")]
+    rows = np.flatnonzero(cells.among([value.casefold()]))
     if not len(rows):
         expected = f"a value of column {name} in {table.path}"
         raise ConfigError(format_error("data.where", expected, value, suggest(value, cells.words)))
@@ -186,8 +189,9 @@ def describe_times(table: Table, time_column: TimeColumn | None, series: Series)
     if time_column is None:
         return _describe_numbers(table, series)
     names = " ".join(table.header[column] for column in time_column.columns)
-    first, last = time_column.cells[0], time_column.cells[len(table) - 1]
-    step = steps.step_words(time_column.dates.times.iloc[series.rows])
+    times = time_column.dates.times
+    first, last = time_column.cells[int(times.argmin())], time_column.cells[int(times.argmax())]
+    step = steps.step_words(times.iloc[series.rows])
     return [f"time: {names} from {first} to {last}, step {step}"]
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dltrain.datasets.mask_files import Pair
+from dltrain.datasets.text_content import not_utf8
 from dltrain.errors import ConfigError, format_error
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", Path("ImageSets", "Segmentation")
@@ -21,9 +22,9 @@ def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
     because the test masks of Pascal VOC 2012 are not public.
 
     Raises:
-        ConfigError: ``train.txt`` is missing or empty, or a listed file is missing.
+        ConfigError: ``train.txt`` is missing or empty, a listed file is missing, or a list is not UTF-8.
     """
-    found = {part: _read_list(root / LISTS / f"{part}.txt") for part in PARTS}
+    found = {part: read_list(root / LISTS / f"{part}.txt") for part in PARTS}
     if not found["train"]:
         raise ConfigError(format_error("data.path", f"names in {root / LISTS / 'train.txt'}", "none"))
     if not any(_mask(root, name).is_file() for name in found["test"]):
@@ -31,11 +32,15 @@ def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
     return {part: [_pair(root, name) for name in names] for part, names in found.items() if names}
 
 
-def _read_list(file: Path) -> list[str]:
-    """Return the first word of each line of a file; [] if the file does not exist."""
+def read_list(file: Path) -> list[str]:
+    """Return the first word of each line of a UTF-8 file; [] if the file does not exist."""
     if not file.is_file():
         return []
-    return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise not_utf8(file, error, hint="") from error
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def _mask(root: Path, name: str) -> Path:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dltrain.errors import ConfigError, format_error
 
 KEY = "transfer.embeddings"
-FORM = "a word and its numbers in each line"
+FORM = "a word and its numbers, separated by spaces, in each line"
 
 
 class WordVectors(NamedTuple):
@@ -48,7 +48,7 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
             continue
         width = width or len(parts) - 1
         word = " ".join(parts[:-width]) if width else ""
-        if word not in wanted and len(parts) == width + 1:
+        if width and word not in wanted and len(parts) == width + 1:
             continue
         vector = _numbers(parts[-width:]) if width else None
         if not word or vector is None:

@@ -229,7 +229,9 @@ def test_existing_files_are_not_overwritten_without_force(finished_run: Finished
     assert generate(run, "--force", "--count", 2).code == 0
     assert pixels(Path("generated.png")).shape[0] == 3
     Path("folder").mkdir()
-    assert "expected a new file, got folder" in error_line(generate(run, "--force", "--out", "folder"))
+    assert "--out: expected a file, got folder. It is a folder." in error_line(
+        generate(run, "--force", "--out", "folder")
+    )
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["folder", "generated.png"]
 
 

@@ -144,6 +144,21 @@ def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val or []), len(splits.test)) == (12, 3, 2)
 
 
+def test_a_list_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
+    voc(tmp_path)
+    lists = tmp_path / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_bytes(b"00\n\xff\n")
+    assert error(tmp_path).startswith(f"data.path: expected UTF-8 text at {lists / 'train.txt'}, got")
+
+
+def test_two_folders_of_voc_files_for_one_split_are_rejected(tmp_path: Path) -> None:
+    for folder in ("train", "val", "valid"):
+        voc(tmp_path / folder, 4)
+    expected = f"at most one folder of annotations for each of train, val and test in {tmp_path}"
+    assert error(tmp_path) == f"data.path: expected {expected}, got a second folder for val: valid"
+
+
 def test_all_images_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     splits = DetectionFolder(str(coco(tmp_path, 40)), block=5, validation=0.25, test=0.25).load()
     found = [{rows.images[part.image].image.stem for part in rows.parts} for rows in _rows(splits)]

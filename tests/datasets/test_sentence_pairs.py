@@ -129,7 +129,7 @@ def test_a_missing_file_invalid_utf8_or_a_single_training_document_is_rejected(t
     )
     with pytest.raises(ConfigError, match=expected):
         SentencePairs(str(tmp_path / "a.txt"), min_count=1, validation=0.0).load()
-    with pytest.raises(ConfigError, match=r"at least one document for each split, .*, got 2 documents$"):
+    with pytest.raises(ConfigError, match=r"at least two documents for each split, .*, got 2 documents$"):
         SentencePairs(str(tmp_path / "a.txt"), min_count=1)
     with pytest.raises(ConfigError, match=r"^data.path: expected an existing text file, got nowhere.txt"):
         SentencePairs("nowhere.txt")

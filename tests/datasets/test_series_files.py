@@ -126,6 +126,8 @@ def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies
     for setting, value in (("where", "stor:B"), ("group", "stor")):
         with pytest.raises(ConfigError, match=rf"^data.{setting}: expected one of the columns of .*, got stor. Did"):
             read(path, **{setting: value})
+    with pytest.raises(ConfigError, match=r"^data.where: expected a value of column store in .*a.csv, got E$"):
+        read(path, where="store : E")
     assert read(path, where="store:B").spec.series_names is None
     one = batch_of(read(path, where="store=B").load().test)
     np.testing.assert_allclose((one["inputs"] * one["scale"] + one["shift"])[-1, -1], VALUES[-4] * 10, rtol=1e-5)
@@ -181,6 +183,21 @@ def test_row_numbers_and_flags_are_forecast_only_if_data_column_names_them(tmp_p
     data = read(path)
     assert data.spec.target_names == ("sales",) and data.left_out == ["", "id", "holiday"]
     assert read(path, column=["sales", "holiday"]).spec.target_names == ("sales", "holiday")
+
+
+def test_a_file_whose_only_numbers_are_identifiers_is_rejected_unless_data_column_names_them(tmp_path: Path) -> None:
+    path = write(tmp_path, date=DAYS, id=range(200))
+    with pytest.raises(ConfigError, match=r"got the columns date, id. To forecast an identifier, .*: data.column=id"):
+        read(path)
+    assert read(path, column="id").spec.target_names == ("id",)
+
+
+def test_the_times_of_a_panel_are_described_from_the_earliest_to_the_latest(tmp_path: Path) -> None:
+    later, earlier = DAYS[100:], DAYS[:100]
+    data = read(
+        write(tmp_path, date=later.append(earlier), store=["A"] * 100 + ["B"] * 100, sales=VALUES), group="store"
+    )
+    assert "time: date from 2020-01-01 to 2020-07-18, step 1 day" in data.describe()
 
 
 def test_ascending_numbers_in_a_column_named_like_a_time_are_described_as_times(tmp_path: Path) -> None:

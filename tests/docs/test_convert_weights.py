@@ -59,6 +59,13 @@ def test_a_different_shape_kind_or_number_of_tensors_is_rejected(script: ModuleT
             script.rename(source, target)
 
 
+@pytest.mark.parametrize("content", [b"hello", b""])
+def test_a_file_that_torch_save_did_not_write_is_rejected(content: bytes, script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^expected tensors written by torch\.save, got \w+"):
+        script.load(str(tmp_path / "weights.pth"))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not LITE0.is_file(), reason="needs the weights of EfficientNet-Lite0")
 def test_efficientnet_lite0_has_the_logits_of_efficientnet_lite_pytorch(

@@ -65,6 +65,7 @@ def test_words_in_the_file_get_their_vectors_and_other_words_get_random_vectors_
         ([*LINES, "bad 1 2 x 4"], [], ".*got 'bad 1 2 x 4' in line 5 of"),
         (["zebra 1 2 3 4"], [], "expected a file with words of the training texts, got"),
         ([], [], ".*got an empty file"),
+        (["good\t1\t2"], [], "expected a word and its numbers, separated by spaces, .*got 'good.t1.t2' in line 1 of"),
         (LINES, ["model=bag_of_words"], "not supported because a BagOfWords does not have exactly one"),
         (LINES, ["transfer.weights=x"], "not supported with transfer.weights"),
     ],
