@@ -25,10 +25,12 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     console = Console()
     trained = load_to_evaluate(job, path, name, names_other_data(changes))
     attach_features(trained.components)
-    split = arguments.split if trained.others is None else "all"
+    if trained.others is not None and arguments.split is not None:
+        raise ConfigError("--split: not supported for other data, because all of their examples are evaluated")
+    split = "all" if trained.others is not None else arguments.split or "test"
     if trained.splits is not None and getattr(trained.splits, split) is None:
         expected = "test or train, because the run has no validation split"
-        raise ConfigError(format_error("--split", expected, arguments.split))
+        raise ConfigError(format_error("--split", expected, split))
     for note in trained.notes:
         console.warning(note)
     console.info(f"{path}: {name.removesuffix('.pt')} checkpoint, step {trained.step:,}")

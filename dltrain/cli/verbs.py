@@ -56,7 +56,7 @@ def _summary_flags(parser: ArgumentParser) -> None:
 def _evaluate_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     split = "the split to evaluate: test (default), val or train (without augmentation)"
-    add("--split", type=one_of("test", "val", "train"), default="test", metavar="SPLIT", help=split)
+    add("--split", type=one_of("test", "val", "train"), metavar="SPLIT", help=split)
     checkpoint = "best on the validation split (default), last, or a file of the run's checkpoints/"
     add("--checkpoint", default="best", metavar="WHICH", help=checkpoint)
     add("--json", action="store_true", help="print one JSON object instead of the table")

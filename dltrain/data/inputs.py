@@ -44,7 +44,7 @@ class InputFiles:
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
-            raise ConfigError(f"--text: not supported because this run was not trained on text. {hint}")
+            raise ConfigError(f"--text: not supported because the inputs of this run are files. {hint}")
         if not self.names:
             raise ConfigError(format_error("INPUT", f"{expected}, or {STANDARD_INPUT} for standard input", None))
         for number, name in enumerate(self.names, 1):

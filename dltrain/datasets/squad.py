@@ -22,7 +22,7 @@ from dltrain.datasets.squad_windows import Windows
 from dltrain.errors import ConfigError, format_error
 
 MIN_ARTICLES = 3
-SPECIAL_TOKENS = 3  # begin, and an end after the question and after the window
+SPECIAL_TOKENS = 3  # a begin token, an end token after the question, and an end token after the window
 
 
 class PrepareQuestions(nn.Module):
@@ -172,10 +172,13 @@ def _parse(line: str, number: int, file: InputFile) -> Question:
     expected = f'a JSON object with "question" and "context" in line {number} of {file.path}'
     try:
         entry = json.loads(line)
-        question, context = entry["question"], entry["context"]
-    except (ValueError, KeyError, TypeError) as error:
-        got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(format_error("text", expected, got)) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(format_error("text", expected, str(error))) from None
+    if not isinstance(entry, dict):
+        raise ConfigError(format_error("text", expected, line.strip()))
+    if missing := [key for key in ("question", "context") if key not in entry]:
+        raise ConfigError(format_error("text", expected, f"an object without {' and '.join(missing)}"))
+    question, context = entry["question"], entry["context"]
     if not (isinstance(question, str) and isinstance(context, str) and question.strip() and context.strip()):
         raise ConfigError(format_error("text", expected, "an empty text, or a value that is not text"))
     return Question(0, question, context, [])

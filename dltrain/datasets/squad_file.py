@@ -39,6 +39,8 @@ def read_questions(file: Path) -> list[Question]:
     except json.JSONDecodeError as error:
         got = f"invalid JSON in line {error.lineno}, column {error.colno} ({error.msg})"
         raise ConfigError(format_error("data.path", f"JSON in {file}", got)) from None
+    except RecursionError as error:
+        raise ConfigError(format_error("data.path", f"JSON in {file}", str(error))) from None
     try:
         return [
             _question(number, paragraph["context"], entry, file)
@@ -55,6 +57,8 @@ def read_questions(file: Path) -> list[Question]:
 
 def _question(article: int, context: str, entry: dict[str, Any], file: Path) -> Question:
     name = f"question {entry.get('id', entry['question'])} of {file}"
+    if not isinstance(entry["question"], str):
+        raise TypeError("a question that is not text")
     if not entry["answers"]:
         hint = "Questions without an answer are not supported: remove them."
         raise ConfigError(format_error("data.path", f"an answer to {name}", "none", hint))

@@ -33,7 +33,7 @@ FILE = "file"  # kind of a user-provided tokenizer
 
 
 def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
-    """Return a tokenizer of a text: bytes, its characters, or words or subwords fitted to its training part.
+    """Return a tokenizer of bytes, of the characters of a text, or of words or subwords of its training part.
 
     Args:
         kind: One of `KINDS`.
@@ -99,7 +99,7 @@ def _version() -> str | None:
 
 
 def read(file: str) -> PieceTokenizer:
-    """Return the tokenizer of a file ``tokenizer.json``; the names of its special tokens are read as tokens."""
+    """Return the tokenizer of a file ``tokenizer.json``; texts may contain its special tokens by name."""
     return _of_file(read_tokenizer(file))
 
 
@@ -130,7 +130,8 @@ def state(kind: str, tokenizer: Tokenizer) -> Fitted:
 def with_special(tokenizer: Tokenizer, separator: str | None, mask: bool) -> Tokenizer:
     """Return a tokenizer with an end token if documents have a separator, and with a mask token if `mask` is set.
 
-    A tokenizer of a file keeps its own mask token. A separator that is one of its special tokens is the end token.
+    A tokenizer of a file keeps its own mask token. If the separator is one of its special tokens, that token is the
+    end token.
     """
     if separator is not None:
         own = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dltrain.errors import ConfigError, format_error
 from dltrain.models.layers import check_sizes
 
 
@@ -76,7 +77,9 @@ class DBN(nn.Module):
 
     def __init__(self, size: int, outputs: int, hidden_size: list[int], dropout: float = 0.0) -> None:
         super().__init__()
-        check_sizes(dropout, size=size, outputs=outputs, hidden_size=min(hidden_size, default=0))
+        if not hidden_size:
+            raise ConfigError(format_error("model.hidden_size", "a list with at least one width", hidden_size))
+        check_sizes(dropout, size=size, outputs=outputs, hidden_size=min(hidden_size))
         widths = [size, *hidden_size]
         layers = [RBM(below, above) for below, above in pairwise(widths)]
         for layer in layers:

@@ -44,7 +44,7 @@ def may_lack_kernels(device: Device) -> bool:
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether the run's precision can compute `layer` and its gradients; also true if even fp32 cannot."""
+    """Return whether the run's precision can compute `layer` and its gradients; also true if fp32 cannot either."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 

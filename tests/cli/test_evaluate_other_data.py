@@ -96,6 +96,13 @@ def test_an_unknown_integer_target_is_rejected_only_in_classification(
         assert code == 0 or "data: expected classes known to the run: 0 1 2, got another class" in result.err
 
 
+def test_a_split_of_other_data_is_rejected(evaluate: Callable[..., Result], tmp_path: Path) -> None:
+    run, _ = table_run(tmp_path, "price")
+    write_table(tmp_path / "other.csv", 25, seed=1, shift=40)
+    result = evaluate(run, f"data.path={tmp_path / 'other.csv'}", "--split", "test")
+    assert result.code == 2 and "--split: not supported for other data, because all of their examples" in result.err
+
+
 def test_forecasting_another_series_uses_the_scale_of_the_run(evaluate: Callable[..., Result], tmp_path: Path) -> None:
     path, other = tmp_path / "train.csv", tmp_path / "other.csv"
     values = np.random.default_rng(0).normal(100, 5, 200).round(3)

@@ -99,7 +99,7 @@ def test_a_run_without_fitted_values_reads_its_training_data(
         (["--batch", "1" * 30], "expected a whole number of at least 1 and at most 2,147,483,647"),
         (["--length", "3", "-"], "--length: not supported because dltrain predict samples no text. To sample text:"),
         (["--top-k", "3", "-"], "--top-k: not supported because dltrain predict samples no text."),
-        (["--text", "hello"], "--text: not supported because this run was not trained on text. Pass image files"),
+        (["--text", "hello"], "--text: not supported because the inputs of this run are files. Pass image files"),
         ([], "INPUT: expected image files, folders of them, or .npy and .npz files of images, or -"),
     ],
 )

@@ -93,8 +93,12 @@ def test_input_questions_are_read_without_the_training_data(tmp_path: Path) -> N
     batch = again.prepare(next(iter(first_rows(given.rows))))
     assert text(batch["text"][0]) == entry["context"]
     (tmp_path / "q.jsonl").write_text('{"question": "?"}\n{')
-    with pytest.raises(ConfigError, match=r'"question" and "context" in line 1 .*, got an object without \'context\''):
+    with pytest.raises(ConfigError, match=r'"question" and "context" in line 1 .*, got an object without context$'):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
+    for line, got in (("[1]", r"\[1\]"), ("[" * 200_000, "maximum recursion depth"), ("x", "Expecting value")):
+        (tmp_path / "q.jsonl").write_text(line)
+        with pytest.raises(ConfigError, match=rf"^INPUT 1: expected a JSON object .* in line 1 .*, got {got}"):
+            list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
     (tmp_path / "q.jsonl").write_bytes(b'{"question": "\xff"}\n')
     with pytest.raises(ConfigError, match=r"^INPUT 1: expected UTF-8 text at .*q\.jsonl, got"):
         list(again.inputs(InputFiles((str(tmp_path / "q.jsonl"),))))
@@ -118,6 +122,13 @@ def test_other_formats_and_wrong_or_missing_answers_are_rejected(tmp_path: Path)
         file.write_text(text)
         with pytest.raises(ConfigError, match=r"^data.path: expected the keys .* text and answer_start, as in SQuAD"):
             Squad(str(file))
+    no_text = content()
+    no_text["data"][0]["paragraphs"][0]["qas"][0]["question"] = 5
+    with pytest.raises(ConfigError, match=r"^data.path: expected the keys .*, got a question that is not text$"):
+        Squad(write(tmp_path, no_text))
+    file.write_text("[" * 200_000)
+    with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got maximum recursion depth"):
+        Squad(str(file))
     whole = content()
     right = whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"]
     whole["data"][1]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 3

@@ -78,9 +78,12 @@ def test_a_dbn_equals_an_mlp_with_sigmoid_units() -> None:
     assert all(tied(layer) for layer in network.layers)
 
 
-@pytest.mark.parametrize("hidden", [[], [5, 0]])
-def test_a_dbn_without_layers_or_with_a_layer_of_0_units_is_rejected(hidden: list[int]) -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden_size"):
+@pytest.mark.parametrize(
+    ("hidden", "expected"),
+    [([], r"a list with at least one width, got \[\]"), ([5, 0], "a whole number of at least 1, got 0")],
+)
+def test_a_dbn_without_layers_or_with_a_layer_of_0_units_is_rejected(hidden: list[int], expected: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^model\.hidden_size: expected {expected}$"):
         DBN(6, 3, hidden)
 
 

@@ -68,7 +68,8 @@ def expected(model: Seq2SeqForecaster, row: int, is_true: np.ndarray) -> np.ndar
     value, found = window[-1, :COLUMNS], []
     for step in range(HORIZON):
         value = previous[step] if is_true[step] else value
-        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]  # the known values `HORIZON` steps later
+        # Row t also holds the known values of step t + HORIZON.
+        known = window[LENGTH - HORIZON + step, COLUMNS + KNOWN :]
         hidden, cell = advance(decoder, np.concatenate([value, known]), hidden, cell)
         found.append((own["head.weight"] @ hidden + own["head.bias"]).reshape(COLUMNS, LEVELS) + added[step])
         value = found[-1].mean(-1)
