@@ -62,9 +62,8 @@ def _number(text: str) -> float:
 
 def shape(text: str) -> tuple[int, ...]:
     """Parse the sizes of one example: ``3x32x32`` -> (3, 32, 32)."""
-    sizes = text.split("x")
-    if len(sizes) > 4 or not all(size.isdecimal() and 0 < len(size) < MAX_DIGITS and int(size) for size in sizes):
-        raise argparse.ArgumentTypeError(
-            f"expected one to four sizes such as 3x32x32, 96x7 or 784, got {shorten(text)}"
-        )
-    return tuple(map(int, sizes))
+    sizes = [int(size) if size.isdecimal() and len(size) < MAX_DIGITS else 0 for size in text.split("x")]
+    if len(sizes) > 4 or not all(0 < size <= MAX_COUNT for size in sizes):
+        expected = f"one to four sizes from 1 to {MAX_COUNT:,}, such as 3x32x32, 96x7 or 784"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {shorten(text)}")
+    return tuple(sizes)

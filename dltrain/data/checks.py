@@ -47,6 +47,8 @@ def user_path(path: str) -> Path:
 def existing_file(path: str | Path, expected: str, key: str = "data.path") -> Path:
     """Return the path of an existing file, with ``~`` expanded."""
     found = user_path(str(path))
+    if os.path.isdir(found):
+        raise ConfigError(format_error(key, expected, f"the folder {path}"))
     if not os.path.isfile(found):
         raise ConfigError(format_error(key, expected, path, similar_file(str(path))))
     return found

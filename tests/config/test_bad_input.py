@@ -108,6 +108,7 @@ TABLE: dict[str, list[list[str]]] = {
     "data.path=nowhere.csv": [["data.path", "an existing CSV file", "nowhere.csv"]],
     "data.path=tabel.csv": [["data.path", "an existing CSV file", "tabel.csv", "Did you mean table.csv?"]],
     "data.path=./tabel.csv": [["data.path", "./tabel.csv", "Did you mean ./table.csv?"]],
+    "data.path=.": [["data.path", "an existing CSV file", "got the folder ."]],
     "data.path='~/nowhere.csv'": [["data.path", "an existing CSV file", "got ~/nowhere.csv"]],
     "data.path=fiel.csv": [["data.path", "an existing CSV file", "fiel.csv"]],
     "data.path=gap.csv": [["gap.csv", "line 32", "data.missing=interpolate"]],

@@ -285,6 +285,12 @@ def test_a_shape_that_does_not_determine_a_model_is_rejected_with_the_name_of_th
     )
 
 
+@pytest.mark.parametrize("shape", ["0x3", "3x", "1x2x3x4x5", "2147483648x3", "9" * 5000])
+def test_an_invalid_shape_is_rejected(shape: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["summary", "model=mlp", "--input", shape, "--outputs", "10"]) == 2
+    assert "--input: expected one to four sizes from 1 to 2,147,483,647, such as" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("count", "line"), [(999, "999 B"), (1500, "1.5 kB"), (999_600, "1 MB"), (4.2e10, "42 GB"), (4.04e13, "40.4 TB")]
 )
