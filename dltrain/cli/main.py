@@ -94,9 +94,15 @@ def _weights_only_loading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained_paths() -> Iterator[None]:
-    """Turn two errors about paths into `ConfigError`: a name that is too long, and ``~USER`` with an unknown user."""
+    """Turn errors about paths into `ConfigError`: no permission, a name that is too long, an unknown ``~USER``."""
     try:
         yield
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        raise ConfigError(
+            format_error("file", "a path that you may access", error.filename, "Permission denied.")
+        ) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -306,6 +307,20 @@ def test_a_path_that_is_too_long_or_names_an_unknown_user_is_rejected_in_one_lin
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dltrain: ")]
     assert len(lines) == 1 and ("expected" in lines[0])
     assert not list(empty_folder.iterdir())
+
+
+@pytest.mark.parametrize("command", ["runs {}", "runs {}/run", "--config-dir {}/conf model=mlp"])
+def test_a_path_without_permission_is_rejected_in_one_line(tmp_path: Path, command: str) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0)
+    as_user = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]
+    if as_user and (shutil.which("setpriv") is None or subprocess.run([*as_user, "true"], check=False).returncode):
+        pytest.skip("root may read every folder, and setpriv is not usable")
+    argv = [*as_user, sys.executable, "-m", "dltrain", *command.format(locked).split()]
+    child = subprocess.run(argv, check=False, cwd=tmp_path, capture_output=True, text=True)
+    assert child.returncode == 2 and "Permission denied" in child.stderr
+    assert child.stderr.startswith("dltrain: file: expected a path that you may access, got ")
+    assert len(child.stderr.splitlines()) == 1
 
 
 EVIL = """
