@@ -122,7 +122,7 @@ class Composer:
     def resolved_errors(
         self, parsed: Iterable[Override], resolved: dict[str, Any], before: dict[str, Any]
     ) -> Iterator[str]:
-        """Yield an error for each interpolation on the command line that resolves to a wrong type."""
+        """Yield an error for each interpolation on the command line that resolves to a wrong value."""
         for key in (o.key_or_group for o in parsed if is_interpolated(o)):
             known = not validation.unknown_key(key, before, self.groups)
             if known and not isinstance(validation.lookup(key, before), dict):

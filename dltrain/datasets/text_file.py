@@ -29,11 +29,16 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
         neither a folder ``val`` nor ``test``.
 
     Raises:
-        ConfigError: There are no such files, or one cannot be read as UTF-8 and may not be skipped.
+        ConfigError: There are no such files, one cannot be read as UTF-8 and may not be skipped, ``train`` is missing
+            although other splits have folders, or a split has two folders.
     """
-    named = {split: folder for folder in subfolders(root) if (split := split_of(folder.name)) and subfolders(folder)}
+    splits = [(split, folder) for folder in subfolders(root) if (split := split_of(folder.name)) and subfolders(folder)]
+    named = dict(splits)
+    if splits and (TRAIN not in named or len(named) < len(splits)):
+        expected = f"one folder per class, or train, val and test with one folder per class in each, in {root}"
+        raise ConfigError(format_error("data.path", expected, ", ".join(folder.name for _, folder in splits)))
     texts, labels, parts = list[str](), list[str](), Parts()
-    for split, folder in (named if TRAIN in named else {TRAIN: root}).items():
+    for split, folder in (named or {TRAIN: root}).items():
         first = len(texts)
         for kind in subfolders(folder):
             for file in sorted(file for file in find_files(kind) if file.suffix.casefold() in TEXT):

@@ -37,7 +37,7 @@ def read_list(file: Path) -> list[str]:
     if not file.is_file():
         return []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise not_utf8(file, error, hint="") from error
     return [line.split()[0] for line in lines if line.strip()]

@@ -70,5 +70,5 @@ def test_invalid_json_and_empty_texts_are_rejected_in_one_line(
     (tmp_path / "a.jsonl").write_text("\n".join([*LINES[:16], line, *LINES[16:]]) + "\n")
     overrides = [*T5, "data=summaries", f"data.path={tmp_path / 'a.jsonl'}", f"hydra.run.dir={tmp_path / 'run'}"]
     result = run_command(capsys, *overrides)
-    _, problem = result.err.splitlines()  # the first line names the run
+    _, problem = result.err.splitlines()  # the first line shows the options of the run
     assert result.code == 2 and message in problem

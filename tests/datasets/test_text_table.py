@@ -144,6 +144,16 @@ def test_text_folders_named_train_and_test_are_used_as_splits(tmp_path: Path) ->
     assert len(data.parts["val"]) == 4
 
 
+@pytest.mark.parametrize("splits", [("val", "test"), ("test",), ("train", "val", "valid")])
+def test_text_folders_of_splits_without_train_or_with_one_split_twice_are_rejected(
+    splits: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"train, val and test with one folder per class .* got {', '.join(sorted(splits))}"
+    ):
+        TextTable(write_folders(tmp_path, splits))
+
+
 def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
