@@ -59,7 +59,7 @@ class Spirals:
             try:
                 with file.open_text() as lines:
                     points = torch.tensor([[float(x), float(y)] for x, y in csv.reader(lines)]).view(-1, 2)
-            except ValueError as error:
+            except (ValueError, csv.Error) as error:
                 raise ConfigError(format_error(f"INPUT {file.number}", expected, file.path, f"{error}.")) from None
             names = [{"input": file.path.name, "line": number + 1} for number in range(len(points))]
             yield Inputs({"points": points}, names)

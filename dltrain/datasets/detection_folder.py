@@ -220,6 +220,9 @@ class DetectionFolder:
             if len(files) and not sum(files.count_boxes().values()):
                 raise ConfigError(format_error("data.path", f"boxes in the images of the {split} split", "none"))
             if not len(files) and split != "val":
+                if not self.by_area and self.block == 1:
+                    got = f"none for {split}"
+                    raise ConfigError(format_error("data.path", "at least one image for each split", got))
                 key, size = ("data.tile", self.tile) if self.by_area else ("data.block", self.block)
                 raise ConfigError(format_error(key, f"a size that leaves images for the {split} split", size))
 

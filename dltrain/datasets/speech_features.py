@@ -78,9 +78,8 @@ class Features:
             return
         rates = Counter(rate for rate in map(read_rate, files) if rate is not None)
         if not rates:
-            raise ConfigError(
-                format_error("data.path", f"readable audio files for training, such as {files[0]}", "none")
-            )
+            got = f"{len(files)} that cannot be read, such as {files[0]}"
+            raise ConfigError(format_error("data.path", "readable audio files for training", got))
         self.rate = rates.most_common(1)[0][0]
         self.log_mel = LogMel(self.rate, self.bands, self.window_ms, self.hop_ms)
 

@@ -44,7 +44,7 @@ def choose_pair(table: Table, first: str | None, second: str | None) -> tuple[in
     found = [column for column in range(len(table.header)) if _is_text(table, column)]
     if (first, second) != (None, None) or len(found) != 2:
         got = ", ".join(table.header[column] for column in found) or "none"
-        got = got if (first, second) == (None, None) else f"{first} and {second}"
+        got = got if (first, second) == (None, None) else f"{first or 'null'} and {second or 'null'}"
         hint = f"Set data.first and data.second to two of {', '.join(table.header)}"
         raise ConfigError(format_error("data.first", f"two columns of texts in {table.path}", got, hint))
     return found[0], found[1]

@@ -34,18 +34,22 @@ def next_steps(state: str, run: Path, checkpoints: Checkpoints, allow: Sequence[
 
 def describe_out_of_memory(error: BaseException, components: Components) -> str:
     """Return the error, the peak memory, and settings that need less memory."""
-    trainer, size = components.config["trainer"], components.data.batch_size
+    trainer, spec = components.config["trainer"], components.data.spec
+    limit = components.config["data"].get("max_tokens")
+    key, size = ("max_tokens", limit) if limit else ("batch_size", components.data.batch_size)
+    smallest = max(spec.length or 1, spec.target_length or 1) if limit else 1
+    used = f"data.max_tokens={limit}" if limit else f"Batch size {size}"
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    half = f"data.batch_size={size // 2} trainer.accumulate={2 * trainer['accumulate']}"
-    same = "the same" if size % 2 == 0 else "nearly the same"
+    half = f"data.{key}={size // 2} trainer.accumulate={2 * trainer['accumulate']}"
+    same = "nearly the same" if limit or size % 2 else "the same"
     settings = {
-        f"{half} ({same} optimizer steps), ": size > 1,
+        f"{half} ({same} optimizer steps), ": size // 2 >= smallest,
         "trainer.on_oom=shrink (splits batches automatically), ": size > 1 and trainer["on_oom"] != "shrink",
         "device.precision=bf16, ": components.device.precision in ("fp32", "tf32"),
     }
     hints = "".join(setting for setting, helps in settings.items() if helps)
     return (
-        f"{first}. Batch size {size}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
+        f"{first}. {used}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
         f"Try {hints}{'or ' if hints else ''}a smaller model"
     )
 

@@ -128,13 +128,13 @@ def _float_tensors(value: Any) -> list[Tensor]:
 
 def summarize(report: dict[str, Any]) -> str:
     """Return the error message for a report."""
-    where = f"first module with a non-finite output: {report['module']}. " if report["module"] else ""
+    where = f"First module with a non-finite output: {report['module']}. " if report["module"] else ""
     loss = report["last_finite_loss"]
-    before = "no finite loss before it" if loss is None else f"the loss before it was {loss:.4g}"
+    before = "" if loss is None else f"; the loss before it was {loss:.4g}"
     examples = report["examples"]
     names = ", ".join(map(str, examples[:MAX_EXAMPLES])) + (", …" if len(examples) > MAX_EXAMPLES else "")
     value = f"became {report['value']}" if report["what"] == "loss" else "is not finite"
     return (
-        f"the {report['what']} {value} in step {report['step']} (learning rate {report['lr']:.4g}; {before}). "
+        f"the {report['what']} {value} in step {report['step']} (learning rate {report['lr']:.4g}{before}). "
         f"{where}Examples of this step: {names}. The full report is in nan_report.json"
     )

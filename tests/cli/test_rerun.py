@@ -42,7 +42,7 @@ def content_of(root: Path) -> dict[str, bytes]:
 
 
 def hashes(run: Path) -> list[str]:
-    """Return the hashes of the last and the best checkpoint. A run on a slow disk may omit the others."""
+    """Return the hashes of the last and the best checkpoint. A run on a slow disk may omit other checkpoints."""
     return [Checkpoints(run).read_entry(name)["sha256"] for name in ("last.pt", "best.pt")]
 
 

@@ -357,6 +357,12 @@ def test_unusable_folders_and_missing_tables_are_rejected(tmp_path: Path) -> Non
         "data.audio: expected null for folders"
     )
     assert "a table of audio files and transcripts" in message_of(lambda: Speech(str(tmp_path / "b.tsv")))
+    for word in ("no", "yes"):
+        (tmp_path / "d" / word).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "d" / word / f"{number}.wav").write_text("not audio")
+    message = message_of(lambda: Speech(str(tmp_path / "d"), validation=0.25, test=0.25))
+    assert f"readable audio files for training, got 4 that cannot be read, such as {tmp_path / 'd'}" in message
     for split in ("train", "test"):
         for number in range(4):
             word = "unheard" if split == "test" else ("yes", "no")[number % 2]

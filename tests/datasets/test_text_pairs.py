@@ -85,7 +85,7 @@ def test_bad_files_and_arguments_are_rejected_in_one_line(tmp_path: Path) -> Non
             {},
             r"^data.first: expected two columns of texts in .*, got",
         ),
-        (ROWS, {"first": "premise"}, r"^data.first: expected two columns of texts in .*, got premise and None"),
+        (ROWS, {"first": "premise"}, r"^data.first: expected two columns of texts in .*, got premise and null"),
         (ROWS, {"first": "premise", "second": "hypothesi"}, r"hypothesis"),
         (ROWS, {"column": "premise"}, r"^data.column: expected a column other than the texts, got premise"),
         (ROWS, {"max_length": 7}, r"^data.max_length: expected at least 8"),

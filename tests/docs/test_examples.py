@@ -62,10 +62,13 @@ def test_invalid_input_of_the_examples_is_rejected_with_the_reason(
     (here / "words.csv").write_text("x,y\n")
     overrides = ["model=mlp", "data=spirals", trust, "device=cpu", "trainer.max_steps=1", "hydra.run.dir=run"]
     assert main([*CONF, *overrides, "trainer.log_media=false"]) == 0
+    (here / "long.csv").write_text(f"{'1' * 200_000},2\n")
     assert main(["predict", "run", "words.csv", trust]) == 2
+    assert main(["predict", "run", "long.csv", trust]) == 2
     assert main([*CONF, "data=csv", "data.path=table.csv", "model=mlp", "task=quantiles", "task.targets=2", trust]) == 2
     stderr = capsys.readouterr().err
     assert "INPUT 1: expected CSV files with two numbers per line, got words.csv" in stderr
+    assert "got long.csv. field larger than field limit" in stderr
     assert "task.targets: expected 1" in stderr
 
 

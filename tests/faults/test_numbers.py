@@ -93,7 +93,7 @@ def test_the_nan_report_names_the_first_module_with_a_non_finite_output(run_with
     assert child.code == 3, child.stderr
     report = read(run / "nan_report.json")
     assert (report["step"], report["module"]) == (16, "2 (DivideByZero)")
-    assert "first module with a non-finite output: 2 (DivideByZero)" in child.stderr
+    assert "First module with a non-finite output: 2 (DivideByZero)" in child.stderr
 
 
 def test_a_nan_gradient_is_found_although_the_loss_is_finite(run_with_fault: Run) -> None:

@@ -119,6 +119,18 @@ def test_an_out_of_memory_error_suggests_only_settings_that_the_run_does_not_hav
         assert "data.batch_size=" in error and error.endswith(", or a smaller model")
 
 
+@pytest.mark.parametrize(("limit", "suggested"), [(64, True), (32, False)])
+def test_an_out_of_memory_error_with_max_tokens_suggests_half_unless_a_text_could_exceed_it(
+    limit: int, suggested: bool, train_with_fault: Callable[..., Outcome], small_data: Callable[[str], list[str]]
+) -> None:
+    texts = [*small_data("text_table"), "data.max_length=32", f"data.max_tokens={limit}"]
+    outcome = train_with_fault("memory", "model=gru", *texts)
+    error = str(read(outcome.folder / "status.json")["error"])
+    assert f"data.max_tokens={limit}, peak memory" in error and "data.batch_size" not in error
+    hint = "data.max_tokens=32 trainer.accumulate=2 (nearly the same optimizer steps)"
+    assert (hint in error) == suggested
+
+
 def test_a_diverged_run_does_not_affect_the_next_run_in_the_same_process(
     train_with_fault: Callable[..., Outcome],
     train: Callable[..., Outcome],
