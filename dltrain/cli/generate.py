@@ -60,10 +60,12 @@ def main(arguments: argparse.Namespace, started: float) -> int:
         return 0
     spec = components.data.spec
     out = Path(os.path.expanduser(arguments.out or f"generated{next(iter(export.encoders(spec)))}"))
+    _reject_existing(out, arguments.force)  # before the examples are generated, which may take long
+    encode = export.encoder(out, spec)
     label = None if arguments.label is None else generation.class_number(arguments.label, spec)
     count = arguments.count or generation.COUNT
     generated = generation.generate(components, count, arguments.seed, label, arguments.interpolate, given)
-    _write_content(out, export.encode(generated, out, spec), arguments.force)
+    _write_content(out, encode(generated), arguments.force)
     Console().info(f"{checkpoint}: {len(generated.examples):,} examples")
     print(out)
     return 0

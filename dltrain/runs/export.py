@@ -42,14 +42,14 @@ def encoders(spec: Spec) -> dict[str, Encode]:
     return {".csv": _csv, ".npy": _npy} if len(shape) == 1 else {".npy": _npy}
 
 
-def encode(generated: Generated, path: Path, spec: Spec) -> bytes:
-    """Return the content of the file `path`, in the format of its extension."""
+def encoder(path: Path, spec: Spec) -> Encode:
+    """Return the encoder for the extension of the file `path`."""
     fitting = encoders(spec)
     if path.suffix.lower() not in fitting:
         shape = "x".join(map(str, spec.shape or ()))
         expected = f"a file ending in {' or '.join(fitting)} for examples of shape {shape}"
         raise ConfigError(format_error("--out", expected, path))
-    return fitting[path.suffix.lower()](generated)
+    return fitting[path.suffix.lower()]
 
 
 def _grid(generated: Generated) -> bytes:

@@ -255,6 +255,7 @@ def test_generate_does_not_change_the_run_folder(finished_run: FinishedRun, gene
             "{run} --out a.jpg",
             "--out: expected a file ending in .png or .gif or .npy for examples of shape 1x8x8, got a.jpg",
         ),
+        ("{run} --out a.jpg --class 10", "--out: expected a file ending in .png"),  # before anything is generated
         ("{run} --out no/a.png", "--out: expected a file in an existing folder, got no/a.png"),
         ("{run} --class x", "--class: expected a class name, or a number from 0 to 9, got x. The classes are 0, 1, 2"),
         ("{run} --class 10", "--class: expected a class name, or a number from 0 to 9, got 10"),
