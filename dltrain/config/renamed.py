@@ -110,8 +110,8 @@ def _with_new_names(node: Any, group: str, keys: dict[str, str]) -> Any:
         key = f"{group}.{name}"
         new = new_key(key) if target.startswith("dltrain.") or name == "_facts_" else None
         if new is None or (target, name) in KEPT or new.rpartition(".")[2] in node:
-            found[name] = _with_new_names(value, f"{group}.{name}".lstrip("."), keys)
+            found[name] = _with_new_names(value, key.lstrip("."), keys)
         else:
             keys[key] = new
-            found[new.rpartition(".")[2]] = value
+            found[new.rpartition(".")[2]] = _with_new_names(value, key.lstrip("."), keys)
     return {**found, "_target_": target} if "_target_" in node else found

@@ -52,7 +52,7 @@ class PairFiles:
 
     @staticmethod
     def for_each(key: str, value: Any, count: int) -> list[Any]:
-        """Return one value for each of ``count`` files: the elements of a list, or the same value for all files.
+        """Return ``count`` values: the elements of a list, or the same value ``count`` times.
 
         Raises:
             ConfigError: The length of a list is not ``count``.
@@ -60,7 +60,7 @@ class PairFiles:
         if not isinstance(value, Sequence) or isinstance(value, str):
             return [value] * count
         if len(value) != count:
-            expected = f"one value, or one for each of {count} files" if count > 1 else "one value for one file"
+            expected = f"one value, or one for each of {count} tables" if count > 1 else "one value"
             raise ConfigError(format_error(key, expected, f"a list of length {len(value)}"))
         return list(value)
 

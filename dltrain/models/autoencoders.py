@@ -97,7 +97,9 @@ class ConvAutoencoder(AutoencoderBase):
         conditional: bool = False,
         classes: int | None = None,
     ) -> None:
-        check_sizes(channels=channels, statistics=statistics, hidden_size=min(hidden_size, default=0), latent=latent)
+        if not hidden_size:
+            raise ConfigError(format_error("model.hidden_size", "at least one number of channels", hidden_size))
+        check_sizes(channels=channels, statistics=statistics, hidden_size=min(hidden_size), latent=latent)
         num_classes = num_conditioning_classes(conditional, classes)
         sizes = _halved(height, width, len(hidden_size))
         flat = hidden_size[-1] * sizes[-1][0] * sizes[-1][1]

@@ -47,7 +47,7 @@ class PrefixSearch:
 
         Args:
             steps: Log-probabilities of the tokens at each step, (B, T, vocabulary).
-            lengths: Steps of each example, int64 (B,) on the CPU.
+            lengths: Number of steps of each example, int64 (B,) on the CPU.
         """
         paths = best_paths(steps, lengths, self.blank)
         steps, found = steps.detach().double().cpu(), Transcriptions([], [])

@@ -62,6 +62,9 @@ class Reconstruction(Autoencoding):
         if self.sparsity and self.code != "sigmoid":
             expected = "sigmoid, because task.sparsity needs activities from 0 to 1"
             raise ConfigError(format_error("task.code", expected, self.code))
+        if self.corruption in ("masking", "salt_and_pepper") and self.amount > 1:
+            expected = f"a fraction from 0 to 1 for task.corruption={self.corruption}"
+            raise ConfigError(format_error("task.amount", expected, self.amount))
         if not self.pixel_range.bounded and self.distance == "bernoulli":
             raise ConfigError(format_error("task.distance", "mse for data other than images", self.distance))
         if not self.pixel_range.bounded and self.corruption == "salt_and_pepper":

@@ -42,6 +42,12 @@ def test_the_old_path_of_a_moved_class_is_rejected_with_the_new_path(
     assert f"model._target_: expected {renamed.MODULES[old]}.Thing, got {old}.Thing" in capsys.readouterr().err
 
 
+def test_spec_values_of_renamed_keys_are_renamed() -> None:
+    node = {"_target_": "dltrain.models.gpt.GPT", "hidden": "${spec.vocabulary}"}
+    upgraded = renamed.upgrade({"config": {"model": node}, "overrides": [], "choices": {}})
+    assert upgraded["config"]["model"]["hidden_size"] == "${spec.tokens.size}"
+
+
 def test_keys_of_user_classes_are_not_renamed() -> None:
     node = {"_target_": "mine.Model", "hidden": 3, "inner": {"_target_": "dltrain.models.boltzmann.RBM", "hidden": 3}}
     stored = {

@@ -319,7 +319,7 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     restored = Parallel(["gone.tsv", "gone.jsonl"], **options, fitted=data.fit())
     assert restored.spec.tokens.encode("classify: text 3") == data.spec.tokens.encode("classify: text 3")
     (line,) = error_of(lambda: Parallel(path, prefix=["translate"]))
-    assert line == "data.prefix: expected one value, or one for each of 2 files, got a list of length 1"
+    assert line == "data.prefix: expected one value, or one for each of 2 tables, got a list of length 1"
 
 
 def test_a_single_prefix_is_added_to_texts_and_long_sources_are_truncated(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_an_incomplete_last_line_is_dropped(tmp_path, incomplete):
     with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(30, 3.0, "train", {"loss": 2.0})
     assert [line["step"] for line in lines(tmp_path)] == [10, 30]
-    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".new"] == []
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".tmp"] == []
 
 
 @pytest.mark.parametrize(

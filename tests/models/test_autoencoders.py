@@ -41,6 +41,11 @@ def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: li
     assert model(randn(2, 3, *sides)).shape == (2, 3, *sides)
 
 
+def test_an_empty_list_of_channels_is_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at least one number of channels, got \[\]"):
+        ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[])
+
+
 def test_too_many_convolutions_for_the_image_size_are_rejected() -> None:
     ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[2, 2, 2])
     with pytest.raises(

@@ -159,7 +159,7 @@ def test_the_error_rates_of_the_baseline_are_computed_from_its_transcripts() -> 
     assert evaluation.baselines == {"unigram": {"cer": 6 / 8, "wer": 1.0}}
 
 
-def test_transcripts_are_shown_and_a_recording_if_the_data_have_frequency_bands() -> None:
+def test_a_recording_is_shown_with_the_transcripts_if_the_data_have_frequency_bands() -> None:
     task = build(bands=5, step_seconds=0.02)
     evaluation = task.evaluate(Given(), [{**batch(), "inputs": torch.randn(3, 9, len(LETTERS))}])
     transcripts, recording = task.show(Given(), evaluation)

@@ -318,6 +318,10 @@ def test_codes_with_a_constant_dimension_can_be_sampled() -> None:
         ({"distance": "bernoulli"}, r"task\.distance: expected mse for data other than images"),
         ({"corruption": "salt"}, r"task\.corruption: expected one of none gaussian masking salt_and_pepper"),
         ({"corruption": "salt_and_pepper"}, r"task\.corruption: expected gaussian or masking"),
+        (
+            {"corruption": "masking", "amount": 1.5},
+            r"task\.amount: expected a fraction from 0 to 1 for task\.corruption=masking, got 1\.5",
+        ),
         ({"code": "softmax"}, r"task\.code: expected one of identity relu sigmoid tanh"),
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, because task\.sparsity"),
     ],

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from combinations import FITS
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -24,10 +25,11 @@ OLDER_CPU = "AVX2"  # oneDNN has no bf16 kernels for this instruction set
 OLDER_CPUS = ["SSE41", "AVX2", "AVX512_CORE"]
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(file.stem for file in (CONF / "model").glob("*.yaml"))
-# Classifiers and segmenters of torchvision and large residual networks are left out: other models have the same layers.
+# Classifiers and segmenters of torchvision, and residual networks deeper than resnet20, are left out: other models have
+# the same layers.
 LEFT_OUT = re.compile(r"^_target_: dltrain\.models\.(torchvision_networks|segmenters)\.", re.MULTILINE)
 MODELS = [name for name in NAMES if not LEFT_OUT.search((CONF / "model" / f"{name}.yaml").read_text())]
-MODELS = [name for name in MODELS if not name.startswith("resnet") or name == "resnet20"]
+MODELS = [name for name in MODELS if not name.startswith("resnet") or name in ("resnet9", "resnet20")]
 SMALL = {
     "cnn": ["model.blocks=[{channels: 4}]"],
     "dbn": ["model.hidden_size=[8,8]", "task.pretrain_epochs=1", "data.num_labels=20"],
@@ -37,6 +39,7 @@ SMALL = {
     "retinanet": ["model.backbone=narrow", "model.fpn_width=32"],
     "fasterrcnn": ["model.backbone=narrow", "model.fpn_width=32", "model.hidden_size=16"],
     "ssdlite": ["model.width_mult=0.25"],
+    "resnet9": ["model.hidden_size=[4,8,8,16]"],
     "resnet20": ["model.num_layers=8"],
     "unet": ["model.hidden_size=[4,8]"],
 }
@@ -199,16 +202,8 @@ def on_older_cpu(code: str, isa: str, commands: list[list[str]], folder: Path) -
 
 
 def natural_data(model: str) -> str:
-    """Return a data option that the model can read, chosen by the spec values and the task in its YAML file."""
-    written = (CONF / "model" / f"{model}.yaml").read_text()
-    signs = {
-        "task: segmentation": "shapes",
-        "task: detection": "shapes",
-        "${spec.horizon}": "timeseries",
-        "${spec.clip": "moving_shapes",
-        "gpt.GPT": "text",
-    }
-    return next((data for sign, data in signs.items() if sign in written), "digits")
+    """Return a data option that the model can read: digits if possible."""
+    return "digits" if "digits" in FITS[model] else min(FITS[model])
 
 
 def check_models(
