@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dltrain.errors import ConfigError
+from dltrain.models.recurrent_ragged import run_ragged
 from dltrain.training import precision
 from dltrain.training.device import DTYPES, Device
 
@@ -104,6 +105,17 @@ def test_a_layer_in_fp32_accepts_states_and_packed_sequences_in_lower_precision(
         packed, _ = lstm(nn.utils.rnn.pack_sequence([torch.ones(2, 3).bfloat16()]), (state[:, :1], state[:, :1]))
     assert outputs.dtype == packed.data.dtype == torch.float32
     assert list(lstm.state_dict()) == list(nn.LSTM(3, 4).state_dict())
+
+
+def test_a_layer_in_fp32_reads_sequences_of_different_lengths_in_fp32() -> None:
+    lstm, lengths = nn.LSTM(3, 4, batch_first=True), torch.tensor([2, 5])
+    expected, _ = run_ragged(lstm, STEPS, lengths)
+    lstm.forward = precision.MethodType(precision._forward_in_fp32, lstm)
+    with on_cpu("bf16").autocast():
+        states, _ = run_ragged(lstm, STEPS, lengths)
+    assert states.dtype == torch.float32
+    torch.testing.assert_close(states[0, :2], expected[0, :2])
+    torch.testing.assert_close(states[1], expected[1])
 
 
 @pytest.mark.parametrize("kind", DTYPES)
