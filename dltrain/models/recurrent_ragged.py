@@ -34,7 +34,7 @@ def run_ragged(
         before: State before the first step; None for zeros.
         weight_dropout: See `run_layer`.
     """
-    # Only a call of the layer uses a `forward` that `use_fp32_where_needed` has replaced.
+    # `_run_padded` does not call `layer.forward`, which `use_fp32_where_needed` may have replaced.
     run = _run_padded if x.device.type == "cpu" and "forward" not in vars(layer) else _run_packed
     return run(layer, x, lengths.clamp(min=1), before, weight_dropout)
 

@@ -42,6 +42,7 @@ SMALL = {
     "ssdlite": ["model.width_mult=0.25"],
     "resnet9": ["model.hidden_size=[4,8,8,16]"],
     "resnet20": ["model.num_layers=8"],
+    "timm": ["model.name=test_efficientnet"],
     "unet": ["model.hidden_size=[4,8]"],
 }
 STEPS, IMAGES = torch.randn(2, 5, 3), torch.randn(2, 4, 6, 6)
