@@ -89,6 +89,8 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
         field = schema.field_of(key)
         if os.path.exists(value):
             hints = [f"""Quote it: "{key}='{value}'\""""]
+        elif "." in key and field is None and any(" " in part.strip() for part in value.split(",")):
+            hints.append("Text is quoted: " + shlex.quote(f'{key}="{value}"'))
         elif "." in key and "(" not in value and (field is None or field.many):
             hints.append(f"A list is written in brackets: {shlex.quote(f'{key}=[{value}]')}")
         errors.append(format_error(key, "one value", value, ". ".join(hints)))

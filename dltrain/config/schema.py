@@ -89,7 +89,8 @@ TABLE = {
     "max_steps accumulate keep_last keep_best batch_size max_bad_samples window horizon season cd_steps": integer(1),
     "num_layers": integer(1, below=10_001),  # more layers take minutes to build, then run out of memory
     "num_heads channels patch_length context_length image_size width ffn_ratio latent statistics answers": integer(1),
-    "ns_steps importance_samples n_critic modes max_boxes num_convs Shapes.examples frames frame_stride": integer(1),
+    "ns_steps": integer(1, below=100),
+    "importance_samples n_critic modes max_boxes num_convs Shapes.examples frames frame_stride": integer(1),
     "clips": integer(8),
     "FCOS.levels": integer(1, below=6),
     "fpn_width": FieldSpec("a multiple of 32", lambda value: type(value) is int and value > 0 and value % 32 == 0),

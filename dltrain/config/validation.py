@@ -63,8 +63,10 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
         listing = f"The groups and keys are: {' '.join(names)}."
         return f"{key}: unknown key. {suggest(part, names) or _in_some_group(part, content) or listing}"
     close = get_close_matches(part, names, 1, cutoff=0.5)
-    hint = f"Did you mean {parent}.{close[0]}?" if close else f"The keys of {parent} are: {' '.join(names) or 'none'}."
-    return f"{key}: unknown key. {hint}"
+    if close:
+        return f"{key}: unknown key. Did you mean {parent}.{close[0]}?"
+    add = f" To add it: +{key}=..." if "." in parent else ""  # not all arguments of nested objects are in YAML
+    return f"{key}: unknown key. The keys of {parent} are: {' '.join(names) or 'none'}.{add}"
 
 
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:

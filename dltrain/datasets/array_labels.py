@@ -32,6 +32,11 @@ class Labels:
     one_hot: bool = False
     targets: int | None = None
 
+    @property
+    def width(self) -> int:
+        """Number of values in the label of an example."""
+        return len(self.classes) if self.one_hot and self.classes is not None else self.targets or 1
+
     def state(self) -> list[Any]:
         """Return the values from which `from_state` restores the labels."""
         return [None if self.classes is None else self.classes.tolist(), self.one_hot, self.targets]
@@ -108,8 +113,12 @@ def find_labels(train: np.ndarray, test: np.ndarray, path: Path) -> Labels:
     elif numeric and is_float and len(train):
         return Labels(None, targets=train.reshape(len(train), -1).shape[1])
     expected = "class numbers of at least 0 (or -1 and 1), one-hot vectors or floats in y_train and y_test"
-    got = f"{train.dtype} with shape {train.shape} and {test.dtype} with shape {test.shape}"
-    raise ConfigError(format_error("data.path", f"{expected} of {path}", got))
+    raise ConfigError(format_error("data.path", f"{expected} of {path}", f"{_summary(train)} and {_summary(test)}"))
+
+
+def _summary(y: np.ndarray) -> str:
+    limits = f" from {y.min()} to {y.max()}" if y.dtype.kind in "iu" and y.size else ""
+    return f"{y.dtype} with shape {y.shape}{limits}"
 
 
 def _is_one_hot(y: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """User-provided arrays in one .npz file."""
 
+import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import astuple, replace
@@ -155,6 +156,8 @@ class Npz:
         shape = self.spec.shape
         if len(x) != len(y):
             raise self._error(f"as many examples in x_{part} as in y_{part}", f"{len(x)} and {len(y)}")
+        if (found := math.prod(y.shape[1:])) != (width := self.labels.width):
+            raise self._error(f"{width} value{'s' * (width != 1)} per label in y_{part} as in training", found)
         if self.transform is not None:
             x = x[..., None] if x.ndim == 3 else x
             x = x if x.shape[1:] == shape else x.transpose(0, 3, 1, 2)

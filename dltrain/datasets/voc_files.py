@@ -73,8 +73,10 @@ def _text(entry: ElementTree.Element, name: str) -> str:
 
 def _number(entry: ElementTree.Element, name: str) -> float:
     text = entry.findtext(name)
+    if text is None:
+        raise ValueError(f"no <{name}>")
     try:
-        value = float(text or "")
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -240,7 +240,7 @@ class InceptionNetwork(TorchvisionNetwork):
         check_sizes(dropout)
         self.aux_weight = aux_weight
         if transform_input and channels != 3:
-            raise ConfigError(format_error("model.transform_input", "false for images without 3 channels", True))
+            raise ConfigError(format_error("model.transform_input", "false for images without 3 channels", "true"))
         choose("model.name", name, dict.fromkeys(("googlenet", "inception_v3")))
         heads = {"aux_logits": aux_weight > 0, "transform_input": transform_input}
         if name == "inception_v3" and aux_weight and stem == "imagenet":

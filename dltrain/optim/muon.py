@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from dltrain.config import instantiate
 from dltrain.optim.kernels import bare_step, kernel_options
 
 
@@ -41,9 +42,10 @@ class Muon:
         if matrices:
             self._optimizers.append(torch.optim.Muon(matrices, lr, weight_decay, momentum, nesterov, ns_steps=ns_steps))
         if others:
-            options = {"weight_decay": weight_decay, **(adamw or {})}
+            build = instantiate.partial({"_target_": "torch.optim.AdamW", **(adamw or {})}, "optimizer.adamw")
+            options = {"weight_decay": weight_decay, **build.keywords}
             options |= kernel_options(torch.optim.AdamW, options, others[0]["params"])
-            self._optimizers.append(torch.optim.AdamW(others, **options))
+            self._optimizers.append(build(others, **options))
         self._steps = [bare_step(optimizer) for optimizer in self._optimizers]
 
     @property

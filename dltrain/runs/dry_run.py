@@ -260,5 +260,5 @@ def _check_batch_of_one(components: Components, batches: Batches, batch: Batch, 
         if "more than 1 value per channel" not in str(error):
             raise
         hint = "Batch normalization needs at least two examples in every batch."
-        expected = f"a size that leaves no batch of one example ({batches.examples} examples)"
+        expected = f"a size that leaves no batch of one example ({batches.examples} training examples)"
         raise ConfigError(format_error("data.batch_size", expected, batches.batch_size, hint)) from error

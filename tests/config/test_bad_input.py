@@ -32,7 +32,9 @@ TABLE: dict[str, list[list[str]]] = {
     "lr=1": [["lr", "Did you mean optimizer.lr?"]],
     "~optimizer.betas.0": [["~optimizer.betas.0", "Set optimizer.betas itself."]],
     "data.colour=red": [["data.colour", "Did you mean data.column?"]],
-    "model.blocks.0.kernl=3 model=cnn data=digits": [["model.blocks.0.kernl", "channels"]],
+    "model.blocks.0.kernl=3 model=cnn data=digits": [
+        ["model.blocks.0.kernl", "channels", "To add it: +model.blocks.0.kernl=..."]
+    ],
     "optimizer.lr=fast": [["optimizer.lr", "a number above 0", "fast"]],
     "optimizer.lr=0": [["optimizer.lr", "a number above 0", "0"]],
     "optimizer.lr=nan": [["optimizer.lr", "a number above 0", "nan"]],
@@ -45,6 +47,9 @@ TABLE: dict[str, list[list[str]]] = {
     "seed=1,2": [["seed", "one value", "1,2", "dltrain -m seed=1,2"]],
     "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
+    "data=midi 'task.prompt=60 64, 67'": [
+        ["task.prompt", "one value", """Text is quoted: 'task.prompt="60 64, 67"'"""]
+    ],
     "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
     "model=[gru,lstm]": [["model", "one option", "gru,lstm", "dltrain -m model=gru,lstm"]],
     "trainer.eval_every=often": [["trainer.eval_every", '"1 epoch"', "often"]],

@@ -360,7 +360,7 @@ def test_broken_json_is_rejected_in_one_line(name: str, text: str, message: str,
     [
         ("<annotation><object>", "Pascal VOC annotations in"),
         ("<html></html>", "<html> instead of <annotation>"),
-        ("<annotation><object><name>cat</name></object></annotation>", "<bndbox/xmin> with None instead of a number"),
+        ("<annotation><object><name>cat</name></object></annotation>", "got no <bndbox/xmin>"),
         ("<annotation><size><width>x</width></size></annotation>", "<size/width> with 'x' instead of a number"),
     ],
 )

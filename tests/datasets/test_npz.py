@@ -89,6 +89,7 @@ def test_validation_examples_are_taken_from_the_training_arrays(tmp_path):
         ({"y_test": np.arange(3)}, "as many examples"),
         ({"x_test": np.ones((4, 8))}, "of shape (7,)"),
         ({"x_test": np.full((4, 7), np.nan)}, "finite numbers in x_test"),
+        ({"y_test": np.ones((4, 2))}, "1 value per label in y_test as in training"),
         ({"y_train": CLASSES - 1}, "class numbers of at least 0"),
         ({"y_train": np.array(["a"] * 20)}, "class numbers of at least 0"),
         ({"x_train": np.ones((20, 2, 2, 2, 2))}, "(20, 2, 2, 2, 2)"),

@@ -97,7 +97,9 @@ def test_transform_input_rescales_inputs_as_torchvision_does() -> None:
     model.load_state_dict(reference.state_dict())
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(model(x), reference(x))
-    with pytest.raises(ConfigError, match=r"model.transform_input: expected false for images without 3 channels"):
+    with pytest.raises(
+        ConfigError, match=r"model.transform_input: expected false for images without 3 channels, got true"
+    ):
         make("googlenet", channels=1, transform_input=True)
 
 

@@ -2,12 +2,14 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from small_network import assert_same_parameters, loss_of, optimizer_of, train, train_in_torch
 from torch import nn
 
+from dltrain.errors import ConfigError
 from dltrain.optim.muon import Muon
 from dltrain.optim.schedules import Cosine
 from dltrain.tasks.base import Loss
@@ -44,6 +46,18 @@ def test_muon_schedules_both_learning_rates_and_uses_each_for_weight_decay() -> 
     assert [group["lr"] for group in optimizer.optimizer.param_groups] == pytest.approx([0.1, 0.05])
     assert model[0].weight.item() == pytest.approx(1 - 0.05 * 0.5)
     assert model[1].weight.item() == pytest.approx(1 - 0.1 * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("adamw", "message"),
+    [
+        ({"betas": [0.9]}, r"\.betas: expected a list of 2 values, got \[0.9\]"),
+        ({"foo": 1}, r"\.foo: unknown argument"),
+    ],
+)
+def test_an_error_in_an_argument_of_adamw_names_its_key(adamw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^optimizer\.adamw{message}"):
+        optimizer_of(nn.LayerNorm(6), partial(Muon, adamw=adamw))
 
 
 @pytest.mark.parametrize("vectors_only", [False, True])

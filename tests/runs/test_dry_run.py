@@ -53,7 +53,7 @@ def test_a_batch_of_one_is_rejected_if_batch_norm_would_get_one_value_per_channe
     with pytest.raises(ConfigError) as caught:
         dry_run_shapes("model=deeplabv3", "model.backbone=mobilenet_v3_large", *ONE_AT_A_TIME)
     assert caught.value.problems == (
-        "data.batch_size: expected a size that leaves no batch of one example (400 examples), got 1. "
+        "data.batch_size: expected a size that leaves no batch of one example (400 training examples), got 1. "
         "Batch normalization needs at least two examples in every batch.",
     )
 
