@@ -67,6 +67,12 @@ def shorten(value: object) -> str:
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 
 
+def enumerate_names(names: Iterable[str]) -> str:
+    """Return names as an enumeration: ``channels, height and width``."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean ...?" with the known name closest to `name`, or an empty string if none is close."""
     close = get_close_matches(name, list(known), n=1, cutoff=0.5)

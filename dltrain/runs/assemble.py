@@ -14,7 +14,7 @@ from dltrain.config import instantiate, schema
 from dltrain.config.compose import Job
 from dltrain.config.facts import Fact, fill_facts
 from dltrain.data.spec import Data, Fitted, Spec
-from dltrain.errors import CheckpointError, ConfigError, OutOfMemory, format_error
+from dltrain.errors import CheckpointError, ConfigError, OutOfMemory, enumerate_names, format_error
 from dltrain.optim.optimizer import Optimizer
 from dltrain.optim.regularization import Regularization
 from dltrain.runs import compatibility
@@ -111,7 +111,7 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
                 compatibility.check_facts(job, group, declared)
         raise ConfigError(*errors)
     if missing := [name for name in ("spec", "batch_size", "workers") if not hasattr(data, name)]:
-        expected = f"a class whose instances have {' and '.join(missing)}"
+        expected = f"a class whose instances have {enumerate_names(missing)}"
         raise ConfigError(format_error("data._target_", expected, type(data).__name__))
     task, facts = build_task(job, data.spec)
     model = build_model(job, facts)

@@ -6,7 +6,7 @@ from typing import Any
 from dltrain.config import compose, instantiate
 from dltrain.config.compose import Job
 from dltrain.config.facts import find_fact
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, enumerate_names
 
 Facts = dict[str, Any]
 
@@ -39,7 +39,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     elif group == "task":
         found = [to for fact, stated, to in OTHER_TARGETS if fact in missing and facts.get(stated)]
         hint = f"The targets of {other} are {found[0]}. {hint}" if found else hint
-    reason = f"{other} does not provide {' and '.join(missing)}"
+    reason = f"{other} does not provide {enumerate_names(missing)}"
     raise ConfigError(f"{chosen} {other}: not supported because {reason}. {hint}.")
 
 

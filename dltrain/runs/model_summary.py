@@ -11,7 +11,7 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Clip, Data, Spec
 from dltrain.data.tokens import Tokens
-from dltrain.errors import ConfigError
+from dltrain.errors import ConfigError, enumerate_names
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import find_missing, matching_data, task_facts
@@ -64,7 +64,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
         raise _unsuitable(
             job,
             shape,
-            f"it needs {' and '.join(missing)}, which this shape does not have",
+            f"it needs {enumerate_names(missing)}, which this shape does not have",
             "Use another shape, or",
             needed,
         )

@@ -272,7 +272,7 @@ def test_a_model_with_spec_values_from_its_task_can_be_summarized_from_input_and
 @pytest.mark.parametrize(
     ("model", "shape", "line"),
     [
-        ("resnet18", "10", "it needs channels and height and width, which this shape does not have. Use another"),
+        ("resnet18", "10", "it needs channels, height and width, which this shape does not have. Use another"),
         ("unet", "3x32x32", "its task needs values that only data provide. Use data that fit: image_masks shapes."),
     ],
 )
