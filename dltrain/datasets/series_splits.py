@@ -76,7 +76,7 @@ class SeriesSplit:
             lead = max(window, 2 * season)
             sizes = f"window {window}, horizon {horizon} and season {season}"
             expected = f"at least {self._min_rows(rows, window, horizon, lead)} rows for {sizes} in {place}"
-            return ConfigError(format_error("data.path", expected, f"{rows} rows", hint))
+            return ConfigError(format_error("data.path", expected, f"{rows} row{'s' * (rows != 1)}", hint))
         needed = (window + horizon, horizon * bool(self.sizes[1]), horizon)
         for name, size, least in zip(("training", "validation", "test"), self.sizes, needed, strict=True):
             if int(size) < least:
