@@ -136,6 +136,8 @@ def find_target(path: Any, key: str, allow: tuple[str, ...]) -> Callable[..., An
         package = path.split(".", maxsplit=1)[0]
         known = package in {"dltrain", "torch", "torchvision", *sys.stdlib_module_names}
         advice = "" if known else f"If you trust that code, add allow_targets=[{package}] to the command."
+        if not library and (root := next((prefix for prefix in LIBRARIES if path.startswith(prefix)), None)):
+            advice = f"Names in submodules of {root.rstrip('.')} are not allowed."
         raise ConfigError(format_error(f"{key}._target_", ALLOWED, path, advice))
     if trusted and (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # an installed command does not have it in sys.path

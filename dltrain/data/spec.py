@@ -55,7 +55,7 @@ class Spec:
         shape: Shape of the ``inputs`` of one example, without the batch axis.
         size: Number of values of a flattened example.
         features: Number of values per step. An image is a sequence of pixel rows; a token is a one-hot vector.
-        length: Steps per example, or the largest width of a batch if the examples differ in length.
+        length: Steps per example; if examples differ in length, the maximum number of steps of a padded batch.
         channels: Channels of an image.
         height: Height of an image in pixels.
         width: Width of an image in pixels.
@@ -82,10 +82,10 @@ class Spec:
         season: Steps per season of a series, for the naive forecasts.
         normalize: Normalization of windows of a series: ``last``, ``window`` or ``train``.
         unit: Unit of the predicted numbers.
-        tokens: Vocabulary of the inputs, if they are text.
+        tokens: Vocabulary of the inputs, if they are tokens.
         idf: Inverse document frequency of each token in the training texts, float32 (tokens.size,), 0 for special
             tokens.
-        target_tokens: Vocabulary of the targets, if they are text.
+        target_tokens: Vocabulary of the targets, if they are tokens.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Maximum steps of a target, including the end token, if inputs and targets differ in length.
         notes: Notes of a piano roll, if each step is one of its frames.

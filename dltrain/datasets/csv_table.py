@@ -147,13 +147,16 @@ def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Tab
     return table.select(kept) if messages else table
 
 
-def parse_column(table: Table, column: int, hint: str = "Choose columns of numbers with data.column") -> np.ndarray:
+def parse_column(
+    table: Table, column: int, hint: str = "Choose columns of numbers with data.column", key: str = "data.column"
+) -> np.ndarray:
     """Return one column in float64 (rows,), with NaN for missing values.
 
     Args:
         table: The file.
         column: Index of the column.
         hint: Advice for the error message about text in the column.
+        key: Configuration key for messages.
 
     Raises:
         ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first such cell.
@@ -165,7 +168,7 @@ def parse_column(table: Table, column: int, hint: str = "Choose columns of numbe
         row = int(wrong[0])
         size = "finite number" if text[row] else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
         expected = f"a {size} in {table.describe_cell(column, row)}"
-        raise ConfigError(format_error("data.column", expected, table.columns[column][row], hint if text[row] else ""))
+        raise ConfigError(format_error(key, expected, table.columns[column][row], hint if text[row] else ""))
     return values
 
 

@@ -36,7 +36,7 @@ class KnownValues:
     def check(self, table: Table, times: TimeColumn | None, names: Sequence[str]) -> None:
         """Reject columns that are not numeric or are also forecast, and parts of the date in a file without dates."""
         for name in self.columns:
-            parse_column(table, table.index_of(name, "data.known"))
+            _parse(table, table.index_of(name, "data.known"))
             if name in names:
                 hint = "Leave it out of data.column or data.known"
                 raise ConfigError(format_error("data.known", "columns that are not forecast", name, hint))
@@ -110,11 +110,15 @@ class KnownValues:
     @staticmethod
     def _column(table: Table, name: str, rows: np.ndarray) -> np.ndarray:
         column = table.index_of(name, "data.known")
-        values = parse_column(table, column)[rows]
+        values = _parse(table, column)[rows]
         if np.isnan(values).any():
             place = table.describe_cell(column, int(rows[np.isnan(values).argmax()]))
             raise ConfigError(format_error("data.known", f"a number in {place}", "a missing value"))
         return values
+
+
+def _parse(table: Table, column: int) -> np.ndarray:
+    return parse_column(table, column, "Choose columns of numbers with data.known", "data.known")
 
 
 def calendar_values(dates: pd.DatetimeIndex, parts: Sequence[str]) -> list[np.ndarray]:

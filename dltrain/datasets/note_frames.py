@@ -13,6 +13,7 @@ from dltrain.keyed_random import uniform
 
 LOWEST, HIGHEST = 21, 108  # MIDI pitches of the keys of a piano
 NOTES = HIGHEST - LOWEST + 1
+MAX_DIGITS = 3  # maximum digits of a MIDI pitch; int() rejects thousands of digits
 UNKNOWN = 255  # value of unknown frames: the padding of a piece, and the frame to predict
 REST = "-"  # text of a frame without notes
 
@@ -42,7 +43,8 @@ def encode_text(text: str) -> list[list[int]]:
     frames = [frame.split() for frame in re.split(r"[,\n]", text.strip())]
     expected = f"frames of MIDI pitches from {LOWEST} to {HIGHEST}, such as '60 64 67, 60 65 69'; {REST} for a rest"
     for word in (word for frame in frames for word in frame if word != REST):
-        if not (word.isascii() and word.isdecimal() and LOWEST <= int(word) <= HIGHEST):
+        is_number = word.isascii() and word.isdecimal() and len(word) <= MAX_DIGITS
+        if not (is_number and LOWEST <= int(word) <= HIGHEST):
             raise ConfigError(format_error("text", expected, word))
     if not all(frames):
         raise ConfigError(format_error("text", expected, "an empty frame" if text.strip() else "an empty text"))

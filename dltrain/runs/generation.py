@@ -22,6 +22,7 @@ from dltrain.training.evaluation import run_in_eval_mode
 COUNT = 64  # default number of examples
 BATCH_SIZE = 64
 MAX_NAMES = 20  # maximum number of classes in a message
+MAX_DIGITS = 9  # maximum digits of a class index; int() rejects thousands of digits
 
 
 def generate(
@@ -121,7 +122,7 @@ def class_number(name: str, spec: Spec) -> int:
     names = list(spec.class_names or map(str, range(spec.classes)))
     if name in names:
         return names.index(name)
-    if name.isdecimal() and int(name) < spec.classes:
+    if name.isdecimal() and len(name) <= MAX_DIGITS and int(name) < spec.classes:
         return int(name)
     listed = f"{', '.join(names[:MAX_NAMES])}{' ...' if len(names) > MAX_NAMES else ''}"
     hint = suggest(name, names) or f"The classes are {listed}."

@@ -19,7 +19,7 @@ from dltrain.tasks.decoding import Sampling, decode_stream, sample_tokens, searc
 from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.model_call import call_model
 
-UNKNOWN = -1  # target of a position after the end of a text; ignored in the loss
+UNKNOWN = -1  # target of a position after the end of a text; ignored in evaluation
 WINDOWS = 64  # maximum windows of a text per forward pass
 SPELLING = math.log(256)  # nats per byte of an unknown word
 

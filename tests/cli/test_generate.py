@@ -259,6 +259,7 @@ def test_generate_does_not_change_the_run_folder(finished_run: FinishedRun, gene
         ("{run} --out no/a.png", "--out: expected a file in an existing folder, got no/a.png"),
         ("{run} --class x", "--class: expected a class name, or a number from 0 to 9, got x. The classes are 0, 1, 2"),
         ("{run} --class 10", "--class: expected a class name, or a number from 0 to 9, got 10"),
+        pytest.param("{run} --class " + "1" * 5000, "--class: expected a class name, or a number", id="5000 digits"),
         ("{run} --given no.png", "INPUT 1: expected an existing file or folder, got no.png"),
         ("{run} --count 3 --given .", "--count: not supported with --given"),
         ("{run} model.hidden_size=3", "model.hidden_size: expected 400, got 3. After training, only"),

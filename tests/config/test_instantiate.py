@@ -134,6 +134,11 @@ def test_allow_targets_is_suggested_only_for_user_classes(target: str) -> None:
     assert "allow_targets" not in errors_of({"_target_": target})[0]
 
 
+def test_rejecting_a_name_in_a_submodule_of_a_library_says_so() -> None:
+    (line,) = errors_of({"_target_": "torch.nn.modules.linear.Linear"})
+    assert line.endswith("got torch.nn.modules.linear.Linear. Names in submodules of torch.nn are not allowed.")
+
+
 def test_an_allowed_user_model_is_imported_from_the_current_folder(user_folder: Path) -> None:
     model = instantiate.build({"_target_": "theirs.Model", "width": 3, "scale": 0.5}, "node", ("theirs",))
     assert (model.width, model.rest) == (3, {"scale": 0.5})

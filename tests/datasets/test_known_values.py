@@ -157,6 +157,23 @@ def test_a_missing_known_value_is_rejected_with_its_line(sales: Path, tmp_path: 
         TimeSeries(path=str(tmp_path / "hole.csv"), known=["holiday"], **SIZES).load()
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("yes", "a finite number in column holiday, line 22 of .*, got yes. Choose columns of numbers with data.known"),
+        ("1e40", "a number between .* in column holiday, line 22 of .*, got 1e40"),
+    ],
+)
+def test_an_invalid_value_of_a_known_column_is_reported_under_its_key(
+    sales: Path, tmp_path: Path, cell: str, message: str
+) -> None:
+    table = pd.read_csv(sales).astype({"holiday": "object"})
+    table.loc[20, "holiday"] = cell
+    table.to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(ConfigError, match=rf"^data\.known: expected {message}"):
+        TimeSeries(path=str(tmp_path / "wrong.csv"), known=["holiday"], **SIZES)
+
+
 def test_parts_of_the_date_need_dates(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
     with pytest.raises(ConfigError, match=r"^data\.calendar: expected dates in .*a\.csv, got none"):
