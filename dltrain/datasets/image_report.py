@@ -1,4 +1,4 @@
-"""Report on a folder of images: classes missing in a split, files left out, and duplicates in two splits."""
+"""Report on a folder of images: classes missing in a split, files left out, and images in more than one split."""
 
 import hashlib
 from collections import defaultdict
@@ -51,12 +51,12 @@ def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
         groups = _regroup(groups, key)
     capped = f" among the first {MAX_HASHED:,} images with equal file sizes" if len(candidates) > MAX_HASHED else ""
     if not groups:
-        return [f"copies: no image is in two splits{capped}"] if capped else []
+        return [f"copies: no image is in more than one split{capped}"] if capped else []
     first = dict(reversed(groups[0]))  # split -> its first file in the group
     pair = " and ".join(f"{first[split].relative_to(root).as_posix()} ({split})" for split in [*first][:-3:-1])
     if len(groups) > 1:
-        return [f"copies: {len(groups):,} images are in two splits{capped}, such as {pair}"]
-    return [f"copies: 1 image is in two splits{capped}: {pair}"]
+        return [f"copies: {len(groups):,} images are in more than one split{capped}, such as {pair}"]
+    return [f"copies: 1 image is in more than one split{capped}: {pair}"]
 
 
 def _regroup(groups: list[list[SplitFile]], key: Callable[[Path], object]) -> list[list[SplitFile]]:

@@ -88,6 +88,6 @@ class SeriesReader:
         """
         ends = [[part.end for part in ranges.values()] for ranges in parts]
         rows = zip(series, ends, strict=True)
-        values = [fill_missing(table.select(one.rows), names, self.missing, found) for one, found in rows]
+        values = [fill_missing(table.select(one.rows), names, self.missing, found, one.name) for one, found in rows]
         known = self.known.read_all(table, times, series)
         return {"values": values, "known": known} if known else {"values": values}

@@ -286,7 +286,8 @@ class TimeSeries:
             series_table.check_rows(table, [one], self.window)
             # Earlier rows are needed only to fill missing values in the window.
             rows = one.rows[-self.window :] if self.reader.missing == "refuse" else one.rows
-            values = fill_missing(table.select(rows), self.names, self.reader.missing, [len(rows)])[-self.window :]
+            values = fill_missing(table.select(rows), self.names, self.reader.missing, [len(rows)], one.name)
+            values = values[-self.window :]
             values = np.pad(values, ((0, self.horizon), (0, 0)), constant_values=np.nan)
             window = {"values": split_float64(values)[None]}
             window |= self.reader.known.last_window(table, times, one, self.window, self.horizon)

@@ -66,7 +66,7 @@ class _Block:
 
 
 def _parse_block(number: int, block: Mapping[str, Any], activation: str, norm: str) -> _Block:
-    key = f"model.blocks[{number}]"
+    key = f"model.blocks.{number}"
     if not isinstance(block, Mapping):
         raise ConfigError(format_error(key, "a mapping such as {channels: 32, pool: max}", block))
     known = [field.name for field in fields(_Block) if field.name != "key"]

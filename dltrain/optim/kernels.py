@@ -40,7 +40,7 @@ def bare_step(optimizer: Any) -> Callable[[], Any]:
 def fill_momentum(optimizer: Any) -> None:
     """Initialize the momentum of fused SGD to zero: torch leaves it uninitialized if the kernel skips the first step.
 
-    If dampening is set, the first step therefore differs from the first step of torch, which ignores dampening.
+    Differs: the first step applies dampening; torch's first step ignores it.
     """
     for group in optimizer.param_groups:
         if group.get("fused") and group.get("momentum") and "dampening" in group:

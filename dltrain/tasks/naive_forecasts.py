@@ -8,9 +8,8 @@ def naive_forecasts(history: Tensor, horizon: int, season: int) -> dict[str, Ten
     """Return naive forecasts by name: (B, past, columns) -> (B, horizon, columns) each.
 
     The forecasts are the last value, the last season, and the last season plus a trend. The trend is the change over
-    the last ``season`` steps, added once for each season ahead. With a ``season`` of 1 (no seasons), the
-    last season is the last value and is left out. If the history has no more than ``season`` steps, only the last value
-    is returned.
+    the last ``season`` steps, added once for each season ahead. With a ``season`` of 1 (no seasons), the last season is
+    the last value and is left out. If the history has no more than ``season`` steps, only the last value is returned.
 
     Source: Hyndman and Athanasopoulos, Forecasting: Principles and Practice, section 5.2.
     """

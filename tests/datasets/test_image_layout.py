@@ -191,10 +191,12 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
         (tmp_path / target).write_bytes((tmp_path / name).read_bytes())
     (tmp_path / "train/cat/again.png").write_bytes((tmp_path / "train/cat/01.png").read_bytes())
     data.load()
-    message = "copies: 2 images are in two splits, such as train/cat/00.png (train) and test/cat/x.png (test)"
+    message = "copies: 2 images are in more than one split, such as train/cat/00.png (train) and test/cat/x.png (test)"
     assert message in data.describe()
     monkeypatch.setattr(image_report, "MAX_HASHED", 1)
-    assert "copies: no image is in two splits among the first 1 images with equal file sizes" in data.describe()
+    assert (
+        "copies: no image is in more than one split among the first 1 images with equal file sizes" in data.describe()
+    )
 
 
 def test_of_many_classes_only_the_first_counts_and_the_range_are_printed(tmp_path):

@@ -146,6 +146,14 @@ def test_windows_of_a_panel_equal_the_windows_of_each_series_alone(normalize: st
             torch.testing.assert_close(batch[key], torch.cat([part[key] for part in parts]), msg=key)
 
 
+def test_a_series_without_numbers_is_rejected_with_its_name_column_and_last_line(tmp_path: Path) -> None:
+    frame = panel(["date", "store"])
+    frame.loc[(frame["store"] == "B") & (frame["date"] < DAYS[150]), "sales"] = None
+    expected = r"the first 140 rows of series B, column sales, up to line 559 of .*a\.csv, got only missing values"
+    with pytest.raises(ConfigError, match=expected):
+        read(write(tmp_path, **frame), group="store", missing="last")
+
+
 def test_windows_of_a_panel_are_views_of_its_rows(tmp_path: Path) -> None:
     splits = read(write(tmp_path, **panel(["date", "store"])), group="store").load()
     windows = splits.train.rows["values"]
