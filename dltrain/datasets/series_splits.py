@@ -71,18 +71,24 @@ class SeriesSplit:
 
     def too_short(self, rows: int, window: int, horizon: int, season: int, place: object) -> ConfigError:
         """Return the error for a series of `rows` rows that is too short for a window in each split."""
-        hint = "Reduce data.window or data.horizon"
+        lead = max(window, 2 * season)
+        hint = f"Reduce {'data.season, ' * (lead > window)}data.window or data.horizon"
+        sizes = f"window {window}, horizon {horizon} and season {season}"
         if self.sizes is None:
-            lead = max(window, 2 * season)
-            sizes = f"window {window}, horizon {horizon} and season {season}"
             expected = f"at least {self._min_rows(rows, window, horizon, lead)} rows for {sizes} in {place}"
             return ConfigError(format_error("data.path", expected, f"{rows} row{'s' * (rows != 1)}", hint))
         needed = (window + horizon, horizon * bool(self.sizes[1]), horizon)
         for name, size, least in zip(("training", "validation", "test"), self.sizes, needed, strict=True):
             if int(size) < least:
                 return ConfigError(format_error("data.split", f"at least {least} {name} rows for a window", size, hint))
-        total = f"{sum(int(size) for size in self.sizes):,} ({' + '.join(map(str, self.sizes))})"
-        return ConfigError(format_error("data.split", f"at most the {rows:,} rows of {place}", total))
+        total = sum(int(size) for size in self.sizes)
+        if total > rows:
+            got = f"{total:,} ({' + '.join(map(str, self.sizes))})"
+            return ConfigError(format_error("data.split", f"at most the {rows:,} rows of {place}", got))
+        # The targets of the first split after training need `lead` rows before them.
+        first = "validation" if self.sizes[1] else "test"
+        expected = f"at least {lead + horizon} training and {first} rows for {sizes}"
+        return ConfigError(format_error("data.split", expected, total - int(self.sizes[2]) * (first != "test"), hint))
 
     def unused(self, rows: int) -> int:
         """Return the number of rows after the last split."""

@@ -179,7 +179,7 @@ class TimeSeries:
 
     @property
     def lead(self) -> int:
-        """Number of rows that the model and the naive forecasts need before the first predicted row."""
+        """Rows before the targets of a validation or test window: `window`, or two seasons if that is more."""
         return max(self.window, 2 * self.season)
 
     def _is_long(self, one: Series) -> bool:
@@ -193,7 +193,8 @@ class TimeSeries:
         parts = [self.split.ranges(len(one.rows), self.window, self.lead) for one in self.series]
         if not all(map(self._is_long, self.series)):
             sizes = self.window, self.horizon, self.season
-            raise self.split.too_short(len(self.series[0].rows), *sizes, self.path)
+            place = f"series {self.series[0].name} of {self.path}" if self.group else self.path
+            raise self.split.too_short(len(self.series[0].rows), *sizes, place)
         found = self.reader.values(self.table, self.times, self.series, self.names, parts)
         train = {
             name: [values[: ranges["train"].end] for values, ranges in zip(series, parts, strict=True)]
@@ -212,7 +213,7 @@ class TimeSeries:
     def _windows(
         self, found: SeriesValues, ranges: Sequence[SplitRange], numbers: Sequence[int]
     ) -> Mapping[str, Field]:
-        """Return the windows of all series by name and, with ``group``, the series index of each window."""
+        """Return the values in the windows of all series and, with ``group``, the index of each window's series."""
         rows: dict[str, Field] = {
             name: cut_windows(series, ranges, self.horizon, CONVERT[name]) for name, series in found.items()
         }

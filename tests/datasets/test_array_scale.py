@@ -1,4 +1,4 @@
-"""Image arrays have the scale of the training images in training, testing and prediction."""
+"""The scale of image arrays in training, testing and prediction."""
 
 from pathlib import Path
 

@@ -101,6 +101,18 @@ def test_a_wrong_split_is_rejected_in_one_line(ett: Path, split: list, message: 
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("split", "names"), [([30, 20, 50], "validation"), ([30, 0, 20], "test")])
+def test_too_few_rows_for_two_seasons_are_rejected_with_the_minimum_number(ett: Path, split: list, names: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, season=30, split=split).load()
+    assert str(caught.value) == (
+        f"data.split: expected at least 67 training and {names} rows for window 20, horizon 7 and season 30, got 50. "
+        "Reduce data.season, data.window or data.horizon"
+    )
+    split = [47, 20, 50] if names == "validation" else [30, 0, 37]
+    TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, season=30, split=split).load()
+
+
 def test_splits_in_months_need_dates_with_a_step_that_divides_a_month(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
@@ -123,4 +135,4 @@ def test_evaluating_a_run_with_a_published_split_reports_its_normalized_error(
 
 def test_a_part_of_the_split_that_is_neither_rows_nor_months_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data.split=[12mo,4mo,many]"]) == 2
-    assert "data.split: expected rows or months such as 12mo, got many" in capsys.readouterr().err
+    assert "data.split: expected a number of rows, or months such as 12mo, got many" in capsys.readouterr().err
