@@ -148,6 +148,7 @@ TABLE = {
     "lr_scale": real("(0, inf)", many=True),
     "log_every eval_every checkpoint_every": INTERVAL,
     "trainer.resume": choice("never", "auto"),
+    "device.name": choice("auto", "cpu", "cuda", "mps"),
     "channels_last": FieldSpec("auto, true or false", lambda value: value == "auto" or isinstance(value, bool)),
     "on_non_finite": choice("stop", "skip", "ignore"),
     "on_oom": choice("stop", "shrink"),

@@ -184,9 +184,9 @@ class Streams:
     """Contiguous streams: row `s` of each batch continues row `s` of the previous batch.
 
     The examples, windows of a text in their order, are divided into at most ``batch_size`` streams of equal length. If
-    the number of windows is not divisible, the first streams are one window longer, and the last batch has only windows
-    of these streams. The order is never shuffled. The batch field ``continues`` (bool (B,), on the CPU) is false in the
-    first batch of an epoch and true in all later ones.
+    the number of windows is not divisible by the number of streams, the first streams are one window longer, and the
+    last batch has only windows of these streams. The order is never shuffled. The batch field ``continues`` (bool (B,),
+    on the CPU) is false in the first batch of an epoch and true in all later ones.
 
     Args:
         max_streams: Maximum number of streams, at least 1; None for ``batch_size``.

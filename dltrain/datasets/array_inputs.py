@@ -93,7 +93,8 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
         return found[names[0]]
     except (*UNREADABLE, IndexError) as error:
         # NumPy's own message recommends allowing pickles, which would run code from the file.
-        got = "another format, or Python objects, which may run code" if "pickle" in str(error) else str(error)
+        unsafe = "a format other than .npy and .npz, or Python objects, which may run code"
+        got = unsafe if "pickle" in str(error) else str(error)
         raise ConfigError(format_error("INPUT", f"readable arrays in {file.path}", got)) from error
 
 

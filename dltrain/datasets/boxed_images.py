@@ -114,7 +114,7 @@ class BoxedImages:
         try:
             upright = self._open(number, keep=window is not None)
         except UNREADABLE as error:
-            expected = f"a readable image at {annotated.image} (number {index} of its split)"
+            expected = f"a readable image at {annotated.image} (index {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
         part = self._crop(window or (0, 0, *upright.size), key)
         signs = np.where(annotated.crowds, -1, 1)

@@ -139,7 +139,7 @@ class Conll:
         share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of the validation and test splits are unknown"
         lines += [f"vocabulary: {self.tokens.size:,} tokens; {share}", f"tags: {len(self.tags)}: {listed(self.tags)}"]
         if cut := sum(len(tokens) > self.room for tokens in encoded):
-            lines.append(f"{count(cut, 'sentence')} truncated to {self.room} tokens (data.max_length)")
+            lines.append(f"{count(cut, 'sentence')} truncated to {count(self.room, 'token')} (data.max_length)")
         names = ("training", "validation", "test")
         return [
             *lines,

@@ -31,7 +31,7 @@ class DateCells:
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
-    """Return the cells without offsets, weekdays and ordinal suffixes, and with English months."""
+    """Return the cells without offsets, weekdays and ordinal suffixes, with English months and AM or PM."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)

@@ -203,7 +203,7 @@ class ImageFiles:
         try:
             return decode_image(path, "RGB", self.size, self.size, crop), label
         except UNREADABLE as error:
-            expected = f"a readable image at {path} (number {index} of its split)"
+            expected = f"a readable image at {path} (index {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
 
     def _crop(self, key: int, width: int, height: int) -> Window:

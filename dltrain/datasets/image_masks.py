@@ -217,7 +217,7 @@ class MaskedImages:
             pixels = decode_image(image, self.mode, self.size, self.size, crop)
             return pixels.reshape(self.size, self.size, -1), decode_mask(mask, image, self.size, self.table, crop)
         except UNREADABLE as error:
-            expected = f"a readable image and mask at {image} (number {index} of its split)"
+            expected = f"a readable image and mask at {image} (index {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete them")) from error
 
     def _window(self, key: int | None, width: int, height: int) -> Window:

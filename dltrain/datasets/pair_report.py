@@ -43,7 +43,7 @@ class PairReport:
         for name, side, vocabulary in zip(("sources", "targets"), self.encoded, self.vocabularies, strict=True):
             lines.append(self._side(name, side, vocabulary))
         if self.cut:
-            lines.append(f"{count(self.cut, 'source')} truncated to {self.limits[0]} tokens (data.max_length)")
+            lines.append(f"{count(self.cut, 'source')} truncated to {count(self.limits[0], 'token')} (data.max_length)")
         if self.left_out:
             lines.append(f"{count(self.left_out, 'pair')} left out: a {self._reason()}")
         trained = {self.sources[row] for row in self.parts[0].tolist()}

@@ -34,7 +34,7 @@ def describe_texts(
     if empty := int((lengths == 0).sum()):
         lines.append(f"{count(empty, 'text')} without a token")
     if cut := int((lengths > encoder.room).sum()):
-        lines.append(f"{count(cut, 'text')} truncated to {encoder.room} tokens (data.max_length)")
+        lines.append(f"{count(cut, 'text')} truncated to {count(encoder.room, 'token')} (data.max_length)")
     if copies := sum(int(np.isin(cells.codes[part], cells.codes[rows["training"]]).sum()) for part in _held_out(rows)):
         lines.append(
             f"duplicates: {count(copies, 'text')} of the validation and test splits also in the training split"

@@ -209,7 +209,7 @@ class ClipFiles:
         try:
             return decode_clip(path, self.view, self.augmentation, key), label
         except UNREADABLE as error:
-            expected = f"a readable clip at {path} (number {index} of its split)"
+            expected = f"a readable clip at {path} (index {index} of its split)"
             raise ConfigError(format_error("data.path", expected, str(error), "Replace or delete it")) from error
 
     def stack(self, examples: list[tuple[np.ndarray, int]]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class Report:
             {
                 "model": f"{choices['model']}, {self.num_parameters:,} parameters",
                 "data": f"{choices['data']}: {sizes}",
-                "task": f"{choices['task']}, {steps:,} steps of {self._batch_size()}",
+                "task": f"{choices['task']}, {steps:,} step{'s' * (steps != 1)} of {self._batch_size()}",
                 "device": components.device.describe(),
                 "folder": str(self.folder),
             },

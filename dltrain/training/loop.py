@@ -137,7 +137,7 @@ class Loop:
         set_learning(self.model, stage)
         self.runner.begin_stage(stage, steps)
         if len(self.stages.plans) > 1:
-            self.console.info(f"stage {stage.name}: {steps:,} steps, from step {self.state.step:,}")
+            self.console.info(f"stage {stage.name}: {steps:,} step{'s' * (steps != 1)}, from step {self.state.step:,}")
 
     def begin_next_stage(self) -> None:
         """Enter the next stage."""

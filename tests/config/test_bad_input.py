@@ -12,6 +12,7 @@ import torch
 from dltrain.cli import main
 
 ROWS = 300
+UNAVAILABLE = "cuda" if torch.backends.mps.is_available() else "mps"  # a device that this machine does not have
 FILES = {
     "gap.csv": "value\n" + "\n".join("" if row == 30 else f"{row}.5" for row in range(ROWS)),
     "words.csv": "name,value\n" + "\n".join(f"row {row},{row}.5" for row in range(ROWS)),
@@ -141,7 +142,8 @@ TABLE: dict[str, list[list[str]]] = {
     "data=npz": [["data.path", "expected a value", "data.path=..."]],
     "model=transformer model.num_heads=5": [["model.num_heads", "64", "5"]],
     "model=rnn model.activation=rleu": [["model.activation", "rleu"]],
-    "device.name=abacus data.path=nowhere.csv": [["device", "cpu", "abacus"], ["data.path", "nowhere.csv"]],
+    "device.name=abacus": [["device.name", "one of auto cpu cuda mps", "abacus"]],
+    f"device={UNAVAILABLE} data.path=nowhere.csv": [["device", "cpu", UNAVAILABLE], ["data.path", "nowhere.csv"]],
     "device=cpu device.precision=tf32": [["device.precision", "bf16", "tf32"]],
     "+model.num_heads=5": [["model.num_heads", "unknown argument", "num_layers"]],
     "model._target_=os.system": [["model._target_", "a class of dltrain", "os.system"]],

@@ -147,6 +147,12 @@ def test_a_scalar_for_a_list_and_a_list_for_a_scalar_are_rejected(
     assert (schema.check_type(key, value, default) or "").startswith(f"{key}: expected {expected}, got ")
 
 
+def test_an_unknown_device_name_is_rejected_with_the_nearest_name() -> None:
+    expected = "device.name: expected one of auto cpu cuda mps, got cud. Did you mean cuda?"
+    assert schema.check_range("device.name", "cud") == expected
+    assert schema.check_range("hydra.job.name", "cud") is None
+
+
 @pytest.mark.parametrize("value", ["foo", 1])
 def test_channels_last_is_auto_true_or_false(value: object) -> None:
     expected = f"device.channels_last: expected auto, true or false, got {value}"

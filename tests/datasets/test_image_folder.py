@@ -98,7 +98,7 @@ def test_a_corrupt_image_is_rejected_with_its_file_and_index(workers, tmp_path):
     splits = ImageFolder(str(tmp_path)).load()
     with pytest.raises(ConfigError) as caught:
         examples_of(splits.test, workers)
-    assert "test/red/001.png (number 1 of its split)" in str(caught.value)
+    assert "test/red/001.png (index 1 of its split)" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_a_clip_that_cannot_be_read_is_rejected_with_its_path(
     damage(tmp_path)
     with pytest.raises(ConfigError) as caught:
         list(Batches(splits.test, 2))
-    assert f"a readable clip at {tmp_path / 'test' / 'walk' / 'clip0'} (number 1 of its split)" in str(caught.value)
+    assert f"a readable clip at {tmp_path / 'test' / 'walk' / 'clip0'} (index 1 of its split)" in str(caught.value)
     assert message in str(caught.value)
 
 

@@ -31,13 +31,13 @@ def load_split(root: Path, workers: int, training: bool = False, skip: bool = Fa
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("kind", BROKEN)
-def test_an_unreadable_image_is_reported_with_its_file_and_number(kind: str, workers: int, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_reported_with_its_file_and_index(kind: str, workers: int, tmp_path: Path) -> None:
     batches, files = load_split(paint(tmp_path), workers)
     files[6].write_bytes(BROKEN[kind])
     with pytest.raises(ConfigError) as caught:
         list(batches)
     batches.close()
-    assert f"{files[6]} (number 6 of its split)" in str(caught.value)
+    assert f"{files[6]} (index 6 of its split)" in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -105,7 +105,7 @@ def test_skipped_images_are_reported_and_a_killed_run_resumes_to_identical_resul
     assert reference.code == 0, reference.stderr
     assert result(whole)["bad_samples"] == len(bad)
     assert f"{len(bad)} examples could not be used and were left out" in reference.stderr
-    assert sum(f"{path} (number " in reference.stderr for path in bad) == 3
+    assert sum(f"{path} (index " in reference.stderr for path in bad) == 3
 
     gate.close("train-13")  # in the middle of the second epoch
     child = start(*arguments, f"hydra.run.dir={run}", environment=gate.environment)
@@ -148,7 +148,7 @@ def test_too_many_bad_samples_stop_the_run_and_the_last_one_is_reported(
     damage_pictures(paint(tmp_path / "pictures"))
     child = dltrain(*command(tmp_path / "pictures", SKIP, "data.max_bad_samples=2", "data.workers=0"))
     assert child.code in (1, 2)
-    assert "data.max_bad_samples: expected at most 2" in child.stderr and "(number " in child.stderr
+    assert "data.max_bad_samples: expected at most 2" in child.stderr and "(index " in child.stderr
     assert "Traceback" not in child.stderr
 
 
@@ -165,7 +165,7 @@ def test_an_image_damaged_during_a_run_stops_it_and_can_be_skipped_on_resume(
             path.write_bytes(b"")
     gate.open("train-13")
     assert child.wait().code == 1
-    assert "07.png (number " in child.stderr and SKIP in child.stderr and "Traceback" not in child.stderr
+    assert "07.png (index " in child.stderr and SKIP in child.stderr and "Traceback" not in child.stderr
     resumed = dltrain("resume", str(run), SKIP, "allow_targets=[gated]")
     assert resumed.code == 0, resumed.stderr
     assert 1 <= result(run)["bad_samples"] <= 2
