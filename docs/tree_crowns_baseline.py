@@ -24,7 +24,7 @@ def true_boxes(files: Any) -> list[Tensor]:
 
 
 def grid(side: Tensor, distance: float) -> Tensor:
-    """Return square boxes that are spread evenly over a tile."""
+    """Return a grid of square boxes inside a tile."""
     edges = torch.arange(0, TILE - float(side) + 1, float(side) * distance)
     left, top = (each.flatten() for each in torch.meshgrid(edges, edges, indexing="xy"))
     return torch.stack([left, top, left + side, top + side], 1)

@@ -27,7 +27,7 @@ from dltrain.keyed_random import key, mix
 
 Batch = dict[str, Tensor]
 
-# Rows are gathered and prepared for many steps at once, so that a training step only slices. 8 MiB fit into the cache.
+# Rows are gathered and prepared for many batches at once; a training step only slices. 8 MiB fit into the cache.
 CHUNK_BYTES = 8 * 2**20
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes: images, clips
@@ -43,7 +43,7 @@ class Batches:
 
     Args:
         source: The split.
-        batch_size: Examples per batch, at least 1; unused if the plan limits the number of steps instead.
+        batch_size: Examples per batch, at least 1; unused if the plan limits the tokens per batch instead.
         device: Device of the batches.
         seed: Seed of the order of the examples and of all random operations.
         training: Whether to shuffle and augment the examples.
@@ -126,7 +126,7 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # Keep all threads for a single example: torch may split a sum over them, and their number affects rounding.
+            # Keep all threads for one example: torch may split a sum across them, and their number affects rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)

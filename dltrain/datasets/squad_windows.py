@@ -40,9 +40,9 @@ class Windows:
     overlap: int
 
     def rows(self, questions: Sequence[Question]) -> dict[str, Any]:
-        """Return the windows of all questions; field ``question`` is the index of the question.
+        """Return the windows of all questions; field ``question`` is the index of a window's question.
 
-        ``text`` has the characters of the window and of all different answers, with a `SEPARATOR` before each answer;
+        ``text`` has the characters of the window and of all distinct answers, with a `SEPARATOR` before each answer;
         ``offset`` is the position of the window's first character in the context. ``spans`` (T, 2) are the start and
         the end (exclusive) of each token in characters of the window, 0 for tokens outside of it. ``start`` and ``end``
         are the positions of the first and the last token of the first answer, 0 if the window does not hold all of it.

@@ -135,7 +135,7 @@ class TextPairs:
     def evaluation(self) -> Source:
         """Return all pairs of the file."""
         table = self._read()
-        column = table.index_of(self.target.name)
+        *_, column = table.indices_of([*self.names, self.target.name], "data.path")
         reject_missing(table, [column], "Remove such rows from the file")
         return self._source(table, column, torch.arange(len(table)))
 
@@ -187,7 +187,7 @@ class TextPairs:
         Raises:
             ConfigError: A text is empty.
         """
-        first, second = table.indices_of(self.names, "data.first")
+        first, second = table.indices_of(self.names, "data.path")
         for row in rows:
             texts = table.columns[first][row], table.columns[second][row]
             if not all(text.strip() for text in texts):

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-MAX_DISTANCE = 3.0  # standard deviations from a mode
+MAX_DISTANCE = 3.0  # in standard deviations of a mode, from its center
 
 
 def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dict[str, float]:
     """Return how many modes are covered, and how well.
 
     Each class of real points is a mode. The center of a mode is the mean of its real points; the standard deviation of
-    a mode is the square root of their mean variance along the two axes. A generated point belongs to the nearest mode
-    if it lies within three standard deviations of the center.
+    a mode is the square root of their mean variance along the two axes. Distances from a center are in standard
+    deviations of its mode: a generated point belongs to the nearest mode if the distance is at most three.
 
     - ``modes``: number of modes with generated points.
     - ``high_quality``: fraction of the generated points that belong to a mode.

@@ -31,6 +31,27 @@ ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
+class LinearSkip(nn.Linear):
+    """Linear layer on the whole input of each example, flattened; zero at initialization.
+
+    Raises:
+        ConfigError: An example has another number of values than `in_features`.
+    """
+
+    def __init__(self, size: int, outputs: int) -> None:
+        super().__init__(size, outputs)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, (B, outputs)."""
+        flat = x.flatten(1)
+        if flat.shape[1] != self.in_features:
+            expected = f"{flat.shape[1]}, the number of values in an input, or null"
+            raise ConfigError(format_error("model.linear_skip", expected, self.in_features))
+        return super().forward(flat)
+
+
 def check_sizes(dropout: float = 0.0, minimum: int = 1, **sizes: int | None) -> None:
     """Raise ConfigError unless each size is None or at least `minimum`, and the dropout is in [0, 1)."""
     wrong = [

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.attention_pooling import AttentionPooling
 from dltrain.models.documents import read_each
-from dltrain.models.layers import READOUTS, State, Steps, check_sizes, read_out
+from dltrain.models.layers import READOUTS, LinearSkip, State, Steps, check_sizes, read_out
 from dltrain.models.recurrent_init import initialize
 from dltrain.models.recurrent_layers import PARTS, LockedDropout, Parts, Stack, build_layers, run_layer
 from dltrain.models.recurrent_ragged import run_ragged
@@ -98,10 +98,7 @@ class Recurrent(nn.Module):
         self.head = tied or nn.Linear(hidden_size * directions, outputs)
         pools = readout == ATTENTION and not each_step
         self.pool = AttentionPooling(hidden_size * directions) if pools else None
-        self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
-        if self.skip is not None:
-            nn.init.zeros_(self.skip.weight)
-            nn.init.zeros_(self.skip.bias)
+        self.skip = None if linear_skip is None else LinearSkip(linear_skip, outputs)
         self.speed_note = SPEED_NOTE if layer_norm else None
 
     def forward(
@@ -127,7 +124,7 @@ class Recurrent(nn.Module):
         elif not self.each_step:
             states = read_out(states, lengths, self.readout)
         outputs = self.head(self.dropout(states))
-        return outputs if self.skip is None else outputs + self.skip(x.flatten(1))
+        return outputs if self.skip is None else outputs + self.skip(x)
 
     def attention_weights(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return the attention weight of each step, float32 (B, T), for ``readout: attention``.

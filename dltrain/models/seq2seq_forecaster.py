@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dltrain.models.layers import State, check_sizes
+from dltrain.models.layers import LinearSkip, State, check_sizes
 from dltrain.models.linear_forecasters import count_levels
 from dltrain.models.recurrent_encoder_decoder import RecurrentEncoderDecoder
 
@@ -56,10 +56,7 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         self.levels = count_levels(outputs, horizon, columns)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_size, columns * self.levels)
-        self.skip = None if linear_skip is None else nn.Linear(linear_skip, outputs)
-        if self.skip is not None:
-            nn.init.zeros_(self.skip.weight)
-            nn.init.zeros_(self.skip.bias)
+        self.skip = None if linear_skip is None else LinearSkip(linear_skip, outputs)
 
     def forward(self, x: Tensor, previous: Tensor | None = None, is_true: Tensor | None = None) -> Tensor:
         """Return the forecast of each example.
@@ -101,4 +98,4 @@ class Seq2SeqForecaster(RecurrentEncoderDecoder):
         """Return the output of the linear layer, (B, horizon, columns, levels), or 0 without the layer."""
         if self.skip is None:
             return x.new_zeros(1, 1, 1, 1)
-        return self.skip(x.flatten(1)).view(len(x), self.horizon, self.columns, self.levels)
+        return self.skip(x).view(len(x), self.horizon, self.columns, self.levels)

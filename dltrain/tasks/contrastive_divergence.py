@@ -54,8 +54,8 @@ class ContrastiveDivergence(Task):
         self.chains = rbm.GibbsChains(self.cd_steps, self.persistent)
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for an RBM: ``visible``, one unit per pixel and channel; there are no outputs."""
-        return {"visible": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
+        """Return the spec value for an RBM: ``visible``, its number of visible units, one per pixel and channel."""
+        return {"visible": math.prod(self.shape)}
 
     def stages(self, model: nn.Module) -> list[Stage]:
         """Return one stage. Raise ConfigError if the model is not an RBM."""

@@ -62,11 +62,11 @@ class Layerwise(Classification):
         self.chains: list[rbm.GibbsChains] = []
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for a DBN; ``lowest`` is its number of inputs, one per pixel and channel.
+        """Return the spec value for a DBN: ``lowest``, its number of inputs, one per pixel and channel.
 
-        ``outputs`` is None, so that models that require it are rejected: they have no layers to pretrain.
+        Other models need ``outputs`` and are therefore rejected: they have no layers to pretrain.
         """
-        return {"lowest": math.prod(self.shape), "outputs": None, "each_step": False, "causal": False}
+        return {"lowest": math.prod(self.shape)}
 
     # --- pretraining ------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,9 @@ TABLE: dict[str, list[list[str]]] = {
     "model=transformer data=reversal": [
         ["Models that fit task=translation: seq2seq t5 transformer_seq2seq. Use a task"]
     ],
+    "model=mlp data=digits task=contrastive_divergence": [
+        ["Models that fit task=contrastive_divergence: rbm. Use a task such as classification ctc"]
+    ],
     "model=mlp data=csv data.path=table.csv data.column=a": [["task=classification", "numbers: add task=regression"]],
     "model=mlp data=csv data.path=table.csv task=regression": [["task=regression", "classes: add task=classification"]],
     "data=npz": [["data.path", "expected a value", "data.path=..."]],

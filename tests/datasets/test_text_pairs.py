@@ -74,6 +74,8 @@ def test_pairs_to_predict_are_read_without_the_training_data(tmp_path: Path) -> 
     assert data.words.decode(tokens) == "<begin> a man plays <end> nobody plays <end>"
     assert found.names == [{"input": str(new), "line": 2}]
     assert len(TextPairs(write(tmp_path), fitted=data.fit()).evaluation()) == 40
+    with pytest.raises(ConfigError, match=r"^data.path: expected the column label in .*, got the columns hypoth"):
+        TextPairs(str(new), fitted=data.fit()).evaluation()
 
 
 def test_bad_files_and_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def test_a_linear_skip_starts_at_zero_and_is_added_to_the_outputs() -> None:
     torch.testing.assert_close(model(x), plain(x), rtol=0, atol=0)
     nn.init.normal_(model.skip.weight)
     torch.testing.assert_close(model(x), plain(x) + x.reshape(4, 27) @ model.skip.weight.T)
+    with pytest.raises(ConfigError, match=r"^model.linear_skip: expected 24, the number of values in an input, .* 27"):
+        model(x[:, :8])
 
 
 def test_tokens_are_embedded_before_the_recurrent_layers() -> None:
