@@ -20,9 +20,15 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
     """Return the sentences of a file.
 
     Raises:
-        ConfigError: The file is not UTF-8, lacks one of the columns, or has lines with different numbers of columns.
+        ConfigError: The file is not UTF-8, lacks one of the columns, or has lines with different numbers of columns, or
+            words and tags are the same column.
     """
     rows = _rows(file.read_bytes(), str(file), "data.path")
+    columns = len(rows[0][0][1]) if rows else 0
+    if columns and word_column in range(-columns, columns) and tag_column - word_column in (-columns, 0, columns):
+        expected = f"a column other than the words (data.word_column={word_column}) in {file}"
+        got = f"{tag_column} in a file with {columns} column{'s' * (columns != 1)}"
+        raise ConfigError(format_error("data.tag_column", expected, got))
     return [
         Sentence(
             [_cell(cells, word_column, "data.word_column", line, file) for line, cells in group],

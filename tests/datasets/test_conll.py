@@ -97,6 +97,10 @@ def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
             r"^data.path: expected 2 columns in line 4 of .*, as in its first line with a word, got 1",
         ),
         ("a O\n\nb B-X\n", r"^data.path: expected at least 3 sentences in .*, separated by empty lines, got 2"),
+        (
+            "a\n\nb\n\nc\n",
+            r"^data.tag_column: expected a column other than the words .* a file with 1 column$",
+        ),
         ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column with at least two different tags"),
     ],
 )
