@@ -104,6 +104,9 @@ class MaskedLanguageModeling(Task):
 
         For pairs, the mean cross-entropy of their classes is added. The weight is the number of masked tokens.
         """
+        if self.next_sentence and "not_next" not in batch:
+            hint = "data=sentence_pairs has pairs."
+            raise ConfigError(format_error("task.next_sentence", "null for data without pairs of passages", True, hint))
         logits, pairs = self._outputs(model, batch, batch["masked"])
         total, count, _ = self._loss(logits, batch["targets"], self.label_smoothing)
         if pairs is None:
@@ -118,8 +121,9 @@ class MaskedLanguageModeling(Task):
         found = call_model(model, batch, inputs=inputs)
         logits, pairs = found if isinstance(found, tuple) else (found, None)
         if self.next_sentence and pairs is None:
-            expected = "a model that predicts whether a passage follows another, such as bert"
-            raise ConfigError(format_error("model", expected, type(model).__name__))
+            expected = "a model that predicts whether a passage follows another"
+            hint = "Use model=bert with model.next_sentence=true."
+            raise ConfigError(format_error("model", expected, type(model).__name__, hint))
         return logits, pairs if self.next_sentence else None
 
     def _loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Loss:

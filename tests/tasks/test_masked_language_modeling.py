@@ -192,6 +192,8 @@ def test_the_next_sentence_loss_is_added_and_the_next_sentence_accuracy_is_a_mea
     torch.testing.assert_close(task().loss(model, batch, 0.0).total, masked)
     with pytest.raises(ConfigError, match=r"^model: expected a model that predicts whether a passage follows another"):
         found.loss(Table(), batch, 0.0)
+    with pytest.raises(ConfigError, match=r"^task.next_sentence: expected null for data without pairs of passages"):
+        found.loss(model, corrupted(tokens), 0.0)
 
 
 def test_without_masked_tokens_the_loss_of_pairs_has_weight_0_and_zero_gradients() -> None:
