@@ -79,7 +79,7 @@ def _print_lines(lines: Iterable[dict[str, Any]], form: str, top: int | None) ->
 def _most_probable(record: dict[str, Any], top: int) -> dict[str, Any]:
     tables = {key: value for key, value in record.items() if isinstance(value, dict)}
     if not tables:
-        raise ConfigError("--top: not supported because this run predicts no classes")
+        raise ConfigError("--top: not supported because this run predicts no probabilities")
     kept = {key: sorted(table, key=lambda name: -(table[name] or 0))[:top] for key, table in tables.items()}
     return {**record, **{key: {name: tables[key][name] for name in names} for key, names in kept.items()}}
 

@@ -74,8 +74,8 @@ def _predict_flags(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a new or empty folder for predicted masks, images with boxes, or the images of --explain",
     )
-    explain = "classification: draw which parts of each image support its class (Grad-CAM), into the folder --out; for "
-    explain += "texts with model.readout=attention, print the weight of each word"
+    explain = "classification: draw which parts of each image support its class (Grad-CAM, or attention for vit), into "
+    explain += "the folder --out; for texts with model.readout=attention, print the weight of each word"
     add("--explain", action="store_true", help=explain)
     add("--text", help="a text to read instead of INPUT")
 
@@ -92,7 +92,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
     add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt), or to translate")
-    add("--length", type=count, metavar="N", help="text: tokens to generate (default: 200)")
+    add("--length", type=count, metavar="N", help="text: maximum number of tokens to generate (default: 200)")
     greedy = "text: sampling temperature; 0 takes the most likely token (default: task.temperature)"
     add("--temperature", type=temperature, metavar="T", help=greedy)
     add("--top-k", type=count, metavar="K", help="text: draw from the K most likely tokens")
@@ -193,7 +193,7 @@ dltrain evaluate latest data.path=/mnt/disk/sales.csv device=cpu""",
         usage="dltrain predict RUN [INPUT ...] [KEY=VALUE ...] [FLAGS] [-- INPUT ...]",
         description="""\
 Print the predictions of a run's model for new data: lines on standard output, messages on standard error. INPUT
-must be of the same kind as the training data:
+must be of the same kind as the training data. The most common kinds:
 
   images    image files of any size and color, folders of them, or .npy and .npz files of arrays
             -> class, class_name, probability, and the probabilities of all classes; in segmentation the fraction
@@ -207,11 +207,15 @@ must be of the same kind as the training data:
             -> as for images; in regression, the predicted number in the unit and under the name of its column
   series    CSV files with the columns of the run; the model reads the last data.window rows. Without INPUT, the
             series of the run are read
-            -> one line per step ahead: its time, its number, each series in its own unit
+            -> one line per step ahead: time, step, and each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
             -> number of characters, and nats per character; for data=text_table as for tables; for a run that
             translates or summarizes, the translation or summary of each line and its score, with task.beam=5 by beam
             search
+  audio     audio files, or folders of them
+            -> the transcript and its score; with task=classification as for images
+  music     MIDI files, or piano rolls in JSON
+            -> number of frames or events, and nats per frame or event
 
 All INPUTs must exist. The command stops at the first one that cannot be read, with an error and exit code 2; the lines
 of earlier INPUTs are printed. The training data are not needed, except for runs of earlier versions, which have no

@@ -22,7 +22,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 class MidiEvents:
-    """A folder of MIDI files as events: starts and ends of notes on a grid of ``steps_per_beat``, and waiting times.
+    """A folder of MIDI files as events: starts and ends of notes on a time grid, and waiting times.
 
     The pieces of a split follow one another, each after the token `START`. Training windows start every ``stride``
     tokens; validation and test windows predict each token of their split once, except the first token. Folders
@@ -133,8 +133,8 @@ class MidiEvents:
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
-            expected = f"fewer events than each split of {self.path} has"
-            hint = f"One split has {len(part)}. Reduce data.context_length, or use more files."
+            expected = f"fewer than the {len(part)} events of the training split of {self.path}"
+            hint = "Reduce data.context_length, or use more files."
             raise ConfigError(format_error("data.context_length", expected, self.context_length, hint))
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 

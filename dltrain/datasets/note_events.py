@@ -40,8 +40,8 @@ def to_events(notes: Iterable[Note]) -> list[int]:
 def from_events(events: Iterable[int]) -> list[Note]:
     """Convert tokens to notes; a note without an end lasts to the next note of its pitch, or to the last event.
 
-    `START` ends all notes. The end of a note that has not begun is ignored. Notes without an end that begin in the
-    last step last one step.
+    `START` ends all notes. The end of a note that has not begun is ignored. If a note without an end begins in the
+    last step, all notes without an end last one step longer.
     """
     notes, begun, now = list[Note](), dict[int, int](), 0
 

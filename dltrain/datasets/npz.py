@@ -209,6 +209,6 @@ def _facts_of_x(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> Spec:
         return Spec(shape=example, size=steps * features, features=features, length=steps)
     if len(example) == 1 and dtype.kind in "fiub":
         return Spec(shape=example, size=example[0])
-    images = f"images (uint8 with 3 axes, or 4 axes with at most {MAX_CHANNELS} channels)"
-    expected = f"x_train of {images}, sequences (float with 3 axes) or vectors (2 axes)"
+    images = f"images (uint8 with 3 axes, or uint8 or float with 4 axes and at most {MAX_CHANNELS} channels)"
+    expected = f"x_train of {images}, sequences (float with 3 axes) or vectors (numbers with 2 axes)"
     raise ConfigError(format_error("data.path", f"{expected} in {path}", f"{dtype} with shape {shape}"))

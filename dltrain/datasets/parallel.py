@@ -155,15 +155,15 @@ class Parallel:
         self.encoded = self._encode(self.pairs)
         lengths = [torch.tensor([len(tokens) for tokens in side]) for side in self.encoded]
         self.is_short = (lengths[0] <= self.max_length) & (lengths[1] <= self.max_target_length)
-        self.parts = [part[self.is_short[part]] for part in self.parts]
         for name, part, share in zip(SPLITS, self.parts, (1, *shares), strict=True):
-            if share and not len(part):
+            if share and not self.is_short[part].any():
                 key, limit = "max_length", self.max_length
-                if self.cut_sources:
+                if (lengths[0][part] <= self.max_length).all():
                     key, limit = "max_target_length", self.max_target_length
                 expected = "a length that keeps some pairs of each split"
                 hint = f"All pairs of the {name} split exceed data.max_length or data.max_target_length."
                 raise ConfigError(format_error(f"data.{key}", expected, limit, hint))
+        self.parts = [part[self.is_short[part]] for part in self.parts]
         self.parts[0] = self._limit(self.parts[0])
 
     @property

@@ -50,7 +50,7 @@ class Report:
         return self.batches["train"].bad.found
 
     def _batch_size(self) -> str:
-        """Return the batch size as text, or the mean number of examples if batch sizes vary."""
+        """Return the batch size as text, or the mean number of examples per batch if batch sizes vary."""
         train = self.batches["train"]
         mean = round(train.examples / len(train))
         return str(train.batch_size) if max(train.sizes) == min(train.batch_size, train.examples) else f"about {mean:,}"

@@ -148,6 +148,11 @@ def test_an_empty_text_is_rejected_with_its_line_or_skipped(tmp_path: Path) -> N
             {"max_length": 1},
             "data.max_length: expected a length that keeps some pairs of each",
         ),
+        (
+            "en\tes\n" + "a\tb c\n" * 9,
+            {"max_target_length": 1},
+            "data.max_target_length: expected a length that keeps some pairs of each split, got 1",
+        ),
         ("en\tes\n" + "a\tb\n" * 9, {"min_count": 20}, "data.min_count: expected at most 7, the count of the most"),
         (
             "en\tes\n" + "a\tb\n" * 9,
