@@ -25,7 +25,8 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
     """
     rows = _rows(file.read_bytes(), str(file), "data.path")
     columns = len(rows[0][0][1]) if rows else 0
-    if columns and word_column in range(-columns, columns) and tag_column - word_column in (-columns, 0, columns):
+    exist = all(-columns <= column < columns for column in (word_column, tag_column))
+    if exist and word_column % columns == tag_column % columns:
         expected = f"a column other than the words (data.word_column={word_column}) in {file}"
         got = f"{tag_column} in a file with {columns} column{'s' * (columns != 1)}"
         raise ConfigError(format_error("data.tag_column", expected, got))
