@@ -52,7 +52,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps per run, at least 4 (default: set by the workload)")
     parser.add_argument("--threads", type=int, help="value of OMP_NUM_THREADS and MKL_NUM_THREADS (default: unchanged)")
     parser.add_argument("--json", type=Path, default=Path("outputs/bench.json"))
-    parser.add_argument("--growth", action="store_true", help="compare time and memory of an early and a late step")
+    growth = (
+        "compare time and memory of an early and a late step of mlp; ignores --workloads, --systems, --rounds, --steps"
+    )
+    parser.add_argument("--growth", action="store_true", help=growth)
     parser.add_argument("--busy", action="store_true", help="measure despite a high load average")
     options = parser.parse_args()
     if options.rounds < 1:

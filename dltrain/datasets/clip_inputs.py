@@ -39,7 +39,7 @@ def _examples(files: InputFiles, view: ClipView) -> Iterator[Example]:
 
 def _clips(file: InputFile) -> list[Path]:
     if file.name == STANDARD_INPUT:
-        raise ConfigError("INPUT: standard input not supported because clips are read from files. Pass a path.")
+        raise ConfigError("INPUT: standard input is not supported because clips are read from files. Pass a path.")
     clips = list(find_clips(file.path)) if file.path.is_dir() else [file.path] if is_video(file.path) else []
     if not clips:
         raise ConfigError(format_error("INPUT", EXPECTED, file.name))

@@ -102,7 +102,7 @@ def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | Non
 def _regular_lines(content: bytes, reader: "Reader") -> np.ndarray | None:
     """Return the line number of each row, or None if the file is irregular.
 
-    It is regular if it has several columns and at least one row, and each row has as many cells as the header.
+    A file is regular if it has several columns and at least one row, and each row has as many cells as the header.
     """
     if len(reader.header) == 1:
         return None
@@ -190,7 +190,7 @@ class Reader:
         self.first: list[tuple[list[str], int]] = []
         if not notation.header:
             self.header = [f"column_{number}" for number in range(1, len(first) + 1)]
-            self.first = [(first, self.rows.line_num + self.skipped)]
+            self.first = [(first, self.rows.line_num + self.skipped)] if first else []
 
     def __iter__(self) -> Iterator[tuple[list[str], int]]:
         """Yield each row with the line on which it ends.
@@ -212,7 +212,7 @@ class Reader:
             elif len(self.header) == 1:
                 empty.append(([""], line))
         if none and not self.first:
-            expected = f"a header line and at least one row in {self.path}"
+            expected = f"{'a header line and ' * self.notation.header}at least one row in {self.path}"
             raise ConfigError(format_error("data.path", expected, "no rows"))
 
     def unquote(self, cells: list[str]) -> list[str]:
@@ -291,7 +291,7 @@ def _find_bad_rows(found: list[tuple[list[str], int]], reader: Reader) -> dict[i
     for number, (row, line) in enumerate(found):
         invalid = next(filter(INVALID_UTF8.search, row), None)
         if invalid is not None:
-            got = invalid.encode(errors="backslashreplace").decode()
+            got = invalid.encode(errors="surrogateescape").decode(errors="backslashreplace")
             messages[number] = format_error("data.path", f"UTF-8 text in line {line} of {reader.path}", got)
         elif len(row) != len(reader.header):
             expected = f"{len(reader.header)} cells in line {line} of {reader.path}, as in its first line"

@@ -13,6 +13,7 @@ from dltrain.datasets.cells import MISSING, MISSING_NUMBERS, POINT, Cells
 from dltrain.errors import ConfigError, format_error, suggest
 
 LARGEST = float(np.finfo(np.float32).max)
+AS_TRAINED = ("data.path", "This column holds numbers in the training data")  # arguments of `parse_column`
 
 
 class Marks(NamedTuple):
@@ -147,16 +148,14 @@ def drop_rows(table: Table, messages: Mapping[int, str], bad: BadSamples) -> Tab
     return table.select(kept) if messages else table
 
 
-def parse_column(
-    table: Table, column: int, hint: str = "Choose columns of numbers with data.column", key: str = "data.column"
-) -> np.ndarray:
+def parse_column(table: Table, column: int, key: str = "data.column", hint: str = "") -> np.ndarray:
     """Return one column in float64 (rows,), with NaN for missing values.
 
     Args:
         table: The file.
         column: Index of the column.
-        hint: Advice for the error message about text in the column.
         key: Configuration key for messages.
+        hint: Advice for the message about text in the column; by default, to choose columns of numbers with `key`.
 
     Raises:
         ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first such cell.
@@ -168,7 +167,8 @@ def parse_column(
         row = int(wrong[0])
         size = "finite number" if text[row] else f"number between -{LARGEST:.2g} and {LARGEST:.2g}"
         expected = f"a {size} in {table.describe_cell(column, row)}"
-        raise ConfigError(format_error(key, expected, table.columns[column][row], hint if text[row] else ""))
+        advice = (hint or f"Choose columns of numbers with {key}") if text[row] else ""
+        raise ConfigError(format_error(key, expected, table.columns[column][row], advice))
     return values
 
 

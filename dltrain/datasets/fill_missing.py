@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dltrain.datasets.csv_table import Table, parse_column, reject_missing
+from dltrain.datasets.csv_table import AS_TRAINED, Table, parse_column, reject_missing
 from dltrain.errors import ConfigError, format_error
 
 
@@ -21,7 +21,7 @@ def fill_missing(table: Table, names: list[str], policy: str, ends: list[int], s
             before the end of a split.
     """
     columns = [table.index_of(name) for name in names]
-    values = np.stack([parse_column(table, column) for column in columns], axis=1)
+    values = np.stack([parse_column(table, column, *AS_TRAINED) for column in columns], axis=1)
     if policy == "refuse":
         reject_missing(table, columns, "data.missing=interpolate or data.missing=last fills them")
         return values

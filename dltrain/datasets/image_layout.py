@@ -70,7 +70,8 @@ def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[s
         wanted: Function that returns whether a file belongs to an example; folders without such files are ignored.
 
     Raises:
-        ConfigError: The folder names are ambiguous, or there is no folder for training.
+        ConfigError: The folder names are ambiguous, the split folders are not directly in `root`, or there is no folder
+            for training.
     """
     folders = [folder for folder in subfolders(root) if has_images(folder, wanted)]
     named = _named(folders)
@@ -85,6 +86,8 @@ def find_splits(root: Path, wanted: Callable[[Path], bool] = is_image) -> dict[s
     if TRAIN not in splits or len(splits) < len(named) or (others and (len(named) == 1 or TRAIN not in nested)):
         expected = f"one folder per class, or train, val and test with one folder per class in each, in {root}"
         hint = "Rename or move folders so that all are splits or all are classes"
+        if not others:
+            hint = "Add a folder train" if TRAIN not in splits else "Keep only one folder for each split"
         raise ConfigError(format_error("data.path", expected, ", ".join(folder.name for folder in folders), hint))
     return {split: _unwrap(folder) for split, folder in splits.items()}
 
@@ -114,7 +117,9 @@ def _reject_splits_below(root: Path, folders: list[Path]) -> None:
         if len({split_of(inner.name) for inner in named}) > 1 or any(map(subfolders, named)):
             expected = f"splits (train, val, test) directly in {root}"
             got = ", ".join(inner.relative_to(root).as_posix() for inner in named)
-            hint = f"data.path={folder}" if len(folders) == 1 else "Swap the levels: train/<class>, not <class>/train"
+            hint = (
+                f"Set data.path={folder}" if len(folders) == 1 else "Swap the levels: train/<class>, not <class>/train"
+            )
             raise ConfigError(format_error("data.path", expected, got, hint))
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import Tensor
 
 from dltrain.data.checks import one_of
-from dltrain.datasets.csv_table import Table, parse_column
+from dltrain.datasets.csv_table import AS_TRAINED, Table, parse_column
 from dltrain.datasets.date_columns import TimeColumn
 from dltrain.datasets.describe import count, listed
 from dltrain.datasets.future_times import future_dates
@@ -36,7 +36,7 @@ class KnownValues:
     def check(self, table: Table, times: TimeColumn | None, names: Sequence[str]) -> None:
         """Reject columns that are not numeric or are also forecast, and parts of the date in a file without dates."""
         for name in self.columns:
-            _parse(table, table.index_of(name, "data.known"))
+            parse_column(table, table.index_of(name, "data.known"), "data.known")
             if name in names:
                 hint = "Leave it out of data.column or data.known"
                 raise ConfigError(format_error("data.known", "columns that are not forecast", name, hint))
@@ -110,15 +110,11 @@ class KnownValues:
     @staticmethod
     def _column(table: Table, name: str, rows: np.ndarray) -> np.ndarray:
         column = table.index_of(name, "data.known")
-        values = _parse(table, column)[rows]
+        values = parse_column(table, column, *AS_TRAINED)[rows]
         if np.isnan(values).any():
             place = table.describe_cell(column, int(rows[np.isnan(values).argmax()]))
             raise ConfigError(format_error("data.known", f"a number in {place}", "a missing value"))
         return values
-
-
-def _parse(table: Table, column: int) -> np.ndarray:
-    return parse_column(table, column, "Choose columns of numbers with data.known", "data.known")
 
 
 def calendar_values(dates: pd.DatetimeIndex, parts: Sequence[str]) -> list[np.ndarray]:

@@ -51,7 +51,7 @@ def read_questions(file: Path) -> list[Question]:
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         keys = "data, paragraphs, context, qas, question, answers, text and answer_start"
         expected = f"the keys {keys}, as in SQuAD, in {file}"
-        got = f"an object without {error}" if isinstance(error, KeyError) else str(error)
+        got = f"an object without {error}" if isinstance(error, KeyError) else f"another structure ({error})"
         raise ConfigError(format_error("data.path", expected, got)) from None
 
 

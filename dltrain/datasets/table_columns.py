@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dltrain.datasets.cells import is_time_name
-from dltrain.datasets.csv_table import LARGEST, Table, parse_column
+from dltrain.datasets.csv_table import AS_TRAINED, LARGEST, Table, parse_column
 from dltrain.datasets.date_columns import check_dates, parse_cells
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.errors import ConfigError, format_error
@@ -38,7 +38,7 @@ class NumberColumn(NamedTuple):
         Raises:
             ConfigError: A cell holds text, or is beyond the range of float32 after standardization.
         """
-        values = parse_column(table, column, "This column holds numbers in the training data")
+        values = parse_column(table, column, *AS_TRAINED)
         return np.nan_to_num(standardize(values, self.mean, self.scale, table, column), nan=0.0)[:, None]
 
 
@@ -122,7 +122,7 @@ def fit_column(
         day_first: Whether the day precedes the month; None infers it from the column.
 
     Raises:
-        ConfigError: The training rows have no number or date, a number is beyond the range of float32, a date is
+        ConfigError: The training rows have no number, word or date, a number is beyond the range of float32, a date is
             invalid or ambiguous, or there are more than `MAX_WORDS` different words.
     """
     name = table.header[column]
@@ -137,12 +137,13 @@ def fit_column(
             )
     if not table.is_numeric(column):
         words = sorted(word for word in table.columns[column].select(train).words if not table.is_missing_word(word))
+        if not words:
+            raise _no_value("word", name)
         if len(words) > MAX_WORDS:
             expected = f"at most {MAX_WORDS:,} different words in column {name} of {table.path}"
-            hint = f"data.ignore=[{name}] leaves it out"
-            raise ConfigError(format_error("data.path", expected, f"{len(words):,}", hint))
+            raise ConfigError(format_error("data.path", expected, f"{len(words):,}", _leave_out(name)))
         return WordColumn(name, words)
-    values = parse_column(table, column)
+    values = parse_column(table, column, "data.path")
     known = _known_values(values[train], "number", name)
     return NumberColumn(name, float(known.mean()), float(nonzero_std(known)))
 
@@ -151,9 +152,17 @@ def _known_values(values: np.ndarray, kind: str, name: str) -> np.ndarray:
     """Return the training values that are not missing; reject a column without any."""
     known = values[~np.isnan(values)]
     if not len(known):
-        expected = f"a {kind} in the training rows of column {name}"
-        raise ConfigError(format_error("data.path", expected, "only missing values"))
+        raise _no_value(kind, name)
     return known
+
+
+def _no_value(kind: str, name: str) -> ConfigError:
+    expected = f"a {kind} in the training rows of column {name}"
+    return ConfigError(format_error("data.path", expected, "only missing values", _leave_out(name)))
+
+
+def _leave_out(name: str) -> str:
+    return f"data.ignore=[{name}] leaves it out"
 
 
 def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.loader import Batch
-from dltrain.datasets.csv_table import Table, parse_column
+from dltrain.datasets.csv_table import AS_TRAINED, Table, parse_column
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import standardize
 from dltrain.errors import ConfigError, format_error, suggest
@@ -64,7 +64,7 @@ class TableTarget(NamedTuple):
         """
         if self.words is not None:
             return {"targets": torch.from_numpy(self._classes_of_words(table, column))}
-        values = parse_column(table, column)
+        values = parse_column(table, column, *AS_TRAINED)
         normalized = standardize(values, self.mean, self.scale, table, column).astype(np.float32)
         units = {name: value.expand(len(values), 1).contiguous() for name, value in self.units().items()}
         numbers = torch.from_numpy(normalized)[:, None]

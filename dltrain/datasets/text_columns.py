@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.splits import held_out_size, hold_out_stratified, permutation
-from dltrain.datasets.csv_table import Table, parse_column, reject_missing
+from dltrain.datasets.csv_table import AS_TRAINED, Table, parse_column, reject_missing
 from dltrain.datasets.numerics import nonzero_std
 from dltrain.datasets.table_columns import reason_to_ignore, standardize
 from dltrain.errors import ConfigError, format_error
@@ -112,7 +112,7 @@ class TextTarget:
         """Return ``targets``, as classes if there are any; for numbers also `units` and, with classes, ``values``."""
         if self.mean is None or self.scale is None:
             return {"targets": self._classes(table, column, None)}
-        values = parse_column(table, column)
+        values = parse_column(table, column, *AS_TRAINED)
         numbers = standardize(values, self.mean, self.scale, table, column).astype(np.float32)
         rows = {"values": torch.from_numpy(numbers)[:, None], **self.units(len(values))}
         if self.classes is None:

@@ -1,5 +1,6 @@
 """Classification: one class per example."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -211,12 +212,13 @@ def check_class_weights(weights: str | list[float] | None, classes: int) -> Tens
     """Return numeric class weights as a tensor (classes,); None if `weights` is ``balanced`` or None.
 
     Raises:
-        ConfigError: The weights are not one number of at least 0 per class, or all are 0.
+        ConfigError: The weights are not one finite number of at least 0 per class, or all are 0.
     """
     if weights is None or weights == BALANCED:
         return None
-    if isinstance(weights, str) or len(weights) != classes or min(weights) < 0 or max(weights) <= 0:
-        expected = f"balanced, or {classes} numbers of at least 0, one per class, not all 0"
+    invalid = isinstance(weights, str) or len(weights) != classes or not all(0 <= w < math.inf for w in weights)
+    if invalid or not any(weights):
+        expected = f"balanced, or {classes} finite numbers of at least 0, one per class, not all 0"
         raise ConfigError(format_error("task.class_weights", expected, weights))
     return torch.tensor(weights, dtype=torch.float32)
 

@@ -138,18 +138,31 @@ def test_utf16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert table.header == ["größe", "b"] and table.numbers(0).tolist() == [1.5, 2.5]
 
 
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_without_a_header_is_rejected(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ConfigError, match=r"^data.path: expected at least one row in .*a.csv, got no rows$"):
+        CsvTable(str(tmp_path / "a.csv"), header=False)
+
+
+def test_a_line_that_is_not_utf8_is_rejected_with_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,b\n1,x\n2,\xff\n")
+    with pytest.raises(ConfigError, match=r"^data.path: expected UTF-8 text in line 3 of .*a.csv, got \\xff"):
+        csv_file.read_csv(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("cell", ["1e300", "-4e38"])
 def test_numbers_outside_the_range_of_float32_are_rejected_with_column_and_line(cell: str, tmp_path: Path) -> None:
     data = CsvTable(path := write_table(tmp_path, "a.csv", "a,y"))
     text = Path(path).read_text().replace("\n5.25,", f"\n{cell},")
     (tmp_path / "large.csv").write_text(text)
-    message = rf"a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
-    for read in (
-        lambda: CsvTable(str(tmp_path / "large.csv")),
-        lambda: TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1),
-        lambda: next(data.inputs(InputFiles((str(tmp_path / "large.csv"),)))),
-    ):
-        with pytest.raises(ConfigError, match=message):
+    message = rf"expected a number between -3.4e\+38 and 3.4e\+38 in column a, line 7 of .*, got {cell}"
+    for key, read in {
+        "data.path": lambda: CsvTable(str(tmp_path / "large.csv")),
+        "data.column": lambda: TimeSeries(path=str(tmp_path / "large.csv"), window=3, horizon=1),
+        "INPUT 1": lambda: next(data.inputs(InputFiles((str(tmp_path / "large.csv"),)))),
+    }.items():
+        with pytest.raises(ConfigError, match=f"^{key}: {message}"):
             read()
 
 

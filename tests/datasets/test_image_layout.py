@@ -74,8 +74,8 @@ def test_a_class_may_have_the_name_of_a_split(names, tmp_path):
     [
         (["train/cat", "train/dog", "test/cat", "test/owl"], "only the classes cat, dog in .*, got owl"),
         (["train/Cat", "train/dog", "val/cat"], "got cat. Did you mean Cat"),
-        (["val/cat", "test/cat"], "one folder per class, or train, val and test .*, got test, val"),
-        (["train/cat", "training/cat"], "got train, training"),
+        (["val/cat", "test/cat"], "one folder per class, or train, val and test .*, got test, val. Add a folder train"),
+        (["train/cat", "training/cat"], "got train, training. Keep only one folder for each split"),
         (["train/cat", "train/dog", "holdout/cat"], "got holdout, train. Rename or move folders"),
         (["cat", "dog", "test"], "got cat, dog, test"),
         (["cat", "dog", "val/cat"], "got cat, dog, val"),
@@ -85,7 +85,7 @@ def test_a_class_may_have_the_name_of_a_split(names, tmp_path):
             ["cat/train", "cat/test", "dog/train", "dog/test"],
             "directly in .*, got cat/test, cat/train. Swap the levels",
         ),
-        (["pets/train/cat", "pets/train/dog"], "got pets/train. data.path=.*/pets"),
+        (["pets/train/cat", "pets/train/dog"], "got pets/train. Set data.path=.*/pets"),
     ],
 )
 def test_ambiguous_folders_are_rejected(folders, message, tmp_path):

@@ -124,7 +124,9 @@ def test_other_formats_and_wrong_or_missing_answers_are_rejected(tmp_path: Path)
             Squad(str(file))
     no_text = content()
     no_text["data"][0]["paragraphs"][0]["qas"][0]["question"] = 5
-    with pytest.raises(ConfigError, match=r"^data.path: expected the keys .*, got a question that is not text$"):
+    with pytest.raises(
+        ConfigError, match=r"^data.path: expected the keys .*, got another structure \(a question that is not text\)$"
+    ):
         Squad(write(tmp_path, no_text))
     file.write_text("[" * 200_000)
     with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got maximum recursion depth"):

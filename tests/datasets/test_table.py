@@ -149,11 +149,13 @@ def test_an_unusable_table_is_rejected(columns, arguments, part, tmp_path):
     assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("value", "kind"), [("2021-03-04", "date"), ("1.5", "number")])
+@pytest.mark.parametrize(("value", "kind"), [("2021-03-04", "date"), ("1.5", "number"), ("low", "word")])
 def test_a_column_without_a_value_in_the_training_rows_is_rejected(value, kind, tmp_path):
     held_out = torch.cat(table(tmp_path, WORDS).parts[1:]).tolist()
     path = write(tmp_path / "a.csv", ["a", "b"], [value if row in held_out else "" for row in range(100)], WORDS)
-    with pytest.raises(ConfigError, match=f"a {kind} in the training rows of column a, got only missing values"):
+    with pytest.raises(
+        ConfigError, match=f"a {kind} in the training rows of column a, got only missing values. data.ignore"
+    ):
         CsvTable(path, missing="mean")
 
 

@@ -1,4 +1,4 @@
-"""Deep Speech 2: layers compared with torch on packed sequences; padding does not change outputs and gradients."""
+"""Deep Speech 2: layers compared with torch on packed sequences; padding does not change outputs or gradients."""
 
 import pytest
 import torch

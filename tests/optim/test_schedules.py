@@ -113,7 +113,7 @@ def test_plateau_equals_torch_on_a_noisy_metric(better: Any) -> None:
     assert len(seen) > 3
 
 
-def test_plateau_ignores_improvements_of_a_negative_metric_below_the_threshold() -> None:
+def test_plateau_ignores_improvements_below_the_threshold_for_a_negative_metric() -> None:
     plateau = Plateau(factor=0.5, patience=0, threshold=0.1)
     for metric in (-1.0, -1.05):
         plateau.observe(metric, "min")

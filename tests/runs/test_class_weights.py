@@ -64,5 +64,5 @@ def test_invalid_class_weights_are_rejected_before_a_run_folder_is_created(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([*unbalanced, f"task.class_weights={weights}", "device=cpu"]) == 2
-    assert "task.class_weights: expected balanced, or 2 numbers" in capsys.readouterr().err.splitlines()[-1]
+    assert "task.class_weights: expected balanced, or 2 finite numbers" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "outputs").exists()

@@ -101,9 +101,11 @@ def test_the_weighted_loss_equals_torch_and_the_weighted_mean_over_batches(smoot
     assert metrics == Classification(CLASSES).evaluate(nn.Identity(), batches(logits, targets)).metrics
 
 
-@pytest.mark.parametrize("weights", ["even", [1.0, 2.0], [1.0, -1.0, 1.0, 1.0, 1.0], [0.0] * CLASSES, []])
+@pytest.mark.parametrize(
+    "weights", ["even", [1.0, 2.0], [1.0, -1.0, 1.0, 1.0, 1.0], [0.0] * CLASSES, [], [float("nan")] * CLASSES]
+)
 def test_invalid_class_weights_are_rejected(weights: str | list[float]) -> None:
-    with pytest.raises(ConfigError, match=r"task.class_weights: expected balanced, or 5 numbers of at least 0"):
+    with pytest.raises(ConfigError, match=r"task.class_weights: expected balanced, or 5 finite numbers of at least 0"):
         Classification(CLASSES, class_weights=weights)
 
 

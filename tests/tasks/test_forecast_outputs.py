@@ -134,7 +134,7 @@ def test_each_loss_is_lowest_for_the_distribution_of_the_targets() -> None:
 
 @pytest.mark.parametrize("model", [DLinear, NLinear])
 @pytest.mark.parametrize("individual", [False, True])
-def test_linear_forecasters_order_their_outputs_by_step_column_and_output_of_the_column(
+def test_linear_forecasters_order_their_outputs_by_step_then_column_then_part_of_the_distribution(
     model: Any, individual: bool
 ) -> None:
     torch.manual_seed(0)
