@@ -1,7 +1,7 @@
 """Checks of arguments that several data sets share."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -29,6 +29,12 @@ def check_held_out(validation: float, test: float) -> None:
     if validation + test >= 1:
         expected = "data.validation + data.test below 1, to leave examples to train on"
         raise ConfigError(format_error("data.validation", expected, f"{validation} + {test}"))
+
+
+def check_class_names(names: Sequence[str] | None) -> None:
+    """Check that ``data.class_names`` has no name twice."""
+    if names and len(set(names)) < len(names):
+        raise ConfigError(format_error("data.class_names", "different names", names))
 
 
 def one_of(key: str, value: str, known: Iterable[str]) -> str:

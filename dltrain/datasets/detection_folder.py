@@ -7,7 +7,15 @@ from itertools import chain
 from typing import Any
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, one_of, user_path
+from dltrain.data.checks import (
+    at_least,
+    check_class_names,
+    check_fraction,
+    check_held_out,
+    existing_folder,
+    one_of,
+    user_path,
+)
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import held_out_size, hold_out
@@ -127,8 +135,7 @@ class DetectionFolder:
             if wanted:
                 raise ConfigError(format_error("data.class_names", "null with data.single_class=true", wanted))
             return [ONLY]
-        if wanted and len(set(wanted)) < len(wanted):
-            raise ConfigError(format_error("data.class_names", "different names", wanted))
+        check_class_names(wanted)
         found = sorted({name for annotated in self.found["train"] for name in annotated.names})
         if not (wanted or found):
             raise ConfigError(format_error("data.path", f"boxes in the training images of {self.path}", "none"))

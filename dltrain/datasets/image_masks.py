@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_fraction, check_held_out, existing_folder, user_path
+from dltrain.data.checks import at_least, check_class_names, check_fraction, check_held_out, existing_folder, user_path
 from dltrain.data.inputs import InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import hold_out
@@ -241,6 +241,7 @@ def _check_values(channels: int, ignore: int | None, names: list[str]) -> None:
         raise ConfigError(format_error("data.ignore", "a value from 0 to 255, or null", ignore))
     if len(names) > MAX_CLASSES:
         raise ConfigError(format_error("data.class_names", f"at most {MAX_CLASSES} names", len(names)))
+    check_class_names(names)
 
 
 def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], list[Pair]]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from dltrain.data.bad_samples import MAX_BAD_SAMPLES, BadSamples
-from dltrain.data.checks import at_least, check_held_out, existing_file
+from dltrain.data.checks import at_least, check_class_names, check_held_out, existing_file
 from dltrain.data.inputs import STANDARD_INPUT, InputFile, InputFiles
 from dltrain.data.spec import Fitted, Inputs, Source, Splits
 from dltrain.data.splits import hold_out_stratified
@@ -78,6 +78,7 @@ class PixelsCsv:
             rows = self._read()
             self.side = len(rows[0].pixels)
             parts = self._divide(rows)
+            check_class_names(class_names)
             self.values = _find_values(parts["train"], class_names)
             self.names = list(class_names or self.values)
             self.parts = {split: self._rows(part) for split, part in parts.items()}

@@ -106,6 +106,7 @@ def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: st
         ([f"0,{picture(0)},PublicTest"], {}, "data.path: expected Training rows in {}, got none"),
         ([], {"pixels": "gray"}, "data.pixels: expected one of the columns of {}: emotion, pixels, Usage, got gray"),
         ([], {"usage": "Split"}, "data.usage: expected one of the columns of {}: emotion, pixels, Usage, got Split"),
+        ([], {"class_names": ["a", "a"]}, "data.class_names: expected different names, got ['a', 'a']"),
         (
             [f"0,{picture(0)},Training", f"2,{picture(0)},Training"],
             {"class_names": ["a", "b"]},
