@@ -13,7 +13,7 @@ from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.runs import assemble, compatibility
 
-# Words in messages that name only one option, for example a GPT that is used to classify texts.
+# Words in messages that name only one option, for example if a GPT is used to classify texts.
 ONE_WRONG = ("use another model", "special_tokens", "sentinels")
 SHARE = 24  # the default tests take every 24th incompatible combination of digits, text and timeseries
 

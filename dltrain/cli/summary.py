@@ -19,7 +19,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     from dltrain.runs.model_summary import summarize_job
 
     summary = summarize_job(job, arguments.input, arguments.outputs)
-    batch_size = job.resolved["data"]["batch_size"]
+    batch_size = summary.batch_size
     rows = []
     for row in summary.rows:
         output, field = ("x".join(map(str, sizes)) for sizes in (row.shape[1:], row.receptive_field or ()))

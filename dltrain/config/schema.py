@@ -29,12 +29,14 @@ class FieldSpec:
     many: bool = False  # a list of valid values may replace the scalar in YAML
     null: bool = False  # null may replace the value in YAML
     edges: tuple[float, ...] = ()  # valid values at or near the ends of the range, for tests
+    below: int | None = None  # the upper limit of whole numbers, exclusive
 
 
 def integer(minimum: int, below: int = MAX_INTEGER, many: bool = False, null: bool = False) -> FieldSpec:
     """Return the spec of whole numbers in [`minimum`, `below`)."""
     text = f"a whole number of at least {minimum}" + (f" and at most {below - 1:,}" if below < MAX_INTEGER else "")
-    return FieldSpec(text, lambda value: type(value) is int and minimum <= value < below, (), many, null, (minimum,))
+    valid = range(minimum, below)
+    return FieldSpec(text, lambda value: type(value) is int and value in valid, (), many, null, (minimum,), below)
 
 
 def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
@@ -91,7 +93,7 @@ TABLE = {
     "num_heads channels patch_length context_length image_size width ffn_ratio latent statistics answers": integer(1),
     "ns_steps": integer(1, below=100),
     "importance_samples n_critic modes max_boxes num_convs Shapes.examples frames frame_stride": integer(1),
-    "clips": integer(8),
+    "clips sequences": integer(8),
     "FCOS.levels": integer(1, below=6),
     "fpn_width": FieldSpec("a multiple of 32", lambda value: type(value) is int and value > 0 and value % 32 == 0),
     "workers early_stopping_patience patience pretrain_epochs": integer(0),
@@ -119,22 +121,19 @@ TABLE = {
     "width_mult task.temperature": real("(0, inf)"),
     "noise_share": real("(0, 1)"),
     "span_length": real("[1, inf)"),
-    "sentinels": integer(0),
-    "max_words min_count data.block frame_features": integer(1),
+    "sentinels overlap": integer(0),
+    "max_words min_count data.block frame_features max_answer max_question": integer(1),
     "ImageMasks.ignore": integer(0, below=256, null=True),
     "data.threshold": real("(-inf, inf)", null=True),
     "data.weight": integer(1, many=True),
     "max_target_length": integer(1, null=True),
-    "max_answer max_question": integer(1),
-    "overlap": integer(0),
     "mean": real("(-inf, inf)", many=True),
     "std": real("(0, inf)", many=True),
     "weight_decay l1 l2 clip clip_norm clip_value momentum_decay lr_decay initial_accumulator_value": real("[0, inf)"),
     "warmup start_factor end_factor threshold beta amount sparsity latent_l1 contraction": real("[0, inf)"),
     "penalty": real("[0, inf)", null=True),
     "aux_weight box_weight": real("[0, inf)"),
-    "augment.shift": integer(0),
-    "augment.erase": integer(0),
+    "augment.shift augment.erase": integer(0),
     "augment.min_area": real("(0, 1]"),
     "augment.max_stretch": real("[1, inf)"),
     "augment.rotation": real("[0, 180]"),
@@ -182,21 +181,16 @@ TABLE = {
     "max_seconds": real("(0, inf)"),
     "frequency_masks frequency_mask_size time_masks time_mask_size": integer(0),
     "time_mask_share": real("[0, 1]"),
-    "beam": integer(1),
-    "decode_examples": integer(0),
+    "decode_examples transpose": integer(0),
     "teacher_forcing": real("[0, 1]"),
     "length_penalty": real("[0, inf)"),
     "steps_per_beat": integer(1, below=97),
-    "transpose": integer(0),
     "max_length": integer(1),
     "TextPairs.max_length SentencePairs.max_length": integer(8),
-    "sequences": integer(8),
-    "steps": integer(1),
-    "pairs": integer(1),
     "RandomPairs.vocabulary": integer(5),
     "symbols": integer(2, below=27),
     "AddingProblem.steps": integer(2),
-    "delay items": integer(1),
+    "steps pairs delay items beam": integer(1),
     "weight_dropout": real("[0, 1)"),
     "forget_bias": real("(-inf, inf)", null=True),
     "recurrent_init": choice("uniform", "orthogonal", "identity"),
@@ -235,7 +229,7 @@ KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def field_of(key: str, target: str = "") -> FieldSpec | None:
     """Return the values accepted by a key such as ``model.hidden_size``, or None for any value of its type.
 
-    `target` is the ``_target_`` of the key's group, because a few classes give a key another meaning.
+    `target` is the ``_target_`` of the key's group, because a few classes accept other values.
     """
     name = key.rsplit(".", 1)[-1]
     return FIELDS.get(f"{target.rsplit('.', 1)[-1]}.{name}") or FIELDS.get(key) or FIELDS.get(name)
@@ -248,10 +242,14 @@ def check_range(key: str, value: Any, target: str = "") -> str | None:
     if field is not None and value is not None and not is_deferred(value):
         for item in items:
             if not field.accepts(item):
-                return format_error(key, field.text, item, suggest(str(item), field.names))
+                huge = field.below is not None and type(item) is int and item >= MAX_INTEGER
+                text = f"a whole number below {field.below:,}" if huge else field.text
+                return format_error(key, text, item, suggest(str(item), field.names))
     large = next((item for item in items if is_too_large(item)), None)
-    limit = f"of at most {MAX_FLOAT:.2g} (float32)" if type(large) is float else "below 2**63"
-    return None if large is None else format_error(key, f"a number {limit}", large)
+    if large is None:
+        return None
+    limit = f"{MAX_FLOAT:.2g} (float32)" if type(large) is float else "2**63"
+    return format_error(key, f"a number below {limit}" if large > 0 else f"a number above -{limit}", large)
 
 
 def is_too_large(value: Any) -> bool:
@@ -259,9 +257,9 @@ def is_too_large(value: Any) -> bool:
     return (type(value) is float and MAX_FLOAT < abs(value) < math.inf) or (type(value) is int and abs(value) >= 2**63)
 
 
-def check_type(key: str, value: Any, default: Any) -> str | None:
+def check_type(key: str, value: Any, default: Any, target: str = "") -> str | None:
     """Return the error if the type of an override's value does not fit the key or its default in YAML, else None."""
-    field = field_of(key)
+    field = field_of(key, target)
     if default is None or default == "auto" or is_deferred(default) or is_deferred(value):
         return None
     if field is None:

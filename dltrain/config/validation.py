@@ -72,6 +72,8 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
 def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> str | None:
     """Return the first error in a new value for an existing key, else None."""
     node = lookup(key, content)
+    owner = lookup(key.rpartition(".")[0], content) if "." in key else content
+    target = str(owner.get("_target_", "")) if isinstance(owner, Mapping) else ""
     if value is None and key in PLAIN:
         return format_error(key, "a group of keys", None)
     if isinstance(value, Mapping) and isinstance(node, Mapping):
@@ -80,8 +82,8 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
         return next((error for error in errors if error), None)
     if key.partition(".")[0] in PLAIN and isinstance(value, Mapping | list) and not isinstance(node, Mapping):
         listed = isinstance(value, list) and schema.may_be_list(key, node)
-        return schema.check_type(key, value, node) or (None if listed else format_error(key, "a value", value))
-    return schema.check_type(key, value, node)
+        return schema.check_type(key, value, node, target) or (None if listed else format_error(key, "a value", value))
+    return schema.check_type(key, value, node, target)
 
 
 def _in_some_group(name: str, content: Node) -> str:

@@ -39,7 +39,7 @@ def download(name: str) -> Path:
             download_url_to_file(url, str(file), file.stem.rpartition("-")[2], progress=False)
         except (OSError, RuntimeError, HTTPException) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            hint = f"Check the network, or download {url} and pass the file."
+            hint = f"Check the network, or download {url} and set {KEY} to the file."
             raise ConfigError(f"{KEY}: downloading {name} into {folder} failed: {reason}. {hint}") from error
     return file
 

@@ -66,6 +66,7 @@ class Summary:
     trainable: int
     multiply_adds: int
     memory: Memory
+    batch_size: int
 
 
 def summarize(
@@ -111,6 +112,7 @@ def summarize(
         trainable=sum(p.numel() for p in trainable),
         multiply_adds=sum(tracer.multiply_adds.values()),
         memory=memory,
+        batch_size=len(inputs[0]),
     )
 
 

@@ -11,7 +11,7 @@ from dltrain.config import instantiate
 from dltrain.config.compose import Job
 from dltrain.data.spec import Clip, Data, Spec
 from dltrain.data.tokens import Tokens
-from dltrain.errors import ConfigError, enumerate_names
+from dltrain.errors import ConfigError, enumerate_names, format_error
 from dltrain.profiling.summary import Summary, summarize
 from dltrain.runs.assemble import build_model, build_task, memory_errors
 from dltrain.runs.compatibility import find_missing, matching_data, task_facts
@@ -25,16 +25,15 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
     Args:
         job: The configuration.
         shape: Shape of one example; the job's data are used if it or ``outputs`` is None.
-        outputs: Number of outputs, or number of tokens for text.
+        outputs: Number of outputs; for text, the vocabulary size.
     """
-    batch_size = job.resolved["data"]["batch_size"]
     if shape is None or outputs is None:
         data: Data = instantiate.build(job.resolved["data"], "data", job.allow)
         task, facts = build_task(job, data.spec)
-        batch = task.example(vars(data.spec), batch_size)
+        batch = task.example(vars(data.spec), data.batch_size)
     else:
         facts = _shape_facts(job, shape, outputs)
-        batch = example_inputs(facts, batch_size)
+        batch = example_inputs(facts, job.resolved["data"].get("batch_size", 1))
     build = functools.partial(build_model, job, facts)
     return summarize(build, batch, _optimizer_states(job), call_model)
 
@@ -43,6 +42,9 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
     needed = instantiate.required_facts(job.resolved["model"], "model", job.allow)
     is_text = not {"tokens.size", "target_tokens.size"}.isdisjoint(needed)
     if is_text:
+        if len(shape) > 1:
+            expected = f"a number of tokens for model={job.choices['model']}, such as 64"
+            raise ConfigError(format_error("--input", expected, "x".join(map(str, shape))))
         tokens = Tokens(outputs)
         spec = Spec(shape=shape, length=shape[0], tokens=tokens, target_tokens=tokens, features=outputs)
     else:

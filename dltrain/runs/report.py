@@ -127,7 +127,9 @@ class Report:
                 f"stopped by trainer.max_minutes at step {result['steps']:,}; dltrain resume continues the run"
             )
         if self.bad_samples:
-            self.console.info(f"{len(self.bad_samples):,} examples could not be used and were left out:")
+            count = len(self.bad_samples)
+            subject, verb = ("example", "was") if count == 1 else ("examples", "were")
+            self.console.info(f"{count:,} {subject} could not be used and {verb} left out:")
             for reason in self.bad_samples[:SHOWN_BAD_SAMPLES]:
                 self.console.info(f"  {reason}")
         self.console.info(f"run          {self.folder}")

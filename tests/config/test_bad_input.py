@@ -105,8 +105,8 @@ TABLE: dict[str, list[list[str]]] = {
     ],
     "'hydra.run.dir=${data}'": [["hydra.run.dir", "a folder", "${data}"]],
     # Numbers too large for a tensor, a timer or an integer.
-    "regularization.l2=1e39": [["regularization.l2", "at most 3.4e+38", "1e+39"]],
-    "optimizer.weight_decay=1e300 optimizer=adamw": [["optimizer.weight_decay", "at most 3.4e+38", "1e+300"]],
+    "regularization.l2=1e39": [["regularization.l2", "a number below 3.4e+38", "1e+39"]],
+    "optimizer.weight_decay=1e300 optimizer=adamw": [["optimizer.weight_decay", "below 3.4e+38", "1e+300"]],
     "trainer.max_minutes=1e300": [["trainer.max_minutes", "at most 1e+08", "1e+300"]],
     "data.batch_size=9223372036854775807": [["data.batch_size", "a whole number", "9223372036854775807"]],
     f"seed={'9' * 5000}": [["seed", "cannot be parsed", "5000 digits"]],

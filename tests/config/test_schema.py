@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from dltrain.config import schema
+from dltrain.config import compose, schema
+from dltrain.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,9 @@ def test_an_interval_is_a_number_of_steps_epochs_or_minutes(value: Any, expected
     ("key", "value", "error"),
     [
         ("seed", 2**63 - 1, None),
-        ("seed", 2**63, "seed: expected a whole number of at least 0"),
+        ("seed", 2**63, "seed: expected a whole number below 9,223,372,036,854,775,808"),
+        ("model.num_heads", 2**60, "model.num_heads: expected a whole number below 9,007,199,254,740,992, got 1152"),
+        ("data.mean", -1e39, "data.mean: expected a number above -3.4e+38 (float32), got -1e+39"),
         ("optimizer.lr", 1, None),
         ("optimizer.lr", "fast", "optimizer.lr: expected a number above 0, got fast"),
         ("optimizer.betas", [0.9, 0.999], None),
@@ -151,6 +154,12 @@ def test_an_unknown_device_name_is_rejected_with_the_nearest_name() -> None:
     expected = "device.name: expected one of auto cpu cuda mps, got cud. Did you mean cuda?"
     assert schema.check_range("device.name", "cud") == expected
     assert schema.check_range("hydra.job.name", "cud") is None
+
+
+@pytest.mark.parametrize("value", ["task.loss_name=[hinge]", "task.loss_name=null"])
+def test_an_override_of_a_wrong_type_is_reported_with_the_values_that_the_class_accepts(value: str) -> None:
+    with pytest.raises(ConfigError, match="expected one of non_saturating least_squares hinge wasserstein, got"):
+        compose.compose(["model=gan", "data=ring", value])
 
 
 @pytest.mark.parametrize("value", ["foo", 1])

@@ -269,6 +269,11 @@ def test_a_model_with_spec_values_from_its_task_can_be_summarized_from_input_and
     assert "652,824 parameters" in capsys.readouterr().out
 
 
+def test_without_data_batch_size_the_default_of_the_constructor_is_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["summary", "model=perceptron", "data=digits", "~data.batch_size"]) == 0
+    assert "a training step with batch size 64 needs" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "line"),
     [
@@ -283,6 +288,15 @@ def test_a_shape_that_does_not_determine_a_model_is_rejected_with_the_name_of_th
     assert capsys.readouterr().err.startswith(
         f"dltrain: --input {shape}: not supported for model={model} because {line}"
     )
+
+
+@pytest.mark.parametrize("shape", ["3x32x32", "96x7"])
+def test_a_shape_of_several_sizes_is_rejected_for_a_model_of_tokens(
+    shape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["summary", "model=gpt", "--input", shape, "--outputs", "10"]) == 2
+    expected = f"dltrain: --input: expected a number of tokens for model=gpt, such as 64, got {shape}"
+    assert capsys.readouterr().err.startswith(expected)
 
 
 @pytest.mark.parametrize("shape", ["0x3", "3x", "1x2x3x4x5", "2147483648x3", "9" * 5000])
