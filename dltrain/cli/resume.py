@@ -6,7 +6,7 @@ from pathlib import Path
 from dltrain.config.compose import Job
 from dltrain.config.revise import Changes
 from dltrain.loggers.console import Console
-from dltrain.runs.job import is_finished, open_run
+from dltrain.runs.job import is_finished, open_run, stopped_early
 from dltrain.runs.overridable import check_resume, extends_training
 
 
@@ -19,8 +19,15 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 def resume_run(
     job: Job, path: Path, changes: Changes, console: Console, started: float, change_schedule: bool = False
 ) -> int:
-    """Continue a run unless it is finished and `changes` do not extend its training; return the exit code."""
+    """Continue a run and return the exit code.
+
+    A finished run is continued only if `changes` extend its training and it did not stop early.
+    """
     check_resume(changes, str(path), job.resolved["device"]["precision"])
+    if is_finished(path) and stopped_early(path):
+        new = f"dltrain rerun {path} regularization.early_stopping_patience=N"
+        console.info(f"{path}: this run is finished because it stopped early. To train longer, start a new run: {new}")
+        return 0
     if is_finished(path) and not extends_training(changes):
         console.info(f"{path}: this run is finished. To train longer, raise trainer.epochs or trainer.max_steps")
         return 0

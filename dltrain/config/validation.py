@@ -57,6 +57,8 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
         return f"{key}: unknown key. It is called {new} now."
     part = key.removeprefix(f"{parent}.").split(".", 1)[0]
     node = lookup(parent, content) if parent else dict.fromkeys(groups) | dict(content)
+    if isinstance(node, str | int | float):
+        return f"{key}: unknown key. {parent} is not a mapping. Set {parent} itself."
     inside = node if isinstance(node, Mapping) else range(len(node)) if isinstance(node, list) else ()
     names = [str(name) for name in inside if not str(name).startswith("_")]
     if not parent:
@@ -65,7 +67,8 @@ def unknown_key(key: str, content: Node, groups: Sequence[str]) -> str | None:
     close = get_close_matches(part, names, 1, cutoff=0.5)
     if close:
         return f"{key}: unknown key. Did you mean {parent}.{close[0]}?"
-    add = f" To add it: +{key}=..." if "." in parent else ""  # not all arguments of nested objects are in YAML
+    # Not all arguments of nested objects are in YAML.
+    add = f" To add it: +{key}=..." if "." in parent and not isinstance(node, list) else ""
     return f"{key}: unknown key. The keys of {parent} are: {' '.join(names) or 'none'}.{add}"
 
 

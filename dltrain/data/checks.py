@@ -69,7 +69,9 @@ def existing_folder(path: str | Path, expected: str) -> Path:
 
 
 def similar_file(path: str) -> str:
-    """Return a hint with the most similar file name in the folder of a missing file, or an empty string."""
+    """Return a hint for a missing file: a broken link, or the most similar file name in its folder; may be empty."""
+    if os.path.islink(os.path.expanduser(path)):
+        return "It is a broken link."
     parent, name = os.path.split(path)
     try:
         siblings = os.listdir(os.path.expanduser(parent or "."))

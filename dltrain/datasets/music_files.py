@@ -60,7 +60,7 @@ def read_roll_pieces(path: Path, text: str) -> Iterator[Piece[Steps]]:
     content = _parse_json(path, text)
     for name, pieces in content.items() if isinstance(content, dict) else [("the list", content)]:
         if not isinstance(pieces, list):
-            got = f"a {type(pieces).__name__}"
+            got = f"a value of type {type(pieces).__name__}"
             raise ConfigError(format_error("data.path", f"{LAYOUT}, or a list of pieces, in {path}", got))
         yield from _check_pieces(pieces, f"{name} in {path}", BadSamples())
 
@@ -75,7 +75,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", str(error))) from None
     content = _parse_json(path, text)
     if not isinstance(content, dict):
-        raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", f"a {type(content).__name__}"))
+        got = f"a value of type {type(content).__name__}"
+        raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", got))
     return content
 
 
@@ -148,7 +149,7 @@ def read_songs(path: Path, steps_per_beat: int, bad: BadSamples) -> Pieces[Song]
 def read_midi(file: Path, steps_per_beat: int) -> Song:
     """Return the notes of a MIDI file; see `dltrain.datasets.midi_files.read_song`."""
     try:
-        if not file.is_file():
+        if file.exists() and not file.is_file():
             raise ConfigError(format_error("data.path", f"a MIDI file at {file}", "a pipe or device"))
         with file.open("rb") as opened:
             content = opened.read(MAX_BYTES + 1)

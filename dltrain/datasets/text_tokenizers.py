@@ -154,7 +154,7 @@ class PieceTokenizer:
     Decoding restores texts, unless pieces are unknown or a user-provided tokenizer changes texts.
 
     Args:
-        vocabulary: Words (`Pieces` that were split by `split_pieces`) or `Subwords`.
+        vocabulary: `Pieces` with the function `split_pieces`, or `Subwords`.
         name: Plural name of the pieces, for messages.
         known: `Tokens` with the special tokens of the vocabulary, except the unknown token.
     """

@@ -132,3 +132,8 @@ def is_finished(path: Path) -> bool:
         return False
     result = safe_read.read_mapping(path / run_files.RESULT)
     return bool(result) and not result.get("out_of_time")
+
+
+def stopped_early(path: Path) -> bool:
+    """Return whether early stopping ended the training of a finished run."""
+    return bool(safe_read.read_mapping(path / run_files.RESULT).get("stopped_early"))

@@ -164,7 +164,7 @@ class Adversarial(Task):
             metrics |= modes_found(real, labels, fake, self.classes)
         self.real_points = real[:PLOTTED_POINTS] if self.is_2d else None
         missed = (self.classes or 0) - metrics.get("modes", math.inf)
-        notes = [f"{missed:.0f} of {self.classes} modes are missed"] if missed > 0 else []
+        notes = [f"the generator misses {missed:.0f} of {self.classes} modes"] if missed > 0 else []
         return Evaluation(metrics, extra={"critic": {"real": on_real, "generated": on_fake}}, notes=notes)
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:
@@ -198,9 +198,9 @@ class Adversarial(Task):
         return charts.scatter(torch.cat([real, fake]), kinds, ["real", "generated"], "points")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
-        """Return examples from noise, or interpolation paths of at most eight examples each, including both ends.
+        """Return examples from noise, or interpolation paths of at most eight examples each.
 
-        A conditional model keeps one class per path.
+        A conditional model keeps one class per path. The last path may be incomplete.
         """
         if request.given is not None:
             raise ConfigError("--given: not supported because a generator reads only noise")

@@ -24,6 +24,8 @@ def test_all_missing_inputs_are_reported_before_any_input_is_read(
         f"dltrain: INPUT 2: expected an existing file or folder, got {tmp_path / 'their.png'}. {hint}",
         "dltrain: INPUT 3: expected an existing file or folder, got gone/x.png",
     ]
+    (tmp_path / "link.png").symlink_to("gone.png")
+    assert predict(folder, tmp_path / "link.png").err.endswith("link.png. It is a broken link.\n")
     assert predict(folder, "-", "-").code == 2
 
 

@@ -36,6 +36,7 @@ TABLE: dict[str, list[list[str]]] = {
     "model.blocks.0.kernl=3 model=cnn data=digits": [
         ["model.blocks.0.kernl", "channels", "To add it: +model.blocks.0.kernl=..."]
     ],
+    "trainer.epochs.x=3": [["trainer.epochs.x", "Set trainer.epochs itself."]],
     "optimizer.lr=fast": [["optimizer.lr", "a number above 0", "fast"]],
     "optimizer.lr=0": [["optimizer.lr", "a number above 0", "0"]],
     "optimizer.lr=nan": [["optimizer.lr", "a number above 0", "nan"]],
@@ -239,6 +240,13 @@ def test_existing_files_in_the_run_folder_survive_an_error(workdir: Path, capsys
     command = ["optimizer=nesterov", "+optimizer.dampening=0.5", "data.series=sunspots", "data.window=12"]
     assert main.main([*command, "hydra.run.dir=mine"]) == 2
     assert [file.name for file in (workdir / "mine").rglob("*")] == ["thesis.tex"]
+
+
+def test_an_error_for_a_key_below_a_list_does_not_suggest_adding_it(
+    workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["model=cnn", "data=digits", "model.blocks.7.channels=3"]) == 2
+    assert capsys.readouterr().err.endswith("unknown key. The keys of model.blocks are: 0 1 2 3 4 5.\n")
 
 
 def test_the_installed_script_exits_with_code_2_on_bad_input(workdir: Path) -> None:

@@ -165,6 +165,9 @@ def test_a_folder_without_midi_files_is_rejected(tmp_path: Path) -> None:
         Midi(str(tmp_path))
     with pytest.raises(ConfigError, match=r"data\.path: expected an existing folder of MIDI files"):
         MidiEvents(str(tmp_path / "nowhere"))
+    (tmp_path / "link.mid").symlink_to("gone.mid")
+    with pytest.raises(ConfigError, match=r"link\.mid, got No such file or directory"):
+        Midi(str(tmp_path))
 
 
 def test_midi_files_are_rejected_with_an_install_hint_if_mido_is_missing(

@@ -40,6 +40,16 @@ def test_an_extended_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_
     assert again.code == 0 and "this run is finished" in again.stderr
 
 
+def test_a_run_that_stopped_early_is_not_extended(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    early = ["optimizer.lr=1e-30", "regularization.early_stopping_patience=1", "trainer.max_steps=60"]
+    assert dltrain(*COMMON, *early, f"hydra.run.dir={run}").code == 0
+    again = dltrain("resume", str(run), "trainer.max_steps=90")
+    assert again.code == 0 and "this run is finished because it stopped early" in again.stderr
+    assert f"dltrain rerun {run} regularization.early_stopping_patience=N" in again.stderr
+    assert max_steps_of(run) == [60, 60, ["trainer.max_steps=60"]]
+
+
 def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     for number in range(16):
         folder = tmp_path / "pictures" / ("ab"[number % 2])

@@ -247,7 +247,7 @@ def test_the_monitored_metric_is_coverage_for_points_with_classes_and_the_freche
 def test_the_number_of_missed_modes_is_reported() -> None:
     model = point_gan()
     evaluation = run_in_eval_mode(Adversarial(**RING).evaluate, model, on_cpu(model), [batch_of(200)])
-    assert evaluation.notes == [f"{8 - evaluation.metrics['modes']:.0f} of 8 modes are missed"]
+    assert evaluation.notes == [f"the generator misses {8 - evaluation.metrics['modes']:.0f} of 8 modes"]
 
 
 # Samples -------------------------------------------------------------------------------------------------------------
