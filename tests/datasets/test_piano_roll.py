@@ -91,7 +91,7 @@ def test_text_without_valid_frames_is_rejected(text: str) -> None:
 BAD = {
     "an empty file": ("", "got an empty file"),
     "text that is not JSON": ("60 64 67", r"got text that is not JSON"),
-    "a list": ([[[60]]], "got a list"),
+    "a list": ([[[60]]], "got a value of type list"),
     "no training pieces": ({"test": [CHORDS]}, "got no pieces in train"),
     "an unknown split": ({**VALID, "extra": []}, "got the key 'extra', which names no split"),
     "an empty split": ({**VALID, "test": []}, "expected pieces in each split, got none in test"),
