@@ -111,7 +111,7 @@ def tokenizer_files(names: str | list[str] | None) -> list[str]:
     files = [names, names] if isinstance(names, str) else list(names or [])
     if len(files) not in (0, 2):
         expected = "one file, or a list of two: for sources and for targets"
-        raise ConfigError(format_error("data.tokenizer", expected, ", ".join(files)))
+        raise ConfigError(format_error("data.tokenizer", expected, f"[{', '.join(files)}]"))
     return files
 
 

@@ -128,8 +128,9 @@ def t5_names(weights: Weights) -> Weights:
             found[name] = value
             continue
         joined = next((parts for end, parts in T5_JOINED.items() if head.endswith(end)), None)
-        parts = [value] if joined is None else [weights[f"{head[:-1]}{part}.weight"] for part in joined]
-        found[f"{re.sub(pattern, T5_NAMES[pattern], head)}.weight"] = torch.cat(parts)
+        names = [name] if joined is None else [f"{head[:-1]}{part}.weight" for part in joined]
+        if all(part in weights for part in names):
+            found[f"{re.sub(pattern, T5_NAMES[pattern], head)}.weight"] = torch.cat([weights[part] for part in names])
     return found
 
 

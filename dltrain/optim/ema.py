@@ -19,7 +19,7 @@ class EMA:
             ``(1 + n) / (10 + n)``, so that the initial weights fade quickly.
 
     Source: Polyak, Juditsky 1992; the warm-up is from tf.train.ExponentialMovingAverage.
-    Differs: updates are counted on the CPU and the tensors are listed once; torch's AveragedModel, which does neither,
+    Differs: counts updates on the CPU and lists the averaged tensors once; torch's AveragedModel, which does neither,
         takes nine times as long for a small network.
     """
 

@@ -34,7 +34,7 @@ from dltrain.tasks.base import Evaluation, Line
 from dltrain.training.device import Device
 from dltrain.training.evaluation import run_in_eval_mode, with_progress
 
-DOUBLE_FROM = 1e6  # numbers of at least this magnitude keep 15 digits in JSON
+DOUBLE_FROM = 1e6  # floats of at least this magnitude keep 15 significant digits in JSON, others 9
 
 
 @dataclass
@@ -262,9 +262,9 @@ def explain_missing_data() -> Iterator[None]:
 
 
 def json_values(value: Any) -> Any:
-    """Return nested values for JSON: NaN and Inf as None, numbers rounded to the digits of their type.
+    """Return nested values for JSON: NaN and Inf become None, and floats are rounded to 9 or 15 significant digits.
 
-    Nine digits represent a float32 exactly. Numbers of at least `DOUBLE_FROM` may be float64 and keep 15 digits.
+    Nine digits represent a float32 exactly. Floats with a magnitude of at least `DOUBLE_FROM` may be float64.
     """
     if isinstance(value, dict):
         return {key: json_values(item) for key, item in value.items()}

@@ -194,7 +194,7 @@ class LanguageModeling(TaskOverSteps):
     def _encode_prompt(self, prompt: str, key: str) -> list[int]:
         """Return the tokens of a prompt; errors are reported under `key`."""
         if self.encode is None:
-            raise ConfigError("task.encode: not supported because the data cannot turn text into tokens")
+            raise ConfigError(f"{key}: not supported because the data cannot turn text into tokens")
         try:
             tokens = self.encode(prompt)
         except ConfigError as error:

@@ -134,7 +134,7 @@ class Polyphony(Task):
         frames = list[list[int]]()
         if prompt or key != "task.prompt":
             if self.encode is None:
-                raise ConfigError("task.encode: not supported because the data cannot turn text into frames")
+                raise ConfigError(f"{key}: not supported because the data cannot turn text into frames")
             try:
                 frames = self.encode(prompt)
             except ConfigError as error:

@@ -251,7 +251,7 @@ def test_tokens_of_user_tokenizers_follow_the_special_tokens_and_are_restored_wi
     restored = Parallel(path, tokenizer="gone.json", fitted=data.fit())
     assert restored.spec.target_tokens.encode("y perro") == [6, 4]
     (line,) = error_of(lambda: Parallel(path, tokenizer=files[:1]))
-    assert line.startswith("data.tokenizer: expected one file, or a list of two")
+    assert line.startswith("data.tokenizer: expected one file, or a list of two") and line.endswith(f"got [{files[0]}]")
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])

@@ -122,6 +122,13 @@ def test_outputs_with_relative_positions_are_finite_under_bfloat16_autocast() ->
         assert build()(sources(), targets(), LENGTHS).isfinite().all()
 
 
+def test_joined_matrices_are_left_out_if_one_of_them_is_missing() -> None:
+    query = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    assert list(build().adapt_weights({"shared.weight": torch.zeros(11, 16), query: torch.zeros(16, 16)})) == [
+        "target_embedding.weight"
+    ]
+
+
 def test_invalid_options_are_rejected() -> None:
     for options in ({"num_heads": 3}, {"ffn_size": 0}, {"num_buckets": 3}, {"max_distance": 16}):
         with pytest.raises(ConfigError, match=f"model.{next(iter(options))}"):

@@ -186,6 +186,9 @@ def test_unsupported_options_and_invalid_prompts_are_rejected() -> None:
         written(task(), model, prompt="")
     with pytest.raises(ConfigError, match=r"^task\.prompt: expected frames of MIDI pitches .*, got x"):
         task(prompt="x")
+    without_text = Polyphony(NOTES, 16)
+    with pytest.raises(ConfigError, match=r"^--prompt: not supported because the data cannot turn text into frames"):
+        written(without_text, model, prompt="60")
     with pytest.raises(ConfigError, match=r"^task\.temperature: expected a number above 0"):
         task(temperature=0.0)
 
