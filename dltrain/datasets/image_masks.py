@@ -145,6 +145,11 @@ class ImageMasks:
         for part, fraction in (("test", self.test), ("val", check_fraction("data.validation", self.validation))):
             if part not in pairs:
                 pairs["train"], pairs[part] = _cut(pairs["train"], fraction, self.block)
+        if not pairs["train"] and self.block > 1:
+            raise ConfigError(format_error("data.block", "a size that leaves images for training", self.block))
+        if not pairs["train"]:
+            hint = "Add images, or hold out a smaller fraction with data.validation and data.test"
+            raise ConfigError(format_error("data.path", "at least one image for training", "none", hint))
         return pairs
 
     def load(self) -> Splits:
@@ -247,8 +252,6 @@ def _check_values(channels: int, ignore: int | None, names: list[str]) -> None:
 def _cut(pairs: list[Pair], fraction: float, block: int) -> tuple[list[Pair], list[Pair]]:
     blocks = [pairs[start : start + block] for start in range(0, len(pairs), block)]
     kept, held_out = hold_out(len(blocks), fraction)
-    parts = [[pair for number in part.sort().values.tolist() for pair in blocks[number]] for part in (kept, held_out)]
-    if not parts[0]:
-        expected = f"a block size that leaves some of the {len(pairs)} images for training"
-        raise ConfigError(format_error("data.block", expected, block))
-    return parts[0], parts[1]
+    parts = ([pair for number in part.sort().values.tolist() for pair in blocks[number]] for part in (kept, held_out))
+    first, second = parts
+    return first, second

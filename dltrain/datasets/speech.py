@@ -194,8 +194,8 @@ class Speech:
         }
         for split, kept in frames.items():
             if self.parts[split] and not kept:
-                expected = f"recordings that can be used in the {split} split of {self.utterances.name}"
-                raise ConfigError(format_error("data.path", expected, "none"))
+                hint = "Set a larger data.max_seconds" if self.long else ""
+                raise ConfigError(format_error("data.path", f"usable recordings in the {split} split", "none", hint))
         self.features.fit_scale(list(frames[TRAIN].values()))
         train, val, test = (self._source(self.utterances, kept, split == TRAIN) for split, kept in frames.items())
         self.frames = {
@@ -238,7 +238,7 @@ class Speech:
         place, text = utterances.places[row], utterances.texts[row]
         tokens = self.vocabulary.encode(text)
         if held_out and self.kind == CHARACTERS and UNKNOWN in tokens:
-            expected = f"only characters of the training transcripts in {place}"
+            expected = f"only characters of the vocabulary in {place}"
             return format_error("data.path", expected, text[tokens.index(UNKNOWN)])
         needed, steps = min_steps(tokens), self.features.count_steps(frames)
         if steps >= needed:

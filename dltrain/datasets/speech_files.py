@@ -113,9 +113,9 @@ class UtteranceReader:
 
     def _list_folders(self, root: Path) -> Utterances:
         """Return the files of each folder; the transcript of a file is the name of its folder."""
-        if self.columns != (None, None):
-            key, name = next((k, c) for k, c in zip(("audio", "transcript"), self.columns, strict=True) if c)
-            raise ConfigError(format_error(f"data.{key}", "null for folders, which have no columns", name))
+        for key, value in zip(("audio", "transcript", "audio_folder"), (*self.columns, self.audio_folder), strict=True):
+            if value is not None:
+                raise ConfigError(format_error(f"data.{key}", "null because data.path is a folder, not a table", value))
         folders = find_splits(root, is_audio)
         files, texts, splits = list[Path](), list[str](), dict[str, list[int]]()
         known = self._words(folders[TRAIN])

@@ -63,7 +63,8 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
         found = [table.index_of(name)]
     if len(found) != 1:
         got = ", ".join(table.header[column] for column in found) or "none"
-        hint = f"Set data.column to one of {', '.join(table.header[column] for column in others)}"
+        names = ", ".join(table.header[column] for column in others)
+        hint = f"Set data.column to one of {names}" if names else ""
         raise ConfigError(format_error("data.column", f"one column to predict in {table.path}", got, hint))
     if found[0] in texts:
         raise ConfigError(format_error("data.column", "a column other than the texts", table.header[found[0]]))

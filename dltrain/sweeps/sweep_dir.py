@@ -34,7 +34,9 @@ def open_sweep_dir(jobs: list[Job], names: list[str], command: str) -> run_dir.R
         entries.append({"folder": name, "overrides": typed, "config": redaction.mask(job.config)})
     content = {"command": command, "jobs": entries}
     path = _resumed_path(jobs[0])
-    return _create_sweep_dir(jobs[0], content) if path is None else _reopen_sweep_dir(path, content)
+    if path is None:
+        return _create_sweep_dir(jobs[0], content)
+    return _reopen_sweep_dir(path, content, "hydra.sweep.dir" if jobs[0].sweep_resume is None else "sweep.resume")
 
 
 def _resumed_path(job: Job) -> Path | None:
@@ -83,21 +85,21 @@ def _check_free(path: Path, names: Iterable[str], locked: bool = False) -> None:
         )
 
 
-def _reopen_sweep_dir(path: Path, content: dict[str, Any]) -> run_dir.RunDir:
+def _reopen_sweep_dir(path: Path, content: dict[str, Any], key: str) -> run_dir.RunDir:
     # If a sweep's files or folders are links, jobs would write outside the sweep's folder.
     names = [job["folder"] for job in content["jobs"]]
     for file in (path / name for name in (*run_files.SWEEP_FILES, run_files.STATUS, run_files.LOCK, *names)):
         if file.is_symlink() or folder_checks.is_special(file):
             hint = "It is a link." if file.is_symlink() else folder_checks.SPECIAL_HINT
             expected = "files and folders that lie in the sweep's folder"
-            raise ConfigError(format_error("sweep.resume", expected, file, hint))
-    wrong = list(_job_differences(path, _read_sweep(path), json.loads(json.dumps(content))))
+            raise ConfigError(format_error(key, expected, file, hint))
+    wrong = list(_job_differences(path, _read_sweep(path, key), json.loads(json.dumps(content)), key))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
         raise ConfigError(
-            *wrong[:MAX_SHOWN], *more, "sweep.resume: expected the command that started the sweep, got a different one"
+            *wrong[:MAX_SHOWN], *more, f"{key}: expected the command that started the sweep, got a different one"
         )
-    return _lock_dir(path, "sweep.resume")
+    return _lock_dir(path, key)
 
 
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
@@ -108,7 +110,7 @@ def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 
 
-def _read_sweep(path: Path) -> dict[str, Any]:
+def _read_sweep(path: Path, key: str) -> dict[str, Any]:
     """Return the content of a folder's ``sweep.json``; error messages suggest the sweep with the closest name."""
     try:
         content = safe_read.parse_json(safe_read.read_text(path / run_files.SWEEP))
@@ -122,22 +124,22 @@ def _read_sweep(path: Path) -> dict[str, Any]:
         known += [str(file.parent) for file in (compose.default_root() / "sweep").glob(f"*/{run_files.SWEEP}")]
         hint = suggest(str(path.absolute()), known) or f"{error.strerror}."
         expected = f"the folder of a sweep, with {run_files.SWEEP}"
-        raise ConfigError(format_error("sweep.resume", expected, path, hint)) from None
+        raise ConfigError(format_error(key, expected, path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
         expected = f"a {run_files.SWEEP} that can be read"
         hint = f"{error}." if isinstance(error, ValueError) else "It does not describe a sweep."
-        raise ConfigError(format_error("sweep.resume", expected, path / run_files.SWEEP, hint)) from None
+        raise ConfigError(format_error(key, expected, path / run_files.SWEEP, hint)) from None
 
 
-def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any], key: str) -> Iterator[str]:
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
         hint = f"It was started with: {before['command']}"
-        yield format_error("sweep.resume", f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
+        yield format_error(key, f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
         return
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
         if was["overrides"] != is_now["overrides"]:
             wanted, got = (" ".join(job["overrides"]) for job in (was, is_now))
             yield f"job {number}: expected the overrides {wanted or 'none'}, got {got or 'none'}"
-        for key, (wanted, got) in config_differences(was["config"], is_now["config"]).items():
-            yield f"job {number}: {key}: expected {wanted}, as in the sweep, got {got}"
+        for name, (wanted, got) in config_differences(was["config"], is_now["config"]).items():
+            yield f"job {number}: {name}: expected {wanted}, as in the sweep, got {got}"

@@ -189,6 +189,14 @@ def test_an_invalid_argument_is_rejected_with_its_key(arguments: dict[str, int],
         ImageMasks(many(tmp_path), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("block", "message"), [(5, "data.block: expected a size .*, got 5"), (1, "data.path: expected at least one image")]
+)
+def test_splits_that_leave_no_training_images_are_rejected(block: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        ImageMasks(many(tmp_path, 2 * block), block=block)
+
+
 def test_other_masks_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path) -> None:
     fitted = ImageMasks(many(tmp_path / "own", values=(10, 40, 255))).fit()
     other = ImageMasks(many(tmp_path / "other", count=7, values=(40,)), fitted=fitted)

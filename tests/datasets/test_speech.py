@@ -204,6 +204,8 @@ def test_long_recordings_are_left_out_and_counted(table: str) -> None:
     splits = data.load()
     kept = sum(map(len, (splits.train, splits.val, splits.test)))
     assert kept == 37 and "3 recordings left out: longer than data.max_seconds" in data.describe()
+    message = message_of(lambda: Speech(table, max_seconds=0.01, **SMALL).load())
+    assert message.endswith("usable recordings in the train split, got none. Set a larger data.max_seconds")
     assert data.spec.length == 48  # 46 frames, rounded up to a multiple of 8
     again = Speech(table, max_seconds=0.45, fitted=data.fit(), **SMALL)
     assert len(again.evaluation()) == 40
@@ -328,7 +330,7 @@ def test_a_character_found_only_in_held_out_transcripts_is_rejected(tmp_path: Pa
     Path(path).write_text("\n".join(lines) + "\n")
     message = message_of(lambda: Speech(path, **SMALL).load())
     assert message.startswith(
-        f"data.path: expected only characters of the training transcripts in line {row + 2} of prompts.tsv, got x"
+        f"data.path: expected only characters of the vocabulary in line {row + 2} of prompts.tsv, got x"
     )
     words = Speech(path, tokens="words", **SMALL)
     words.load()
@@ -353,9 +355,9 @@ def test_a_missing_package_is_rejected_with_an_install_hint(
 def test_unusable_folders_and_missing_tables_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "a" / "word").mkdir(parents=True)
     assert "a folder per word with audio files" in message_of(lambda: Speech(str(tmp_path / "a")))
-    assert message_of(lambda: Speech(str(tmp_path / "a"), audio="b")).startswith(
-        "data.audio: expected null for folders"
-    )
+    for key in ("audio", "transcript", "audio_folder"):
+        message = message_of(lambda key=key: Speech(str(tmp_path / "a"), **{key: "b"}))
+        assert message == f"data.{key}: expected null because data.path is a folder, not a table, got b"
     assert "a table of audio files and transcripts" in message_of(lambda: Speech(str(tmp_path / "b.tsv")))
     for word in ("no", "yes"):
         (tmp_path / "d" / word).mkdir(parents=True)

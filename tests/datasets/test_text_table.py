@@ -97,6 +97,9 @@ def test_ambiguous_text_or_target_columns_are_rejected_with_their_names(tmp_path
     assert data.spec.classes == 3 and data.spec.target_names == ("stars",)
     with pytest.raises(ConfigError, match=r"^data.text: .*bodi.*body"):
         TextTable(path, text="bodi")
+    (tmp_path / "b.csv").write_text("body\n" + "".join(f"the only text {n}\n" for n in range(20)))
+    with pytest.raises(ConfigError, match=r"^data.column: expected one column to predict in .*b\.csv, got none$"):
+        TextTable(str(tmp_path / "b.csv"))
 
 
 def test_threshold_adds_two_classes_to_a_numeric_target(tmp_path: Path) -> None:

@@ -91,7 +91,9 @@ def test_resuming_a_finished_sweep_changes_nothing(
     assert main.main(["resume", "whole"]) == 2
     assert "It is a sweep: to resume it, add sweep.resume=whole to its command." in capsys.readouterr().err
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
-    assert "job 0: trainer.resume: expected never, as in the sweep, got auto" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "job 0: trainer.resume: expected never, as in the sweep, got auto" in error
+    assert "hydra.sweep.dir: expected the command that started the sweep, got a different one" in error
 
 
 @pytest.mark.parametrize(
