@@ -80,7 +80,10 @@ class SeriesSplit:
         needed = (window + horizon, horizon * bool(self.sizes[1]), horizon)
         for name, size, least in zip(("training", "validation", "test"), self.sizes, needed, strict=True):
             if int(size) < least:
-                return ConfigError(format_error("data.split", f"at least {least} {name} rows for a window", size, hint))
+                expected = f"at least {least} {name} rows for a window"
+                # Windows of the other splits may start in earlier splits.
+                smaller = f"Reduce {'data.window or ' * (name == 'training')}data.horizon"
+                return ConfigError(format_error("data.split", expected, size, smaller))
         total = sum(int(size) for size in self.sizes)
         if total > rows:
             got = f"{total:,} ({' + '.join(map(str, self.sizes))})"

@@ -90,8 +90,11 @@ def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> N
         ([100, -1, 50], "data.split: expected training and test rows above 0"),
         ([100, 0, 0], "data.split: expected training and test rows above 0"),
         (["12mo", "4mo", "6mo"], "data.split: expected at most the 1,260 rows of"),
-        ([20, 50, 50], "data.split: expected at least 27 training rows for a window, got 20"),
-        ([100, 5, 50], "data.split: expected at least 7 validation rows for a window, got 5"),
+        (
+            [20, 50, 50],
+            "data.split: expected at least 27 training rows for a window, got 20. Reduce data.window or data.horizon",
+        ),
+        ([100, 5, 50], "data.split: expected at least 7 validation rows for a window, got 5. Reduce data.horizon"),
     ],
     ids=str,
 )
