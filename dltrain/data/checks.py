@@ -53,10 +53,10 @@ def user_path(path: str) -> Path:
 def existing_file(path: str | Path, expected: str, key: str = "data.path") -> Path:
     """Return the path of an existing file, with ``~`` expanded."""
     found = user_path(str(path))
-    if os.path.isdir(found):
+    if path and os.path.isdir(found):
         raise ConfigError(format_error(key, expected, f"the folder {path}"))
     if not os.path.isfile(found):
-        raise ConfigError(format_error(key, expected, path, similar_file(str(path))))
+        raise ConfigError(format_error(key, expected, path or "an empty path", similar_file(str(path))))
     return found
 
 
@@ -75,7 +75,7 @@ def similar_file(path: str) -> str:
     parent, name = os.path.split(path)
     try:
         siblings = os.listdir(os.path.expanduser(parent or "."))
-    except OSError:
+    except (OSError, ValueError):  # listdir raises ValueError for a null character
         return ""
     close = get_close_matches(name, siblings, n=1, cutoff=0.5)
     return f"Did you mean {os.path.join(parent, close[0])}?" if close else ""

@@ -247,14 +247,16 @@ def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
 
 
 def _columns_to_ignore(table: Table, target: int, ignore: str | list[str] | None) -> dict[str, str]:
-    """Return the columns to leave out, each with the reason."""
+    """Return the columns to leave out, each with the reason; the column to predict is never left out."""
     if isinstance(ignore, list):
         for name in ignore:
             table.index_of(name, "data.ignore")
-        return dict.fromkeys(ignore, "ignore")
+        return dict.fromkeys((name for name in ignore if name != table.header[target]), "ignore")
     if ignore is None:
         return {}
-    one_of("data.ignore", ignore, ("auto",))
+    if ignore != "auto":
+        hint = f"data.ignore=[{ignore}] leaves this column out" if ignore in table.header else ""
+        raise ConfigError(format_error("data.ignore", "auto, null or a list of columns", ignore, hint))
     reasons = {name: reason_to_ignore(table, index) for index, name in enumerate(table.header) if index != target}
     return {name: reason for name, reason in reasons.items() if reason}
 

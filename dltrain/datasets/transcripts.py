@@ -72,14 +72,16 @@ def fit_vocabulary(kind: str, texts: Iterable[str], min_count: int, max_words: i
         max_words: Maximum number of pieces; the most frequent are kept.
 
     Raises:
-        ConfigError: No piece occurs often enough.
+        ConfigError: All transcripts are empty, or no piece occurs often enough.
     """
     empty = TranscriptVocabulary(kind, [])
     counts = Counter(chain.from_iterable(map(empty.split, texts)))
+    if not counts:
+        expected, hint = "transcripts with letters or digits", "data.punctuation=true keeps other characters"
+        raise ConfigError(format_error("data.path", expected, "only empty transcripts in the training data", hint))
     kept = [piece for piece, count in counts.items() if count >= min_count]
     if not kept:
-        highest = max(counts.values(), default=0)
-        expected = f"at most {highest}, the count of the most frequent {kind[:-1]} in the training data"
+        expected = f"at most {max(counts.values())}, the count of the most frequent {kind[:-1]} in the training data"
         raise ConfigError(format_error("data.min_count", expected, min_count))
     return TranscriptVocabulary(kind, sorted(kept, key=lambda piece: (-counts[piece], piece))[:max_words])
 

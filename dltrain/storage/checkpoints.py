@@ -225,11 +225,13 @@ def is_entry(name: str, entry: Any) -> bool:
     """Return whether a manifest entry has a valid file name and values of the expected types."""
     if not (CHECKPOINT_NAME.fullmatch(name) and isinstance(entry, dict)):
         return False
-    complete = entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int
+    if not (entry.keys() >= {"step", "best", "sha256"} and type(entry["step"]) is int):
+        return False
     others = entry.keys() - {"step", "best", "sha256", "fitted"}
     values = [entry[key] for key in others if entry[key] is not None]
     numeric = all(isinstance(value, float) or safe_read.is_number(value) for value in values)
-    return complete and numeric and isinstance(entry["sha256"], str) and isinstance(entry.get("fitted", ""), str)
+    hashes = (entry["sha256"], entry.get("fitted", ""))
+    return numeric and isinstance(entry["best"], bool) and all(isinstance(text, str) for text in hashes)
 
 
 def sort_by_step(files: dict[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ class Layerwise(Classification):
     def facts(self) -> dict[str, Any]:
         """Return the spec value for a DBN: ``lowest``, its number of inputs, one per pixel and channel.
 
-        Other models need ``outputs`` and are therefore rejected: they have no layers to pretrain.
+        Other models need spec values that this task does not provide, and are therefore rejected.
         """
         return {"lowest": math.prod(self.shape)}
 

@@ -21,7 +21,7 @@ from dltrain.datasets.log_mel import GUARD, LogMel, mel_filters
 from dltrain.datasets.spec_augment import Masks, SpecAugment
 from dltrain.datasets.speech import Speech
 from dltrain.datasets.speech_features import Features
-from dltrain.datasets.transcripts import min_steps, normalize
+from dltrain.datasets.transcripts import fit_vocabulary, min_steps, normalize
 from dltrain.errors import ConfigError
 
 SMALL: dict[str, Any] = {"mels": 20, "stack": 1}
@@ -156,6 +156,18 @@ def test_transcripts_are_decoded_from_characters_or_words_of_the_training_split(
 def test_transcripts_are_normalized(text: str, expected: str) -> None:
     assert normalize(text, lowercase=True, punctuation=False) == expected
     assert normalize("A,  b", lowercase=False, punctuation=True) == "A, b"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["", ""], r"data.path: expected transcripts with letters or digits, got only empty transcripts"),
+        (["on", "no", "o"], r"data.min_count: expected at most 3, the count of the most frequent character .* got 4"),
+    ],
+)
+def test_transcripts_without_frequent_characters_are_rejected(texts: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit_vocabulary("characters", texts, min_count=4, max_words=10)
 
 
 def test_equal_neighboring_tokens_need_one_more_step_for_a_blank() -> None:

@@ -108,6 +108,15 @@ def test_columns_can_be_excluded_by_name(tmp_path: Path) -> None:
         ConfigError, match=r"^data.ignore: expected one of the columns of .*color.*, got colour. Did you mean color"
     ):
         CsvTable(write(tmp_path, FRAME), ignore=["colour"], missing="mean")
+    with pytest.raises(
+        ConfigError, match=r"^data.ignore: expected auto, null or a list of columns, got color. data.ignore=\[color\]"
+    ):
+        CsvTable(write(tmp_path, FRAME), ignore="color", missing="mean")
+
+
+def test_the_column_to_predict_is_not_reported_as_ignored(tmp_path: Path) -> None:
+    data = CsvTable(write(tmp_path, FRAME), ignore=["color", "price"], missing="mean")
+    assert data.left_out == {"color": "ignore"} and data.target.name == "price"
 
 
 @pytest.mark.parametrize("word", ["broken", "not measured"])

@@ -247,6 +247,7 @@ def test_without_a_valid_manifest_the_newest_valid_checkpoint_is_found(
         {"seconds": 10**400},
         {"metric": []},
         {"bytes": "x"},
+        {"best": "x"},
         {"step": True},
         {"step": "5"},
     ],

@@ -55,7 +55,7 @@ def test_a_forecast_has_a_line_for_each_step_of_each_window() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 24, 25, 500])
-def test_every_token_after_the_first_is_scored_once_as_in_evaluation(count: int) -> None:
+def test_every_token_after_the_first_is_scored_once_in_windows_of_the_model_length(count: int) -> None:
     vocabulary, length = 7, 6
     model = TokenModel(vocabulary, length)
     task = LanguageModeling(vocabulary, length, decode=lambda tokens: "".join(map(str, tokens)))
