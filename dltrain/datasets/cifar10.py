@@ -15,6 +15,7 @@ from dltrain.datasets.array_file import load_arrays
 from dltrain.datasets.download import download_dataset, missing_files_error
 from dltrain.datasets.image_inputs import read_images
 from dltrain.datasets.images import ImageTransform, Rows, image_spec, select_rows
+from dltrain.errors import ConfigError, format_error
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FOLDER = "cifar-10-batches-py"
@@ -75,10 +76,28 @@ class CIFAR10:
         found = (self.root / FOLDER).is_dir()
         if not found and (self.root / ARRAYS).is_file():
             x, y, x_test, y_test = load_arrays("data.root", self.root / ARRAYS, NAMES)
-            return _rows(x, y), _rows(x_test, y_test)
+            return self._checked_rows("train", x, y), self._checked_rows("test", x_test, y_test)
         if not found and not self.download:
             raise missing_files_error("cifar10", self.root, self.root / FOLDER)
         return _read_torchvision(self.root, self.download)
+
+    def _checked_rows(self, part: str, pixels: np.ndarray, labels: np.ndarray) -> Rows:
+        """Return the rows of arrays from the .npz file.
+
+        Raises:
+            ConfigError: The images or labels have another format than in CIFAR-10.
+        """
+        path = self.root / ARRAYS
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (32, 32, 3):
+            expected = f"uint8 (N, 32, 32, 3) as x_{part} of {path}"
+            raise ConfigError(format_error("data.root", expected, f"{pixels.dtype} {pixels.shape}"))
+        if labels.dtype.kind not in "iu" or labels.size != len(pixels):
+            expected = f"one whole number in y_{part} of {path} for each of {len(pixels)} images"
+            raise ConfigError(format_error("data.root", expected, f"{labels.dtype} {labels.shape}"))
+        if len(wrong := labels[(labels < 0) | (labels >= len(CLASSES))]):
+            expected = f"labels from 0 to {len(CLASSES) - 1} in y_{part} of {path}"
+            raise ConfigError(format_error("data.root", expected, int(wrong[0])))
+        return _rows(pixels, labels)
 
 
 def _read_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
@@ -87,7 +106,12 @@ def _read_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
         download_dataset("CIFAR10", root, lambda: _load_torchvision(root) is not None)
         parts = _load_torchvision(root)
     if parts is None:
-        raise missing_files_error("cifar10", root, root / FOLDER)
+        if not (root / FOLDER).is_dir():
+            raise missing_files_error("cifar10", root, root / FOLDER)
+        got = "missing or damaged files"
+        raise ConfigError(
+            format_error("data.root", f"all files in {root / FOLDER}", got, "data.download=true downloads them again")
+        )
     train, test = (_rows(part.data, np.array(part.targets)) for part in parts)
     return train, test
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,17 +36,21 @@ def read_coco(path: Path, content: Mapping[str, Any], images: ImageIndex, split:
     """Return the images of a COCO file in the order of their paths; images without objects are kept.
 
     Raises:
-        ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, or several
-            files match the name of an image.
+        ConfigError: An entry is incomplete, has an invalid box or refers to an unknown image or category, two images
+            or categories have the same id, or several files match the name of an image.
     """
     try:
         return _read(path, content, images, split)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         got = f"an entry without {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(format_error("data.path", f"{EXPECTED} in {path}", got)) from None
 
 
 def _read(path: Path, content: Mapping[str, Any], images: ImageIndex, split: str | None) -> list[Annotated]:
+    for key in ("images", "categories"):
+        number, times = next(iter(Counter(entry["id"] for entry in content[key]).most_common(1)), (None, 1))
+        if times > 1:
+            raise ValueError(f"{times} {key} with id {number}")
     names = {kind["id"]: str(kind["name"]) for kind in content["categories"]}
     objects: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
     for entry in content["annotations"]:

@@ -18,6 +18,7 @@ from dltrain.datasets.images import ImageTransform, Rows, image_spec, limit_labe
 from dltrain.errors import ConfigError, format_error
 
 SIZE = 28
+CLASSES = 10
 IMAGES_HEADER = 16
 LABELS_HEADER = 8
 PARTS = ("train", "t10k")
@@ -121,6 +122,8 @@ def _read_part(raw: Path, part: str) -> Rows:
         raise ConfigError(
             format_error("data.root", f"one label per image in {raw}", got, "Delete the files and download them again")
         )
+    if len(classes) and (largest := int(classes.max())) >= CLASSES:
+        raise ConfigError(format_error("data.root", f"labels from 0 to {CLASSES - 1} in {labels}", largest))
     return {"pixels": pixels, "labels": classes}
 
 

@@ -280,6 +280,7 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
         ({"image_id": 9}, "the id of one of the images as image_id in annotation 0 of"),
         ({"bbox": [1, 2, 3]}, "four finite numbers (left, top, width and height) as bbox in annotation 0 of"),
         ({"bbox": [1, 2, 3, None]}, "four finite numbers (left, top, width and height) as bbox"),
+        ({"bbox": [10**400, 2, 3, 3]}, "boxes.json, got int too large to convert to float"),
         ({"bbox": [20, 2, 3, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 20 2 23 5 in"),
         ({"bbox": [2, 2, 0, 3]}, "boxes with an area inside the 12 x 8 pixels of 00.png, got 2 2 2 5 in"),
         ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
@@ -287,6 +288,21 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
 )
 def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tmp_path: Path) -> None:
     assert message in error(coco(tmp_path, **edit))
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_two_coco_entries_with_the_same_id_are_rejected(key: str, tmp_path: Path) -> None:
+    file = coco(tmp_path) / "boxes.json"
+    content = json.loads(file.read_text())
+    content[key][1]["id"] = content[key][0]["id"]
+    file.write_text(json.dumps(content))
+    assert f"boxes.json, got 2 {key} with id {content[key][0]['id']}" in error(tmp_path)
+
+
+def test_an_infinite_image_size_in_a_coco_file_is_rejected(tmp_path: Path) -> None:
+    file = coco(tmp_path) / "boxes.json"
+    file.write_text(file.read_text().replace('"width": 12', '"width": Infinity', 1))
+    assert "boxes.json, got cannot convert float infinity to integer" in error(tmp_path)
 
 
 def test_a_test_split_without_a_readable_image_is_rejected(tmp_path: Path) -> None:

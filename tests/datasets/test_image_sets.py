@@ -126,6 +126,35 @@ def test_the_error_for_a_truncated_idx_file_names_the_file(tmp_path):
         MNIST(root=str(tmp_path)).load()
 
 
+def test_mnist_labels_that_are_not_classes_are_rejected(tmp_path):
+    write_mnist(tmp_path)
+    write_idx(tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.arange(40, dtype=np.uint8))
+    with pytest.raises(ConfigError, match=r"data.root: expected labels from 0 to 9 in .*train-labels.*, got 39"):
+        MNIST(root=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        (
+            "x_train",
+            np.zeros((50, 3, 32, 32), np.uint8),
+            r"uint8 \(N, 32, 32, 3\) as x_train .*, got uint8 \(50, 3, 32, 32\)",
+        ),
+        ("x_test", np.zeros((10, 32, 32, 3), np.float32), r"uint8 .* as x_test .*, got float32"),
+        ("y_train", np.zeros(49, np.uint8), r"one whole number in y_train .* for each of 50 images, got uint8 \(49,\)"),
+        ("y_test", np.zeros((10, 10), np.uint8), r"one whole number in y_test .*, got uint8 \(10, 10\)"),
+        ("y_test", np.full((10, 1), 256), "labels from 0 to 9 in y_test .*, got 256"),
+        ("y_test", np.full(10, -1), "labels from 0 to 9 in y_test .*, got -1"),
+    ],
+)
+def test_cifar10_rejects_arrays_of_another_format(name, array, message, tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    np.savez(tmp_path / "cifar10" / "cifar10.npz", **{**cifar_arrays(), name: array})
+    with pytest.raises(ConfigError, match=f"data.root: expected {message}"):
+        CIFAR10(root=str(tmp_path)).load()
+
+
 def test_cifar10_converts_its_arrays_to_channels_first(tmp_path):
     arrays = cifar_arrays()
     (tmp_path / "cifar10").mkdir()
@@ -164,7 +193,7 @@ def test_cifar10_reads_the_folder_of_torchvision(tmp_path, monkeypatch):
     assert np.array_equal(splits.train.rows["pixels"].numpy(), x.transpose(0, 3, 1, 2))
     assert np.array_equal(splits.test.rows["labels"].numpy(), arrays["y_test"])
     (folder / "test_batch").write_bytes(b"torn")
-    with pytest.raises(ConfigError, match=r"data\.download=true"):
+    with pytest.raises(ConfigError, match=r"got missing or damaged files\. data\.download=true downloads them again"):
         CIFAR10(root=str(tmp_path)).load()
 
 

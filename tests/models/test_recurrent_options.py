@@ -217,7 +217,7 @@ def test_recurrent_weights_and_forget_biases_are_initialized_as_configured() -> 
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_initial_weights_equal_those_of_torch_modules_created_in_the_order_of_earlier_versions(cell: str) -> None:
+def test_initial_weights_equal_torch_modules_created_in_the_order_embedding_layers_head(cell: str) -> None:
     torch.manual_seed(3)
     model = Recurrent(cell, 11, 5, hidden_size=7, vocabulary=11, bidirectional=True, dropout=0.2)
     torch.manual_seed(3)

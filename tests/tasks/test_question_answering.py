@@ -55,7 +55,7 @@ def outputs(**tokens: float) -> Tensor:
 def test_the_loss_is_the_mean_of_start_and_end_cross_entropy_over_the_context_and_token_0() -> None:
     whole, logits = batch(), torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0))
     loss = QuestionAnswering(True).loss(Fixed(logits), whole, 0.0)
-    allowed = logits[:, :5]  # token 5 is outside of the context
+    allowed = logits[:, :5]  # token 5 is outside the context
     expected = (F.cross_entropy(allowed[..., 0], whole["start"]) + F.cross_entropy(allowed[..., 1], whole["end"])) / 2
     assert loss.weight == 2
     torch.testing.assert_close(loss.total, expected)

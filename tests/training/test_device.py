@@ -164,7 +164,7 @@ def test_freed_memory_is_reused_by_the_next_tensor() -> None:
 
     libc = ctypes.CDLL(None)
     for limit in (device.M_MMAP_THRESHOLD, device.M_TRIM_THRESHOLD):
-        libc.mallopt(limit, 128 * 1024)  # the default of glibc, which earlier tests may have changed
+        libc.mallopt(limit, 128 * 1024)  # the default of glibc; earlier tests may have changed the limits
     libc.malloc_trim(0)
     device.configure_process(cpu(), 0)
     for _ in range(12):
