@@ -15,6 +15,7 @@ from dltrain.config import schema
 from dltrain.errors import MAX_LENGTH, format_error, shorten, suggest
 
 QUOTES = set("'\"[]{}")
+LISTS = ("betas", "quantiles")  # keys whose value is always a list
 
 Options = Callable[[str], Sequence[str]]  # group -> names of its options; empty if there is no such group
 
@@ -39,7 +40,7 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
     parsed, errors = [], []
     for text in typed:
         key, equals, _ = text.partition("=")
-        if not key or not (equals or text.startswith("~")):
+        if not key.lstrip("~+") or not (equals or text.startswith("~")):
             is_path = os.path.exists(text)
             hint = f"Did you mean data.path={text}?" if is_path else suggest(text, ("--help", "--multirun"))
             errors.append(format_error(text, "KEY=VALUE or GROUP=OPTION", text, hint))
@@ -48,7 +49,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            hint = _quoting_hint(shown) if len(shown) < MAX_LENGTH else ""
+            quotable = len(shown) < MAX_LENGTH and "while evaluating" not in str(error)  # a call with wrong arguments
+            hint = _quoting_hint(shown) if quotable else ""
             errors.append(f"{shorten(shown)}: cannot be parsed: {shorten(str(error).splitlines()[0])}{hint}")
     return parsed, errors
 
@@ -69,7 +71,7 @@ def to_hydra_syntax(text: str, options: Options) -> str:
     """Return an override in the syntax of Hydra.
 
     ``optimizer.schedule=cosine`` becomes ``optimizer/schedule=cosine``, ``GROUP=null`` becomes ``~GROUP``, and a path
-    ``~/x.csv`` is quoted: a shell does not expand a tilde after an equals sign, and Hydra rejects an unquoted one.
+    ``~/x.csv`` is quoted: shells do not expand this tilde, and Hydra rejects an unquoted one.
     """
     key, equals, value = text.partition("=")
     if value.startswith("~") and not QUOTES & set(value):
@@ -91,7 +93,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
             hints = [f"""Quote it: "{key}='{value}'\""""]
         elif "." in key and field is None and any(" " in part.strip() for part in value.split(",")):
             hints.append("Text is quoted: " + shlex.quote(f'{key}="{value}"'))
-        elif "." in key and "(" not in value and (field is None or field.many):
+        elif "." in key and "(" not in value and (field is None or field.many or key.endswith(LISTS)):
             hints.append(f"A list is written in brackets: {shlex.quote(f'{key}=[{value}]')}")
         errors.append(format_error(key, "one value", value, ". ".join(hints)))
     return [[o] for o in parsed if not o.is_sweep_override()], errors

@@ -60,7 +60,7 @@ def check_members(key: str, path: Path, names: Sequence[str], sizes: dict[str, i
         ConfigError: An array is missing, or the arrays are too large.
     """
     if missing := [name for name in names if name not in sizes]:
-        got = f"no {missing[0]} among {', '.join(sizes)}"
+        got = f"no {missing[0]} among {', '.join(sizes)}" if sizes else "no arrays"
         raise ConfigError(format_error(key, f"the arrays {', '.join(names)} in {path}", got))
     memory, size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), sum(sizes[name] for name in names)
     if size > memory:

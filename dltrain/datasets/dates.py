@@ -15,7 +15,7 @@ from dltrain.datasets.date_values import UNSURE, parse_texts
 DATES_SHARE = 0.9  # minimum fraction of dates among the distinct cells of a column; other cells are errors
 REGULAR = 2  # plausibility of dates with equal steps in one direction
 MARGIN = 0.05  # a reading is a rival if it is less plausible than the best one by less than this
-TINY = 1e-9  # the same if the best reading has equal steps; allows for rounding
+TINY = 1e-9  # replaces `MARGIN` if the best reading has equal steps; allows for rounding
 MIN_SHARE = 0.7  # smaller fractions of steps with the same direction or length may be chance
 
 Reading = tuple[float, str, np.ndarray]  # plausibility, pattern, times

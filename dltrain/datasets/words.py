@@ -10,7 +10,7 @@ from dltrain.errors import ConfigError, format_error
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("<pad>", "<unknown>")
-BEGIN, END, MASK = 2, 3, 4  # only in vocabularies with more special tokens
+BEGIN, END, MASK = 2, 3, 4  # only in vocabularies with `MORE_SPECIAL`
 MORE_SPECIAL = (*SPECIAL, "<begin>", "<end>", "<mask>")
 
 # One kana or Chinese character; a run of letters, digits and underscores with inner apostrophes; or one symbol.

@@ -48,7 +48,7 @@ class Forecasting(TaskOverSteps):
         block: Steps that the model predicts at once, from 1 to ``horizon``; training reads only these steps of the
             targets. Later steps are forecast recursively, from the model's own forecasts. None for the whole horizon.
         by: Additional errors: ``horizon`` for single steps, ``origin`` for groups of consecutive windows, or ``none``.
-        normalize: Normalization of the data; None if it does not depend on the window.
+        normalize: Normalization of the windows: ``last``, ``window`` or ``train``; None if the data do not provide it.
         features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): fraction of true
             values at the end of training, in [0, 1]. The fraction falls linearly from 1. For the remaining steps, and
@@ -104,18 +104,18 @@ class Forecasting(TaskOverSteps):
             raise ConfigError(f"task.by=origin: not supported with data.group because {reason}")
         self.block = horizon if block is None else block
         self.relative = normalize == "last"
-        self._check_block(normalize, features or columns)
+        self._check_block(output, normalize, features or columns)
 
-    def _check_block(self, normalize: str | None, features: int) -> None:
+    def _check_block(self, output: str, normalize: str | None, features: int) -> None:
         """Reject a block outside of 1 to the horizon, and a shorter block if forecasts cannot become inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(
                 format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
             )
         problems = {
-            "task.output=quantile and gaussian": (self.output.parts > 1, "only point forecasts can become inputs"),
+            f"task.output={output}": (self.output.parts > 1, "only point forecasts can become inputs"),
             "data.normalize=window": (normalize == "window", "the scale would change with each forecast"),
-            "data.known and data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
+            "data.known or data.calendar": (features > self.columns, "inputs hold these values for the whole horizon"),
         }
         for other, (found, reason) in problems.items():
             if found and self.block < self.horizon:

@@ -72,8 +72,9 @@ class Tagging(Task):
             known = batch["targets"] != UNTAGGED
             keys = batch["inputs"][known].cpu() * self.tags + batch["targets"][known].cpu()
             counts += torch.bincount(keys, minlength=self.vocabulary * self.tags).view_as(counts)
-        # Tokens that do not occur in the training data get the most frequent tag overall.
-        self.frequent = (counts + 1e-6 * counts.sum(0)).argmax(1)
+        # Tokens that do not occur in the training data get the most frequent tag overall. The added
+        # fractions are below 1, so for other tokens they only break ties.
+        self.frequent = (counts + 0.5 * counts.sum(0) / counts.sum().clamp(min=1)).argmax(1)
         if entities.are_entities(self.tag_names) and not entities.is_available():
             return "without F1 scores, because seqeval is not installed: pip install 'dltrain[text]'"
         return None

@@ -46,6 +46,8 @@ TABLE: dict[str, list[list[str]]] = {
     "regularization.dropout=1.5": [["regularization.dropout", "at least 0 and below 1", "1.5"]],
     "data.batch_size=0": [["data.batch_size", "a whole number of at least 1", "0"]],
     "seed=-1": [["seed", "a whole number of at least 0", "-1"]],
+    "~": [["~", "KEY=VALUE or GROUP=OPTION"]],
+    "optimizer.betas=0.9,0.99": [["optimizer.betas", "one value", "'optimizer.betas=[0.9,0.99]'"]],
     "seed=1,2": [["seed", "one value", "1,2", "dltrain -m seed=1,2"]],
     "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],

@@ -48,7 +48,7 @@ def test_the_loss_is_the_mean_over_the_words() -> None:
 def test_an_entity_counts_only_if_all_of_its_tags_are_predicted() -> None:
     pytest.importorskip("seqeval")
     evaluation = task().evaluate(Logits(), [batch()])
-    # Ground truth: PER(2 words), PER(2 words), LOC. Predicted: PER(2 words), LOC; PER(1 word), LOC.
+    # Ground truth: PER(2 words); PER(2 words), LOC. Predicted: PER(2 words), LOC; PER(1 word), LOC.
     assert evaluation.metrics["precision"] == pytest.approx(2 / 4)
     assert evaluation.metrics["recall"] == pytest.approx(2 / 3)
     assert evaluation.metrics["f1"] == pytest.approx(4 / 7) and task().goal.metric == "f1"
@@ -70,6 +70,14 @@ def test_the_baseline_is_the_most_frequent_tag_of_each_token() -> None:
     assert found.frequent is not None and found.frequent.tolist() == [3, 0, 1, 3, 3]  # tokens 3 and 4 do not occur
     baseline = found.evaluate(Logits(), [batch()]).baselines["most frequent tag of each word"]
     assert baseline["token_accuracy"] == pytest.approx(2 / 7)  # one token 0 and one token 3 with the tag 3
+
+
+def test_the_baseline_of_a_token_does_not_depend_on_the_number_of_other_tokens() -> None:
+    found = task()
+    inputs, targets = torch.zeros(1, 2_000_000, dtype=torch.int64), torch.full((1, 2_000_000), 3)
+    inputs[0, 0], targets[0, 0] = 1, 0
+    found.fit_baselines([{"inputs": inputs, "targets": targets}], None)
+    assert found.frequent is not None and found.frequent.tolist() == [3, 0, 3, 3]
 
 
 def test_predictions_have_one_tag_per_word() -> None:
