@@ -22,7 +22,7 @@ class AveragePrecision:
     """Ground-truth and detected boxes of a split, and the average precision of the detections.
 
     Metrics are means over the classes that occur and over IoU thresholds from 0.5 to 0.95 in steps of 0.05: ``map`` for
-    all boxes; ``map_small`` below 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, each
+    all boxes; ``map_small`` up to 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, each
     only if there are ground-truth boxes of this size; ``mar100`` is the recall with at most 100 detections per image.
     ``map50`` and ``map75`` have one threshold.
 

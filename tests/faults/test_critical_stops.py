@@ -24,7 +24,7 @@ RunUntil = Callable[..., tuple[Child, Path]]
 
 @pytest.fixture
 def run_until(start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path) -> RunUntil:
-    """Return a function that starts a run, waits for a moment of `gated.py`, and returns the process and run folder."""
+    """Return a function that trains until a gate of `gated.py` is reached, and returns the child and the run folder."""
 
     def begin(moment: str, *more: str) -> tuple[Child, Path]:
         run = tmp_path / "run"
