@@ -1,6 +1,6 @@
 """Generated texts and their references, collected for scoring."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 
@@ -30,14 +30,14 @@ class Texts:
         self.exact += exact
         self.kinds += kinds
 
-    def of_kind(self, kind: int) -> "Texts":
-        """Return the texts of one task."""
-        rows = [row for row, own in enumerate(self.kinds) if own == kind]
+    def of_kinds(self, kinds: Collection[int]) -> "Texts":
+        """Return the texts of the tasks with these indices."""
+        rows = [row for row, own in enumerate(self.kinds) if own in kinds]
         return Texts(
             [self.found[row] for row in rows],
             [self.references[row] for row in rows],
             [self.exact[row] for row in rows],
-            [kind] * len(rows),
+            [self.kinds[row] for row in rows],
         )
 
     @property

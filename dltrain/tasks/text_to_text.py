@@ -23,6 +23,7 @@ class TextToText(Translation):
 
     Args:
         prefixes: Prefix of the sources of each task; the part before its colon names the task in the metrics.
+            Tasks with the same name share their metrics.
 
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.4.
     """
@@ -47,9 +48,11 @@ class TextToText(Translation):
     def score(self, texts: Texts) -> tuple[dict[str, float], dict[str, str]]:
         """Return the exact match over all texts and by task and, if rouge-score is installed, ROUGE-L by task."""
         found, definitions = {"exact_match": texts.exact_match}, dict[str, str]()
-        names = [prefix.partition(":")[0] or str(number) for number, prefix in enumerate(self.prefixes or ())]
-        for kind, name in enumerate(names):
-            own = texts.of_kind(kind)
+        kinds: dict[str, list[int]] = {}
+        for kind, prefix in enumerate(self.prefixes or ()):
+            kinds.setdefault(prefix.partition(":")[0] or str(kind), []).append(kind)
+        for name, same in kinds.items():
+            own = texts.of_kinds(same)
             if not len(own):
                 continue
             found[f"exact_match {name}"] = own.exact_match

@@ -76,7 +76,13 @@ def test_exact_matches_are_counted_for_each_prefix_and_compared_with_the_most_fr
     assert (baseline["exact_match summarize"], baseline["exact_match classify"]) == (0.5, 1)
 
 
+def test_tasks_with_the_same_prefix_share_their_metrics() -> None:
+    task = TextToText(**OPTIONS, prefixes=("classify: ", "classify: "))
+    whole = {**batch([[6], [7], [8], [6]], [[6], [7], [7], [7]]), "text_task": torch.tensor([0, 0, 1, 1])}
+    assert task.evaluate(Echo(), [whole]).metrics["exact_match classify"] == 0.5
+
+
 def test_texts_of_one_prefix_can_be_counted_separately() -> None:
     texts = Texts()
     texts.add(["a", "b", "c"], ["a", "x", "c"], [True, False, True], [0, 1, 1])
-    assert texts.exact_match == pytest.approx(2 / 3) and texts.of_kind(1).exact_match == 0.5 and len(texts) == 3
+    assert texts.exact_match == pytest.approx(2 / 3) and texts.of_kinds([1]).exact_match == 0.5 and len(texts) == 3
