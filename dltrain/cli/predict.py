@@ -72,7 +72,11 @@ def _print_lines(lines: Iterable[dict[str, Any]], form: str, top: int | None) ->
         if writer is None:  # with --top the header still has all classes; most of their cells stay empty
             writer = csv.DictWriter(sys.stdout, [name for name, _ in _cells(line)], lineterminator="\n")
             writer.writeheader()
-        writer.writerow(dict(_cells(record)))
+        cells = dict(_cells(record))
+        if more := [name for name in cells if name not in writer.fieldnames]:
+            reason = f'the first prediction has no field "{more[0]}"'
+            raise ConfigError(f"--format csv: not supported because {reason}. Use the default, JSON lines.")
+        writer.writerow(cells)
         sys.stdout.flush()
 
 

@@ -47,6 +47,18 @@ def test_an_unreadable_image_is_reported_after_the_predictions_for_earlier_image
     assert result.code == 2 and "got a folder without .bmp" in result.err
 
 
+def test_csv_is_rejected_at_a_prediction_with_more_fields_than_the_first_one(
+    train: Train, predict: Predict, tmp_path: Path
+) -> None:
+    table = tmp_path / "a.csv"
+    lines = [f"the film was {word} and long,{label}" for word, label in (("good", "yes"), ("bad", "no"))] * 20
+    table.write_text("\n".join(["review,liked", *lines]))
+    folder = train("model=bag_of_words", "data=text_table", f"data.path={table}")
+    result = predict(folder, "--text", "a good film", table, "--format", "csv")
+    assert result.code == 2 and len(result.out.splitlines()) == 2
+    assert '--format csv: not supported because the first prediction has no field "line"' in result.err
+
+
 def test_arrays_of_python_objects_are_rejected(
     train: Train, predict: Predict, small_data: SmallData, tmp_path: Path
 ) -> None:
