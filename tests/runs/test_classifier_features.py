@@ -114,7 +114,7 @@ def test_the_result_names_the_classifier_and_the_log_warns_against_comparing_wit
     result = json.loads((scored / "result.json").read_text())
     assert result["features"].startswith(f"mlp-digits/{classifier_run.name} (accuracy 0.")
     assert set(Quality.metrics) <= set(result["test"])
-    assert f"by {result['features']}; not comparable with FID" in (scored / "train.log").read_text()
+    assert f"from {result['features']}; not comparable with FID" in (scored / "train.log").read_text()
 
 
 def test_without_a_classifier_the_result_names_pixels_as_the_features(unscored: Path) -> None:
