@@ -85,7 +85,8 @@ def wrong_value(key: str, value: Any, content: Node, groups: Sequence[str]) -> s
         return next((error for error in errors if error), None)
     if key.partition(".")[0] in PLAIN and isinstance(value, Mapping | list) and not isinstance(node, Mapping):
         listed = isinstance(value, list) and schema.may_be_list(key, node)
-        return schema.check_type(key, value, node, target) or (None if listed else format_error(key, "a value", value))
+        wrong = None if listed else format_error(key, "one value" if isinstance(value, list) else "a value", value)
+        return schema.check_type(key, value, node, target) or wrong
     return schema.check_type(key, value, node, target)
 
 

@@ -11,7 +11,7 @@ class Tokens:
     YAML refers to one of the fields (``vocabulary: ${spec.tokens.size}``) or to the whole object.
 
     Args:
-        size: Number of different tokens, including special tokens.
+        size: Number of different tokens, including special tokens; the largest index plus 1.
         pad: Token that pads short sequences.
         begin: Token that starts a text.
         end: Token that ends a text.

@@ -123,7 +123,7 @@ def _path(motion: Tensor, moments: Tensor, drawn: list[Tensor]) -> tuple[Tensor,
 
 
 def _cover(form: Tensor, x: Tensor, y: Tensor, angle: Tensor, radius: Tensor, size: int) -> Tensor:
-    """Return the fraction of each pixel that a shape covers, (count, frames, size, size)."""
+    """Return the approximate fraction of each pixel that a shape covers, (count, frames, size, size)."""
     x, y, angle, radius, form = (value[..., None, None] for value in (x, y, angle, radius, form))
     positions = (torch.arange(size) + 0.5) / size
     across, down = (positions - x + 0.5) % 1 - 0.5, (positions[:, None] - y + 0.5) % 1 - 0.5  # wraps around

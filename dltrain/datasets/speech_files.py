@@ -27,7 +27,7 @@ class Utterances(NamedTuple):
         texts: Their normalized transcripts, none of them empty.
         places: Location of each transcript, for messages.
         splits: Split -> indices of its recordings; empty for a table, and for a folder that is not divided into splits.
-        ignored: Number of audio files outside the folders that are named after a word.
+        ignored: Number of audio files in the folder of a split, but not in a folder named after a word.
     """
 
     name: str
@@ -68,9 +68,9 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist, a column that is not named cannot be inferred, a folder
-                is not named after a word of the training folder, or a line that is unreadable or lacks an audio file or
-                a transcript may not be skipped.
+            ConfigError: The path or a column does not exist; a column that is not named cannot be inferred; a folder
+                is not named after a word of the training folder; or ``bad`` does not skip a line that cannot be read or
+                lacks an audio file or a transcript.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))

@@ -111,4 +111,6 @@ def are_classes(table: Table, column: int) -> bool:
 
 def _check_classes(names: list[str]) -> None:
     if len(names) < 2:
-        raise ConfigError(format_error("data.column", "a column with at least two different values", names[0]))
+        raise ConfigError(
+            format_error("data.column", "a column with at least two different values", f"only {names[0]}")
+        )

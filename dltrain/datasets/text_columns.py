@@ -54,7 +54,7 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
     """Return the column to predict: by name, or the only other nonempty column without identifiers or texts.
 
     Raises:
-        ConfigError: No column, or more than one, could be predicted, the named column is missing or holds the texts, or
+        ConfigError: No column or more than one could be predicted; the named column is missing or holds the texts; or
             values are missing.
     """
     others = [column for column in range(len(table.header)) if column not in texts]
@@ -163,7 +163,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
 
 def _checked(target: TextTarget) -> TextTarget:
     if len(target.classes or ()) < 2:
-        got = ", ".join(target.classes or ())
+        got = f"only {target.classes[0]}" if target.classes else "none"
         raise ConfigError(format_error("data.column", "a column with at least two different values", got))
     return target
 

@@ -29,7 +29,7 @@ from dltrain.datasets.steps import infer_season
 from dltrain.datasets.windows import SCALES, Normalize, SplitRange, cut_windows, fit_scales, repeat_numbers
 from dltrain.errors import ConfigError, format_error
 
-SEASONS = 3  # an inferred season is used only if the first series has at least this many seasons
+SEASONS = 3  # a season is used without data.season only if the first series has at least this many
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CONVERT = {"values": split_float64, "known": columns_first}
 BUNDLED = Path(__file__).parent / "bundled"
@@ -60,8 +60,8 @@ class TimeSeries:
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with ``known`` or ``calendar``.
         horizon: Steps that a model predicts, at least 1.
-        season: Steps per season, at least 1; None infers it, and uses 1 if this fails or there are fewer than
-            three seasons.
+        season: Steps per season, at least 1. None infers it for a file; bundled series have known seasons. It is 1
+            if there is none, or if there are fewer than three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in the training rows; ``window``: values minus the mean of the window, divided by its
             standard deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the

@@ -108,7 +108,8 @@ class Recurrent(nn.Module):
 
         Args:
             lengths: Steps of each sequence, int64 (B,) on the CPU; later steps are padding. None for no padding.
-            state: State returned by `start` or an earlier call; None for the initial state, and to return no state.
+            state: State returned by `start` or an earlier call. None starts from the initial state and returns only the
+                outputs.
             documents: Index of the document of each step, int64 (B, T): each document starts from the initial state.
                 None for one document.
         """

@@ -17,8 +17,9 @@ def initialize(layers: nn.Module, cell: str, recurrent_init: str, forget_bias: f
             orthogonal matrix for each gate; ``identity``, for rnn only, is the identity matrix, with biases of 0.
         forget_bias: Bias of the forget gates; None for 1. The second bias of torch's layers keeps its random value.
 
-    Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN, with ``relu``
-    and much smaller input weights); forget bias, Jozefowicz, Zaremba and Sutskever 2015.
+    Source: orthogonal, Saxe, McClelland and Ganguli 2014; identity, Le, Jaitly and Hinton 2015 (IRNN);
+    forget bias, Jozefowicz, Zaremba and Sutskever 2015.
+    Differs: IRNN also has ``relu`` and much smaller input weights.
     """
     choose("model.recurrent_init", recurrent_init, {name: name for name in INITS})
     if recurrent_init == "identity" and cell != "rnn":

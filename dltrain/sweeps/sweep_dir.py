@@ -96,9 +96,8 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any], key: str) -> run_dir.
     wrong = list(_job_differences(path, _read_sweep(path, key), json.loads(json.dumps(content)), key))
     if wrong:
         more = [f"... and {len(wrong) - MAX_SHOWN} more"] * (len(wrong) > MAX_SHOWN)
-        raise ConfigError(
-            *wrong[:MAX_SHOWN], *more, f"{key}: expected the command that started the sweep, got a different one"
-        )
+        reason = f"the sweep in {path} was started by another command"
+        raise ConfigError(*wrong[:MAX_SHOWN], *more, f"{key}: not supported because {reason}")
     return _lock_dir(path, key)
 
 
@@ -134,8 +133,8 @@ def _read_sweep(path: Path, key: str) -> dict[str, Any]:
 def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any], key: str) -> Iterator[str]:
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
-        hint = f"It was started with: {before['command']}"
-        yield format_error(key, f"the {len(old)} jobs of the sweep in {path}", f"{len(new)}", hint)
+        reason = f"the sweep in {path} has {len(old)} jobs, and this command has {len(new)}"
+        yield f"{key}: not supported because {reason}. It was started with: {before['command']}"
         return
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
         if was["overrides"] != is_now["overrides"]:

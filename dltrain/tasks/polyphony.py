@@ -23,7 +23,7 @@ NUM_SHOWN = 128  # frames in a plot
 DEFINITIONS = {
     "loss": "negative log-likelihood per frame in nats: sum over the notes, mean over all frames including the first",
     "accuracy": "hits / (hits + misses + false alarms) over all frames; notes with probability above 0.5 are predicted",
-    "expected_accuracy": "accuracy from the expected hits, misses and false alarms of notes that are sampled",
+    "expected_accuracy": "accuracy from the expected hits, misses and false alarms under the predicted probabilities",
 }
 
 
@@ -69,7 +69,7 @@ class Polyphony(Task):
         return {"outputs": self.notes, "each_step": True, "causal": True}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:
-        """Return previous and next frames."""
+        """Return a batch of previous and next frames on the meta device."""
         batch = super().example(facts, batch_size)
         return {**batch, "targets": torch.empty_like(batch["inputs"])}
 

@@ -1,4 +1,4 @@
-"""Spec values, batches and fitted state of every data set in conf/data, built from its YAML file."""
+"""Spec values of every data set in conf/data, built from its YAML file; batches and fitted state of most of them."""
 
 import functools
 import importlib

@@ -303,7 +303,7 @@ def test_reading_standard_input_does_not_close_it(monkeypatch):
     assert not sys.stdin.buffer.closed
 
 
-def test_missing_input_files_are_all_reported_with_the_nearest_name(tmp_path):
+def test_all_missing_input_files_are_reported_with_the_nearest_name_if_there_is_one(tmp_path):
     (tmp_path / "secret.csv").write_text("a\n1\n")
     (tmp_path / "secret.csv").chmod(0)
     long = "x" * 5000

@@ -29,7 +29,7 @@ def test_the_target_of_the_adding_problem_is_the_sum_of_one_number_from_each_hal
     assert (marks[:, :half].sum(1) == 1).all() and (marks[:, half:].sum(1) == 1).all()
     torch.testing.assert_close((numbers * marks).sum(1, keepdim=True), data["targets"])
     assert numbers.min() >= 0 and numbers.max() < 1
-    # Standard deviations of the means over 2,000 sequences: sqrt(1/6/2000) = 0.009 and 0.2/sqrt(2000) = 0.005.
+    # Standard deviations of the means over 2,000 sequences: sqrt(1/6/2000) = 0.009 and 0.2/sqrt(2000) = 0.004.
     assert data["targets"].mean().item() == pytest.approx(1, abs=0.04)
     assert (data["targets"] - 1).square().mean().item() == pytest.approx(1 / 6, abs=0.02)
     assert (marks.sum(0) > 0).all(), "every step is marked in some sequence"

@@ -1,4 +1,4 @@
-"""Unreadable examples (row 34 of README.md): reported with file and number, or skipped and counted."""
+"""Unreadable examples (row 34 of tests/faults/README.md): reported with file and number, or skipped and counted."""
 
 import itertools
 import json

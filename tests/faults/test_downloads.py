@@ -1,6 +1,6 @@
 """Truncated and interrupted downloads, and malicious archives.
 
-Rows refer to the table of faults in README.md.
+Rows refer to the table of faults in tests/faults/README.md.
 
 | row | tests |
 | --- | --- |

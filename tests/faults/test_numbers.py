@@ -1,6 +1,6 @@
 """NaN and Inf, out of memory, and weights of another model.
 
-Rows refer to the table of faults in README.md.
+Rows refer to the table of faults in tests/faults/README.md.
 
 | row | tests |
 | --- | --- |

@@ -1,6 +1,6 @@
 """Data workers that are killed, hang, lack shared memory, or receive signals to their process group.
 
-Rows refer to the table of faults in README.md.
+Rows refer to the table of faults in tests/faults/README.md.
 
 | row | tests |
 | --- | --- |

@@ -99,6 +99,8 @@ def test_images_of_other_sizes_are_accepted(height: int, width: int) -> None:
         ({"variant": "old"}, r"model.variant: expected one of modern original, got old"),
     ],
 )
-def test_settings_that_the_original_does_not_have_are_rejected(wrong: dict[str, str], message: str) -> None:
+def test_settings_that_the_original_lacks_and_unknown_variants_are_rejected(
+    wrong: dict[str, str], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         LeNet5(1, 32, 32, 10, **{"variant": "original", **wrong})

@@ -1,4 +1,7 @@
-"""A sweep resumes with ``sweep.resume`` or ``trainer.resume=auto``: only failed and unfinished jobs run."""
+"""A sweep resumes with ``sweep.resume`` or ``trainer.resume=auto``: only failed and unfinished jobs run.
+
+A job failed if it raised an exception; divergence and running out of memory are results.
+"""
 
 import json
 import os
@@ -93,7 +96,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
     assert main.main([*DONE, "hydra.sweep.dir=whole", "trainer.resume=auto"]) == 2
     error = capsys.readouterr().err
     assert "job 0: trainer.resume: expected never, as in the sweep, got auto" in error
-    assert "hydra.sweep.dir: expected the command that started the sweep, got a different one" in error
+    assert "hydra.sweep.dir: not supported because the sweep in whole was started by another command" in error
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ("-m model=mlp,perceptron seed=0", "job 0: expected the overrides model=perceptron seed=0"),
         (
             "-m model=perceptron,mlp,gru seed=0",
-            "expected the 2 jobs of the sweep in whole, got 3. It was started",
+            "not supported because the sweep in whole has 2 jobs, and this command has 3. It was started",
         ),
         (
             "-m model=perceptron,mlp seed=0 optimizer.lr=0.5",
@@ -116,7 +119,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ),
         ("model=mlp seed=0", "sweep.resume: not supported without -m."),
         ("-m model=mlp seed=0 sweep.resume=whole,other", "sweep.resume: expected one folder, got other whole"),
-        ("-m model=mlp seed=0 sweep.resume=[whole]", "sweep.resume: expected a value, got ['whole']"),
+        ("-m model=mlp seed=0 sweep.resume=[whole]", "sweep.resume: expected one value, got ['whole']"),
         ("-m model=mlp seed=0 sweep.resume=3", "sweep.resume: expected the folder of a sweep, with sweep.json, got 3"),
         ("-m model=mlp seed=0 sweep.resume=hole", "with sweep.json, got hole. Did you mean "),
         ("-m model=mlp seed=0 sweep.resume=whole/0_model=mlp", "sweep.resume"),

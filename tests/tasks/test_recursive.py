@@ -102,7 +102,7 @@ def test_models_with_blocks_of_one_step_forecast_the_whole_horizon(model: str) -
         ({"block": 8}, r"task\.block: expected a whole number from 1 to data\.horizon=7, got 8"),
         ({"block": 1, "output": "quantile"}, r"task\.block=1: not supported with task\.output=quantile"),
         ({"block": 1, "normalize": "window"}, r"task\.block=1: not supported with data\.normalize=window because"),
-        ({"block": 1, "features": 4}, r"task\.block=1: not supported with data\.known and data\.calendar because"),
+        ({"block": 1, "features": 4}, r"task\.block=1: not supported with data\.known or data\.calendar because"),
         ({"by": "origin", "series_names": ["a", "b"]}, r"task\.by=origin: not supported with data\.group because"),
     ],
 )
