@@ -81,7 +81,7 @@ class KnownValues:
 
         Raises:
             ConfigError: The known columns have too few later rows or a missing value; or, without known
-                columns, the dates have no fixed step.
+                columns, the dates cannot be continued.
         """
         if self.columns:
             if len(series.later) < steps:
@@ -91,7 +91,7 @@ class KnownValues:
             return self.read(table, times, series.later[:steps])
         dates = None if times is None else future_dates(times.dates.times.iloc[series.rows], steps)
         if dates is None:
-            raise ConfigError(format_error("data.calendar", f"dates at a fixed step in {table.path}", "none"))
+            raise ConfigError(format_error("data.calendar", f"dates that can be continued in {table.path}", "none"))
         return np.stack(calendar_values(pd.DatetimeIndex(dates), self.calendar), axis=1)
 
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:

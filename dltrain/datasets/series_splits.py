@@ -47,9 +47,11 @@ class SeriesSplit:
             return
         step = None if times is None else infer_step(times)
         if step is None or times is None or step.weekdays or step.months or MONTH % step.length != 0 * DAY:
-            got = "a file without dates" if times is None else f"steps of {step_words(times)}"
-            expected = "numbers of rows, because months of 30 days need dates with a step that divides 30 days"
-            raise ConfigError(format_error("data.split", expected, got))
+            words = None if times is None else step_words(times)
+            named = {None: "no dates", "irregular": "irregular dates", "weekdays": "weekdays only"}
+            got = named.get(words, f"steps of {words}")
+            expected = "dates with a step that divides 30 days, for months"
+            raise ConfigError(format_error("data.split", expected, got, "Use numbers of rows."))
         rows = int(MONTH / step.length)
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
 

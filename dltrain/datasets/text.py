@@ -43,12 +43,12 @@ class Text:
 
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
-        tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (and symbols, each with the space before it,
-            and other whitespace), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or ``wordpiece``,
-            which splits a word as BERT does, but keeps the space before it, other whitespace and case.
+        tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (words and symbols include the space before
+            them; other whitespace is a token), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or
+            ``wordpiece``, which splits a word as BERT does, but keeps the space before it, other whitespace and case.
         tokenizer: A ``tokenizer.json`` file of the package tokenizers; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
-        max_words: Maximum number of words or subwords, including single bytes or characters, at least 1.
+        max_words: Maximum number of words or subwords, at least 1; all bytes or characters of subwords are always kept.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with

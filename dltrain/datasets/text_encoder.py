@@ -53,7 +53,7 @@ class PairEncoder:
     Args:
         tokens: Vocabulary, with begin and end tokens.
         max_length: Maximum number of tokens of a pair; a longer pair loses the last tokens of its longer text, or
-            of both texts if each is longer than (`max_length` - 3) / 2.
+            of both texts if each is longer than about half of `max_length`.
 
     Raises:
         ConfigError: The vocabulary has no begin or end token.

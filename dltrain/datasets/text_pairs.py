@@ -45,7 +45,7 @@ class TextPairs:
     """Pairs of texts with a class or a number for each pair; the splits are random but fixed.
 
     A pair is read as one sequence: begin token, first text, end token, second text, end token. If it is too long, the
-    longer text is truncated, or both texts if each has more than (`max_length` - 3) / 2 tokens. The column to
+    longer text is truncated, or both texts if each has more than about half of `max_length` tokens. The column to
     predict is read as in `dltrain.datasets.text_table`.
 
     Args:

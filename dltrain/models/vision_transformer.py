@@ -26,8 +26,8 @@ POOLS = {"class_token": 1, "mean": 0}  # kind of pooling -> number of tokens bef
 class ViT(AdoptedNetwork):
     """Vision Transformer: a Transformer encoder over square patches of an image.
 
-    Weights have the names of torchvision, so that its state dicts can be loaded. If initial weights were trained on
-    images of another size, their position embeddings are interpolated.
+    Weights have the names of torchvision, so that its state dicts can be loaded. If initial weights have another
+    number of positions, their position embeddings are interpolated.
 
     Args:
         channels, outputs, num_layers: At least 1.

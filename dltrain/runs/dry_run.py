@@ -81,7 +81,7 @@ def prepare_run(
 
 
 def build_batches(components: Components, splits: Splits) -> dict[str, Batches]:
-    """Return the batches of each split on the device; for validation, of at most ``trainer.eval_examples`` examples."""
+    """Return the batches of each split on the device, with at most ``trainer.eval_examples`` validation examples."""
     sample = components.config["trainer"]["eval_examples"]
     sources = {"train": splits.train, "test": splits.test, "val": splits.val, "unlabeled": splits.unlabeled}
     return {
@@ -210,10 +210,10 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute training losses and held-out metrics, and gradients if the batch is full or kernels may be missing."""
+    """Compute losses and held-out metrics; also gradients of over two examples, or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
-    # A full batch is tested with its gradients, which need the most memory, unless the model is compiled.
+    # A batch of more than a few examples is tested with its gradients, which need the most memory.
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):

@@ -158,6 +158,6 @@ def _is_same(then: str, now: str, skipping: bool) -> bool:
     from dltrain.data.fingerprint import COMPUTED  # imports torch
 
     if now.startswith(COMPUTED) and not then.startswith(COMPUTED):
-        return then != "None"  # version 0.1 hashed the rows, whose last digits depend on the CPU
+        return then != "None"  # not comparable: version 0.1 hashed the rows, whose last digits depend on the CPU
     kept = 1 if skipping else 2  # fingerprints of files end in a dash and a hash of the file sizes
     return then.split("-")[:kept] == now.split("-")[:kept]

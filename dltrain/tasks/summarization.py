@@ -34,7 +34,7 @@ class Summarization(Translation):
     prefixes: tuple[str, ...] | None = None
 
     def fit_baselines(self, train: Iterable[Batch], val: Iterable[Batch] | None) -> str | None:
-        """Measure the lengths of training summaries for the baselines; return a note without rouge-score."""
+        """Measure the lengths of training summaries for the baselines; return a note if ROUGE is unavailable."""
         if not self.decode_examples or self.encode is None or self.decode_source is None:
             return None
         cut = (self._cut(batch["targets"]) for batch in islice(train, COUNTED_BATCHES))

@@ -63,7 +63,7 @@ class Loaded:
     note: str = ""
 
     def describe(self) -> list[str]:
-        """Return lines that list the loaded, new and unused weights."""
+        """Return lines that count the loaded weights and name new and unused weights."""
         lines = [f"initial weights: {len(self.names)} of {len(self.names) + len(self.new)} from {self.origin}"]
         lines += [f"  {self.note}"] * bool(self.note)
         reasons: dict[str, list[str]] = {}
@@ -121,7 +121,7 @@ def plan(
     epochs: int | None,
     heads: Collection[str] = (),
 ) -> list[Stage]:
-    """Return the stages of a task without frozen parameters, split at each epoch that unfreezes modules.
+    """Remove frozen parameters from the stages of a task, and split a stage at each epoch that unfreezes modules.
 
     Args:
         loaded: Names of the initial weights that were loaded.

@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLORS = ["password", "red", "token"]  # cells, not keys: JSON values under keys such as password are masked
+COLORS = ["password", "red", "token"]  # must not be masked: only values under such keys are secrets
 
 
 def train(folder: Path, *overrides: str) -> Path:

@@ -59,7 +59,7 @@ def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_m
     again = Text(path, map_above=0, **settings)
     assert fingerprint(again.load()) == expected[1] and again.describe() == expected[2]
     (tmp_path / "a.txt").write_bytes((tmp_path / "a.txt").read_bytes() + b"more")
-    with pytest.raises(TypeError):  # the changed file needs a new cache, but `_write` is None
+    with pytest.raises(TypeError):  # the changed file needs a new cache, but the functions that write one are None
         Text(path, map_above=0, **settings).load()
 
 

@@ -119,9 +119,9 @@ def test_too_few_rows_for_two_seasons_are_rejected_with_the_minimum_number(ett: 
 def test_splits_in_months_need_dates_with_a_step_that_divides_a_month(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("y\n" + "".join(f"{n % 7}\n" for n in range(200)))
-    with pytest.raises(ConfigError, match=r"expected numbers of rows, because .* got a file without dates"):
+    with pytest.raises(ConfigError, match=r"expected dates with a step that divides 30 days, .* got no dates"):
         TimeSeries(path=str(path), split=["1mo", "1mo", "1mo"])
-    with pytest.raises(ConfigError, match="got steps of 1 month"):
+    with pytest.raises(ConfigError, match=r"got steps of 1 month\. Use numbers of rows"):
         TimeSeries("elnino", split=["1mo", "1mo", "1mo"])
 
 

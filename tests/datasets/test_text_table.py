@@ -157,7 +157,7 @@ def test_text_folders_of_splits_without_train_or_with_one_split_twice_are_reject
         TextTable(write_folders(tmp_path, splits))
 
 
-def test_long_texts_are_truncated_empty_texts_are_kept_and_both_are_reported(tmp_path: Path) -> None:
+def test_truncated_long_texts_and_empty_texts_are_reported(tmp_path: Path) -> None:
     rows = "".join(f"{'word ' * (n + 1)}{n},{'ab'[n % 2]}\n" for n in range(30)) + ",a\n"
     (tmp_path / "a.csv").write_text("text,label\n" + rows)
     data = TextTable(str(tmp_path / "a.csv"), max_length=12)
@@ -227,7 +227,7 @@ def test_max_tokens_must_be_at_least_max_length_and_needs_batching_by_length(tmp
     assert all(batch["inputs"].numel() <= 64 for batch in batches)
 
 
-def test_quotes_in_tab_separated_files_are_literal_unless_they_enclose_tabs_or_line_breaks(tmp_path: Path) -> None:
+def test_quotes_in_tab_separated_files_are_literal_unless_they_enclose_a_cell(tmp_path: Path) -> None:
     cells = ['" an open quote', 'an open quote"', '"a ""quoted"" word"', 'said "yes"', "plain"]
     for name, extra in (("raw.tsv", ""), ("quoted.tsv", 'x\t"two\nlines"\n')):
         rows = cells if not extra else cells[2:]

@@ -295,7 +295,7 @@ def test_without_data_column_all_numeric_columns_except_time_are_used(tmp_path):
     assert batch_of(data.load().train)["inputs"].shape[1:] == (3, 2)
 
 
-def test_semicolons_a_byte_order_mark_quotes_and_decimal_commas_are_read(tmp_path):
+def test_semicolons_and_quotes_and_decimal_commas_after_a_byte_order_mark_are_read(tmp_path):
     lines = ['"the day";"my, value"', *(f"2020-01-{day:02d};{day},5" for day in range(1, 31))]
     (tmp_path / "a.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     data = TimeSeries(path=str(tmp_path / "a.csv"), column=["my, value"], window=3, horizon=1)

@@ -136,7 +136,7 @@ def test_the_weighted_mean_loss_of_single_images_equals_the_loss_of_the_batch(ki
 
 
 @pytest.mark.parametrize("kind", ONE_STAGE)
-def test_padding_crowds_and_boxes_without_area_do_not_change_the_losses(kind: DetectorClass) -> None:
+def test_padding_and_crowds_and_boxes_without_area_do_not_change_the_losses(kind: DetectorClass) -> None:
     x, boxes, kinds = example()
     model = build(kind).eval()
     more = torch.cat([boxes, torch.tensor([[[5.0, 5.0, 40.0, 50.0], [0.0] * 4, [9.0, 9.0, 9.0, 30.0]]] * 3)], 1)

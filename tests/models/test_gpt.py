@@ -56,7 +56,7 @@ def test_a_gpt_has_the_expected_number_of_parameters(bias: bool) -> None:
     assert sum(p.numel() for p in model.parameters()) == 65 * 128 + 64 * 128 + 4 * block + 128 + bias * 128
 
 
-def test_output_layers_of_residual_branches_start_smaller_than_other_layers() -> None:
+def test_output_layers_of_residual_branches_have_smaller_initial_weights() -> None:
     model = GPT(65, 64, 65, hidden_size=128, num_layers=8)
     for block in model.blocks:
         assert block.mix.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)

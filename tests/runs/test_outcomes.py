@@ -120,7 +120,7 @@ def test_an_out_of_memory_error_suggests_only_settings_that_the_run_does_not_hav
 
 
 @pytest.mark.parametrize(("limit", "suggested"), [(64, True), (32, False)])
-def test_an_out_of_memory_error_with_max_tokens_suggests_half_unless_a_text_could_exceed_it(
+def test_an_out_of_memory_error_suggests_half_of_max_tokens_unless_a_text_may_be_longer(
     limit: int, suggested: bool, train_with_fault: Callable[..., Outcome], small_data: Callable[[str], list[str]]
 ) -> None:
     texts = [*small_data("text_table"), "data.max_length=32", f"data.max_tokens={limit}"]
