@@ -101,14 +101,14 @@ class Stop:
         _alarm(0)
 
     def disarm(self) -> None:
-        """Reset between two runs of a sweep, where a signal only sets `reason`."""
+        """Reset for the time between two runs of a sweep, in which signals only set `reason`."""
         self.is_cooperative = self.ending = True
         self.on_abort = lambda code: None
         self.save = self.requeue = False
         self.reason = self.reason if self.reason in SIGNAL_EXIT_CODES else None
 
     def rearm(self) -> None:
-        """Raise `Stopped` on signals again, for the next run of a sweep."""
+        """Let signals raise `Stopped` again, for the next run of a sweep."""
         self.is_cooperative = self.ending = False
 
     def _end(self, number: int, frame: FrameType | None) -> None:

@@ -88,7 +88,7 @@ class _Part(NamedTuple):
 
 
 def build_transfer(node: Mapping[str, Any], option: str) -> Transfer:
-    """Return the settings of the group ``transfer``; `option` is its chosen option."""
+    """Return the settings of the group ``transfer``; `option` is the name of the selected option."""
     transfer = Transfer(**node)
     errors = []
     if not isinstance(transfer.weights, str | None):
@@ -184,7 +184,7 @@ def _each(value: Any, entries: Sequence[str] | str) -> list[Any]:
 
 
 def _matching(model: nn.Module, pattern: str) -> list[nn.Parameter]:
-    """Return the parameters that match a name or pattern, or belong to a module that does."""
+    """Return the parameters whose name, or the name of a module that contains them, matches `pattern`."""
     found, names = [], dict[str, None]()
     for name, parameter in model.named_parameters():
         parts = name.split(".")
