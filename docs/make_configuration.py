@@ -45,7 +45,7 @@ LEFT_OUT = {"defaults", "_target_", "_provides_", "job", "output_subdir"}
 
 
 class Row(NamedTuple):
-    """A key of one option on the page."""
+    """Row of the page's tables: a key of one option."""
 
     key: str
     meaning: str

@@ -31,7 +31,7 @@ def grid(side: Tensor, distance: float) -> Tensor:
 
 
 def score(tiles: list[Tensor], found: Tensor) -> dict[str, float]:
-    """Return the metrics of the same detections in every tile."""
+    """Return the metrics if the boxes `found` are detected in every tile."""
     precision = AveragePrecision(["object"])
     answer = {"boxes": found, "scores": torch.ones(len(found)), "labels": torch.ones(len(found), dtype=torch.int64)}
     for boxes in tiles:

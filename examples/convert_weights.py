@@ -41,7 +41,7 @@ def load(path: str) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # of a type that depends on the content
+    except Exception as error:  # its type depends on the content of the file
         raise ValueError(f"expected tensors written by torch.save, got {type(error).__name__}: {error}") from error
 
 

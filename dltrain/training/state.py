@@ -53,8 +53,8 @@ class TrainState:
     def next_stage(self) -> "TrainState":
         """Return the state at the start of the next stage.
 
-        The best value is reset because each stage has its own metric. The epoch is counted over
-        all stages because it determines the order of the examples.
+        The best value is reset because each stage has its own metric. The epoch is counted over all
+        stages because it determines the order of the examples.
         """
         return TrainState(step=self.step, stage=self.stage + 1, stage_start=self.step, epoch=self.epoch + 1)
 
