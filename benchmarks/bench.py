@@ -131,7 +131,7 @@ def run_in_terminal(words: list[str], env: dict[str, str]) -> str:
         while written := os.read(controller, 2**16):
             tail = (tail + written)[-2000:]
     except OSError:
-        pass  # Linux reports a closed terminal this way
+        pass  # Linux raises OSError after the process has closed the terminal
     finally:
         os.close(controller)
         process.wait()

@@ -2,12 +2,12 @@
 
     python saving.py [--rounds N] [--only tiny|large]
 
-Every second checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured: the
-time for which the training loop is blocked, and the total training time lost. A checkpoint is written every 9 n steps
-(n is ``part`` in `SMALL` and `LARGE`); the total is the time of the n steps after it minus the time of the next n
-steps, and therefore includes the work of other threads and of the operating system: hashing, waiting for the disk,
-removing an older file. The file of a plain `torch.save` is removed after these 2 n steps. The checkpoint after the last
-step is not measured.
+Every second checkpoint is replaced by a plain `torch.save` of the state into a new file. Two times are measured for
+each checkpoint and each plain save: the time for which the training loop is blocked, and the total training time lost.
+There is a save every 9 n steps (n is ``part`` in `SMALL` and `LARGE`). The total is the time from the start of the save
+to the end of the next n steps, minus the time of the n steps after them. It includes the work of other threads and of
+the operating system: hashing, waiting for the disk, removing an older file. The file of a plain `torch.save` is removed
+after these 2 n steps. The checkpoint after the last step is not measured.
 """
 
 import argparse

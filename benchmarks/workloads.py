@@ -1,4 +1,5 @@
-"""Ten workloads of a model and synthetic data, which is saved as a file for dltrain and tensors for other systems."""
+"""Ten workloads of a model and synthetic data, which is saved as a file for dltrain and as tensors for
+other systems."""
 
 import string
 from collections.abc import Callable
@@ -233,7 +234,7 @@ WORKLOADS = {
         100,
         10,
         ragged.TextClassifier,
-        F.cross_entropy,  # not used: the loop has its own loss
+        F.cross_entropy,  # unused: `example` computes its own loss
         ragged.write_texts,
         read_texts,
         (
@@ -247,7 +248,7 @@ WORKLOADS = {
         400,
         20,
         examples.VAE,
-        F.cross_entropy,  # not used: the loop has its own loss
+        F.cross_entropy,  # unused: `example` computes its own loss
         write_digits,
         read_unnormalized_npz,
         ("model=vae", "data.mean=0.0", "data.std=1.0", "optimizer=adam", *ARRAYS),
@@ -258,7 +259,7 @@ WORKLOADS = {
         40,
         5,
         lambda: DCGAN(channels=3, height=32, width=32, answers=1, latent=examples.LATENT, hidden_size=16),
-        F.cross_entropy,  # not used: the loop has its own loss
+        F.cross_entropy,  # unused: `example` computes its own loss
         write_color_images,
         read_npz,
         ("model=dcgan", "model.hidden_size=16", "optimizer=adam_gan", *ARRAYS),
