@@ -20,7 +20,8 @@ from dltrain.training.signals import SIGNAL_EXIT_CODES, Stopped
 
 STARTED = time.perf_counter()
 # Imports and the composed configuration create a million objects, most of which live until the end: with Python's
-# default thresholds, garbage collection takes a tenth of the time to the first step. The training loop sets lower ones.
+# default thresholds, garbage collection takes a tenth of the time to the first step. The training loop lowers the
+# thresholds again.
 RARE_COLLECTIONS = (50_000, 20, 100)
 HYDRA_FLAGS = ("cfg", "package", "info", "hydra_help", "shell_completion")
 

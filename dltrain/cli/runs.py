@@ -39,9 +39,9 @@ def main(arguments: argparse.Namespace, started: float) -> int:
 
 
 def _distinct_first(rows: list[RunInfo]) -> list[RunInfo]:
-    """Return the rows with their overrides reordered: first those that differ between the runs of a folder.
+    """Return the rows with reordered overrides: those that differ between the runs of a folder come first.
 
-    The overrides that all runs of the folder share follow. ``--config-dir`` comes last in each of the two groups.
+    The overrides that all runs of the folder share follow. In both parts, ``--config-dir`` comes last.
     """
     typed = [re.findall(r"--config-dir \S+|\S+", row["typed"] or "") for row in rows]
     parents = [Path(row["folder"]).parent for row in rows]

@@ -37,7 +37,7 @@ def _train_flags(parser: ArgumentParser) -> None:
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
     add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
     infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
-    info = "print what Hydra composes the configuration from"
+    info = "print how Hydra composes the configuration"
     add("-i", "--info", nargs="?", const="all", type=one_of(*infos), metavar="WHAT", help=info)
     completion = 'shell completion: eval "$(dltrain -sc install=bash)"'
     add("-sc", "--shell-completion", action="store_true", help=completion)

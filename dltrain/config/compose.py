@@ -80,7 +80,7 @@ def expand(typed: list[str], config_dirs: tuple[str, ...] = (), sweep: bool = Tr
             try:
                 base, content, resolved = composer.compose(combination)
                 jobs.append(_job_of(base, content, combination, config_dirs, sweep_to_resume(resolved)))
-                # Checking the configuration has resolved it, so store the result as `Job.resolved`.
+                # `Composer.compose` has resolved the configuration; keep the result as `Job.resolved`.
                 vars(jobs[-1])["resolved"] = {k: v for k, v in resolved.items() if k not in LOCATIONS}
             except ConfigError as error:
                 errors += error.problems

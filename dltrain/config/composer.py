@@ -192,6 +192,6 @@ def plain(node: Any) -> Any:
         return node
     if "hydra" not in node:
         return OmegaConf.to_container(node)
-    # Selecting the other keys by masked_copy would copy every node.
+    # OmegaConf.masked_copy would copy every node.
     kept = ((key, child) for key, child in node.items_ex(resolve=False) if key != "hydra")
     return {key: OmegaConf.to_container(child) if OmegaConf.is_config(child) else child for key, child in kept}

@@ -33,15 +33,14 @@ class FCOS(OneStage, fcos.FCOS):
         norm: Normalization of the backbone: ``batch``, ``frozen``, ``group`` or ``layer``.
         fpn_width: Channels of the pyramid and of the heads, a multiple of 32.
         num_convs: Convolutions of each head before its output.
-        fine: Whether the feature maps start at the first stage of the backbone, with half the stride, for objects that
-            are close to one another. The fifth map is then pooled from the fourth.
+        fine: Whether the finest feature map comes from the first stage of the backbone and has half the usual stride,
+            to separate objects that are close together. The fifth map is then pooled from the fourth.
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
         levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
-        box_weight: Factor of the loss of the boxes.
-        vote_iou: Each kept box is averaged with boxes of its class that have at least this IoU with it; 1 for no
-            averaging.
+        box_weight: Weight of the box loss.
+        vote_iou: A kept box is averaged with boxes of its class if their IoU is at least this; 1 for no averaging.
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
