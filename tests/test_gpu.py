@@ -87,7 +87,7 @@ def test_auto_selects_the_gpu_and_bf16_if_supported(small_data: Callable[[str], 
 def test_two_deterministic_runs_give_identical_checkpoints(overrides: list[str], tmp_path: Path) -> None:
     found = []
     for name in ("first", "second"):
-        # In separate processes, because cuBLAS reads its workspace setting when CUDA starts.
+        # The runs need separate processes because cuBLAS reads its workspace setting when CUDA starts.
         words = [
             *overrides,
             GPU,

@@ -13,7 +13,7 @@ from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.runs import assemble, compatibility
 
-# Words in messages that name only one option, for example if a GPT is used to classify texts.
+# A message with one of these words need not name two of the options.
 ONE_WRONG = ("use another model", "special_tokens", "sentinels")
 SHARE = 24  # the default tests take every 24th incompatible combination of digits, text and timeseries
 
@@ -28,7 +28,7 @@ def test_matching_data_lists_exactly_the_data_that_fit_a_model(model: str) -> No
 def incompatible_jobs(
     data: str, small_data: Callable[[str], list[str]]
 ) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
-    """Yield, for each incompatible combination with `data`, a function that makes its job, the spec and a name.
+    """Yield a function that makes the job, the spec of the data and a name for each incompatible combination.
 
     Only one model per family is used. The data are composed once because replacing the model and the task is faster
     than composing each combination.

@@ -78,7 +78,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads = make_heads(width, num_heads, num_kv_heads, head_size, dropout, scale)
         if rotary and heads.size % 2:
-            expected = f"a divisor of {width} that leaves an even number of features per head"
+            expected = f"a divisor of {width} with an even number of features per head"
             raise ConfigError(format_error("model.num_heads", expected, num_heads))
         self.causal, self.pre_norm, self.rotary = causal, pre_norm, rotary
         # The order of the layers determines initial weights and the order of optimizer states in checkpoints.

@@ -184,7 +184,7 @@ class MaskedLanguageModeling(Task):
         masks = torch.eq(tokens, self.mask_token or 0).nonzero().flatten()
         if not len(masks):
             mask = self._text([self.mask_token or 0])
-            raise ConfigError(format_error("text", f"at least one {mask} to fill in", "a text without it"))
+            raise ConfigError(format_error("text", f"at least one {mask} to fill in", "none"))
         best = logits[masks].softmax(-1).topk(min(TOP, self.vocabulary))
         filled = tokens.index_copy(0, masks, best.indices[:, 0])
         candidates = [

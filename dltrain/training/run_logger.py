@@ -81,7 +81,7 @@ class RunLogger:
             self.show(step, "val", shown)
             self.tracker.scalars(step, epoch, "val", evaluation.metrics)
         if not math.isfinite(self.metric):
-            self.console.info(f"{metric}/val is {self.metric} at step {step}, which never counts as the best")
+            self.console.info(f"{metric}/val is {self.metric} at step {step}, so it cannot be the best value")
         for note in evaluation.notes:
             self.console.info(f"step {step}: {note}")
         if frame is not None:

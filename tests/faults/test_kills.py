@@ -18,7 +18,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 ALLOW = "allow_targets=[gated]"
 SAVES = 40
-SAMPLE = {1}  # positions in `STEPS` of the kinds of run that the default suite kills at a random step
+SAMPLE = {1}  # indices in `STEPS` of the kinds of run that the default suite also tests
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_run_killed_at_a_random_step_resumes_to_identical_results(
 def test_a_kill_and_resume_in_separate_interpreters_gives_identical_results(
     gate: Gate, uninterrupted_run: Callable[[str], Path], data_root: Path, tmp_path: Path
 ) -> None:
-    # Forked children share the hash seed of their interpreter; these processes do not.
+    # The other tests fork children, which share the hash seed of one interpreter. Here the hash seeds differ.
     run = tmp_path / "run"
     call = [sys.executable, "-m", "dltrain", *recipe("text", data_root), f"hydra.run.dir={run}", "trainer.resume=auto"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), **gate.environment}

@@ -7,7 +7,7 @@ Rows refer to the table of faults in tests/faults/README.md.
 | 16 | test_resuming_with_another_model_is_rejected |
 | 16 | test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes |
 | 26 | the tests of non-finite losses, modules and gradients, and of `trainer.on_non_finite` |
-| 27 | test_a_nan_metric_is_reported_and_never_the_best |
+| 27 | test_a_nan_metric_is_reported_and_is_never_the_best_value |
 | 28 | test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_resumed |
 | 29 | test_out_of_memory_errors_suggest_settings_that_need_less_memory |
 | 29 | test_a_batch_too_large_for_memory_is_split_without_changing_the_step |
@@ -64,7 +64,7 @@ def run_with_fault(dltrain: Run, tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.faults)])
-def test_a_non_finite_loss_is_reported_and_the_last_good_checkpoint_kept(
+def test_a_non_finite_loss_is_reported_and_the_last_finite_checkpoint_is_kept(
     accumulate: int, run_with_fault: Run, tmp_path: Path
 ) -> None:
     child, run = run_with_fault("loss", 15, 99, f"trainer.accumulate={accumulate}")
@@ -81,7 +81,7 @@ def test_a_non_finite_loss_is_reported_and_the_last_good_checkpoint_kept(
     given = torch.load(tmp_path / "witness.pt", weights_only=True)
     assert len(report["examples"]) == accumulate * len(given)
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
-    assert "in step 15 (learning rate 0.001; the loss before it was" in child.stderr
+    assert "in step 15 (learning rate 0.001; previous loss " in child.stderr
     assert "Traceback" not in child.stderr
     name, state, rejected = Checkpoints(run).load_newest()
     assert (name, rejected) == ("step-00000010.pt", [])
@@ -126,10 +126,10 @@ def test_non_finite_weights_are_never_saved_with_on_non_finite_ignore(run_with_f
 
 
 @pytest.mark.faults
-def test_a_nan_metric_is_reported_and_never_the_best(run_with_fault: Run) -> None:
+def test_a_nan_metric_is_reported_and_is_never_the_best_value(run_with_fault: Run) -> None:
     child, run = run_with_fault("metric", 0, 0)
     assert child.code == 3, child.stderr
-    assert "accuracy/val is nan at step 20, which never counts as the best" in child.stderr
+    assert "accuracy/val is nan at step 20, so it cannot be the best value" in child.stderr
     assert "not finite on the test split: accuracy" in child.stderr
     assert not (run / "checkpoints" / "best.pt").exists()
     assert (run / "checkpoints" / "last.pt").exists()
@@ -148,7 +148,7 @@ def test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_
     assert train[10]["skipped_steps"] + 2 == train[-1]["skipped_steps"] == read(run / "result.json")["skipped_steps"]
     taken, previous = 0, 0.0
     for line in train:
-        # The cosine schedule does not count the steps that were skipped up to the previous line.
+        # The cosine schedule does not count skipped steps; `previous` is their number before this step.
         angle = torch.pi * (line["step"] - 1 - previous) / STEPS
         assert line["lr"] == pytest.approx(1e-3 * (1 + torch.cos(torch.tensor(angle)).item()) / 2, abs=1e-9)
         previous = line["skipped_steps"]

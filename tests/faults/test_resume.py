@@ -31,7 +31,7 @@ def test_running_a_command_twice_gives_identical_results(
 
 
 def moments(kind: str) -> dict[str, str]:
-    """Return the gate to close for each moment of a stop. Every process counts its batches from 1."""
+    """Return the name of the gate for each moment of a stop. Every process counts its batches from 1."""
     epoch, whole = BATCHES[kind]
     return {
         "the first step": "train-1",
@@ -44,7 +44,7 @@ def moments(kind: str) -> dict[str, str]:
 
 
 def marks(kind: str, name: str) -> list[pytest.MarkDecorator]:
-    """Return the marks of a stop.
+    """Return the pytest marks of the stop at a moment.
 
     One stop is in the default suite. All other stops of the kinds in `CORE`, and all other stops in the middle of an
     epoch, are marked `faults`; the rest are marked `slow`.

@@ -24,7 +24,7 @@ BIG = [  # checkpoints of several MB, so that signals arrive during a save
 def run_until(
     start: Callable[..., Child], gate: Gate, data_root: Path, tmp_path: Path
 ) -> Callable[..., tuple[Child, Path]]:
-    """Return a function that trains until a gate of `gated.py` is reached, and returns the child and the run folder."""
+    """Return a function that trains until a gate is reached, and returns the child and the run folder."""
 
     def begin(kind: str, moment: str, *overrides: str, **environment: str) -> tuple[Child, Path]:
         run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Interrupted sweeps end with the results of an uninterrupted sweep, and a folder has one sweep at a time."""
+"""Interrupted sweeps end with the results of an uninterrupted sweep, and a folder is used by one sweep at a time."""
 
 import csv
 import random
@@ -54,7 +54,7 @@ def assert_same_sweep(home: Path, whole: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["train-12", "train-2"])
 @pytest.mark.faults
-def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_unchanged(
+def test_a_sweep_killed_in_its_third_job_resumes_that_job_and_leaves_finished_jobs_unchanged(
     moment: str,
     uninterrupted_sweep: Path,
     start: Callable[..., Child],
@@ -69,7 +69,7 @@ def test_a_sweep_killed_in_its_third_job_resumes_there_and_leaves_finished_jobs_
     child = start(*arguments, environment=gate.environment)
     for _ in range(2):
         gate.wait_until_reached(child, moment)
-        gate.close(moment)  # for the next job
+        gate.close(moment)  # stops the next job
         gate.open(moment)
     gate.wait_until_reached(child, moment)
     child.kill()

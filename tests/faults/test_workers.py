@@ -57,7 +57,7 @@ def have_ended(pids: list[int], seconds: float) -> bool:
 
 @pytest.fixture
 def run_until(start: Run, gate: Gate, tmp_path: Path) -> Callable[..., tuple[Child, list[int]]]:
-    """Return a function that trains up to an event of `gated.py` and returns the child and its workers' process IDs."""
+    """Return a function that trains until a gate is reached, and returns the child and its workers' process IDs."""
 
     def begin(moment: str, *more: str) -> tuple[Child, list[int]]:
         paint(tmp_path / "pictures")

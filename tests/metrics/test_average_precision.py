@@ -23,7 +23,7 @@ def some_boxes(count: int, draw: torch.Generator) -> Tensor:
 def some_images(count: int = 20, crowds: bool = True) -> list[Image]:
     """Return ground-truth boxes, classes and noisy detections of images; some images have no objects.
 
-    A negative class marks a crowd, in every fifth image if `crowds` is true.
+    A negative class marks a crowd. If `crowds` is true, every fifth image has one.
     """
     draw, images = torch.Generator().manual_seed(0), []
     for number in range(count):

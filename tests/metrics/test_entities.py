@@ -4,7 +4,7 @@ import pytest
 
 from dltrain.metrics.entities import score_entities
 
-# Two entities of one word side by side, and one of three words. The prediction misses the end of the last one.
+# Two adjacent entities of one word, and an entity of three words, whose last word the prediction misses.
 TRUE = {
     "BIO": "B-PER B-PER O B-LOC I-LOC I-LOC",
     "BIOES": "S-PER S-PER O B-LOC I-LOC E-LOC",
@@ -18,7 +18,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("scheme", TRUE)
-def test_every_scheme_has_the_same_entities(scheme: str) -> None:
+def test_every_scheme_gives_the_same_scores(scheme: str) -> None:
     pytest.importorskip("seqeval")
     scores, kinds = score_entities([FOUND[scheme].split()], [TRUE[scheme].split()])
     assert scores == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3})

@@ -16,7 +16,7 @@ from dltrain.storage.checkpoints import Checkpoints
 
 
 def normalized(state: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    """Return GELU of the output of a norm in evaluation mode, computed from its parameters and statistics."""
+    """Return GELU(norm(x)) in evaluation mode, computed from the parameters and running statistics of the norm."""
     mean, variance, bias = (state[f"{name}.{part}"][:, None, None] for part in ("running_mean", "running_var", "bias"))
     return F.gelu((x - mean) / (variance + 1e-5).sqrt() + 8 * bias)
 
@@ -66,7 +66,7 @@ def test_whitened_patches_are_uncorrelated_and_have_a_variance_of_one() -> None:
     torch.testing.assert_close(outputs[12:], -outputs[:12])
 
 
-def test_the_bias_of_a_norm_learns_faster_by_the_square_of_its_factor() -> None:
+def test_the_bias_factor_of_a_norm_multiplies_the_learning_rate_by_its_square() -> None:
     torch.manual_seed(0)
     shifted, reference = ShiftedNorm(4, 8.0, 0.1), nn.BatchNorm2d(4)
     for norm, rate in ((shifted, 0.01), (reference, 0.64)):

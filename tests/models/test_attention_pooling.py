@@ -45,7 +45,7 @@ def test_weights_sum_to_1_and_padding_has_weight_0_and_changes_no_output(cell: s
     assert torch.isfinite(model(x, torch.tensor([0, 1, 9, 3]))).all()
 
 
-def test_other_readouts_have_no_attention_weights_and_attention_pooling_cannot_run_step_by_step() -> None:
+def test_only_the_attention_readout_has_attention_weights_and_it_cannot_run_step_by_step() -> None:
     model = Recurrent("lstm", **{**SIZES, "readout": "mean"})
     assert not any("pool" in name for name in model.state_dict())
     with pytest.raises(

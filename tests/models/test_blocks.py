@@ -269,7 +269,7 @@ def test_attention_in_training_mode_uses_dropout(options: dict[str, Any]) -> Non
         ({"num_kv_heads": 3}, r"model\.num_kv_heads: expected a divisor of model\.num_heads, which is 4, got 3"),
         ({"num_kv_heads": 0}, r"model\.num_kv_heads"),
         ({"norm": "rsm"}, r"model\.norm: .*Did you mean rms\?"),
-        ({"rotary": True, "head_size": 5}, r"model\.num_heads: expected a divisor of 16 that leaves an even number"),
+        ({"rotary": True, "head_size": 5}, r"model\.num_heads: expected a divisor of 16 with an even number"),
     ],
 )
 def test_invalid_options_of_a_block_are_rejected(options: dict[str, Any], message: str) -> None:

@@ -294,7 +294,7 @@ def test_box_weight_multiplies_only_the_loss_of_the_boxes() -> None:
     torch.testing.assert_close(three, {**one, "boxes": 3 * one["boxes"]})
 
 
-def test_votes_average_the_boxes_of_a_class_weighted_by_their_scores() -> None:
+def test_box_voting_averages_overlapping_boxes_of_a_class_weighted_by_their_scores() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 15], [0, 0, 10, 10], [5, 5, 5, 5]])
     scores, labels = torch.tensor([0.8, 0.4, 0.3, 0.2, 0.1]), torch.tensor([1, 1, 1, 2, 2])
     found = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=3)({"boxes": boxes, "scores": scores, "labels": labels})

@@ -138,7 +138,7 @@ def test_with_a_shared_vocabulary_source_target_and_output_can_share_one_embeddi
 
 
 @torch.no_grad()
-def test_texts_longer_than_the_training_texts_are_read_unless_positions_are_learned() -> None:
+def test_learned_positions_limit_the_length_of_a_text_and_sinusoidal_positions_do_not() -> None:
     long = sources(width=40).repeat(1, 3)
     model = build()
     with torch.inference_mode():

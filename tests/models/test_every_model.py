@@ -51,10 +51,8 @@ WITHOUT_DROPOUT = {name for name in NAMES if "dropout" not in written(name)}
 
 
 BUILT = without(DETECTORS)
-OF_THE_CELL = (
-    "activation",
-    "forget_bias",
-)  # of rnn, lstm and gru: None in the constructor, set in each YAML file
+# Arguments of rnn, lstm and gru that are None in the constructor and set in each YAML file.
+OF_THE_CELL = ("activation", "forget_bias")
 IMAGE = {
     **{"shape": [3, 16, 20], "size": 3 * 16 * 20, "features": 60, "length": 16, "channels": 3, "height": 16},
     **{"width": 20, "classes": 5, "statistics": 2, "visible": 3 * 16 * 20, "lowest": 3 * 16 * 20, "answers": 1},

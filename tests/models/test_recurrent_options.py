@@ -108,7 +108,7 @@ def torch_twin(model: Recurrent, cell: str, bidirectional: bool) -> nn.Module:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_layers_that_are_called_one_by_one_equal_torch_on_whole_and_on_packed_sequences(
+def test_layers_called_one_by_one_equal_a_multilayer_module_of_torch_with_and_without_padding(
     cell: str, bidirectional: bool
 ) -> None:
     model, x = build(cell, bidirectional=bidirectional, locked_dropout=True), steps_of()

@@ -98,7 +98,7 @@ def test_a_known_value_changes_the_forecast_from_its_own_step_on(options: dict[s
 
 
 @torch.no_grad()
-def test_with_attention_true_values_read_in_one_pass_and_step_by_step_give_equal_forecasts() -> None:
+def test_teacher_forcing_with_attention_gives_equal_forecasts_in_one_pass_and_step_by_step() -> None:
     model = build(attention="general", cell="gru")
     every = torch.ones(BATCH, HORIZON, dtype=torch.bool)
     torch.testing.assert_close(model(X, PREVIOUS), model(X, PREVIOUS, every), atol=1e-7, rtol=1e-6)

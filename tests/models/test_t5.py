@@ -49,7 +49,7 @@ def test_outputs_equal_those_of_transformers_with_the_same_weights(version: str)
     )
     torch.manual_seed(1)
     theirs = transformers.T5ForConditionalGeneration(config).double().eval()
-    if version == "1.1":  # published weights have a separate output layer; a new transformers model has none
+    if version == "1.1":  # unlike published weights, a new transformers model has no separate output layer
         theirs.lm_head.weight = nn.Parameter(torch.empty_like(theirs.lm_head.weight))
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.4)
@@ -122,7 +122,7 @@ def test_outputs_with_relative_positions_are_finite_under_bfloat16_autocast() ->
         assert build()(sources(), targets(), LENGTHS).isfinite().all()
 
 
-def test_joined_matrices_are_left_out_if_one_of_them_is_missing() -> None:
+def test_a_joined_matrix_is_left_out_if_one_of_its_parts_is_missing() -> None:
     query = "encoder.block.0.layer.0.SelfAttention.q.weight"
     assert list(build().adapt_weights({"shared.weight": torch.zeros(11, 16), query: torch.zeros(16, 16)})) == [
         "target_embedding.weight"

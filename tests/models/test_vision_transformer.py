@@ -47,7 +47,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
-def test_default_patches_have_the_largest_side_up_to_16_with_at_least_7_patches_per_side_or_else_1(
+def test_the_default_patch_size_is_the_largest_divisor_up_to_16_with_at_least_7_patches_per_side_or_1(
     side: int, patch: int
 ) -> None:
     assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)

@@ -34,7 +34,7 @@ def test_micro_batches_of_weight_zero_do_not_change_the_step(empty: tuple[int, .
 
 
 def nothing(model: nn.Module, as_tensor: bool) -> Loss:
-    """Return the loss of a batch without targets: NaN with weight 0, or 0 with a tensor 0 as weight."""
+    """Return the loss of a batch without targets: NaN with weight 0, or 0 with weight ``tensor(0)``."""
     errors = (model(INPUTS) - TARGETS).square()
     return Loss((errors * 0).sum(), torch.tensor(0)) if as_tensor else Loss(errors[:0].mean(), 0)
 

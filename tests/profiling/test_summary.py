@@ -90,7 +90,7 @@ def test_the_memory_of_a_small_network_equals_the_closed_form() -> None:
     memory = summary_of(make, 10).memory
     parameters = 4 * (10 * 20 + 20 + 20 * 3 + 3)
     assert (memory.parameters, memory.gradients, memory.optimizer) == (parameters, parameters, 2 * parameters)
-    # The batch and the output of the ReLU, which autograd saves once for the ReLU and the second layer.
+    # Autograd saves the batch and the output of the ReLU. The ReLU and the second layer share the saved output.
     assert memory.activations == 4 * 4 * (10 + 20)
     assert memory.total == 4 * parameters + memory.activations
 
@@ -262,7 +262,7 @@ def test_summarizing_a_model_of_a_billion_parameters_computes_no_large_tensor() 
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_a_model_with_spec_values_from_its_task_can_be_summarized_from_input_and_outputs(
+def test_input_and_outputs_suffice_for_a_model_with_spec_values_from_its_task(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0

@@ -1,4 +1,4 @@
-"""The dry run computes two examples, or the widest batch if batches differ in shape and on_oom is not shrink."""
+"""The dry run computes two examples if all batches have the same shape or on_oom is shrink, else the widest batch."""
 
 from collections.abc import Callable
 

@@ -128,7 +128,7 @@ def test_a_second_checkpoint_of_a_step_does_not_replace_the_first(checkpoints: C
     assert first_weight(checkpoints.load("last.pt")) == 2
 
 
-def test_training_may_change_the_state_after_save(checkpoints: Checkpoints) -> None:
+def test_changes_of_the_state_after_save_do_not_change_the_checkpoint(checkpoints: Checkpoints) -> None:
     given = state()
     checkpoints.save(given, 5, None)
     given["model"]["weight"].fill_(99.0)
@@ -136,7 +136,7 @@ def test_training_may_change_the_state_after_save(checkpoints: Checkpoints) -> N
     assert first_weight(checkpoints.load("last.pt")) == 1
 
 
-def test_on_a_slow_disk_only_the_newest_and_the_latest_best_of_the_waiting_checkpoints_are_written(
+def test_a_slow_disk_skips_waiting_checkpoints_except_the_newest_and_the_latest_best(
     tmp_path: Path,
 ) -> None:
     free, written = threading.Event(), []

@@ -41,7 +41,7 @@ def test_a_signal_stops_a_sweep_and_the_printed_command_resumes_it(
     model_folder: Path, capsys: pytest.CaptureFixture[str], fault: str, code: int
 ) -> None:
     arguments = [*USER_MODELS, "-m", "model=faulty", "seed=0,1", f"model.fault={fault}", *SMALL]
-    (model_folder / "signalled").touch()  # no signal in the first sweep
+    (model_folder / "signalled").touch()  # the model sends no signal if this file exists
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 0
     (model_folder / "signalled").unlink()
     assert main.main([*arguments, "hydra.sweep.dir=cut"]) == code

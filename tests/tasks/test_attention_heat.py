@@ -19,7 +19,7 @@ class Attentive(nn.Module):
         return WEIGHTS.expand(len(images), -1, -1)
 
 
-def test_attention_is_scaled_to_the_range_0_to_1_and_equal_attention_becomes_0() -> None:
+def test_attention_is_scaled_to_the_range_0_to_1_and_uniform_attention_becomes_0() -> None:
     images = torch.zeros(2, 1, 4, 6)
     found = attention_heat(Attentive(), images)
     expected = F.interpolate((WEIGHTS[None, None] - 0.1) / 0.2, (4, 6), mode="bilinear")[:, 0]

@@ -106,7 +106,7 @@ def test_a_wide_beam_finds_the_best_target_of_an_exhaustive_search() -> None:
             assert float(result.scores[row]) == pytest.approx(max(scores), abs=1e-4)
 
 
-def test_the_result_does_not_depend_on_the_other_sources() -> None:
+def test_the_result_for_a_source_does_not_depend_on_other_sources_in_the_batch() -> None:
     model, state = model_and_state(3)
     search = BeamSearch(BEGIN, END, (PAD, BEGIN), 8, beam=3)
     together = search(model, state)

@@ -110,7 +110,7 @@ def test_ridge_regression_predicts_normal_distributions_with_the_deviation_of_it
 
 
 @pytest.mark.parametrize("kind", [Quantiles, Gaussian])
-def test_a_normal_distribution_is_converted_to_outputs_with_its_quantiles(kind: type[Quantiles | Gaussian]) -> None:
+def test_outputs_made_from_a_normal_distribution_have_its_quantiles(kind: type[Quantiles | Gaussian]) -> None:
     output = kind([0.1, 0.5, 0.9])
     mean, deviation = torch.tensor([[[1.0, -3.0]]]), torch.tensor([[[0.05, 40.0]]])
     found = output.quantiles(output.of_normal(mean, deviation))

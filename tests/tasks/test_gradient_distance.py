@@ -1,4 +1,4 @@
-"""Gradient of the last step's loss by distance in time, compared with closed forms and autograd on single texts."""
+"""Gradient norms by distance from the last step, compared with closed forms and with autograd on single texts."""
 
 from collections.abc import Iterable
 

@@ -90,7 +90,7 @@ def test_an_output_of_exactly_0_is_a_mistake_and_updates_the_weights() -> None:
     assert task.evaluate(unit, [{"inputs": x, "targets": targets}]).metrics == {"loss": 0, "accuracy": 0, "mistakes": 2}
 
 
-def test_equal_outputs_are_a_mistake_and_update_only_one_other_class() -> None:
+def test_equal_outputs_are_a_mistake_and_change_the_weights_of_only_one_other_class() -> None:
     units = nn.Linear(2, 3, bias=False)
     nn.init.zeros_(units.weight)
     x = torch.tensor([[1.0, 2.0]])

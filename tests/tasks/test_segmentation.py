@@ -51,7 +51,7 @@ def test_a_batch_with_only_ignored_pixels_has_loss_and_weight_0(dice: float) -> 
     assert loss.total.item() == 0 and int(loss.weight) == 0 and not outputs.grad.any()
 
 
-def test_the_dice_loss_of_certain_predictions_is_one_minus_the_dice_of_torchmetrics() -> None:
+def test_the_dice_loss_of_predictions_with_probability_1_is_one_minus_the_dice_of_torchmetrics() -> None:
     outputs, targets = example()
     targets, predicted = targets.clamp(min=0), outputs.argmax(1)
     certain = F.one_hot(predicted, CLASSES).movedim(-1, 1) * 1000.0

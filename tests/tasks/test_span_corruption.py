@@ -110,7 +110,7 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels
     (line,) = found.predict(model, {"inputs": rows, "lengths": torch.tensor([3])})
     spans = list(map(int, line["spans"].split()))
     assert line["text"] == " ".join(map(str, fill_spans([5, SENTINELS[0], 6], spans, SENTINELS)))
-    with pytest.raises(ConfigError, match="text: expected at least one 90 to fill in, got a text without"):
+    with pytest.raises(ConfigError, match="text: expected at least one 90 to fill in, got none"):
         found.predict(model, {"inputs": rows[:, 2:], "lengths": torch.tensor([1])})
 
 

@@ -82,7 +82,7 @@ def test_tasks_with_the_same_prefix_share_their_metrics() -> None:
     assert task.evaluate(Echo(), [whole]).metrics["exact_match classify"] == 0.5
 
 
-def test_texts_of_one_prefix_can_be_counted_separately() -> None:
+def test_of_kinds_selects_the_texts_of_the_given_tasks() -> None:
     texts = Texts()
     texts.add(["a", "b", "c"], ["a", "x", "c"], [True, False, True], [0, 1, 1])
     assert texts.exact_match == pytest.approx(2 / 3) and texts.of_kinds([1]).exact_match == 0.5 and len(texts) == 3

@@ -1,4 +1,4 @@
-"""The fraction of the training time spent waiting for data is logged. If it is large, advice is given once.
+"""The fraction of training time spent waiting for data is logged; advice is printed once if it is large.
 
 The clock of these tests advances only when a test advances it.
 """

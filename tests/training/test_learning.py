@@ -130,7 +130,7 @@ class Breaks(HeadFirst):
         return [head, whole]
 
 
-def test_the_trace_of_a_divergence_covers_several_stages(tmp_path: Path) -> None:
+def test_tracing_a_divergence_repeats_several_stages(tmp_path: Path) -> None:
     task: Any = Breaks()
     make = functools.partial(torch.optim.SGD, lr=1e-3)
     report = nan_trace.trace(make_loop(tmp_path, task, Network(), make), until=16)
