@@ -22,7 +22,7 @@ SILENT = -1  # pitch of a silent voice in some files with this layout
 
 
 class Piece(NamedTuple, Generic[T]):
-    """Piece of music; for messages, `name` is its file or its position in a file."""
+    """Piece of music; `name` is its file, or its position in a file."""
 
     name: str
     content: T
@@ -35,8 +35,8 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout or has no training pieces; or a piece is invalid, is empty or has a
-            pitch outside the piano range, and may not be skipped.
+        ConfigError: The file is not in this layout, has no training pieces, or has an invalid piece that may not be
+            skipped.
     """
     if path.is_dir():
         hint = "data=midi reads a folder of MIDI files"

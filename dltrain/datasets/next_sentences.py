@@ -13,7 +13,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.keyed_random import mix, uniform
 
 SPECIAL_TOKENS = 3  # special tokens of a pair: a begin token, and an end token after each passage
-NEXT, RANDOM = 0, 1  # classes of pairs, numbered as published
+NEXT, RANDOM = 0, 1  # classes of pairs, numbered as in BERT
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,22 +48,22 @@ class Passages:
 
     @cached_property
     def first_sentences(self) -> Tensor:
-        """Index of the first sentence in each sentence's document."""
+        """For each sentence, index of the first sentence of its document."""
         return (self.counts.cumsum(0) - self.counts).repeat_interleave(self.counts)
 
     @cached_property
     def own_counts(self) -> Tensor:
-        """Number of sentences in each sentence's document."""
+        """For each sentence, number of sentences in its document."""
         return self.counts.repeat_interleave(self.counts)
 
     @cached_property
     def ends(self) -> Tensor:
-        """Index after the last token of each sentence's document."""
+        """For each sentence, index after the last token of its document."""
         last = self.first_sentences + self.own_counts - 1
         return self.starts[last] + self.sentences.lengths[last]
 
     def pairs(self) -> tuple[Tensor, Tensor]:
-        """Return indices (N,): the first token of each first passage, and the first sentence of each second passage."""
+        """Return indices (N,): the first token of each first passage, the first sentence of each second passage."""
         lengths, counts, half = self.sentences.lengths.tolist(), self.counts.tolist(), self.room // 2
         starts, firsts, seconds, begin = self.starts.tolist(), list[int](), list[int](), 0
         for count in counts:
@@ -119,7 +119,7 @@ class Join(nn.Module):
 
     def tokens(self, rows: Batch) -> Tensor:
         """Return the begin token, each passage followed by the end token, and padding, (B, T)."""
-        assert self.special.begin is not None and self.special.end is not None, "checked by the data set"
+        assert self.special.begin is not None and self.special.end is not None, "checked in `SentencePairs`"
         steps, split = torch.arange(self.length, device=rows["first"].device), rows["first_length"][:, None] + 1
         last = split + self.second_length(rows)[:, None] + 1
         places = torch.where(
@@ -130,7 +130,7 @@ class Join(nn.Module):
         return tokens.masked_fill(steps == 0, self.special.begin).masked_fill(steps > last, self.special.pad or 0)
 
     def forward(self, rows: Batch) -> Batch:
-        """Prepare a batch of pairs; the field ``tokens`` of `rows` holds their tokens."""
+        """Prepare a batch of pairs from rows that include ``tokens``."""
         lengths = rows["first_length"] + self.second_length(rows) + SPECIAL_TOKENS
         steps = torch.arange(self.length, device=lengths.device)
         inside = (steps > rows["first_length"][:, None] + 1) & (steps < lengths[:, None])
@@ -155,7 +155,7 @@ class RandomSecond(nn.Module):
         """Return ``second``, the first sentence of each second passage, and ``not_next``, the class of each pair."""
         replaced, place = uniform(keys, 2).unbind(1)
         second, own = rows["second"], self.own_counts[rows["second"]]
-        # Draw among the sentences of all other documents: indices from the pair's document on are shifted past it.
+        # Draw among the sentences of all other documents: skip the indices of the pair's own document.
         drawn = (place.double() * (self.sentences - own)).long()
         drawn = drawn + own * (drawn >= self.first_sentences[second])
         random = replaced < 0.5

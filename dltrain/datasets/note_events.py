@@ -9,7 +9,7 @@ from dltrain.errors import ConfigError, format_error
 
 MAX_WAIT = 32  # maximum steps of one wait event; longer pauses are several events
 START = 0  # token before each piece
-ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first tokens for starts of notes, ends of notes and waits
+ON, OFF, WAIT = 1, 1 + NOTES, 1 + 2 * NOTES  # first tokens of note starts, note ends and waits
 SIZE = WAIT + MAX_WAIT
 PITCHES = range(LOWEST, HIGHEST + 1)
 NAMES = (
@@ -41,7 +41,7 @@ def from_events(events: Iterable[int]) -> list[Note]:
     """Convert tokens to notes; a note without an end lasts to the next note of its pitch, or to the last event.
 
     `START` ends all notes. The end of a note that has not begun is ignored. If a note without an end begins in the
-    last step, all notes without an end last one step longer.
+    last step, all notes without an end are extended by one step.
     """
     notes, begun, now = list[Note](), dict[int, int](), 0
 
@@ -73,13 +73,13 @@ def encode(text: str) -> list[int]:
     words = text.split()
     for word in words:
         if word not in NUMBERS:
-            expected = f"events such as on60 wait4 off60, pitches {LOWEST} to {HIGHEST}, waits 1 to {MAX_WAIT}"
+            expected = f"events such as on60 wait4 off60, with pitches {LOWEST} to {HIGHEST} and waits 1 to {MAX_WAIT}"
             raise ConfigError(format_error("text", expected, word))
     return [NUMBERS[word] for word in words]
 
 
 def decode(tokens: list[int]) -> str:
-    """Return the text of tokens; a line ends where time passes."""
+    """Return the text of tokens; each wait ends a line."""
     return "".join(NAMES[token] + ("\n" if token >= WAIT else " ") for token in tokens)
 
 

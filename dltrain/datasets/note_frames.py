@@ -83,7 +83,7 @@ class PrepareFrames(nn.Module):
 class Transpose(nn.Module):
     """Random transposition of each piece in training, limited to the range of a piano.
 
-    The field ``transposition`` (B,), int64, holds the number of semitones by which each piece is moved.
+    The field ``transposition`` (B,), int64, holds the number of semitones by which each piece is transposed.
 
     Args:
         semitones: Maximum transposition, at least 0.
@@ -106,5 +106,5 @@ class Transpose(nn.Module):
 
 
 def roll_notes(frames: Tensor, index: Tensor) -> Tensor:
-    """Return frames (B, T, notes) with note ``index[b, n]`` of piece `b` as note `n`."""
+    """Return frames (B, T, notes) in which note `n` of piece `b` is its previous note ``index[b, n]``."""
     return frames.gather(2, index[:, None, :].expand(-1, frames.shape[1], -1))

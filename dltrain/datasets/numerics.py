@@ -38,7 +38,7 @@ def nonzero_std(values: np.ndarray) -> np.ndarray:
 
 
 def replace_zero(scale: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Replace each scale (columns,) that is zero up to rounding, or whose column of ``values`` is constant, with 1.
+    """Return scales (columns,) with 1 where a scale is zero up to rounding or the column of ``values`` is constant.
 
     Args:
         values: Values (rows, columns) from which the scales were computed.

@@ -248,7 +248,7 @@ class Parallel:
 
 
 def _mix(count: int, files: int) -> Tensor:
-    """Return the order of held-out pairs: unchanged for one file; random but fixed for several, to mix their pairs."""
+    """Return the order of held-out pairs: unchanged for one file; random but fixed for several, to mix the files."""
     return permutation(count) if files > 1 else torch.arange(count)
 
 

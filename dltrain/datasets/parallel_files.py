@@ -60,8 +60,8 @@ class PairReader:
         """Read all pairs; pairs with an empty text are skipped or rejected, depending on `bad`.
 
         Raises:
-            ConfigError: A file does not exist, is not text or lacks a column, the text files differ in length, or `bad`
-                does not allow skipping an unreadable line or an empty text.
+            ConfigError: A file does not exist, is not text or lacks a column; the text files have different numbers of
+                lines; or an unreadable line or an empty text may not be skipped.
         """
         files = [existing_file(path, EXPECTED) for path in self.paths]
         if len(files) == 2:

@@ -31,7 +31,7 @@ class Columns(NamedTuple):
 
 
 class PixelRow(NamedTuple):
-    """One row: line number, image, uint8 (side, side), and the texts of class and split, empty if they are not read."""
+    """Row with its line number, image (uint8, side x side), class and split; columns that are not read are empty."""
 
     line: int
     pixels: np.ndarray

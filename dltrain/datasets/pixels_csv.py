@@ -34,8 +34,8 @@ class PixelsCsv:
         pixels: Column of gray values from 0 to 255, separated by spaces, row by row from the top.
         usage: Column of splits; None if there is none.
         class_names: Names of the classes 0, 1, ...; None uses the values of the column in the training rows.
-        validation: Fraction of the training rows that remain after the test split, in [0, 1); unused if there are
-            ``PublicTest`` rows.
+        validation: Fraction to hold out of the training rows that remain after the test split, in [0, 1); unused if
+            there are ``PublicTest`` rows.
         test: Fraction of the training rows to hold out for testing, in (0, 1); unused if there are ``PrivateTest``
             rows.
         mean: Subtracted from the pixels, on the scale from 0 (black) to 1 (white).

@@ -45,7 +45,7 @@ def download(name: str) -> Path:
 
 
 def compare_normalization(name: str, data: Mapping[str, Any]) -> str:
-    """Return a warning if images are not normalized as in the training of the weights, otherwise an empty string.
+    """Return a warning if images are not normalized as when the weights were trained, otherwise an empty string.
 
     Args:
         name: Weights of torchvision.
@@ -59,4 +59,4 @@ def compare_normalization(name: str, data: Mapping[str, Any]) -> str:
     if all(bool(((here - there).abs() <= TOLERANCE).all()) for here, there in pairs):
         return ""
     trained = " ".join(f"data.{key}={numbers}".replace(" ", "") for key, numbers in expected.items())
-    return f"data.mean, data.std: the weights were trained on images with another normalization: {trained}"
+    return f"data.mean, data.std: the weights were trained on images with a different normalization: {trained}"

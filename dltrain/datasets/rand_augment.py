@@ -18,21 +18,21 @@ OPERATIONS = (
 )
 MOVES = OPERATIONS[1:6]
 LARGEST = 30  # largest magnitude
-SHEAR, SHIFT, TURN, ENHANCE, BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # at the largest magnitude
+SHEAR, SHIFT, TURN, ENHANCE, BITS = 0.3, 150 / 331, 30.0, 0.9, 4  # strengths at the largest magnitude
 LANE = 201  # added to keys, so that these random numbers are independent of the other augmentations
 
 
 class RandAugment(nn.Module):
-    """Operations drawn for each example with equal probability: moves, changes of color, or nothing.
+    """Random geometric and color operations, or the identity, drawn for each example with equal probability.
 
-    Moved images are sampled bilinearly, moved masks by nearest neighbor. Areas outside an image become black,
-    and the ignored class in masks.
+    Geometric operations sample images bilinearly and masks by nearest neighbor. Areas outside the image become black
+    in images and the ignored class in masks.
 
     Args:
         count: Number of operations in succession, at least 1.
         magnitude: Strength of the operations, from 0 to 30.
         unit: Scale of the inputs.
-        frame: Fields of a batch to change; masks and boxes are changed only by operations that move pixels.
+        frame: Fields of a batch to change; masks and boxes are changed only by geometric operations.
 
     Shape:
         Each field keeps its shape.
@@ -93,7 +93,7 @@ class RandAugment(nn.Module):
             for number, size in enumerate((SHEAR, SHEAR, SHIFT * width, SHIFT * height, math.radians(TURN)), 1)
         )
         cosine, sine, x, y = turn.cos(), turn.sin(), width / 2, height / 2
-        a, b = shear_x - sine, shear_y + sine  # coefficients of the vertical and the horizontal position
+        a, b = shear_x - sine, shear_y + sine  # off-diagonal entries
         first = torch.stack([cosine, a, x - cosine * x - a * y - right.trunc()])
         second = torch.stack([b, cosine, y - b * x - cosine * y - down.trunc()])
         return torch.stack([first, second]).permute(2, 0, 1)

@@ -133,7 +133,7 @@ class SentencePairs:
     def _encode(self, documents: list[list[str]], name: str) -> Passages:
         passages = encode_documents(documents, self.words.tokens, self.max_length)
         if len(passages.counts) < 2 or int(passages.counts.max()) < 2:
-            needed = "at least two documents, separated by blank lines, one with at least two sentences,"
+            needed = "at least two documents, separated by blank lines, and one with at least two sentences"
             expected = f"{needed} in {name}"
             most = int(passages.counts.max()) if len(passages.counts) else 0
             got = f"{count(len(passages.counts), 'document')} with at most {count(most, 'sentence')}"

@@ -39,7 +39,7 @@ class SeriesSplit:
             times: Times of the rows; None if the file has no dates.
 
         Raises:
-            ConfigError: There are no dates, or their usual step is not a fixed time that divides 30 days.
+            ConfigError: There are no dates, or their usual step does not divide 30 days.
 
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """
@@ -50,7 +50,7 @@ class SeriesSplit:
             words = None if times is None else step_words(times)
             named = {None: "no dates", "irregular": "irregular dates", "weekdays": "weekdays only"}
             got = named.get(words, f"steps of {words}")
-            expected = "dates with a step that divides 30 days, for months"
+            expected = "dates with a step that divides 30 days, for sizes in months"
             raise ConfigError(format_error("data.split", expected, got, "Use numbers of rows."))
         rows = int(MONTH / step.length)
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
@@ -119,5 +119,5 @@ def _check_sizes(sizes: Sequence[int | str]) -> list[int | str]:
         expected = f"rows or months for training, validation and test, {EXAMPLES}"
         raise ConfigError(format_error("data.split", expected, sizes))
     if any(size in (0, "0mo") for size in (sizes[0], sizes[2])) or any(type(s) is int and s < 0 for s in sizes):
-        raise ConfigError(format_error("data.split", "training and test rows above 0, and no negative number", sizes))
+        raise ConfigError(format_error("data.split", "training and test sizes above 0, and no negative size", sizes))
     return list(sizes)

@@ -196,7 +196,7 @@ def describe_times(table: Table, time_column: TimeColumn | None, series: Series)
 
 
 def _describe_numbers(table: Table, series: Series) -> list[str]:
-    """Return a line about the first column of ascending numbers with the name of a time, such as ``year``."""
+    """Return a line about the first column of ascending numbers with a time name such as ``year``."""
     for column, name in enumerate(table.header):
         if is_time_name(name) and table.is_numeric(column) and (np.diff(table.numbers(column)[series.rows]) > 0).all():
             first, last = (table.columns[column][int(series.rows[row])] for row in (0, -1))

@@ -20,7 +20,7 @@ HELD_OUT = {"val": range(400, 500), "test": range(500, 600)}  # indices of the i
 SHAPES = 3  # per image; later shapes cover earlier ones
 NOISE = 60  # range of the noise in gray levels
 CHUNK = 250  # images that are drawn together
-VISIBLE = 0.25  # minimum visible fraction of a shape that has a box, without the part outside the image
+VISIBLE = 0.25  # a shape has a box if at least this fraction of its pixels in the image is visible
 
 
 class Shapes:
@@ -84,8 +84,8 @@ def draw_shapes(images: Tensor, size: int) -> dict[str, Tensor]:
 
     Returns:
         ``pixels`` (count, 1, size, size) and ``masks`` (count, size, size) in uint8. ``boxes`` (count, shapes, 4) are
-        the edges of the visible part of each shape, left, top, right and bottom in pixels, and ``kinds`` (count,
-        shapes) the classes; both are 0 if later shapes cover more than three quarters of a shape.
+        the left, top, right and bottom edges of the visible part of each shape in pixels, and ``kinds`` (count, shapes)
+        the classes. Box and class are 0 if later shapes cover more than three quarters of the shape.
     """
     count, numbers = len(images), uniform(images, SHAPES * 5 + 1 + size * size)
     shade, shapes, noise = numbers.split([1, SHAPES * 5, size * size], 1)

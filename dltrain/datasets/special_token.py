@@ -16,7 +16,7 @@ MASK = "<mask>"
 
 
 class SpecialToken:
-    """Tokenizer with a special token that user-provided text may contain by name.
+    """Tokenizer with a special token, which replaces its name in user-provided text.
 
     Args:
         tokenizer: The tokenizer.

@@ -68,9 +68,9 @@ class UtteranceReader:
         """Read the table, or list the folders; no audio file is decoded.
 
         Raises:
-            ConfigError: The path or a column does not exist; a column that is not named cannot be inferred; a folder
-                is not named after a word of the training folder; or ``bad`` does not skip a line that cannot be read or
-                lacks an audio file or a transcript.
+            ConfigError: The path or a column does not exist, a column cannot be inferred, a folder is not named after a
+                word of the training folder, or a line that may not be skipped is unreadable or lacks an
+                audio file or a transcript.
         """
         if user_path(self.path).is_dir():
             return self._list_folders(existing_folder(self.path, EXPECTED))

@@ -27,8 +27,8 @@ def fit_subwords(
     Args:
         kind: ``bpe`` or ``wordpiece``.
         special: Special tokens, numbered from 0; the second one is the unknown token of ``wordpiece``.
-        limits: Minimum frequency of the pairs of tokens that are joined, and maximum vocabulary size with special
-            tokens; these and all bytes or characters are always kept.
+        limits: Minimum frequency of the pairs of tokens that are joined, and maximum vocabulary size. Special tokens
+            and all bytes or characters count in the size but are always kept.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:

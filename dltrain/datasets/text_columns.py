@@ -36,8 +36,8 @@ def choose_pair(table: Table, first: str | None, second: str | None) -> tuple[in
     """Return two columns of texts: by name, or the only two in which most distinct cells have three words or more.
 
     Raises:
-        ConfigError: Only one name is given, both are the same, a named column is missing, or not exactly two columns
-            look like texts.
+        ConfigError: Only one name is given, both names are the same, a named column is missing, or fewer or more than
+            two columns look like texts.
     """
     if first is not None and second is not None and first != second:
         return table.index_of(first, "data.first"), table.index_of(second, "data.second")
@@ -54,8 +54,8 @@ def choose_target(table: Table, name: str | None, *texts: int) -> int:
     """Return the column to predict: by name, or the only other nonempty column without identifiers or texts.
 
     Raises:
-        ConfigError: No column or more than one could be predicted; the named column is missing or holds the texts; or
-            values are missing.
+        ConfigError: The named column is missing or holds the texts, the column cannot be inferred, or it has missing
+            values.
     """
     others = [column for column in range(len(table.header)) if column not in texts]
     found = [column for column in others if not (_is_text(table, column) or reason_to_ignore(table, column))]
@@ -85,7 +85,7 @@ class TextTarget:
     Args:
         name: Name of the column.
         classes: Names of the classes; None for numbers only.
-        threshold: Number that divides values into two classes: up to it, and above it. None for no threshold.
+        threshold: Number that splits values into two classes: at most this number, and above it. None for no threshold.
         mean, scale: Mean and scale of the training rows, used to standardize numbers; None for words.
     """
 

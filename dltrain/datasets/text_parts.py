@@ -24,8 +24,8 @@ class TextParts:
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last document.
         empty: Empty content: ``""``, or ``b""`` for bytes.
-        file: The file, if it is not read into memory as a whole; None for a file in memory. Text without a separator
-            is then yielded in pieces that end with a line break, and bytes in chunks.
+        file: The file, or None if its content is in memory. Without a separator, the text of the file is yielded in
+            pieces that end with a line break, and its bytes in chunks.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class TextParts:
         return (piece for _, piece in takewhile(lambda each: each[0] <= number, self))
 
     def __iter__(self) -> Iterator[tuple[int, Content]]:
-        """Yield the number of the part, 0 to 2, and the content of each piece."""
+        """Yield each piece of the text, preceded by the number of its part, 0 to 2."""
         first, second = self.cuts
         if self.separator is not None:
             for start, document in self._documents(self.separator):

@@ -99,7 +99,7 @@ def _version() -> str | None:
 
 
 def read(file: str) -> PieceTokenizer:
-    """Return the tokenizer of a file ``tokenizer.json``; texts may contain its special tokens by name."""
+    """Return the tokenizer of a file ``tokenizer.json``; names of its special tokens in texts become these tokens."""
     return _of_file(read_tokenizer(file))
 
 

@@ -49,7 +49,7 @@ class TimeSeries:
             column. None selects all numeric columns except timestamps.
         group: Column that distinguishes several series in one file, such as a store or a sensor. Each series is split
             by time and has its own scale, and no window spans two series.
-        where: ``column:value``: only the rows with this value are read.
+        where: Rows to read, as ``column:value``; None for all rows.
         header: Whether the first line names the columns; otherwise they are called column_1, column_2, ...
         decimal: Decimal mark, ``point`` or ``comma``; None infers it from the rows.
         day_first: Whether 05/06/2020 is the fifth of June; None infers it from the rows.

@@ -64,7 +64,7 @@ def check_documents(parts: TextParts, numbers: list[int]) -> None:
     """
     needed = [number for number, size in enumerate(parts.sizes) if size and not numbers[number]]
     if needed:
-        expected = f"a text that divides {parts.path} into documents for each split"
+        expected = f"a separator that divides {parts.path} into documents for each split"
         hint = f"The {NAMES[needed[0]]} split has none."
         got = f"{parts.separator!r}, which gives {count(sum(numbers), 'document')}"
         raise ConfigError(format_error("data.separator", expected, got, hint))

@@ -62,8 +62,9 @@ def _sums(values: Tensor, length: int) -> Tensor:
 def held_out_windows(tokens: Tensor, length: int) -> dict[str, Tensor]:
     """Return windows of ``length + 1`` tokens that predict each token once, except the first token.
 
-    The last window is padded with the token -1. If the storage of `tokens` is long enough after their end, the windows
-    are a view of it instead, and the field ``known`` has the number of known targets of each window, int32 (N,).
+    If the storage of `tokens` extends to the end of the last window, the windows are a view of the storage, and the
+    field ``known`` has the number of valid targets of each window, int32 (N,). Otherwise, the last window is padded
+    with the token -1.
     """
     missing = -(len(tokens) - 1) % length
     size, room = len(tokens) + missing, tokens.untyped_storage().nbytes() // tokens.element_size()

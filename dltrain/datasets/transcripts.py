@@ -18,7 +18,7 @@ def normalize(text: str, lowercase: bool, punctuation: bool) -> str:
     """Return a transcript in Unicode's composed form (NFC), with single spaces between words.
 
     Args:
-        lowercase: Whether to convert it to lower case.
+        lowercase: Whether to convert the text to lower case.
         punctuation: Whether to keep punctuation and symbols; otherwise they become spaces, except apostrophes in words.
     """
     text = unicodedata.normalize("NFC", text.lower() if lowercase else text)

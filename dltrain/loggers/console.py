@@ -79,7 +79,7 @@ class Console:
             self._show_live(line, len(title), step / max(steps, 1))
 
     def evaluation(self, batch: int, batches: int, *figures: str) -> None:
-        """Show the progress of an evaluation at the intervals of `progress` within an epoch; not in the log file."""
+        """Show the progress of an evaluation, as often as `progress` does within an epoch, but not in the log file."""
         if self._is_due():
             title, share = "evaluation", batch / max(batches, 1)
             line = clean("  ".join([title, f"batch {batch}/{batches}", f"{share:.0%}", *figures]))

@@ -24,7 +24,7 @@ class AveragePrecision:
     Metrics are means over the classes that occur and over IoU thresholds from 0.5 to 0.95 in steps of 0.05: ``map`` for
     all boxes; ``map_small`` up to 32 x 32 pixels, ``map_medium`` up to 96 x 96 pixels and ``map_large`` above, each
     only if there are ground-truth boxes of this size; ``mar100`` is the recall with at most 100 detections per image.
-    ``map50`` and ``map75`` have one threshold.
+    ``map50`` and ``map75`` are ``map`` at the thresholds 0.5 and 0.75.
 
     Args:
         names: Names of the classes 1, 2, ...

@@ -20,7 +20,7 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     ``R R'^T``, because their squares are the eigenvalues of ``C C'``. This is exact even with fewer examples than
     features. The distance is NaN if a feature is not finite.
 
-    Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; the distance is that of Dowson and Landau 1982.
+    Source: Heusel et al. 2017, equation 6, arXiv:1706.08500; formula from Dowson and Landau 1982.
     """
     real, fake = _to_float64(real), _to_float64(fake)
     if not bool(real.isfinite().all() and fake.isfinite().all()):

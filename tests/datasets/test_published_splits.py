@@ -87,8 +87,8 @@ def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> N
     ("split", "message"),
     [
         (["12mo", "4mo"], "data.split: expected rows or months for training, validation and test"),
-        ([100, -1, 50], "data.split: expected training and test rows above 0"),
-        ([100, 0, 0], "data.split: expected training and test rows above 0"),
+        ([100, -1, 50], "data.split: expected training and test sizes above 0"),
+        ([100, 0, 0], "data.split: expected training and test sizes above 0"),
         (["12mo", "4mo", "6mo"], "data.split: expected at most the 1,260 rows of"),
         (
             [20, 50, 50],

@@ -13,7 +13,7 @@ from dltrain.runs.assemble import build_components
 
 NAME = "ResNet18_Weights.IMAGENET1K_V1"
 WARNING = (
-    "data.mean, data.std: the weights were trained on images with another normalization: "
+    "data.mean, data.std: the weights were trained on images with a different normalization: "
     "data.mean=[0.485,0.456,0.406] data.std=[0.229,0.224,0.225]"
 )
 
