@@ -49,7 +49,8 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            quotable = len(shown) < MAX_LENGTH and "while evaluating" not in str(error)  # a call with wrong arguments
+            # "while evaluating" marks a function call with wrong arguments, which quotes would turn into a string.
+            quotable = len(shown) < MAX_LENGTH and "while evaluating" not in str(error)
             hint = _quoting_hint(shown) if quotable else ""
             errors.append(f"{shorten(shown)}: cannot be parsed: {shorten(str(error).splitlines()[0])}{hint}")
     return parsed, errors
@@ -100,7 +101,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
 
 
 def sweep_values(parsed: list[Override], options: Options) -> tuple[list[list[Override]], list[str]]:
-    """Return a list of single-value overrides for each of `parsed`, and an error for each one that yields none."""
+    """Return the single-value overrides that each override expands to, and an error for each that has none."""
     values, errors = [], []
     for override in parsed:
         if override.value_type is ValueType.INTERVAL_SWEEP:

@@ -34,7 +34,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         found = [value[0] for value in values]
         groups = [override for override in found if composer.options(override.key_or_group)]
         groups.sort(key=lambda override: override.key_or_group.count("/"))
-        # Options are chosen before keys are set, regardless of their order on the command line.
+        # Apply GROUP=OPTION before KEY=VALUE, regardless of the order on the command line.
         for override in [*groups, *(override for override in found if override not in groups)]:
             key, value = override.key_or_group, override.value()
             if mistake := _override_error(composer, override, content):
@@ -53,7 +53,7 @@ def revise_job(job: Job, typed: list[str]) -> tuple[Job, Changes]:
         raise ConfigError(*dict.fromkeys(problems))
     kept = [text for text in job.overrides if not _is_overridden(_override_key(text), typed)]
     new = [text for text in typed if _override_key(text) != RUN_DIR]
-    changes = config_differences(before, content) | ({RUN_DIR: ("the folder of the run", run_dir)} if run_dir else {})
+    changes = config_differences(before, content) | ({RUN_DIR: ("the run folder", run_dir)} if run_dir else {})
     return Job(content, choices, (*kept, *new), run_dir, None, job.config_dirs, job.allow), changes
 
 
@@ -77,7 +77,7 @@ def _check_shape(content: dict[str, Any], own: dict[str, Any], groups: list[str]
 
 
 def _select_group(content: dict[str, Any], choices: dict[str, str], key: str, base: DictConfig) -> None:
-    """Replace a group and the groups within it by the option that `base` was composed with."""
+    """Replace a group and its subgroups by those in `base`, which was composed with the new option."""
     path = key.replace("/", ".")
     parent, _, name = path.rpartition(".")
     owner = validation.lookup(parent, content) if parent else content

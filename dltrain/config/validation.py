@@ -12,7 +12,7 @@ Node = Mapping[str, Any]
 # Groups of plain values: their keys are exactly the keys in dltrain's own YAML.
 PLAIN = ("trainer", "regularization", "augment", "transfer", "device", "sweep")
 LISTED = 40  # maximum number of options to list in a message
-NO_SCHEDULE = "Add it to the defaults of the optimizer's YAML: - schedule: constant"
+NO_SCHEDULE = "Add this line to the defaults list in the optimizer's YAML: - schedule: constant"
 
 
 def wrong_option(group: str, option: Any, options: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ class BadSamples:
     """Policy for unreadable examples, and the messages of the examples that a run has skipped.
 
     Args:
-        policy: ``stop`` or ``skip``; None, for data without the key data.on_bad_sample, stops without a hint.
+        policy: ``stop`` or ``skip``. None stops without a hint, for data without the key data.on_bad_sample.
         limit: Maximum number of examples to skip in all splits together, at least 1.
     """
 

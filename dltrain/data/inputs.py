@@ -39,8 +39,8 @@ class InputFiles:
             suffixes: Suffixes of the files to read in folders, in lower case; empty to reject folders.
 
         Raises:
-            ConfigError: No input is given, text is given, or a folder cannot be read, has no file with these suffixes,
-                or contains a pipe or device with such a suffix.
+            ConfigError: No input is given, text is given, or a folder cannot be read, has no matching file, or has a
+                matching pipe or device.
         """
         if self.text is not None:
             hint = f"Pass {expected} as INPUT."
@@ -124,7 +124,7 @@ def check_inputs(names: Iterable[str]) -> None:
     """Check that all inputs exist and are readable, before any of them is read.
 
     Raises:
-        ConfigError: An input does not exist, cannot be read, or is a pipe or device, or standard input is closed or
+        ConfigError: An input does not exist, cannot be read, or is a pipe or device; or standard input is closed or
             used more than once. The message has one line per error.
     """
     names = list(names)

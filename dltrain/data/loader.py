@@ -165,7 +165,7 @@ class Batches:
         return None if isinstance(self._loader, TensorLoader) else self._loader.loader.num_workers
 
     def widest(self) -> Batch:
-        """Return the batch of epoch 0 that needs the most memory for attention: examples times squared width.
+        """Return the batch of epoch 0 that needs the most memory for attention: batch size times squared width.
 
         Without `lengths`, return the first batch.
         """

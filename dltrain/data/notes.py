@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Notes:
-    """Notes that a frame of a piano roll may contain: their number, and the conversion of frames from and to text.
+    """Notes that a frame of a piano roll may contain: their number, and the conversion between frames and text.
 
     In YAML, ``${spec.notes.size}`` refers to the field ``size``.
 

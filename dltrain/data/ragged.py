@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-WIDTH_MULTIPLE = 8  # the largest width that a model expects, `dltrain.data.spec.Spec.length`, is a multiple of this
-# Values of data.pad_multiple, which divide WIDTH_MULTIPLE. A value above 1 yields batches of fewer different shapes, so
+WIDTH_MULTIPLE = 8  # divides `dltrain.data.spec.Spec.length`, the largest width that a model expects
+# Values of data.pad_multiple; each divides WIDTH_MULTIPLE. Above 1, batches have fewer different shapes, so
 # torch.compile generates code and libraries choose kernels less often.
 PAD_MULTIPLES = (1, 2, 4, 8)
 
@@ -53,7 +53,7 @@ class Padding:
     def __init__(self, rows: Ragged, device: torch.device, multiple: int = 1) -> None:
         self.lengths, self.multiple = rows.lengths, multiple
         count, steps = len(rows), torch.arange(len(rows.values))
-        # Each row is followed by one padding value, which serves all steps after its end.
+        # Each row is followed by one padding value, which is read for all steps after the row's end.
         values = rows.values.new_full((len(steps) + count, *rows.values.shape[1:]), rows.pad)
         values[steps + torch.arange(count).repeat_interleave(rows.lengths)] = rows.values
         starts = rows.starts + torch.arange(count)

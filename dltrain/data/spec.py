@@ -88,7 +88,7 @@ class Spec:
         target_tokens: Vocabulary of the targets, if they are tokens.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Maximum steps of a target, including the end token, if inputs and targets differ in length.
-        notes: Notes of a piano roll, if each step is one of its frames.
+        notes: Notes of a piano roll whose frames are the steps.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
         prefixes: Task prefixes of the inputs, such as ``summarize: ``; one for each table.
     """
@@ -216,7 +216,7 @@ class Inputs(NamedTuple):
     """User-provided examples in the format of `Source.rows`; targets are absent or unknown.
 
     Args:
-        rows: Rows in the format of a split, for its ``prepare``. Unknown future values are NaN (series) or -1 (tokens).
+        rows: Rows before ``Source.prepare``. Unknown future values are NaN (series) or -1 (tokens).
         names: Origin of each line of the prediction, in order: ``input`` and, for example, a line number.
     """
 

@@ -169,9 +169,9 @@ class WorkerLoader:
 
     def _hanging(self) -> str:
         busy = [f"worker process {pid} in the batch that begins with example {n}" for pid, n in self.reader.busy()]
-        who = " and ".join(busy) or "any worker process; all of them are idle"
+        who = f" from {' and '.join(busy)}" if busy else "; all worker processes are idle"
         return (
-            f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none from {who}. "
+            f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none{who}. "
             "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
 

@@ -17,13 +17,14 @@ Parts = dict[str, list[Annotated]]
 
 
 def find_annotated(root: Path) -> Parts:
-    """Return the annotated images of each split; all are ``train`` if there are no splits, or only one COCO file.
+    """Return the annotated images of each split.
 
-    The names of JSON files, folders or lists of images determine the splits.
+    The names of JSON files, folders or image lists determine the splits. All images are ``train`` if there is only one
+    COCO file, or if Pascal VOC files have neither image lists nor split folders.
 
     Raises:
-        ConfigError: There are no annotations or none for training, several JSON files or folders are for one split, or
-            annotations cannot be read or assigned to a split.
+        ConfigError: There are no training annotations, a split has several JSON files or folders, or a file cannot be
+            read or assigned to a split.
     """
     files = [path for path in find_files(root) if path.suffix.casefold() in (".json", ".xml")]
     found = {path: content for path in sorted(files) if _is_json(path) and is_coco(content := read_json(path))}
@@ -84,7 +85,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files that a list names, one at the start of each line; unknown names are ignored."""
+    """Return the annotation files of the images in an image list; images without one are ignored."""
     return [by_name[name] for name in read_list(path) if name in by_name]
 
 

@@ -63,8 +63,9 @@ class ImageIndex:
     def find(self, name: str, source: Path, split: str | None = None) -> Path | None:
         """Return the image file called `name`, or None if there is none.
 
-        If no path ends with `name`, only its file name is compared. Of several files, the one in the folder of
-        the annotation file or in its subfolder ``images`` is chosen, or else the only one in a folder of `split`.
+        If no path ends with `name`, only the file name is compared. If several files match, choose the one in the
+        folder of the annotation file or in its subfolder ``images``. If there is none, choose the only one in a folder
+        of `split`.
 
         Args:
             name: Path of the image as written in the annotation.

@@ -64,5 +64,5 @@ def check_members(key: str, path: Path, names: Sequence[str], sizes: dict[str, i
         raise ConfigError(format_error(key, f"the arrays {', '.join(names)} in {path}", got))
     memory, size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), sum(sizes[name] for name in names)
     if size > memory:
-        expected = f"arrays in {path} that fit into the {memory / 1e9:,.0f} GB of memory of this machine"
+        expected = f"arrays in {path} that fit into this machine's {memory / 1e9:,.0f} GB of memory"
         raise ConfigError(format_error(key, expected, f"{size / 1e9:,.0f} GB uncompressed"))

@@ -110,7 +110,7 @@ def _arrange(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _image_layouts(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the other shapes of an image: channels last and, for one channel, without the channel axis."""
+    """Return the other accepted shapes of an image: channels last and, for one channel, without the channel axis."""
     if len(shape) != 3:
         return []
     channels, height, width = shape

@@ -23,9 +23,9 @@ class Labels:
     """Meaning of the labels of the training and test examples.
 
     Args:
-        classes: The numbers that are classes, in ascending order; None for numbers to predict.
+        classes: The numbers that are classes, in ascending order; None if the labels are only numbers to predict.
         one_hot: Whether each label is a one-hot vector.
-        targets: Number of values per example that a regression predicts; None for integers that are classes.
+        targets: Number of values per example for regression; None if the labels are integer classes.
     """
 
     classes: np.ndarray | None

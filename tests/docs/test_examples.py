@@ -108,7 +108,7 @@ class Flat:
         ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
         (
             "data=digits optimizer=unscheduled",
-            "optimizer.schedule: expected a value, got nothing. Add it to the defaults",
+            "optimizer.schedule: expected a value, got nothing. Add this line to the defaults list",
         ),
         (
             "data=digits optimizer/schedule=flat",

@@ -210,7 +210,7 @@ def test_a_revised_job_equals_the_job_composed_from_its_overrides(job: compose.J
 def test_the_run_folder_is_not_part_of_the_configuration(job: compose.Job) -> None:
     new, found = changed(job, "hydra.run.dir=/somewhere")
     assert (new.run_dir, new.overrides) == ("/somewhere", job.overrides)
-    assert found == {revise.RUN_DIR: ("the folder of the run", "/somewhere")}
+    assert found == {revise.RUN_DIR: ("the run folder", "/somewhere")}
     assert new.config == job.config
 
 
