@@ -45,7 +45,7 @@ class ArrayScale:
             ConfigError: The array has a different dtype or scale.
         """
         expected = f"{self} in {name}, as in training"
-        # Floats from 0 to 255; unsigned integers are accepted, too.
+        # The scale of floats from 0 to 255 also accepts unsigned integers.
         large = not self.whole and self.known and self.white > 1
         if (pixels.dtype != np.uint8) if self.whole else pixels.dtype.kind not in ("fu" if large else "f"):
             raise ConfigError(format_error(key, expected, pixels.dtype))
@@ -63,7 +63,7 @@ UNIT = ArrayScale(0.0, 1.0, whole=False)
 
 
 def find_scale(pixels: np.ndarray) -> ArrayScale:
-    """Return the scale of training images in floats: 0 to 1, 0 to 255, or else their range, extended to include 0."""
+    """Return the scale of float training images: 0 to 1, 0 to 255, or the range of the pixels including 0."""
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     for white, darkest in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
         if low >= -OVERSHOOT * white and darkest <= high <= (1 + OVERSHOOT) * white:

@@ -76,7 +76,7 @@ class Augmentation:
 
     @property
     def recolors(self) -> bool:
-        """Whether any enabled change requires the pixel values of black and white to be known."""
+        """Whether any enabled change depends on the pixel values of black and white."""
         return any((self.brightness, self.contrast, self.saturation, self.randaugment))
 
     def without_crop(self) -> "Augmentation":
@@ -136,8 +136,8 @@ def crop_window(
 ) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     """Return left, top, relative width and relative height of one random crop, like `crop_windows`.
 
-    NumPy scalars are several times as fast as tensors of one number. With ``aspect`` 1, the result is bitwise identical
-    to that of `crop_windows`, because torch computes the exponentials and roots, which NumPy rounds differently.
+    NumPy scalars are several times as fast as tensors of one number. With ``aspect`` 1, the result is bitwise equal to
+    the result of `crop_windows`: torch computes the exponentials and roots, because NumPy rounds differently.
 
     Args:
         drawn: Four uniform numbers: for area, aspect ratio, left and top.

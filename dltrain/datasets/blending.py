@@ -94,6 +94,6 @@ def symmetric_beta(first: Tensor, second: Tensor, alpha: float) -> Tensor:
 
 
 def _inside(center: Tensor, side: Tensor, size: int) -> Tensor:
-    """Return a mask (B, size) of the pixels within `side` / 2 of `center`; both are given as fractions of `size`."""
+    """Return a mask (B, size) of the pixels within `side` / 2 of `center`, both fractions of `size`."""
     positions = (torch.arange(size, device=center.device) + 0.5) / size
     return (positions - center[:, None]).abs() < 0.5 * side[:, None]

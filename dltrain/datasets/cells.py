@@ -125,7 +125,7 @@ def parse_numbers(words: Sequence[str], decimal: str) -> np.ndarray:
     pattern, kept = number_pattern(decimal), f"0123456789eE+-{decimal}"
     numbers = np.full(len(words), np.nan)
     if not re.search(f"^(?:{pattern.pattern})$", "\n".join(words), re.ASCII | re.MULTILINE):
-        return numbers  # one search shows that no word is a number
+        return numbers  # no word is a number; one search is faster than one per word
     for index, word in enumerate(words):
         if pattern.fullmatch(word):
             digits = "".join(letter for letter in word.replace("−", "-") if letter in kept)
@@ -164,7 +164,7 @@ def find_evidence(words: Sequence[str]) -> Evidence:
     proofs = {fits[word][0]: word for word in reversed(marked) if len(fits[word]) == 1}
     used = {mark for word in marked for mark in MARKS if mark in word}
     if not proofs and len(used) == 1 and any(map(UNGROUPED.fullmatch, numbers)):
-        proofs = {used.pop(): marked[0]}  # 1234 is not grouped here, so neither is 4.136
+        proofs = {used.pop(): marked[0]}  # 1234 has no thousands separator, so the point in 4.136 is a decimal mark
     ambiguous = next((word for word in marked if len(fits[word]) == len(MARKS)), None)
     sizes = np.abs(parse_numbers(marked, POINT))
     narrow = len(marked) >= MIN_NARROW and bool(sizes.max() < 10 * sizes.min())

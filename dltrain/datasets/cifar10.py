@@ -119,7 +119,7 @@ def _read_torchvision(root: Path, download: bool) -> tuple[Rows, Rows]:
 def _load_torchvision(root: Path) -> list[Any] | None:
     """Return torchvision's training and test sets, or None if a file is missing or has a wrong hash.
 
-    The hashes matter because the files are pickles.
+    Hashes are verified because the files are pickles.
     """
     # torchvision takes seconds to import, and only files in its layout need it.
     from torchvision import datasets

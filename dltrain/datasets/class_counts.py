@@ -18,7 +18,7 @@ def format_class_counts(labels: Iterable[int], names: Iterable[str]) -> str:
 
 
 def shorten_names(names: Iterable[str]) -> str:
-    """Return the first `MAX_NAMED` names and the number of the others."""
+    """Return the first `MAX_NAMED` names and the number of further names."""
     names = list(names)
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more:,} more" if more > 0 else "")

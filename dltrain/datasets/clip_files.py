@@ -173,5 +173,5 @@ def _read_video(path: Path, view: ClipView, choose: Choose) -> Iterator[Any]:
         raise ValueError(str(error)) from error
     if last is None:
         raise ValueError("no frames")
-    for _ in range(len(chosen) - read):  # some packets may contain no frame
+    for _ in range(len(chosen) - read):  # repeat the last frame: some of the counted packets may contain no frame
         yield last.to_image().convert(MODES[view.channels])

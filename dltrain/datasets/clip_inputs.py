@@ -1,4 +1,4 @@
-"""User-provided clips: folders of frames, folders of such folders, and video files."""
+"""User-provided clips: video files, folders of frames, and folders of clips."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
     """Yield frames from the middle of each clip.
 
     Args:
-        files: Video files, folders of frames, and folders that contain either at any depth.
+        files: Video files, folders of frames, and folders that contain clips at any depth.
         view: Number, distance and format of the frames to read.
     """
     return stack_examples(_examples(files, view), files.batch_size, "pixels")
@@ -39,7 +39,7 @@ def _examples(files: InputFiles, view: ClipView) -> Iterator[Example]:
 
 def _clips(file: InputFile) -> list[Path]:
     if file.name == STANDARD_INPUT:
-        raise ConfigError("INPUT: standard input is not supported because clips are read from files. Pass a path.")
+        raise ConfigError("INPUT: not supported because clips cannot be read from standard input. Pass a path.")
     clips = list(find_clips(file.path)) if file.path.is_dir() else [file.path] if is_video(file.path) else []
     if not clips:
         raise ConfigError(format_error("INPUT", EXPECTED, file.name))

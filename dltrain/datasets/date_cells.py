@@ -27,7 +27,7 @@ class DateCells:
     lead: str = ""
     ordinal: bool = False
     form: DateForm = field(default_factory=DateForm)
-    other_months: list[str] | None = None  # texts with months read in another language, if they differ
+    other_months: list[str] | None = None  # the cells translated from another possible language, if different
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
@@ -52,7 +52,7 @@ def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
     """Return the texts without their offsets from UTC, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
-    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # fast: all have the same length
+    if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # fast path: offsets of equal length
         return [text[:-length] for text in texts], ends
     found = [OFFSET.search(text) for text in texts]
     bare = [
@@ -68,7 +68,10 @@ def sample_texts(texts: list[str]) -> list[str]:
 
 
 def _translate(cells: DateCells) -> None:
-    """Translate months to English and remove weekdays, if one language has all names and there are fewer than 60."""
+    """Translate names of months to English and remove weekdays.
+
+    Nothing changes if no language has all names, or if there are 60 or more different names.
+    """
     days: dict[str, None] = {}
     comma = ""
     pieces: list[tuple[str, str, str]] = []

@@ -189,7 +189,8 @@ WRITERS: dict[str, Callable[[datetime, DateForm], str]] = {
     "f": lambda time, form: f"{time.microsecond:06}000"[: form.digits],
     "p": lambda time, form: form.noon[time.hour >= 12],
     "z": lambda time, form: form.offset,
-    # Integers, because floats cannot hold nanoseconds. 16 digits are microseconds; each digit is a factor of 10.
+    # Integers, because floats cannot represent nanoseconds. The unit is 1 us for 16 digits, and 10 times smaller
+    # for each further digit.
     "s": lambda time, form: str(
         (time - datetime(1970, 1, 1)) // timedelta(microseconds=1) * 10**13 // 10 ** (29 - form.digits)
     ),

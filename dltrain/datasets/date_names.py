@@ -61,7 +61,8 @@ def find_languages(
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
     """Return the languages in which every word is a name, with the number of each month and weekday.
 
-    If there are several, return only those that need the fewest abbreviations; only English if it needs none.
+    If English matches without abbreviations, return only English; otherwise, the languages with the fewest
+    abbreviations.
     """
     found: list[tuple[int, Language, dict[str, int], dict[str, int]]] = []
     for code in LANGUAGES.split():

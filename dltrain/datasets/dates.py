@@ -14,7 +14,7 @@ from dltrain.datasets.date_values import UNSURE, parse_texts
 
 DATES_SHARE = 0.9  # minimum fraction of dates among the distinct cells of a column; other cells are errors
 REGULAR = 2  # plausibility of dates with equal steps in one direction
-MARGIN = 0.05  # a reading is a rival if it is less plausible than the best one by less than this
+MARGIN = 0.05  # readings whose plausibility differs from the best one by less than this are rivals
 TINY = 1e-9  # replaces `MARGIN` if the best reading has equal steps; allows for rounding
 MIN_SHARE = 0.7  # smaller fractions of steps with the same direction or length may be chance
 
@@ -47,9 +47,11 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
             times are dates, too.
 
     Returns:
-        The dates. None if none of the first, middle and last cells that are not missing is a date, if fewer than nine
-        in ten distinct cells are dates (all must be if they may also be numbers, such as 202105), or if the month
-        repeats in consecutive cells: "May 14" and "May 15" are days without a year.
+        The dates, or None in these cases:
+
+        - None of the first, middle and last cells that are not missing is a date.
+        - Fewer than nine in ten distinct cells are dates, or not all of them if they may be numbers, such as 202105.
+        - The month repeats in consecutive cells: "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()
     if known.empty:
@@ -123,8 +125,8 @@ def _choose_reading(
 def _nearest_years(best: Reading, rivals: list[Reading]) -> tuple[Reading, list[Reading]]:
     """Return the best reading and its rivals, without readings whose dates span a much longer time.
 
-    If the reading with the shortest span has the year last, readings with the year first are dropped, provided that
-    all of them span at least twice as long; and vice versa.
+    Readings with the two-digit year first are dropped if each spans at least twice as long as the shortest reading
+    with the year last, and vice versa.
     """
     spans = [np.ptp(times[~np.isnat(times)]) for _, _, times in rivals]
     shortest = rivals[int(np.argmin(spans))]
@@ -200,7 +202,7 @@ def _plausibility(times: np.ndarray) -> float:
 
 
 def _complete(pattern: str, cells: DateCells) -> DateForm:
-    """Return the format: the pattern, completed with the parts that were removed from the cells."""
+    """Return the format of the original cells: `pattern` with the parts that were removed from `cells`."""
     regex = pattern_regex(pattern)
     parts = [match.groupdict() for text in sample_texts(cells.texts) if (match := regex.fullmatch(text))]
     digits = max((len(part.get("f") or part.get("s") or "") for part in parts), default=0)

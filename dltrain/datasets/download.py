@@ -25,7 +25,7 @@ def missing_files_error(name: str, root: Path, missing: Path) -> ConfigError:
 
 
 def download_dataset(dataset: str, root: Path, is_complete: Callable[[], bool]) -> None:
-    """Download a data set of torchvision into ``root``; concurrent downloads of it wait for each other.
+    """Download a torchvision data set into ``root``; concurrent downloads of the same data set wait for each other.
 
     Files are moved into ``root`` after all of them are complete, so an interrupted download leaves no partial file.
 

@@ -17,7 +17,7 @@ def continue_dates(times: pd.Series, form: DateForm, steps: int) -> list[str] | 
     """Return the dates of the steps after the last row.
 
     Dates advance by calendar months if all rows are in different months, on the same day of the month or on its last
-    day; otherwise by the lower median of the steps between rows. If daily rows skip weekends, so do the dates.
+    day; otherwise by the lower median of the steps between rows. If daily rows skip weekends, the dates skip them, too.
 
     Args:
         times: Local times of the rows, in ascending order.
@@ -65,7 +65,7 @@ def continue_numbers(cells: Sequence[str], steps: int) -> list[int | float] | No
 
     Args:
         cells: At least one number as text; the decimal separator is a point.
-        steps: How many numbers to return.
+        steps: Number of values to return.
 
     Returns:
         One number per step, or None if there is only one number or the median difference is 0.

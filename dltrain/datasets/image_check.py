@@ -14,8 +14,8 @@ from dltrain.errors import ConfigError
 T = TypeVar("T")
 MAX_CHECKED = 20_000  # maximum number of files to check; more would delay the start of training
 TAIL_BYTES = 4096
-# Marker at the end of a complete file. Other bytes may follow it, and some decoders do not need it, so a file without
-# it is decoded to be sure. Files of other formats are always decoded.
+# End marker of a complete file. A file without this marker in its last bytes is decoded, because it may still be valid.
+# Files of other formats are always decoded.
 ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 
 

@@ -98,7 +98,7 @@ def decode_image(source: Path | io.BytesIO, mode: str, height: int, width: int, 
 
 
 def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None = None) -> np.ndarray:
-    """Resize an image to a uint8 array; the arguments and the shape are those of `decode_image`."""
+    """Resize an image to a uint8 array; see `decode_image` for the arguments and the shape."""
     if crop is not None:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, crop(*image.size)))
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))

@@ -52,7 +52,7 @@ class ImageMasks:
         class_names: Names of the values 0, 1, ...; two names are for 0 and 255 if the training masks have only these
             values. None uses the values that occur in the training masks.
         ignore: Value of pixels without a class; None if all have a class. If the training masks have only 0 and 255,
-            and ``class_names`` is None or has two names, both are classes.
+            and ``class_names`` is None or has two names, 0 and 255 are classes.
         block: Number of consecutive images, by name or in a list of Pascal VOC, that stay in one split, at least 1. Use
             it if neighbors are similar, such as slices of a volume.
         validation: Fraction of the training images to hold out, in [0, 1); unused if there is a folder or list
@@ -118,10 +118,9 @@ class ImageMasks:
         return Source(self._files([pair for pairs in self._find_folders().values() for pair in pairs]), self.prepare)
 
     def _find_values(self, class_names: list[str] | None, ignore: int | None) -> list[int]:
-        """Return the pixel value of each class.
+        """Return the pixel value of each class: 0, 1, ... or, without names, the values in the training masks.
 
-        Masks are read if there are no names, to find the values, and if there are two, to find out whether the values
-        are 0 and 1 or 0 and 255.
+        Two names are for 0 and 255 if the training masks have only these values.
         """
         if class_names and len(class_names) != len(BINARY):
             return list(range(len(class_names)))

@@ -48,7 +48,7 @@ class ImageTransform:
         augment: Random changes in training, see `dltrain.datasets.augmentation.Augmentation`: a mapping with its
             arguments, or a list of ``flip`` (``flip: true``) and ``crop`` (``shift: 4``). Uncovered areas get
             the stored value 0, which is black unless arrays have a different scale.
-        white: Stored value of white; black is 0. For arrays whose scale is not standard, 1.
+        white: Stored value of white (black is 0), or 1 for arrays without a standard scale.
         arrays: Scale of user-provided arrays; None for the scale of the stored values.
     """
 
@@ -92,7 +92,7 @@ class ImageTransform:
         """
         if not self.arrays.known:
             reason = f"the model was trained on arrays of {self.arrays}. Pass arrays on this scale"
-            raise ConfigError(f"INPUT: image files not supported because {reason}")
+            raise ConfigError(f"INPUT: image files are not supported because {reason}")
         if self.white == 255:
             return pixels
         scaled = pixels.astype(np.float32) * (self.white / 255)
@@ -141,7 +141,7 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
         return splits
     rows, available = {name: cast(Tensor, value) for name, value in splits.train.rows.items()}, len(splits.train)
     if not 1 <= count <= available:
-        expected = f"from 1 to {available:,}, the number of training examples"
+        expected = f"a whole number from 1 to {available:,}, the number of training examples"
         raise ConfigError(format_error("data.num_labels", expected, count))
     _, labeled = hold_out_stratified(rows["labels"], count / available)
     train = replace(splits.train, rows=select_rows(rows, labeled))
@@ -152,7 +152,8 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
 def _per_channel(key: str, value: float | list[float], channels: int) -> Tensor:
     numbers = torch.tensor(value, dtype=torch.float64).flatten()
     if len(numbers) not in (1, channels):
-        raise ConfigError(format_error(key, f"one number, or {channels} (one per channel)", value))
+        several = f", or {channels} numbers (one per channel)" if channels > 1 else ""
+        raise ConfigError(format_error(key, f"one number{several}", value))
     return numbers.expand(channels)[:, None, None]
 
 

@@ -14,7 +14,7 @@ from dltrain.datasets.text_tokenizers import Counts, Encoded, Tokenizer, token_d
 from dltrain.datasets.token_parts import check_documents, end_of_document
 from dltrain.storage.safe_read import read_mapping
 
-VERSION = 1  # of the file format
+VERSION = 1  # version of the file format
 ROOM = 2**16  # zeros after the tokens of a part, so that its last window can be a view
 FACTS = "parts.json"
 
@@ -72,7 +72,7 @@ class _Writer:
         self.pieces = self.tokens = self.characters = self.unknown = 0
 
     def add(self, pieces: Iterable[Encoded]) -> None:
-        """Append the tokens of a piece of text, of a document and its end token, or of a single end token."""
+        """Append encoded pieces: a piece of text, a document and its end token, or an end token."""
         self.pieces += 1
         for piece in pieces:
             sizes = torch.zeros_like(piece.spelling) if piece.sizes is None else piece.sizes

@@ -133,7 +133,7 @@ class MidiEvents:
 
     def _windows(self, part: Tensor, stride: int) -> dict[str, Tensor]:
         if len(part) <= self.context_length:
-            expected = f"fewer than the {len(part)} events of the training split of {self.path}"
+            expected = f"a whole number below {len(part)}, the number of events in the training split of {self.path}"
             hint = "Reduce data.context_length, or use more files."
             raise ConfigError(format_error("data.context_length", expected, self.context_length, hint))
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}

@@ -14,10 +14,10 @@ from dltrain.errors import ConfigError, format_error
 
 SUFFIXES = (".mid", ".midi")
 DRUMS = 9  # channel of percussion, whose "pitches" are instruments
-TICKS_PER_STEP = 120  # in written files
+TICKS_PER_STEP = 120  # in the files that `write_song` writes
 MAX_STEPS_PER_BEAT = 96
 MAX_BYTES = 2**24
-MAX_STEPS = 100_000  # of a piece; a file with more is damaged, or made to exhaust memory
+MAX_STEPS = 100_000  # maximum length of a piece; a longer one is damaged or made to exhaust memory
 VELOCITY = 80
 
 
@@ -155,8 +155,8 @@ def write_song(notes: Iterable[Note], steps_per_beat: int, ticks_per_step: int =
     """Return the content of a MIDI file with one track, for a piano at 120 quarter notes per minute.
 
     Args:
-        steps_per_beat: Number of steps of `TICKS_PER_STEP` ticks in a quarter note, at most `MAX_STEPS_PER_BEAT`.
-        ticks_per_step: Ticks per step of `notes`.
+        steps_per_beat: Length of a quarter note in units of `TICKS_PER_STEP` ticks, at most `MAX_STEPS_PER_BEAT`.
+        ticks_per_step: Length of a step of `notes` in ticks.
     """
     check_installed("--out")
     import mido

@@ -193,7 +193,7 @@ def limit_rows(rows: Tensor, labels: Tensor | None, count: int) -> Tensor:
         ConfigError: There are fewer rows.
     """
     if count > len(rows):
-        expected = f"from 1 to {len(rows):,}, the number of training texts"
+        expected = f"a whole number from 1 to {len(rows):,}, the number of training texts"
         raise ConfigError(format_error("data.num_labels", expected, count))
     if labels is None:
         return rows[permutation(len(rows))[:count]]

@@ -90,7 +90,7 @@ def test_bytes_and_image_files_are_converted_to_the_scale_of_float_training_imag
 
 def test_image_files_are_rejected_if_the_training_arrays_have_a_nonstandard_scale(tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "new.png")
-    with pytest.raises(ConfigError, match=r"^INPUT 1: image files not supported because .* floats from -0\.99"):
+    with pytest.raises(ConfigError, match=r"^INPUT 1: image files are not supported because .* floats from -0\.99"):
         read_inputs(save_npz(tmp_path, SIGNED), tmp_path / "new.png")
 
 

@@ -53,7 +53,7 @@ def test_mnist_and_fashion_mnist_support_num_labels(data, validation, training_e
 
 
 def test_more_labels_than_training_examples_are_rejected(data_root):
-    with pytest.raises(ConfigError, match=r"data\.num_labels: expected from 1 to 54, the number of training .*got 55"):
+    with pytest.raises(ConfigError, match=r"data\.num_labels: expected a whole number from 1 to 54, the .* got 55"):
         MNIST(root=str(data_root), num_labels=55).load()
 
 

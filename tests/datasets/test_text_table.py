@@ -337,5 +337,5 @@ def test_num_labels_reduces_the_training_texts_but_not_the_vocabulary(tmp_path: 
     assert set(some.parts["train"].tolist()) < set(whole.parts["train"].tolist())
     assert torch.equal(some.load().train.rows["targets"], less.train.rows["targets"])
     assert "splits: 20 training" in some.describe()[-1]
-    with pytest.raises(ConfigError, match=r"^data.num_labels: expected from 1 to \d+, the number of training texts"):
+    with pytest.raises(ConfigError, match=r"^data.num_labels: expected a whole number from 1 to \d+, the number"):
         TextTable(write(tmp_path), threshold=0.0, num_labels=1000).load()

@@ -239,7 +239,7 @@ def test_inputs_reads_folders_of_frames_at_any_depth(walks: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("-",), "INPUT 1: standard input is not supported because clips are read from files"),
+        (("-",), "INPUT 1: not supported because clips cannot be read from standard input"),
         ((), "INPUT: expected a folder of frames"),
         (("{}/one.png",), "INPUT 1: expected a folder of frames, a folder of clips, or a video file, got .*one.png"),
     ],
