@@ -98,7 +98,7 @@ class ConvAutoencoder(AutoencoderBase):
         classes: int | None = None,
     ) -> None:
         if not hidden_size:
-            raise ConfigError(format_error("model.hidden_size", "at least one number of channels", hidden_size))
+            raise ConfigError(format_error("model.hidden_size", "a list of at least one number", hidden_size))
         check_sizes(channels=channels, statistics=statistics, hidden_size=min(hidden_size), latent=latent)
         num_classes = num_conditioning_classes(conditional, classes)
         sizes = _halved(height, width, len(hidden_size))

@@ -68,7 +68,7 @@ class BERT(nn.Module):
         check_sizes(dropout, vocabulary=vocabulary, length=length, outputs=outputs)
         check_sizes(hidden_size=hidden_size, num_layers=num_layers, num_heads=num_heads, ffn_ratio=ffn_ratio)
         if causal:
-            reason = "bert reads the tokens on both sides, and the task needs a model that reads earlier tokens only"
+            reason = "bert reads all tokens, and the task needs a model that reads only earlier tokens"
             raise ConfigError(f"model: not supported because {reason}; use another model, such as gpt")
         self.each_step = each_step
         self.readout = choose("model.readout", readout, {name: name for name in READOUTS})

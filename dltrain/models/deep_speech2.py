@@ -94,7 +94,7 @@ class DeepSpeech2(nn.Module):
 def _reversal(own: Tensor) -> Tensor:
     """Return the positions (B, T) that reverse the steps of each recording and keep its padding at the end.
 
-    Running a layer on reversed inputs is faster than packed sequences, with the same outputs.
+    Reversed inputs give the same outputs as packed sequences, and are faster.
     """
     steps = torch.arange(own.shape[1], device=own.device)
     return torch.where(own, own.sum(1, keepdim=True) - 1 - steps, steps)

@@ -106,9 +106,9 @@ def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
     """Return the index of the box matched to each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
-    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`, or if the anchor
-    has the highest IoU of all anchors, above 0, with some box. Other anchors are `UNMATCHED` if their highest IoU is
-    below `low`, and `BETWEEN` otherwise.
+    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`. The anchor with
+    the highest IoU for some box is always matched, if this IoU is above 0. Any other anchor is `UNMATCHED` if its
+    highest IoU is below `low`, and `BETWEEN` otherwise.
 
     Args:
         quality: Result of `overlaps`.
@@ -124,8 +124,8 @@ def match_priors(quality: Tensor, threshold: float) -> Tensor:
     """Return the index of the box matched to each anchor by the rule of SSD, or `UNMATCHED`: (B, M, N) -> (B, N).
 
     For each box, the anchor with the highest IoU is matched to this box if the IoU is above 0, even if the anchor has a
-    higher IoU with another box. All other anchors are matched to the box with which they have the highest IoU, if this
-    IoU is at least `threshold`.
+    higher IoU with another box. Any other anchor is matched to the box with which it has the highest IoU, if this IoU
+    is at least `threshold`.
 
     Args:
         quality: Result of `overlaps`.

@@ -44,7 +44,7 @@ class FCOS(OneStage, fcos.FCOS):
 
     Source: Tian, Shen, Chen, He 2019, "FCOS: Fully convolutional one-stage object detection", with center sampling.
     Differs: losses are sums divided by the number of locations matched to a box plus the number of images, so that
-    a batch computed in chunks has the same loss and images without boxes contribute.
+    images without boxes contribute and a batch computed in chunks has the same loss.
     """
 
     center_sampling_radius: float

@@ -149,7 +149,7 @@ def _upsampling(latent: int, channels: list[int], sizes: list[tuple[int, int]]) 
 
 
 def _downsampling(channels: list[int], norm: str) -> list[nn.Module]:
-    """Return convolutions that halve the image; the first has no norm, which would remove the image's brightness."""
+    """Return convolutions that halve the image; the first has no norm, to keep the image's brightness."""
     layers: list[nn.Module] = []
     for number, (inputs, outputs) in enumerate(pairwise(channels)):
         norm_here = norm if number else "none"

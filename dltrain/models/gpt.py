@@ -19,18 +19,18 @@ from dltrain.models.published_layouts import gpt2_names, shorten_positions
 class GPT(nn.Module):
     """Causal transformer whose output layer shares the weights of the token embedding.
 
+    Weights of GPT-2 in the layout of Hugging Face's transformers can be loaded as initial weights, with ``gelu_tanh``
+    as the activation; only the first ``length`` of their positions are used.
+
+    When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
+    full, it is recomputed for the last half of the tokens, because their positions change.
+
     Args:
         vocabulary, length, hidden_size, num_layers: At least 1.
         outputs: Equal to ``vocabulary``.
         num_heads: Number of attention heads; divides ``hidden_size``.
         dropout: Dropout probability of the embeddings, attention weights and residual branches, in [0, 1).
         causal: Whether the task needs outputs that do not depend on later tokens; must be true.
-
-    Weights of GPT-2 in the layout of Hugging Face's transformers can be loaded as initial weights, with ``gelu_tanh``
-    as the activation; only the first ``length`` of their positions are used.
-
-    When generating step by step, the model caches the keys and values of at most ``length`` tokens. When the cache is
-    full, it is recomputed for the last half of the tokens, because their positions change.
 
     Shape: int64 (B, T), T up to ``length`` -> (B, T, vocabulary), the logits of each next token.
     Source: Radford et al. 2019, "Language models are unsupervised multitask learners" (GPT-2), section 2.3; shared

@@ -35,7 +35,7 @@ class LinearSkip(nn.Linear):
     """Linear layer on the whole input of each example, flattened; zero at initialization.
 
     Raises:
-        ConfigError: An example has another number of values than `in_features`.
+        ConfigError: The number of values per example is not `in_features`.
     """
 
     def __init__(self, size: int, outputs: int) -> None:

@@ -11,7 +11,7 @@ TABLE = (
     *((0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5)),
     (0, 1, 2, 3, 4, 5),
 )
-AMPLITUDE, SLOPE = 1.7159, 2 / 3  # so that tanh maps -1 to -1 and 1 to 1 (appendix A)
+AMPLITUDE, SLOPE = 1.7159, 2 / 3  # so that the scaled tanh maps -1 to -1 and 1 to 1 (appendix A)
 INIT = 2.4  # weights are drawn uniformly between -INIT / fan-in and INIT / fan-in (appendix A)
 
 

@@ -79,13 +79,12 @@ class NoPositions(nn.Module):
 class RelativePositions(nn.Module):
     """Learned biases of attention scores, one per head and bucket of distances.
 
-    Half of the buckets hold one distance each. The other half divide the distances up to ``max_distance`` into
-    logarithmically spaced ranges; the last bucket also holds all longer distances. If ``bidirectional``, each direction
-    has half of the buckets, divided in this way.
+    In each direction, half of the buckets hold one distance each. The other half divide the distances up to
+    ``max_distance`` into logarithmically spaced ranges; the last bucket also holds all longer distances.
 
     Args:
-        bidirectional: Whether keys after the query have separate buckets; otherwise they share the bucket of
-            distance 0.
+        bidirectional: Whether half of the buckets are for keys after the query; otherwise, these keys share the bucket
+            of distance 0.
 
     Source: Raffel et al. 2020 (T5), section 2.1.
     """

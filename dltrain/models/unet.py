@@ -37,7 +37,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden_size:
-            raise ConfigError(format_error("model.hidden_size", "at least one number of channels", hidden_size))
+            raise ConfigError(format_error("model.hidden_size", "a list of at least one number", hidden_size))
         check_sizes(dropout, channels=channels, pixel_outputs=pixel_outputs, hidden_size=min(hidden_size))
         above = [channels, *hidden_size[:-1]]
         self.down = nn.ModuleList(_double(*pair, activation, norm) for pair in zip(above, hidden_size, strict=True))

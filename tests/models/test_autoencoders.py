@@ -42,7 +42,7 @@ def test_the_output_has_the_size_of_the_image(sides: tuple[int, int], hidden: li
 
 
 def test_an_empty_list_of_channels_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at least one number of channels, got \[\]"):
+    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected a list of at least one number, got \[\]"):
         ConvAutoencoder(1, 8, 12, statistics=1, hidden_size=[])
 
 

@@ -141,7 +141,7 @@ def test_the_embedding_and_the_output_layer_for_masked_tokens_share_their_weight
 
 
 def test_a_task_that_must_not_read_later_tokens_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"^model: not supported because bert reads the tokens on both sides"):
+    with pytest.raises(ConfigError, match=r"^model: not supported because bert reads all tokens"):
         bert(causal=True)
 
 

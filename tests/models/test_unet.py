@@ -41,5 +41,5 @@ def test_the_receptive_field_of_an_output_pixel_is_bounded_and_includes_distant_
 
 
 def test_an_empty_hidden_size_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected at least one number of channels"):
+    with pytest.raises(ConfigError, match=r"model\.hidden_size: expected a list of at least one number"):
         UNet(1, 2, [])
