@@ -39,7 +39,7 @@ class Recurrent(nn.Module):
         weight_dropout: Dropout probability of the hidden-to-hidden weights, in [0, 1), with one mask for all steps.
         residual: Add the input of each layer after the first to its output; needs at least two layers.
         tie_embeddings: Whether the output layer shares the weights of the embedding of the tokens.
-        learn_initial_state: Whether the state before the first step is learned, instead of zeros.
+        learn_initial_state: Whether the state before the first step is learned instead of zero.
         recurrent_init: Initial hidden-to-hidden weights; see `dltrain.models.recurrent_init.initialize`.
         forget_bias: Initial bias of the forget gates of an lstm; None for 1.
         linear_skip: Number of values in an example's input (steps times features), for a linear layer on the whole

@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, choose, format_error
 CELLS: Mapping[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 PARTS = {"rnn": ("hidden",), "lstm": ("hidden", "cell"), "gru": ("hidden",)}
 
-# Tensors of a recurrent state; for all layers as in torch, (layers * directions, B, hidden_size) each.
+# Tensors of a recurrent state. The state of all layers has tensors (layers * directions, B, hidden_size), as in torch.
 Parts = tuple[Tensor, ...]
 
 
@@ -81,8 +81,8 @@ def _call_with_dropped_weights(layer: nn.Module, x: Any, state: Any, p: float) -
 class NormalizedCell(nn.Module, ABC):
     """One recurrent layer with layer norm inside the cell, computed step by step.
 
-    `forward` has the arguments and results of one layer of torch with ``batch_first=True``. Weights are named and gates
-    are ordered as in torch's cells; the only biases are those of the norms.
+    `forward` has the arguments and results of one layer of torch with ``batch_first=True``. Names of weights and the
+    order of gates are as in torch's cells; only the norms have biases.
 
     Source: Ba, Kiros and Hinton 2016, "Layer normalization", section 3.1 (rnn) and appendix (lstm, gru).
     """

@@ -12,8 +12,8 @@ from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 SMALLEST = 4  # side of the smallest square anchor of a level, in strides
-# Anchors with an IoU of at least NEAR are matched to a box, and anchors with an IoU below FAR are background. For each
-# box, the anchor with the highest IoU, if that is above 0, is always matched.
+# Anchors with an IoU of at least NEAR are matched to a box, and anchors with an IoU below FAR are background. The
+# anchor with the highest IoU for some box is always matched, if this IoU is above 0.
 NEAR, FAR = 0.5, 0.4
 
 

@@ -19,8 +19,8 @@ class TimmNetwork(AdoptedNetwork):
     Args:
         channels, outputs: At least 1.
         height, width: Size of the images in pixels. A network with a fixed input size, such as most vision
-            transformers, is built for this size if timm has pretrained weights for the network. Without pretrained
-            weights, it is rejected if its input size differs.
+            transformers, is built for this size if timm has pretrained weights for the network; otherwise, images of
+            other sizes are rejected.
         name: Name in ``timm.list_models()``.
         dropout: Dropout probability before the last layer, in [0, 1).
 

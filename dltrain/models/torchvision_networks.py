@@ -177,7 +177,7 @@ class VGG(TorchvisionNetwork):
     """VGG: 3x3 convolutions with max pooling, three fully connected layers.
 
     Args:
-        name: ``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, by the number of layers with weights.
+        name: ``vgg11``, ``vgg13``, ``vgg16`` or ``vgg19``, named by the number of layers with weights.
         norm: ``batch`` for batch norm after each convolution, or ``none``.
         dropout: Dropout probability of the outputs of the first two fully connected layers, in [0, 1).
 

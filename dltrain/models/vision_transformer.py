@@ -33,8 +33,8 @@ class ViT(AdoptedNetwork):
         channels, outputs, num_layers: At least 1.
         height, width: Size of the images in pixels.
         variant: ``tiny``, ``small`` or ``base``: 192, 384 or 768 features with 3, 6 or 12 attention heads.
-        patch_size: Side of the patches in pixels, which divides height and width; None for the largest such size up to
-            16 with at least 7 patches along the shorter side, 1 if there is none.
+        patch_size: Side of the patches in pixels, a divisor of height and width. None for the largest divisor up to 16
+            that gives at least 7 patches along the shorter side, or 1 if there is none.
         ffn_ratio: Width of the feed-forward layers, as a multiple of the number of features, at least 1.
         dropout: Dropout probability of the inputs, hidden feed-forward layers and residual branches, in [0, 1).
         hidden_size: Number of features, at least 1; None for the variant's number.

@@ -44,7 +44,7 @@ STYLE |= {f"{axis}tick.{key}": value for axis in "xy" for key, value in [("color
 
 
 def as_image(height: float) -> Callable[[Callable[Concatenate["Figure", P], None]], Callable[P, Tensor]]:
-    """Decorate a function that draws on a figure so that it returns the image, uint8 (3, H, W); `height` in inches."""
+    """Decorate a drawing function to return its figure as an image, uint8 (3, H, W); `height` is in inches."""
 
     def decorate(draw: Callable[Concatenate["Figure", P], None]) -> Callable[P, Tensor]:
         @functools.wraps(draw)

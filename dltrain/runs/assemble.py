@@ -65,7 +65,7 @@ class Components:
     description: list[str] = dataclasses.field(default_factory=list)  # lines about the data, once they are loaded
 
     def stages(self) -> list[Stage]:
-        """Return the stages of the task, without frozen parameters and split where modules are unfrozen; see `plan`."""
+        """Return the stages of the task without frozen parameters, split where modules are unfrozen; see `plan`."""
         names, heads = (self.loaded.names, self.loaded.heads) if self.loaded else ([], [])
         return plan(self.task.stages(self.model), self.model, self.transfer, names, self.trainer.epochs, heads)
 
@@ -154,7 +154,7 @@ def build_data(job: Job, fitted: Fitted | None = None) -> Data:
         return instantiate.build(job.resolved["data"], "data", job.allow, fitted=fitted)
     except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{run_files.FITTED}: rejected, it does not fit these data: {reason}") from error
+        raise CheckpointError(f"{run_files.FITTED}: rejected because it does not fit these data: {reason}") from error
 
 
 def _build_trainer_config(config: dict[str, Any]) -> TrainerConfig:

@@ -110,7 +110,7 @@ def load_features(folder: str, spec: Spec, allow: tuple[str, ...] = ()) -> Class
         raise ConfigError(*(p if p.startswith(KEY) else f"{KEY}: {path}: {p}" for p in error.problems)) from error
     except STATE_ERRORS as error:  # the weights do not fit, or `ClassifierFeatures` rejects the model
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(f"{KEY}: not supported for the classifier in {path} because of {reason}") from error
+        raise ConfigError(f"{KEY}: not supported because the classifier in {path} cannot be used: {reason}") from error
 
 
 def _describe_classifier(path: Path, job: Job) -> str:

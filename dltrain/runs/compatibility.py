@@ -102,7 +102,7 @@ def _matching_models(job: Job) -> str:
 
 
 def _matching_task(job: Job, group: str, missing: set[str]) -> str:
-    """Return the task that the chosen option's YAML file selects, or else tasks with the missing spec values."""
+    """Return the task that the option's YAML file selects, or else tasks that provide the missing spec values."""
     tasks = _selected_tasks(compose.options(group, job.config_dirs).get(job.choices[group], {}))
     if tasks:
         return f"task={tasks[0]}"

@@ -157,10 +157,10 @@ def source_batches(
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of a training batch and the metrics of a test batch, without updating the weights.
 
-    If all batches have the same shape, a few examples are enough. Otherwise, unless ``trainer.on_oom`` is
-    ``shrink``, the widest batch is computed in full, with its gradients unless the model is compiled, so that a
-    shortage of memory is found before training. The random state, the buffers of the model and the state of the task
-    are restored afterwards.
+    Two examples are enough if all batches have the same shape or ``trainer.on_oom`` is ``shrink``. Otherwise, the
+    widest batch is computed in full, so that a shortage of memory is found before training; its gradients are computed
+    unless the model is compiled. The random state, the buffers of the model and the state of the task are restored
+    afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, the optimizer cannot be used, the precision is not
@@ -210,7 +210,7 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute losses and held-out metrics; also gradients of over two examples, or if kernels may be missing."""
+    """Compute losses and held-out metrics, and gradients for over two examples or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     # A batch of more than a few examples is tested with its gradients, which need the most memory.

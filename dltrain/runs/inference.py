@@ -141,7 +141,7 @@ def own_prepare(components: Components) -> nn.Module | None:
 
 
 def training_data(components: Components) -> Data:
-    """Return the data of a run, built from their files so that they can be loaded."""
+    """Return the data of a run, ready to load: rebuilt from their files if they were built from the fitted state."""
     if components.fitted is None:
         return components.data
     return instantiate.build(components.config["data"], "data", components.allow)
@@ -225,7 +225,7 @@ def eval_batches(components: Components, splits: Splits, split: str) -> Batches:
 
 
 def restore_weights(components: Components, path: Path, name: str) -> int:
-    """Load a checkpoint's weights, averaged if available, for evaluation, and return its step."""
+    """Load a checkpoint for evaluation, with averaged weights if it has them, and return its step."""
     saved = Checkpoints(path)
     try:
         state = saved.load(name)

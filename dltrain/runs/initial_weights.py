@@ -23,7 +23,9 @@ Facts = Mapping[str, Any]
 
 
 def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | None:
-    """Load the initial weights of a new run; for a run with a checkpoint, return their record if `transfer` needs it.
+    """Load the initial weights of a new run and return their record; None without initial weights.
+
+    For a run with a checkpoint, only read the record, or return None if the training stages do not depend on it.
 
     Args:
         begun: Folder of a run with a checkpoint; None for a new run.
@@ -86,7 +88,7 @@ def load(
             names.append(name)
     if not names:
         first = ": ".join(next(iter(new.items()), ("", "")))
-        reason = f"None of its {len(found.tensors)} weights fits. First weight of the model: {first}."
+        reason = f"None of the {len(found.tensors)} loaded weights fits. First weight of the model: {first}."
         raise ConfigError(format_error(KEY, "weights of this model", found.origin, reason))
     unused = [name for name in found.tensors if name not in state]
     return Loaded(found.origin, found.sha256, names, new, unused, [name for name in names if name in heads])
@@ -102,7 +104,7 @@ def _misfit(value: Any, there: Tensor | None) -> str:
 
 
 def _dependent(model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts) -> tuple[set[str], set[str]]:
-    """Return which weights have a shape that depends on the number of outputs, and which on the number of tokens.
+    """Return the weights whose shape depends on the outputs, and the weights whose shape depends on the tokens.
 
     If the outputs are tokens, the first set is empty.
     """
@@ -141,7 +143,7 @@ def _check_tokens(embeddings: set[str], tokens: Tokens | None, found: InitialWei
     here, there = token_texts(tokens), found.target_tokens if target else found.tokens
     if here is not None and here == there:
         return
-    expected = f"weights for the same tokens, because {list_names(sorted(embeddings))} depend on them"
+    expected = f"weights for the same tokens in {list_names(sorted(embeddings))}"
     if there is None:
         hint = "The tokens of these weights cannot be determined. Use a run folder"
         hint += "." if target else ", or put the file tokenizer.json into the folder of the weights."

@@ -24,7 +24,7 @@ def summarize_job(job: Job, shape: tuple[int, ...] | None, outputs: int | None) 
 
     Args:
         job: The configuration.
-        shape: Shape of one example; the job's data are used if it or ``outputs`` is None.
+        shape: Shape of one example. If ``shape`` or ``outputs`` is None, the job's data are used.
         outputs: Number of outputs; for text, the vocabulary size.
     """
     if shape is None or outputs is None:
@@ -60,7 +60,7 @@ def _shape_facts(job: Job, shape: tuple[int, ...], outputs: int) -> dict[str, An
     facts = vars(spec) | {"outputs": outputs, "each_step": is_text, "causal": is_text}
     if set(needed) & task_facts(job) - facts.keys():  # spec values that only the model's own task provides
         if find_missing(job, "task", vars(spec))[1]:
-            raise _unsuitable(job, shape, "its task needs values that only data provide", "Use", needed)
+            raise _unsuitable(job, shape, "its task needs spec values that only data provide", "Use", needed)
         facts = {**build_task(job, spec)[1], **facts}
     if missing := find_missing(job, "model", facts)[1]:
         raise _unsuitable(

@@ -278,7 +278,7 @@ def test_without_data_batch_size_the_default_of_the_constructor_is_used(capsys: 
     ("model", "shape", "line"),
     [
         ("resnet18", "10", "it needs channels, height and width, which this shape does not have. Use another"),
-        ("unet", "3x32x32", "its task needs values that only data provide. Use data that fit: image_masks shapes."),
+        ("unet", "3x32x32", "its task needs spec values that only data provide. Use data that fit: image_masks"),
     ],
 )
 def test_a_shape_that_does_not_determine_a_model_is_rejected_with_the_name_of_the_model(

@@ -298,7 +298,7 @@ def test_an_invalid_transfer_setting_is_rejected_with_one_message(
 
 
 def test_weights_of_another_model_are_rejected(source: Outcome, animals: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"transfer.weights: expected weights of this model, .* None of its"):
+    with pytest.raises(ConfigError, match=r"transfer.weights: expected weights of this model, .* None of the"):
         notes("model=perceptron", *animals, f"transfer.weights={source.folder}")
 
 
