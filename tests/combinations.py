@@ -66,10 +66,10 @@ FAMILIES = [(*OF_TORCHVISION, "timm")]
 FAMILIES += [("gpt", "gpt_nano", "gpt2", "gpt2_medium")]
 FAMILIES += [("bert", "bert_base", "bert_minilm")]
 FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
-FAMILIES += [("deeplabv3", "fcn")]  # with the same backbones
+FAMILIES += [("deeplabv3", "fcn")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
-LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm reads the same data; see tests/models/test_video.py
-# Models that support only these tasks, the default task first. Tests train the other tasks only on digits.
+LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm covers their data; see tests/models/test_video.py
+# The tasks of specialized models, the default task first. Tests train the tasks after the first only on digits.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
@@ -82,7 +82,7 @@ WITH_SENTINELS = {
     "summaries": [],
     "text_to_text": [],
 }
-# For each sequence-to-sequence task, the only data set on which tests train it, or "" for every data set.
+# Tests train each sequence-to-sequence task on this data set, or on every data set that fits if it is "".
 WRITING = {
     "translation": "",
     "summarization": "summaries",
@@ -130,7 +130,7 @@ SUPERVISED |= {"question_answering", "tagging", "masked_language_modeling", "pol
 
 
 def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-    """Return a small subset with every model, task and data set; each triple adds as many new ones as possible."""
+    """Return a small subset, chosen greedily, that contains every model, data set and task."""
     left = sorted(triples, key=lambda triple: triple[1] != "npz")  # prefer npz, which has few and small images
     seen, found = set[str](), list[tuple[str, str, str]]()
     while best := max(left, key=lambda triple: len(set(triple) - seen), default=None):
@@ -142,7 +142,7 @@ def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
-# Combinations whose runs log images: the first of each task. Drawing takes most of the time of a run of two steps.
+# The first combination of each task; only these log images, because drawing takes most of the time of a short run.
 DRAWN = set({task: (model, data, task) for model, data, task in reversed(COVERING)}.values())
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]

@@ -40,7 +40,7 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 @pytest.fixture(scope="session")
 def number_of_frozen_modules() -> Iterator[list[int]]:
-    """Return a list with the number of modules that are excluded from garbage collection."""
+    """Yield the number of modules excluded from garbage collection, in a list of one element."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "get_freeze_count", lambda: 1)  # counting all frozen objects takes longer than training
         yield [0]

@@ -1,4 +1,4 @@
-"""Run `dltrain` in the process of the tests."""
+"""Run `dltrain` in the test process."""
 
 import json
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Random tables, and short runs on tables and other data."""
+"""Random tables and short training runs."""
 
 import csv
 from pathlib import Path

@@ -122,7 +122,7 @@ def test_the_command_and_the_task_generate_the_same_samples(
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", [m if m in FIRST else pytest.param(m, marks=pytest.mark.slow) for m in GENERATIVE])
-def test_interpolate_given_and_class_write_a_file_or_are_rejected_in_one_line(
+def test_the_flags_interpolate_given_and_class_write_a_file_or_are_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -255,7 +255,7 @@ def test_generate_does_not_change_the_run_folder(finished_run: FinishedRun, gene
             "{run} --out a.jpg",
             "--out: expected a file ending in .png or .gif or .npy for examples of shape 1x8x8, got a.jpg",
         ),
-        ("{run} --out a.jpg --class 10", "--out: expected a file ending in .png"),  # before anything is generated
+        ("{run} --out a.jpg --class 10", "--out: expected a file ending in .png"),  # rejected before generating
         ("{run} --out no/a.png", "--out: expected a file in an existing folder, got no/a.png"),
         ("{run} --class x", "--class: expected a class name, or a number from 0 to 9, got x. The classes are 0, 1, 2"),
         ("{run} --class 10", "--class: expected a class name, or a number from 0 to 9, got 10"),
@@ -281,7 +281,7 @@ def test_invalid_arguments_are_rejected_in_one_line(
         ("forecast", "Forecasting. Use dltrain predict RUN INPUT"),
     ],
 )
-def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_suggested(
+def test_a_run_whose_task_does_not_generate_is_rejected_and_predict_is_suggested(
     run: str, instead: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     line = error_line(generate(finished_run(run)))

@@ -61,7 +61,7 @@ def test_help_and_unknown_arguments_import_neither_torch_nor_hydra(tmp_path: Pat
     assert imported_libraries(completed) == set()
 
 
-def test_help_lists_the_options_in_the_users_config_dir(tmp_path: Path) -> None:
+def test_help_lists_the_options_in_the_config_dir(tmp_path: Path) -> None:
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "unreadable.yaml").write_text("[")
     completed = child(tmp_path, "--config-dir", "mine", "--help")
@@ -248,7 +248,7 @@ def test_the_installed_bash_completion_completes_an_option(tmp_path: Path) -> No
         ("model=[lstm", "model=[lstm: cannot be parsed"),
     ],
 )
-def test_a_wrong_command_is_rejected_with_an_explanation(
+def test_an_invalid_command_is_rejected_with_an_explanation(
     empty_folder: Path, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     assert main.main(command.split()) == 2
@@ -340,7 +340,7 @@ PLUGINS = {
 }
 
 
-DEFAULT = ("callbacks", "sweeper", "env")  # plugins tested by default; the same check rejects the others
+DEFAULT = ("callbacks", "sweeper", "env")  # tested by default; one check rejects all plugins
 
 
 @pytest.mark.parametrize("plugin", [p if p in DEFAULT else pytest.param(p, marks=pytest.mark.slow) for p in PLUGINS])
@@ -373,7 +373,7 @@ def test_arguments_that_resemble_a_key_are_parsed_as_overrides(word: str) -> Non
 
 
 @pytest.mark.parametrize("word", ["R/sed=1", "a=b.png", "~nosuch/x.csv", "~/x=1", "data/x.csv", "x.png", "./seed=1"])
-def test_other_arguments_with_an_equals_sign_or_slash_are_parsed_as_paths(word: str) -> None:
+def test_arguments_that_resemble_a_path_are_parsed_as_paths(word: str) -> None:
     assert not groups.is_override(word)
 
 

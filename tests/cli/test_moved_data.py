@@ -1,4 +1,4 @@
-"""Verbs on a run folder whose training data were moved: series, texts, speech, music and clips.
+"""Commands on runs whose training data were moved: series, texts, speech, music and clips.
 
 ``predict`` and ``generate`` need no data; ``evaluate`` and ``resume`` name the missing file and accept its new path.
 """
@@ -114,7 +114,7 @@ def write_data(kind: str, folder: Path, own_files: dict[str, Path]) -> list[str]
     folder.mkdir()
     if kind in own_files:
         source = own_files[kind]
-        source = source.parent if kind == "speech" else source  # the folder also contains the recordings
+        source = source.parent if kind == "speech" else source  # copy the recordings, too
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / source.name)
         return [f"data.path={folder / source.name / 'prompts.tsv' if kind == 'speech' else folder / source.name}"]
     if kind == "spoken":

@@ -59,6 +59,6 @@ def test_a_folder_without_clips_is_rejected_and_no_run_folder_is_created(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_summary_of_a_network_for_clips_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_summary_of_a_video_model_needs_no_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary", "model=r3d_18", "data=moving_shapes", "--input", "3x16x112x112", "--outputs", "400"]) == 0
     assert "33,371,472" in capsys.readouterr().out

@@ -28,7 +28,7 @@ PAIRS = ("parallel", "reversal", "random_pairs", "summaries", "text_to_text")
 
 
 def input_file(option: str, folder: Path, own_files: dict[str, Path]) -> Path:
-    """Return an input file for a data option; extend this when an option is added."""
+    """Return an input file for a data option. A new option needs its own branch."""
     if option in {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "image_masks", "shapes"} | {
         "detection_folder"
     }:

@@ -76,7 +76,7 @@ def test_predict_and_tensorboard_explain_a_vision_transformer_by_its_attention(
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     drawn = np.array(Image.open(line["explanation"]))[:: heat.MIN_SIDE // 8, :: heat.MIN_SIDE // 8]  # 8x8 pixels
     plain = (drawn[..., 0] == drawn[..., 1]) & (drawn[..., 0] == drawn[..., 2])
-    assert plain.sum() == 1  # each patch is one pixel; only the one with the least attention is not colored
+    assert plain.sum() == 1  # only the pixel with the least attention is not colored; patches are single pixels
     accumulator = EventAccumulator(str(run), size_guidance={"images": 0})
     accumulator.Reload()
     assert [tag for tag in accumulator.Tags()["images"] if "attention" in tag]

@@ -36,7 +36,7 @@ def test_the_forecast_after_the_end_of_a_file_equals_the_forecast_in_evaluation(
     folder = train("model=mlp", "data=timeseries", "data.window=20", "data.horizon=5", *overrides)
     known = rebuilt(folder)
     lines = path.read_text().splitlines(keepends=True)
-    first = len(lines) - known.batches.examples - 4  # index of the first line that is predicted in the test split
+    first = len(lines) - known.batches.examples - 4  # index of the line with the first target of the test split
     for window in (0, known.batches.examples - 1):
         rows = known.components.data.load().test.rows["values"][window : window + 1]
         (batch,) = Batches(Source({"values": rows}, known.batches.prepare), 1)
@@ -54,7 +54,7 @@ def test_the_forecast_after_the_end_of_a_file_equals_the_forecast_in_evaluation(
         assert error < 1000  # values of column a are near a million
 
 
-def test_without_input_predict_forecasts_the_series_of_the_run(
+def test_predict_without_input_forecasts_the_series_of_the_run(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train("model=mlp", *small_data("timeseries"))

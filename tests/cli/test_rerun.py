@@ -28,7 +28,7 @@ def differences(result: Result) -> dict[str, str]:
 
 @pytest.fixture
 def rerun(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Result]:
-    """Return a function that runs ``dltrain rerun`` in this process with the run folder ``again``."""
+    """Return a function that runs ``dltrain rerun`` in this process and writes to the run folder ``again``."""
     return lambda *words: run_command(capsys, "rerun", *words, f"hydra.run.dir={tmp_path / 'again'}")
 
 

@@ -20,7 +20,7 @@ from dltrain.storage import run_dir
 
 FinishedRun = Callable[..., Path]
 
-# Run the command, and count the files below a folder that it opens and how often it opens them.
+# Run the command on a folder, then print whether it imported torch, how many files it opened there, and how often.
 COUNT_OPENS = """
 import collections, sys
 from dltrain.cli.main import main
@@ -125,7 +125,7 @@ def test_a_killed_run_is_shown_as_lost_and_a_run_in_progress_as_running(
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
     started = datetime.fromisoformat(json.loads((run / "status.json").read_text())["started"]).timestamp()
-    # The time is the maximum of the training time in the manifest and the time from the start to the last write.
+    # The time is the training time in the manifest or, if longer, the time from the start to the last write.
     for seconds in (0, earlier + 30):
         for file in run.rglob("*"):
             os.utime(file, (started + seconds,) * 2)

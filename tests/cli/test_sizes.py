@@ -1,4 +1,4 @@
-"""Commands on models larger than any memory end with exit code 4."""
+"""Commands on models that exceed the memory end with exit code 4."""
 
 from pathlib import Path
 

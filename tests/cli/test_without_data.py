@@ -21,7 +21,7 @@ from dltrain.cli.main import main
     "kind",
     [
         *("csv", "npz", "image_folder", "image_masks", "detection_folder", "mnist"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "ring")),  # these data sets have no files
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "ring")),  # no files to delete
     ],
 )
 def test_predictions_are_the_same_without_the_training_data(

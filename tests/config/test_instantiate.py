@@ -134,7 +134,7 @@ def test_allow_targets_is_suggested_only_for_user_classes(target: str) -> None:
     assert "allow_targets" not in errors_of({"_target_": target})[0]
 
 
-def test_rejecting_a_name_in_a_submodule_of_a_library_says_so() -> None:
+def test_rejecting_a_name_in_a_submodule_of_a_library_gives_the_reason() -> None:
     (line,) = errors_of({"_target_": "torch.nn.modules.linear.Linear"})
     assert line.endswith("got torch.nn.modules.linear.Linear. Names in submodules of torch.nn are not allowed.")
 

@@ -1,4 +1,4 @@
-"""Random overrides either compose or end with exit code 2, show no traceback and create no folder."""
+"""Random overrides compose or end with exit code 2. They show no traceback and create no folder."""
 
 import functools
 from pathlib import Path

@@ -60,7 +60,7 @@ FACTS: dict[str, Any] = {
 def options() -> list[Any]:
     """Return each option with the limits and choices that the schema sets for its keys.
 
-    The default tests check each limit of a class for one option only; the repetitions are marked `slow`.
+    Options of the same class share limits: the first option is tested by default, repetitions are marked `slow`.
     """
     found, seen = [], set()
     for group in ("model", "data", "task", "optimizer/schedule"):
@@ -131,6 +131,6 @@ def test_constructors_accept_the_limits_of_every_range_in_the_schema(
             try:
                 build(**{**arguments, key: given})
             except ConfigError as error:
-                # Only constraints on two values may fail, for example validation + test below 1.
+                # A limit may violate only a constraint on two values, for example that validation + test is below 1.
                 (line,) = error.problems
                 assert not re.match(r"\S+: expected (one of|a number|a whole number)\b", line), (key, value, line)

@@ -95,7 +95,7 @@ def test_overlapping_windows_are_hashed_once(hashed_arrays: list[tuple[int, int]
     assert known == digest(x=longer[:-1].unfold(0, 1000, 1))
 
 
-def test_the_split_of_unlabeled_examples_has_the_name_that_earlier_runs_stored() -> None:
+def test_the_fingerprint_of_unlabeled_examples_has_the_key_that_earlier_runs_stored() -> None:
     assert list(fingerprint(Digits(num_labels=20).load())) == ["train", "val", "test", "unlabelled"]
 
 
