@@ -87,7 +87,7 @@ def _load(file: InputFile, content: bytes) -> np.ndarray:
         named = [name for name in NAMES if name in found.files]
         names = named or found.files
         if not named and len(names) != 1:
-            expected = f"one array, or one called {' or '.join(NAMES)}, in {file.path}"
+            expected = f"a single array, or an array called {' or '.join(NAMES)}, in {file.path}"
             raise ConfigError(format_error("INPUT", expected, ", ".join(names) or "none"))
         check_members("INPUT", file.path, names[:1], member_sizes(found.zip))
         return found[names[0]]

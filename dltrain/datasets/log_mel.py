@@ -51,7 +51,7 @@ class LogMel:
         self.size = 1 << (len(self.window) - 1).bit_length()  # size of the Fourier transform: the next power of two
         filters = mel_filters(bands, self.size // 2 + 1, rate)
         if bool((filters.sum(0) == 0).any()):
-            expected = f"few enough bands for a window of {window_ms:g} ms at {rate:,} Hz"
+            expected = f"fewer bands for a window of {window_ms:g} ms at {rate:,} Hz"
             raise ConfigError(format_error("data.mels", expected, bands, "Reduce it, or set a larger data.window_ms."))
         self.filters = filters.float()
 

@@ -58,7 +58,7 @@ def read_song(content: bytes, path: Path, steps_per_beat: int) -> Song:
         try:
             tracks, ticks = _parse(content)
         except (OSError, EOFError, ValueError, LookupError, TypeError, struct.error) as error:
-            problem = f"a damaged one ({str(error) or 'it ends too early'})"
+            problem = f"a damaged file ({str(error) or 'it ends too early'})"
     if problem is not None:
         raise ConfigError(format_error("data.path", f"a MIDI file at {path}", problem))
     found = [note for track in tracks for note in _track_notes(track, steps_per_beat / ticks)]
@@ -77,12 +77,12 @@ def _find_problem(content: bytes) -> str | None:
     if not content.startswith(b"MThd"):
         return "another kind of file"
     if len(content) > MAX_BYTES:
-        return f"one of more than {MAX_BYTES:,} bytes"
+        return f"a file of more than {MAX_BYTES:,} bytes"
     kind, ticks = int.from_bytes(content[8:10]), int.from_bytes(content[12:14])
     if kind > 1:
-        return f"one of type {kind}, whose tracks are separate pieces"
+        return f"a MIDI file of type {kind}, whose tracks are separate pieces"
     if len(content) >= 14 and (ticks == 0 or ticks >= 2**15):
-        return "one whose time is not in ticks per quarter note"
+        return "a MIDI file whose time is not in ticks per quarter note"
     return None
 
 

@@ -46,9 +46,9 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     for name, pieces in _read_json(path).items():
         split = split_of(name)
         if split is None or split in found or not isinstance(pieces, list):
-            expected = f"{LAYOUT} in {path}"
-            got = f"the key {name!r}, which names no split, repeats a split or does not hold a list"
-            raise ConfigError(format_error("data.path", expected, got))
+            problem = "is not a split" if split is None else "does not hold a list"
+            problem = "repeats a split" if split in found else problem
+            raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", f"the key {name!r}, which {problem}"))
         found[split] = list(_check_pieces(pieces, f"{name} in {path}", bad))
     if not found.get(TRAIN):
         raise ConfigError(format_error("data.path", f"{LAYOUT} in {path}", "no pieces in train"))

@@ -84,7 +84,7 @@ def encode_inputs(texts: list[str], names: list[dict[str, object]], encoder: Enc
     for name, tokens in zip(names, encoded, strict=True):
         if not tokens:
             where = f" in line {name['line']} of {name['input']}" if "line" in name else ""
-            raise ConfigError(format_error("text", f"a text{where}", "an empty one"))
+            raise ConfigError(format_error("text", f"a text{where}", "an empty text"))
     rows: dict[str, Tensor | Ragged] = {"source": as_ragged(encoded)}
     return Inputs(rows, names)
 

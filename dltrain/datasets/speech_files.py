@@ -98,7 +98,7 @@ class UtteranceReader:
             self.bad.add(format_error("data.path", f"an audio file in {place}", got, hint))
             return None
         if not normalized:
-            got = f'"{text}", without letters or digits' if text else "an empty one"
+            got = f'"{text}", without letters or digits' if text else "an empty transcript"
             self.bad.add(format_error("data.path", f"a transcript in {place}", got))
             return None
         return file, normalized

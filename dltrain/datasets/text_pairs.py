@@ -194,7 +194,7 @@ class TextPairs:
                 empty = first if not texts[0].strip() else second
                 expected = f"a text in {table.describe_cell(empty, row)}"
                 raise ConfigError(
-                    format_error("data.path", expected, "an empty one", "Remove such rows from the file.")
+                    format_error("data.path", expected, "an empty text", "Remove such rows from the file.")
                 )
             yield texts
 

@@ -86,7 +86,7 @@ def test_few_batches_are_added_to_reduce_padding() -> None:
     assert divide_batches(lengths, [1] * 445) == [1] * 445 and divide_batches(lengths[:0], []) == []
 
 
-def test_a_batch_is_divided_where_most_padding_is_saved() -> None:
+def test_a_batch_is_divided_at_the_position_that_saves_most_padding() -> None:
     widths = torch.tensor([[9, 1], [9, 2], [2, 9], [2, 8], [1, 9], [1, 9]])
     sizes = {cut: [cut, 6 - cut] for cut in range(1, 6)}
     kept = {cut: share(widths, list(torch.arange(6).split(parts))) for cut, parts in sizes.items()}

@@ -1,4 +1,4 @@
-"""Plans that divide examples into batches: of a fixed size, of similar lengths, with a token budget, and streams."""
+"""Plans that divide examples into batches: fixed size, similar lengths, token budget and streams."""
 
 import itertools
 
@@ -44,7 +44,7 @@ def width(lengths: Tensor) -> int:
 
 
 def area(batch: dict[str, Tensor]) -> int:
-    """Return the number of attention weights of a batch per head and layer."""
+    """Return the number of attention weights per head and layer for a batch."""
     return batch["inputs"].shape[0] * batch["inputs"].shape[1] ** 2
 
 
@@ -160,7 +160,7 @@ def test_ragged_batches_have_the_planned_examples_and_are_identical_after_resumi
 
 
 @pytest.mark.parametrize("name", ["fixed", "by length", "token budget"])
-def test_the_widest_batch_has_the_most_attention_weights_of_the_first_epoch(name: str) -> None:
+def test_the_widest_batch_has_the_most_attention_weights_in_the_first_epoch(name: str) -> None:
     batches = Batches(source(PLANS[name]), 10, seed=3, training=True)
     widest = batches.widest()
     assert area(widest) == max(map(area, batches.epoch(0)))

@@ -292,7 +292,7 @@ def test_loading_twice_gives_identical_batches(name, loaded, small_arguments):
 def test_constructor_defaults_equal_the_values_in_the_yaml(name):
     _, target, arguments = read_yaml(name)
     for key, parameter in inspect.signature(target).parameters.items():
-        # Run folders of earlier versions have no `map_above`; its default keeps their texts in memory.
+        # The default of `map_above` is for runs of earlier versions, which kept all texts in memory.
         if key not in ("root", "augment", "fitted", "map_above") and target.__name__ != "FashionMNIST":
             assert parameter.default == arguments[key], key
 

@@ -21,7 +21,7 @@ FORMATS = [
         pytest.param(
             f"{date}{clock}",
             "us" if "%f" in clock else "s" if "%S" in clock else "m",
-            # The default tests use two date formats with every time format, and all date formats with one.
+            # By default, all date formats are tested with the first time format, and two date formats with all.
             marks=[] if date in DATES[:2] or clock == CLOCKS[0] else pytest.mark.slow,
         )
         for date in DATES

@@ -25,7 +25,7 @@ def coco(root: Path, count: int = 20, file: str = "boxes.json", size: tuple[int,
     """Write images and COCO annotations: a dog in the lower right corner of each image, a cat in all but the first.
 
     Args:
-        edit: Entries that replace those of the first annotation.
+        edit: Keys and values that are replaced in the first annotation.
     """
     root.mkdir(parents=True, exist_ok=True)
     images, objects = [], []
@@ -243,7 +243,7 @@ def test_boxes_in_training_crops_map_back_to_boxes_of_the_image_unless_the_crop_
     ("mode", "channels"),
     [*((mode, 3) for mode in ("L", "LA", "P", "RGBA", "CMYK", "I;16")), ("RGBA", 1), ("I;16", 1)],
 )
-def test_images_of_other_modes_are_converted(mode: str, channels: int, tmp_path: Path) -> None:
+def test_images_that_are_not_rgb_are_converted(mode: str, channels: int, tmp_path: Path) -> None:
     root = coco(tmp_path)
     suffix = "jpg" if mode == "CMYK" else "png"
     levels = np.full((8, 12), 200 * 257, np.uint16)
@@ -286,7 +286,7 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
         ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
     ],
 )
-def test_wrong_annotations_are_rejected_in_one_line(edit: Edit, message: str, tmp_path: Path) -> None:
+def test_invalid_annotations_are_rejected_in_one_line(edit: Edit, message: str, tmp_path: Path) -> None:
     assert message in error(coco(tmp_path, **edit))
 
 
@@ -386,7 +386,7 @@ def test_broken_xml_is_rejected_in_one_line(text: str, message: str, tmp_path: P
     assert message in error(root)
 
 
-def test_missing_or_ambiguous_annotations_and_wrong_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:
+def test_missing_or_ambiguous_annotations_and_invalid_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "annotations in" in error(tmp_path / "empty")
     root = coco(tmp_path / "own")
@@ -412,14 +412,14 @@ def test_a_class_that_is_not_in_the_training_split_is_rejected(tmp_path: Path) -
     assert "one of the classes (cat, dog) in" in error(tmp_path, validation=0.2)
 
 
-def test_all_objects_can_be_one_class(tmp_path: Path) -> None:
+def test_single_class_gives_all_objects_the_same_class(tmp_path: Path) -> None:
     data = DetectionFolder(str(coco(tmp_path)), single_class=True)
     rows: Any = data.load().train.rows
     assert data.spec.object_class_names == ("object",)
     assert {abs(int(kind)) for n in range(len(rows)) for kind in rows.example(n, None).kinds} == {1}
 
 
-def test_changed_boxes_change_the_names_in_the_fingerprint(tmp_path: Path) -> None:
+def test_changed_boxes_change_the_file_names_for_the_fingerprint(tmp_path: Path) -> None:
     def names(root: Path) -> list[tuple[str, int]]:
         return list(DetectionFolder(str(root)).load().train.rows.files())  # type: ignore[union-attr]
 
@@ -427,7 +427,7 @@ def test_changed_boxes_change_the_names_in_the_fingerprint(tmp_path: Path) -> No
     assert names(coco(tmp_path)) == before != names(coco(tmp_path, bbox=[8, 5, 3, 3]))
 
 
-def test_inputs_are_cut_into_tiles_and_have_frames(tmp_path: Path) -> None:
+def test_input_images_are_cut_into_tiles_with_known_position_and_scale(tmp_path: Path) -> None:
     root = drawn(tmp_path)
     data = DetectionFolder(str(root), image_size=24, channels=1, tile=48)
     Image.new("L", (100, 50)).save(tmp_path / "new.png")

@@ -48,7 +48,7 @@ def moved(settings: dict[str, float]) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def polygon(matrix: Tensor) -> Tensor:
-    """Return an image of the rectangle after the inverse transform of its corners."""
+    """Return an image of the rectangle whose corners are transformed by the inverse of `matrix`."""
     left, top, right, bottom = BOX
     whole = np.vstack([matrix.double().numpy(), [0, 0, 1]])
     corners = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]]).T
@@ -102,7 +102,7 @@ def test_crops_have_the_configured_area_and_aspect_ratio_and_stay_inside_the_ima
     assert top.min() > -1e-3 and (top + along * HEIGHT).max() < HEIGHT + 1e-3
 
 
-def test_one_image_and_a_batch_of_one_image_have_bitwise_equal_crops() -> None:
+def test_the_crop_of_an_image_is_bitwise_equal_to_its_crop_in_a_batch_of_one_image() -> None:
     augmentation, keys = Augmentation(min_area=0.3, max_stretch=2.0), mix(torch.arange(200))
     # In larger batches, vectorized arithmetic may round differently.
     for key in keys:

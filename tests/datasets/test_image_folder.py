@@ -142,7 +142,7 @@ def test_random_crops_are_taken_at_full_resolution_with_the_configured_area_and_
     for index in range(len(files)):
         for epoch in range(10):
             pixels = files.example(index, 1000 * epoch + index)[0].astype(float) / 255
-            # A pixel is the mean over 1/32 of the crop, so the centers of the outer pixels are 31/32 of its size apart.
+            # A pixel covers 1/32 of a side of the crop, so the centers of the outer pixels are 31/32 of a side apart.
             across, along = ((pixels[..., c].max() - pixels[..., c].min()) * 32 / 31 for c in (0, 1))
             areas.append(across * along)
             ratios.append((150 * across) / (100 * along))

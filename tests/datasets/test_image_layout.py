@@ -199,7 +199,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
     )
 
 
-def test_of_many_classes_only_the_first_counts_and_the_range_are_printed(tmp_path):
+def test_only_the_first_counts_and_the_range_are_printed_for_many_classes(tmp_path):
     for number in range(12):
         write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))

@@ -197,7 +197,7 @@ def test_splits_that_leave_no_training_images_are_rejected(block: int, message: 
         ImageMasks(many(tmp_path, 2 * block), block=block)
 
 
-def test_other_masks_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path) -> None:
+def test_masks_in_another_folder_are_read_with_the_classes_of_the_fitted_data(tmp_path: Path) -> None:
     fitted = ImageMasks(many(tmp_path / "own", values=(10, 40, 255))).fit()
     other = ImageMasks(many(tmp_path / "other", count=7, values=(40,)), fitted=fitted)
     assert other.spec.pixel_class_names == ("10", "40")

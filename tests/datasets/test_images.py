@@ -35,7 +35,7 @@ def test_pixels_are_normalized_by_mean_and_standard_deviation_per_channel():
     torch.testing.assert_close(batch["inputs"].double(), expected, atol=1e-5, rtol=0)
 
 
-def test_uint8_and_float_pixels_in_both_memory_formats_are_scaled_into_new_contiguous_memory():
+def test_uint8_and_float_pixels_in_any_memory_format_are_scaled_into_new_contiguous_memory():
     prepare = ImageTransform(3, 0.4, 0.3, []).scaling()
     for pixels in (random_images()["pixels"], random_images()["pixels"].float()):
         before, expected = pixels.clone(), (pixels.double() / 255 - 0.4) / 0.3

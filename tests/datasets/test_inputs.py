@@ -199,8 +199,8 @@ def test_the_input_array_of_an_archive_is_x_or_x_test_or_its_only_array(tmp_path
     np.save(tmp_path / "nan.npy", np.array([[1.0, np.nan]]))
     np.save(tmp_path / "words.npy", np.array([["a", "b"]]))
     for name, message in (
-        ("unclear.npz", "one array, or one called x or x_test, in .* got a, b"),
-        ("none.npz", "one array, or one called x or x_test, in .* got none"),
+        ("unclear.npz", "a single array, or an array called x or x_test, in .* got a, b"),
+        ("none.npz", "a single array, or an array called x or x_test, in .* got none"),
         ("half.npz", "readable arrays"),
         ("nan.npy", "finite numbers in .*nan.npy.0., got NaN or infinity"),
         ("words.npy", "numbers in .*words.npy.0., got <U1"),

@@ -18,7 +18,7 @@ SIZES = {"window": WINDOW, "horizon": HORIZON, "season": 7}
 
 
 def write_sales(path: Path, rows: int = ROWS, later: int = 0, holiday_from: int = 0) -> Path:
-    """Write daily sales of about 10, or 2 on holidays; the last `later` rows have no sales.
+    """Write daily sales: about 2 on holidays, about 10 on other days, and none in the last `later` rows.
 
     The holidays are a fixed random sequence, read from position `holiday_from` on.
     """
@@ -37,7 +37,7 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_each_step_has_the_known_values_of_its_time_and_of_one_horizon_later(sales: Path, split: str) -> None:
+def test_each_step_has_the_known_values_of_its_time_and_of_the_time_one_horizon_later(sales: Path, split: str) -> None:
     data = TimeSeries(path=str(sales), known=["holiday"], calendar=["weekday"], **SIZES)
     assert (data.spec.columns, data.spec.features, data.spec.lags) == (1, 7, 70)
     assert data.names == ["sales"]

@@ -31,7 +31,7 @@ def test_num_labels_limits_only_the_labeled_examples(count):
         assert torch.equal(getattr(some, part).rows["labels"], getattr(whole, part).rows["labels"])
 
 
-def test_unlabeled_batches_have_only_inputs_and_the_augmentation_of_labeled_batches():
+def test_unlabeled_batches_have_only_inputs_and_are_augmented_like_labeled_batches():
     splits = Digits(num_labels=20, augment=["crop"]).load()
     assert {frozenset(batch) for batch in Batches(splits.unlabeled, 64, training=True)} == {frozenset({"inputs"})}
     assert splits.unlabeled.augment is splits.train.augment is not None

@@ -59,7 +59,7 @@ def test_the_loss_of_predictions_without_memory_equals_its_formula() -> None:
 
 
 @pytest.mark.parametrize("make", [AddingProblem, CopyMemory])
-def test_splits_have_90_5_and_5_percent_of_the_sequences_without_repetition(make: type) -> None:
+def test_splits_have_90_5_and_5_percent_of_the_sequences_and_no_sequence_repeats(make: type) -> None:
     splits = make(sequences=400).load()
     assert [len(s) for s in (splits.train, splits.val, splits.test)] == [360, 20, 20]
     assert len(torch.unique(whole(splits)["inputs"].flatten(1), dim=0)) == 400

@@ -89,7 +89,7 @@ def test_voices_on_one_pitch_do_not_overlap_and_unterminated_notes_extend_to_the
     assert read_song(content, PATH, 1).notes == [Note(60, 0, 1), Note(60, 1, 3), Note(70, 3, 4)]
 
 
-def test_percussion_and_notes_outside_the_piano_are_left_out_and_percussion_is_not_counted(tmp_path: Path) -> None:
+def test_percussion_is_ignored_and_notes_outside_the_piano_are_left_out_and_counted(tmp_path: Path) -> None:
     messages = [on(60), on(36, channel=9), on(10), on(110), off(60, 96), off(36, channel=9), off(10), off(110)]
     song = read_song(content_of(*messages), PATH, 1)
     assert song.notes == [Note(60, 0, 1)] and song.outside == 2
@@ -102,12 +102,12 @@ def test_percussion_and_notes_outside_the_piano_are_left_out_and_percussion_is_n
 BAD = {
     "an empty file": (b"", "got an empty file"),
     "another kind of file": (b"\x89PNG\r\n\x1a\n", "got another kind of file"),
-    "a header alone": (b"MThd", r"got a damaged one \(it ends too early\)"),
-    "a truncated file": (content_of(on(60), off(60, 96))[:-9], "got a damaged one"),
+    "a header alone": (b"MThd", r"got a damaged file \(it ends too early\)"),
+    "a truncated file": (content_of(on(60), off(60, 96))[:-9], "got a damaged file"),
     "no notes": (content_of(), "expected a MIDI file with notes from 21 to 108 at song.mid, got none"),
     "drums only": (content_of(on(40, channel=9), off(40, 9, channel=9)), "got none"),
     "notes outside of the piano": (content_of(on(9), off(9, 9)), "got only other notes"),
-    "separate tracks": (content_of(on(60), off(60, 96), kind=2), "got one of type 2"),
+    "separate tracks": (content_of(on(60), off(60, 96), kind=2), "got a MIDI file of type 2"),
     "a time in seconds": (
         content_of(on(60), off(60, 96))[:12] + b"\xe7\x28" + b"MTrk",
         "not in ticks per quarter note",
@@ -146,7 +146,7 @@ def test_folders_named_like_splits_are_used_and_unreadable_files_can_be_skipped(
         write_songs(tmp_path / split / "bach", count)
     (tmp_path / "train" / "notes.txt").write_text("not music")
     (tmp_path / "train" / "broken.mid").write_bytes(b"MThd")
-    with pytest.raises(ConfigError, match=r"broken\.mid, got a damaged one .*data\.on_bad_sample=skip skips such"):
+    with pytest.raises(ConfigError, match=r"broken\.mid, got a damaged file .*data\.on_bad_sample=skip skips such"):
         Midi(str(tmp_path))
     splits = Midi(str(tmp_path), on_bad_sample="skip").load()
     assert [len(splits.train), len(splits.val), len(splits.test)] == [6, 2, 3]

@@ -63,7 +63,7 @@ def test_only_shapes_of_the_two_rotation_classes_rotate_and_in_opposite_directio
         name: turns(np.array([[orientation(frame) for frame in clip] for clip in shape[labels == number]]), np.pi)
         for number, name in enumerate(MOTIONS)
     }
-    # The axis of a triangle is not well defined, so 80 percent of the clips are enough.
+    # The axis of a triangle is not well defined, so only 80 percent of the clips must meet each condition.
     assert np.mean(turned.pop("clockwise") > 1) > 0.8 and np.mean(turned.pop("counter-clockwise") < -1) > 0.8
     assert all(np.mean(np.abs(values) < 0.5) > 0.8 for values in turned.values())
 

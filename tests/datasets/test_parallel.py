@@ -195,8 +195,8 @@ def test_an_empty_line_to_translate_is_rejected_with_its_number(tmp_path: Path) 
     data = Parallel(write_table(tmp_path, phrases()), min_count=1)
     (tmp_path / "new.txt").write_text("the dog\n\nthe cat\n")
     (line,) = error_of(lambda: list(data.inputs(InputFiles((str(tmp_path / "new.txt"),)))))
-    assert line == f"INPUT 1: expected a text in line 2 of {tmp_path / 'new.txt'}, got an empty one"
-    assert error_of(lambda: list(data.inputs(InputFiles((), " "))))[0] == "--text: expected a text, got an empty one"
+    assert line == f"INPUT 1: expected a text in line 2 of {tmp_path / 'new.txt'}, got an empty text"
+    assert error_of(lambda: list(data.inputs(InputFiles((), " "))))[0] == "--text: expected a text, got an empty text"
 
 
 @pytest.mark.parametrize("kind", ["words", "characters", *SUBWORDS])

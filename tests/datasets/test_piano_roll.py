@@ -93,7 +93,9 @@ BAD = {
     "text that is not JSON": ("60 64 67", r"got text that is not JSON"),
     "a list": ([[[60]]], "got a value of type list"),
     "no training pieces": ({"test": [CHORDS]}, "got no pieces in train"),
-    "an unknown split": ({**VALID, "extra": []}, "got the key 'extra', which names no split"),
+    "an unknown split": ({**VALID, "extra": []}, "got the key 'extra', which is not a split$"),
+    "a repeated split": ({**VALID, "training": []}, "got the key 'training', which repeats a split$"),
+    "a split without a list": ({**VALID, "test": 3}, "got the key 'test', which does not hold a list$"),
     "an empty split": ({**VALID, "test": []}, "expected pieces in each split, got none in test"),
     "too few pieces": ({"train": [CHORDS, CHORDS]}, "expected at least 3 pieces for training, got 2"),
     "a high pitch": ({**VALID, "test": [[[60], [109]]]}, "in step 2 of piece 1 of test in .*, got 109"),
@@ -137,7 +139,7 @@ def test_bad_pieces_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
         PianoRoll(write(tmp_path, content), on_bad_sample="skip", max_bad_samples=1)
 
 
-def test_an_input_file_may_be_a_list_of_pieces_and_each_piece_ends_with_an_unknown_frame(tmp_path: Path) -> None:
+def test_an_input_file_may_be_a_list_of_pieces_and_an_unknown_frame_follows_each_piece(tmp_path: Path) -> None:
     data = PianoRoll(write(tmp_path, VALID))
     (tmp_path / "new.json").write_text(json.dumps([CHORDS, CHORDS[:2]]))
     pieces = list(data.inputs(InputFiles((str(tmp_path / "new.json"),))))

@@ -98,7 +98,7 @@ def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> N
     ],
     ids=str,
 )
-def test_a_wrong_split_is_rejected_in_one_line(ett: Path, split: list, message: str) -> None:
+def test_an_invalid_split_is_rejected_in_one_line(ett: Path, split: list, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=split).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
@@ -136,6 +136,6 @@ def test_evaluating_a_run_with_a_published_split_reports_its_normalized_error(
     assert "mse_normalized" in capsys.readouterr().out
 
 
-def test_a_part_of_the_split_that_is_neither_rows_nor_months_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_split_that_is_given_neither_in_rows_nor_in_months_is_rejected(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data.split=[12mo,4mo,many]"]) == 2
     assert "data.split: expected a number of rows, or months such as 12mo, got many" in capsys.readouterr().err

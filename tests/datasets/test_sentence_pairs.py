@@ -19,7 +19,7 @@ DOCUMENTS, SENTENCES, LENGTH = 120, 30, 24
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> SentencePairs:
-    """Return pairs from sentences of 2 to 8 words; each word except the last names its document and sentence."""
+    """Return data with sentences of 2 to 8 words; each word except the last names its document and sentence."""
     path = tmp_path_factory.mktemp("pairs") / "text.txt"
     documents = [
         " ".join(

@@ -63,7 +63,7 @@ def test_log_mel_features_equal_an_explicit_fourier_transform(count: int, window
 
 
 def test_a_window_too_short_for_the_number_of_bands_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"data\.mels: expected few enough bands for a window of 5 ms at 8,000 Hz"):
+    with pytest.raises(ConfigError, match=r"data\.mels: expected fewer bands for a window of 5 ms at 8,000 Hz"):
         LogMel(8000, 40, 5.0, 10.0)
 
 
@@ -292,7 +292,7 @@ def test_masks_depend_only_on_seed_epoch_and_example(table: str) -> None:
 
 
 def rows_of(folder: Path, *changed: str) -> str:
-    """Write recordings and a table, replace lines of the table by `changed`, from line 3, and return its path."""
+    """Write recordings and a table of them with the lines `changed` from line 3 on; return the path of the table."""
     path = write_speech(folder, 30)
     lines = path.read_text().splitlines()
     lines[2 : 2 + len(changed)] = changed
@@ -311,7 +311,7 @@ BAD = {
     "wav/none.wav\tbe": ["an audio file in line 3 of prompts.tsv, got", "wav/none.wav, which does not exist"],
     "wav/3.wavv\tbe": ["line 3 of prompts.tsv, got", "Did you mean", "wav/3.wav? data.on_bad_sample"],
     "\tbe": ["an audio file in line 3 of prompts.tsv, got an empty cell. data.on_bad_sample"],
-    "wav/1.wav\t": ["a transcript in line 3 of prompts.tsv, got an empty one"],
+    "wav/1.wav\t": ["a transcript in line 3 of prompts.tsv, got an empty transcript"],
     "wav/1.wav\t...": ['a transcript in line 3 of prompts.tsv, got "...", without letters or digits'],
     "noise.wav\tbe": ["readable audio in line 3 of prompts.tsv, got", "noise.wav: Format not recognised"],
     "empty.wav\tbe": ["readable audio in line 3 of prompts.tsv, got", "empty.wav: a file without samples"],

@@ -105,14 +105,14 @@ def test_input_questions_are_read_without_the_training_data(tmp_path: Path) -> N
 
 
 def first_rows(rows: Any) -> Any:
-    """Return an iterator over a batch of the first row."""
+    """Return an iterator over one batch, which has only the first row."""
     from dltrain.data.loader import TensorLoader
 
     loader = TensorLoader(rows, 1, torch.device("cpu"))
     return (part for _, _, part, _ in loader.chunks([torch.tensor([0])], 0, None))
 
 
-def test_other_formats_and_wrong_or_missing_answers_are_rejected(tmp_path: Path) -> None:
+def test_other_formats_and_incorrect_or_missing_answers_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps(content(), indent=1).replace('"title": "t",', '"title" "t",', 1))
     with pytest.raises(ConfigError, match=r"^data.path: expected JSON in .*, got invalid JSON in line 4, .*delimiter"):

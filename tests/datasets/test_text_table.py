@@ -279,7 +279,7 @@ def test_with_special_tokens_each_text_has_begin_and_end_tokens_within_the_maxim
         for row, length in zip(batch["inputs"].tolist(), batch["lengths"].tolist(), strict=True)
     ]
     assert all(row[0] == 2 and row[-1] == 3 and not {2, 3, 4} & set(row[1:-1]) for row in rows)
-    assert {len(row) for row in rows} == {6}  # all texts have at least 5 tokens, of which 4 fit
+    assert {len(row) for row in rows} == {6}  # all texts have at least 5 tokens and are truncated to 4
     assert data.words.encode("good <mask> film") == [*data.words.encode("good"), 4, *data.words.encode("film")]
     assert len({data.words.decode([number]) for number in range(1, tokens.size)}) == tokens.size - 1
     again = TextTable("moved.csv", threshold=0.0, max_length=6, special_tokens=True, fitted=data.fit())

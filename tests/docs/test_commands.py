@@ -162,7 +162,7 @@ def write_reviews(folder: Path) -> None:
 
 
 def kind_of_run(line: str, small_data: Callable[[str], list[str]]) -> list[str]:
-    """Return the arguments of `finished_run` for the run that a command with RUN or latest needs."""
+    """Return arguments for `finished_run`, so that its run can replace RUN or latest in a command."""
     if "--explain" in line and "--text" in line:
         lstm = ["model=lstm", "model.hidden_size=8", "model.readout=attention"]
         return [*lstm, *small_data("text_table"), "trainer.max_steps=2"]
@@ -245,7 +245,7 @@ def test_the_configuration_of_a_slow_documented_command_composes(line: str, monk
     assert compose.expand(found.overrides, tuple(found.config_dir), sweep=found.multirun)
 
 
-def test_a_wrong_command_prints_the_errors_shown_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_prints_the_errors_shown_in_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
     shown = (ROOT / "README.md").read_text("utf-8").split(f"    {WRONG}\n")[1].split("\n\n")[0]
     assert main(shlex.split(WRONG)[1:]) == 2
     assert capsys.readouterr().err.splitlines() == [line.strip() for line in shown.splitlines()]

@@ -23,7 +23,7 @@ TIMEOUT_S = 300.0
 
 @dataclass
 class Child:
-    """Child process. After its end, ``code`` is the exit code, or minus the number of the signal that killed it."""
+    """Child process. After its end, ``code`` is its exit code, or the negative number of the signal that killed it."""
 
     stdout_path: Path
     stderr_path: Path

@@ -17,8 +17,8 @@ STEPS = {
 # Most tests that stop or kill a run are marked `faults` for these kinds of run and `slow` for all others.
 CORE = ("forecast", "vae", "dbn", "images", "gan", "text")
 ONCE = ("forecast", "vae", "dbn", "text")  # kinds without accumulation
-# For each kind of run, the numbers of batches of the first epoch and of the whole run. With batches of similar
-# length, an epoch may end with a step of a single batch.
+# For each kind of run, the numbers of batches of the first epoch and of the whole run. If batches contain examples of
+# similar length, the last step of an epoch may have a single batch.
 BATCHES = {kind: tuple(n if kind in ONCE else 2 * n for n in steps) for kind, steps in STEPS.items()}
 BATCHES |= {"reviews": (15, 45), "translation": (11, 22), "speech": (12, 34)}
 
@@ -65,14 +65,14 @@ STREAMS = [
     *["data.batch_size=14", "regularization.dropout=0.1", "task._target_=gated.LanguageModeling", "trainer.epochs=3"],
     *["trainer.accumulate=2", "trainer.eval_every=5", "trainer.checkpoint_every=3"],
 ]
-# Batches of texts of similar length, limited by their number of tokens, for a bidirectional network.
+# A bidirectional network, and batches that contain texts of similar length and have a limited number of tokens.
 REVIEWS = [
     *["model=gru", "model.hidden_size=8", "model.bidirectional=true", "model.readout=attention", "data=text_table"],
     *["data.max_length=32", "data.max_tokens=240", "data.threshold=0", "regularization.dropout=0.3"],
     "task._target_=gated.Classification",
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
-# Batches of pairs of similar length, and previous tokens that are drawn from the model with growing probability.
+# Batches that contain pairs of similar length. The fraction of previous tokens that are drawn from the model grows.
 TRANSLATION = [
     *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
@@ -84,7 +84,7 @@ MUSIC = [
     *["task._target_=gated.Polyphony", "regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
     *["trainer.checkpoint_every=3"],
 ]
-# Batches of recordings of similar length, with masks of SpecAugment.
+# Batches that contain recordings of similar length, with masks of SpecAugment.
 SPEECH = [
     *["model=deep_speech2", "model.channels=2", "model.hidden_size=6", "model.num_layers=1", "data=speech"],
     *["data.stack=1", "data.mels=20", "data.batch_size=3", "data.time_masks=2", "data.frequency_masks=1"],
@@ -115,16 +115,16 @@ DENOISING = [
     *["task._target_=gated.Reconstruction", "task.corruption=gaussian", "trainer.accumulate=2", "trainer.epochs=4"],
     *["trainer.eval_every=2", "trainer.checkpoint_every=2"],
 ]
-# Three stages with their own data and turns: an epoch for each of two layers with persistent chains, and two epochs of
-# fine-tuning.
+# Three stages with different data and turns: one epoch of pretraining with persistent chains for each of two layers,
+# and two epochs of fine-tuning.
 DBN = [
     *["model=dbn", "model.hidden_size=[12,10]", "data=digits", "data.batch_size=256", "data.num_labels=300"],
     *["task._target_=gated.Layerwise", "task.persistent=true", "task.pretrain_epochs=1", "task.pretrain_lr=0.01"],
     *["trainer.epochs=2", "trainer.eval_every=5", "trainer.checkpoint_every=4", "optimizer/schedule=cosine"],
     *["regularization.dropout=0.1", "regularization.ema_decay=0.9"],
 ]
-# Two optimizers, one with an update in every second step, noise in both turns, running statistics and a weight
-# average.
+# Two optimizers, noise in both turns, running statistics and a weight average. The generator is updated in every second
+# step.
 GAN = [
     *["model=dcgan", "model.hidden_size=4", "model.latent=8", "model.conditional=true", "data=digits"],
     *["data.batch_size=65", "trainer.accumulate=2", "task._target_=gated.Adversarial", "task.n_critic=2"],
@@ -165,7 +165,7 @@ RESNET18 = [
     *["model=resnet18", "data=cifar10", "data.batch_size=7", "augment=crop_flip", "trainer.accumulate=2"],
     *["task._target_=gated.Classification", "optimizer=sgd", "trainer.epochs=2", "trainer.checkpoint_every=3"],
 ]
-# Start from the weights of another run: the head is loaded if all class names are equal, and new otherwise.
+# Start from the weights of another run. The head is loaded only if all class names are equal.
 SOURCE = ["model=resnet20", "data=mnist", "data.batch_size=27", "trainer.epochs=1", "seed=5", "device=cpu"]
 TRANSFER = [
     *["model=resnet20", "data.batch_size=7", "augment=affine", "task._target_=gated.Classification"],

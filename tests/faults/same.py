@@ -44,7 +44,9 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     if sha256(one) == sha256(other):
         return
     first, second = (torch.load(path, weights_only=True) for path in (one, other))
-    raise AssertionError(f"{one} and {other} differ in {list(different(first, second)) or 'their bytes alone'}")
+    raise AssertionError(
+        f"{one} and {other} differ in {list(different(first, second)) or 'their bytes, but in no value'}"
+    )
 
 
 def different(one: Any, other: Any, at: str = "") -> list[str]:

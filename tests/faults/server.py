@@ -69,7 +69,7 @@ def main() -> int:
                     os.close(end)
                 exit_process(child(request))
             with contextlib.suppress(OSError):
-                os.setpgid(pid, pid)  # the child does this too; either may be first
+                os.setpgid(pid, pid)  # the child does this too, because either process may be first
             children.add(pid)
             print(json.dumps({"began": pid}), file=answers)
 

@@ -1,4 +1,4 @@
-"""Damaged checkpoints are reported, never loaded, and never replace an intact one. No code in them is executed."""
+"""Damaged checkpoints are reported. They are not loaded, run no code, and do not replace intact checkpoints."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ALLOW = "allow_targets=[gated]"
 
 @pytest.fixture(scope="session")
 def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """Return the folder of a run that was killed after step 21, with its last two checkpoints and the best one."""
+    """Return the folder of a run killed after step 21, with its last two checkpoints and its best checkpoint."""
     folder = tmp_path_factory.mktemp("killed")
     gate, run = Gate(folder / "gate"), folder / "run"
     gate.close("train-22")
@@ -32,7 +32,7 @@ def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_
 
 
 def is_listed(folder: Path, name: str) -> bool:
-    """Return whether the manifest lists `name` and exactly the checkpoints in the folder."""
+    """Return whether the manifest lists all checkpoints in the folder and no others, and `name` is one of them."""
     listed = json.loads((folder / "manifest.json").read_text())
     return name in listed and {path.name for path in folder.glob("step-*.pt")} == set(listed)
 
@@ -227,7 +227,7 @@ def test_an_intact_checkpoint_with_an_unexpected_state_is_rejected_without_a_tra
 ) -> None:
     for path in checkpoints(run):
         state = {**torch.load(path, weights_only=True), **change}
-        # None in `change` removes a key; `average` is None in these checkpoints and stays.
+        # Remove the keys that `change` sets to None; keep `average`, which is None in these checkpoints.
         torch.save({name: value for name, value in state.items() if value is not None or name == "average"}, path)
         update_manifest(path)
     child = dltrain("resume", str(run), ALLOW)

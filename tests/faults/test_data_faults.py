@@ -41,7 +41,7 @@ def test_an_unreadable_image_is_reported_with_its_file_and_index(kind: str, work
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_skipping_unreadable_images_keeps_all_others_in_their_batches(workers: int, tmp_path: Path) -> None:
+def test_skipping_unreadable_images_keeps_readable_images_in_their_batches(workers: int, tmp_path: Path) -> None:
     reference, files = load_split(paint(tmp_path), 0, training=True)
     intact = [batch for epoch in (0, 1) for batch in reference.epoch(epoch)]
     batches, _ = load_split(tmp_path, workers, training=True, skip=True)

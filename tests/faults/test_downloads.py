@@ -76,7 +76,7 @@ def test_a_truncated_download_leaves_no_files_and_the_next_one_succeeds(mirror: 
 
 
 @pytest.mark.faults
-def test_a_download_reuses_no_files_of_a_killed_download(mirror: Mirror, tmp_path: Path) -> None:
+def test_a_download_succeeds_after_a_killed_download(mirror: Mirror, tmp_path: Path) -> None:
     mirror.pause = 30
     process = download(tmp_path, mirror)
     while not mirror.requests:

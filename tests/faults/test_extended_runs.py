@@ -1,4 +1,4 @@
-"""Run folders after extending a finished run and after a failed resume."""
+"""Run folders after a finished run was extended and after resuming failed."""
 
 import json
 from collections.abc import Callable

@@ -43,7 +43,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def fill_in(value: Any, **names: Path) -> Any:
-    """Return the arguments of a target with file names filled in."""
+    """Replace placeholders such as ``{canary}`` in the arguments of a target by paths."""
     if isinstance(value, dict):
         return {key: fill_in(item, **names) for key, item in value.items()}
     if isinstance(value, list):
