@@ -66,3 +66,24 @@ def test_every_incompatible_combination_is_rejected_with_compatible_options(
         if not any(words in message for words in ONE_WRONG):
             assert sum(choice in message for choice in chosen) >= 2, message
             assert "Data that fit" in message or "Use task=" in message or "Use a task" in message, message
+
+
+@pytest.mark.parametrize(
+    ("command", "notes"),
+    [
+        ("model=mlp data=digits regularization.dropout=0.5", []),
+        ("model=autoencoder data=digits regularization.label_smoothing=0.1", ["regularization.label_smoothing"]),
+        ("model=mlp data=digits augment=mixup", []),
+        ("model=mlp data=ring augment.shift=0.1", ["augment.shift"]),
+        ("model=mlp data=timeseries task.quantiles=[0.2,0.5,0.8]", ["task.quantiles"]),
+        ("model=mlp data=timeseries task.loss_name=l1", []),
+        (
+            "model=mlp data=timeseries task.output=quantile task.quantiles=[0.2,0.5,0.8] task.loss_name=l1",
+            ["task.loss_name"],
+        ),
+    ],
+)
+def test_settings_that_a_run_does_not_use_are_named(command: str, notes: list[str]) -> None:
+    found = list(compatibility.unused_settings(compose.compose(command.split())))
+    assert len(found) == len(notes)
+    assert all("not used" in line and note in line for line, note in zip(found, notes, strict=True))

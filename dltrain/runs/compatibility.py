@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dltrain.config import compose, instantiate
+from dltrain.config import compose, instantiate, validation
 from dltrain.config.compose import Job
-from dltrain.config.facts import find_fact
-from dltrain.errors import ConfigError, enumerate_names
+from dltrain.config.facts import Fact, find_fact
+from dltrain.errors import ConfigError, enumerate_names, format_error, suggest
 
 Facts = dict[str, Any]
 
@@ -16,6 +16,9 @@ OTHER_TARGETS = (
     ("classes", "transcripts", "transcripts, most of which occur only once: use task=ctc"),
     ("targets", "classes", "classes: add task=classification"),
 )
+
+# Keys of the task `forecasting` that are used only with some values of ``task.output``.
+USED_WITH_OUTPUT = {"loss_name": ("point",), "quantiles": ("quantile", "gaussian")}
 
 
 def task_facts(job: Job) -> set[str]:
@@ -29,10 +32,13 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     needed, missing = find_missing(job, group, facts)
     if not missing:
         return
+    if wrong := list(_unknown_facts(job, group, set(missing))):
+        raise ConfigError(*wrong)
     chosen = f"{group}={job.choices[group]}"
     source = "task" if set(missing) & task_facts(job) else "data"
     other = f"{source}={job.choices[source]}"
-    hint = f"Data that fit {chosen}: {matching_data(job, group, needed)}"
+    others = [name for name in matching_data(job, group, needed).split() if name != job.choices["data"]]
+    hint = f"Data that fit {chosen}: {' '.join(others)}"
     if source == "task":
         models = f"Models that fit {other}: {names}. " if group == "model" and (names := _matching_models(job)) else ""
         hint = f"{models}Use {_matching_task(job, group, set(missing))}"
@@ -79,6 +85,16 @@ def matching_data(job: Job, group: str, needed: Iterable[str]) -> str:
     return " ".join(fitting) or "none"
 
 
+def _unknown_facts(job: Job, group: str, missing: set[str]) -> Iterator[str]:
+    """Yield an error for each key of `group` whose value is a missing spec value that no data or task provides."""
+    options = [option for name in ("data", "task") for option in compose.options(name, job.config_dirs).values()]
+    known = {fact for option in [*options, job.config["data"], job.config["task"]] for fact in _provides(option)}
+    for key, value in validation.leaves({group: job.resolved[group]}):
+        if isinstance(value, Fact) and value.name in missing and _whole(value.name) not in known:
+            hint = suggest(_whole(value.name), known)
+            yield format_error(key, "a spec value that the data or the task provides", value, hint)
+
+
 def _provides(option: dict[str, Any]) -> set[str]:
     return set(option.get("_provides_", []))
 
@@ -112,9 +128,13 @@ def _matching_task(job: Job, group: str, missing: set[str]) -> str:
 
 
 def unused_settings(job: Job) -> Iterator[str]:
-    """Yield notes on settings of regularization and augmentation that this run does not use."""
+    """Yield notes on settings of regularization, augmentation and forecasts that this run does not use."""
     if note := _unused_regularization(job):
         yield note
+    kind = job.resolved["task"].get("output")
+    for key, kinds in USED_WITH_OUTPUT.items():
+        if kind not in (None, *kinds) and any(text.startswith(f"task.{key}=") for text in job.overrides):
+            yield f"task.{key}: not used with task.output={kind}"
     plain = compose.options("augment", ())["none"]
     changed = {name: value for name, value in job.resolved.get("augment", {}).items() if value != plain.get(name)}
     if changed and "${augment" not in str(job.config["data"]):

@@ -28,9 +28,7 @@ def check_resume(changes: Changes, run: str, precision: str) -> None:
     free = [key for key in RESUME if precision != "fp16" or key != "trainer.log_every"]
     fixed = [k for k in changes if k not in free and (not k.startswith("device.") or k == "device.precision")]
     if fixed:
-        pairs = ((key, *changes[key]) for key in fixed)
-        same = "It cannot be changed on resume."
-        lines = [format_error(k, "no value" if old is None else shorten(old), new, same) for k, old, new in pairs]
+        lines = _errors({key: changes[key] for key in fixed}, "It cannot be changed on resume.")
         raise ConfigError(*lines, f"For a new run with these values: dltrain rerun {run} KEY=VALUE ...")
 
 
@@ -51,10 +49,14 @@ def check_predict(changes: Changes) -> None:
     data = [f"data.{name}" for name in PREDICT_DATA]
     tasks = "task.{features,beam,length_penalty,by}"
     hint = f"After training, only data.{{{','.join(PREDICT_DATA)}}}, device.*, {tasks} and allow_targets may change."
-    lines = [
-        format_error(key, shorten(old), new, hint)
-        for key, (old, new) in changes.items()
-        if not key.startswith(PREDICT) and key not in data
-    ]
-    if lines:
-        raise ConfigError(*lines)
+    fixed = {key: pair for key, pair in changes.items() if not key.startswith(PREDICT) and key not in data}
+    if fixed:
+        raise ConfigError(*_errors(fixed, hint))
+
+
+def _errors(changes: Changes, hint: str) -> list[str]:
+    """Return an error for each changed key; if a class changed, one error instead of errors for all of its keys."""
+    replaced = tuple(f"{key.removesuffix('._target_')}." for key in changes if key.endswith("._target_"))
+    shown = (key for key in changes if key.endswith("._target_") or not key.startswith(replaced))
+    pairs = ((key, *changes[key]) for key in shown)
+    return [format_error(k, "no value" if old is None else shorten(old), new, hint) for k, old, new in pairs]

@@ -142,6 +142,7 @@ class GibbsChains:
         """Advance the chains of `rows` (None for all) and return their states; new chains start at the data."""
         chains = visible[:0] if self.visible is None else self.visible.to(visible.device)
         first, last = (0, max(len(chains), len(visible))) if rows is None else (int(rows[0]), int(rows[-1]) + 1)
-        states = gibbs(rbm, chains[first:last] if last <= len(chains) else visible, self.steps)
+        old = chains[first:last]
+        states = gibbs(rbm, torch.cat([old, visible[len(old) :]]), self.steps)
         self.visible = torch.cat([chains[:first], states, chains[last:]])
         return states

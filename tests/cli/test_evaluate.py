@@ -251,6 +251,17 @@ def test_reading_a_checkpoint_succeeds_while_training_replaces_it(tmp_path: Path
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("command", ["evaluate", "resume"])
+def test_another_model_is_one_error_without_errors_for_its_keys(
+    plain_run: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run_command(capsys, command, str(plain_run), "model=cnn")
+    lines = [line for line in found.err.splitlines() if "expected" in line]
+    assert found.code == 2 and len(lines) == 1, lines
+    classes = "dltrain.models.feedforward.MLP, got dltrain.models.convolutional.CNN"
+    assert f"model._target_: expected {classes}" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -172,6 +172,18 @@ def test_persistent_chains_continue_from_their_states() -> None:
     np.testing.assert_allclose(model.up.weight.grad.T, -updates[0], atol=1e-6)
 
 
+def test_a_larger_batch_continues_all_persistent_chains_and_starts_new_ones_at_the_data() -> None:
+    model, chains = random_rbm(), rbm.GibbsChains(1, persistent=True)
+    first, second = random_states(3, 6), random_states(5, 6, seed=1)
+    torch.manual_seed(7)
+    once = numpy_gibbs(model, first.double().numpy(), 1)
+    twice = numpy_gibbs(model, np.concatenate([once, second.double().numpy()[3:]]), 1)
+    torch.manual_seed(7)
+    chains.loss(model, first)
+    chains.loss(model, second)
+    assert np.array_equal(chains.visible, twice)
+
+
 def test_chains_that_are_not_persistent_keep_no_state() -> None:
     chains = rbm.GibbsChains(1, persistent=False)
     chains.loss(random_rbm(), random_states(5, 6))
