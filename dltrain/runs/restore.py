@@ -50,7 +50,7 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 def check_schedule(
     saved: SavedState, components: Components, batches: dict[str, Batches], changes: Changes, allowed: bool
 ) -> str | None:
-    """Return a note if a new length of training changes the learning rate; reject the change unless `allowed`."""
+    """Return a note if a new length of training changes the learning rate; if not `allowed`, raise ConfigError."""
     keys = [key for key in ("trainer.epochs", "trainer.max_steps") if key in changes]
     if not keys:
         return None
@@ -82,7 +82,7 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         raise CheckpointError(f"{saved.name}: rejected, this run cannot resume from it. {reason}") from error
     best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
-        console.warning(f"{best}: ignored, {damage}; the best checkpoint is selected from later ones")
+        console.warning(f"{best}: ignored, {damage}; the best checkpoint is selected from later checkpoints")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

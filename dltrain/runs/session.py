@@ -98,7 +98,7 @@ class Session:
                 self._discard()
                 raise
             state, error = "interrupted", reason.reason
-        except KeyboardInterrupt:  # a user's program may train in a thread, without signal handlers
+        except KeyboardInterrupt:  # raised without signal handlers, which a thread cannot install
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", self._trace_divergence(reason)
@@ -177,7 +177,7 @@ class Session:
         shown = loop.evaluator.show(evaluation)
         filters = grids.first_filters(loop.evaluator.model) if loop.config.log_media else None
         result = self.report.result(loop, self.timer, evaluation)
-        self.stop.finish()  # only a second signal interrupts the rest, which is quick
+        self.stop.finish()  # only a second signal interrupts the writing of the result, which is quick
         step = loop.state.step
         if not tracker.ends_with(step, "test"):
             loop.logger.show(step, "test", shown)
@@ -224,7 +224,7 @@ class Session:
         return Outcome(state, code, self.home.path, result, error)
 
     def _close(self, state: str, result: dict[str, Any]) -> str | None:
-        """Close all files of the run; return what could not be written, or None."""
+        """Close all files of the run; return an error message if a write failed, or None."""
         error = None
         try:
             self.checkpoints.wait()

@@ -25,7 +25,7 @@ from dltrain.training.transfer import WEIGHTS
 
 KEY = "transfer.weights"
 TORCHVISION = "torchvision:"
-# Pairs of task keys: names of the outputs, number of outputs.
+# Pairs of task keys: the key for the names of the outputs, and the key for their number.
 OUTPUT_NAMES = (
     *[("class_names", "classes"), ("pixel_class_names", "pixel_classes"), ("object_class_names", "object_classes")],
     ("tag_names", "tags"),

@@ -103,7 +103,7 @@ class HashingFile:
         return view.nbytes
 
     def flush(self) -> None:
-        """Do nothing; torch.save calls it, and writes are unbuffered."""
+        """Do nothing, because writes are unbuffered. torch.save calls this method."""
 
 
 def temp_path(path: Path) -> Path:

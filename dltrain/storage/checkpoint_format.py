@@ -21,7 +21,7 @@ MAX_DIFFERENCES = 6  # shown in an error message
 
 
 def canonical(value: Any) -> Any:
-    """Return a state on the CPU such that equal states are saved as equal bytes.
+    """Copy a state to the CPU so that equal states are saved as equal bytes.
 
     Pickle encodes which objects are identical, so containers are rebuilt and strings interned. A tensor that views a
     larger storage is cloned, since torch.save would write the whole storage.
@@ -62,7 +62,7 @@ def describe_load_error(error: Exception) -> str:
 
 
 def find_damage(file: Path, sha256: str | None) -> str | None:
-    """Check a file by its hash or, if that is None, by the CRCs of its zip entries; return what is wrong, or None."""
+    """Return what is wrong with a file, or None; without `sha256`, check the CRCs of its zip entries."""
     if not file.is_file():
         return "it is missing"
     try:

@@ -39,7 +39,7 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
 
 
 def reject_taken(path: Path, locked: bool = False) -> None:
-    """Raise ConfigError if a folder holds a run or a file that a run would overwrite, or cannot be read.
+    """Raise ConfigError if a folder cannot be read, holds a run, or holds a file that a run would overwrite.
 
     Args:
         path: The folder.
@@ -83,7 +83,7 @@ def check_entries(path: Path, links: bool = True) -> None:
 
 
 def is_own_link(link: Path) -> bool:
-    """Return whether a link has the final or temporary name of last.pt or best.pt, and points into its own folder."""
+    """Return whether a link has the name of last.pt, best.pt or their temporary links, and points into its own folder."""
     temp = TEMP_NAME.fullmatch(link.name)
     known = (temp[1] if temp else link.name) in (LAST, BEST) and link.parent.name == CHECKPOINTS
     return known and os.sep not in os.readlink(link)

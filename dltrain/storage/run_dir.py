@@ -75,7 +75,7 @@ class RunDir:
         self.lock.release()
 
     def discard(self) -> None:
-        """Remove only what this run created; for a run that never started."""
+        """Remove the files and folders of a run that never started; files that existed before stay."""
         self.close()
         if self.path in self.created:
             shutil.rmtree(self.path)
@@ -139,7 +139,10 @@ def read_status(path: Path) -> dict[str, Any]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process has locked the run folder; if locking fails, whether the run's process may be alive."""
+    """Return whether a process has locked the run folder.
+
+    If the lock cannot be tested, return whether the run's process may be alive.
+    """
     if not (path / LOCK).is_file() or (path / LOCK).is_symlink():
         return False
     lock = FileLock(path / LOCK)

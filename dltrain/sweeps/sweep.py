@@ -29,7 +29,7 @@ def run_sweep(jobs: list[Job], console: Console, typed: list[str]) -> int:
         0; 1 if a job failed, diverged or ran out of memory; 130 or 143 if a signal ended the sweep.
     """
     values = [dict(word.lstrip("+").split("=", 1) for word in job.overrides if "=" in word) for job in jobs]
-    swept = [key for key in values[0] if len({found[key] for found in values}) > 1]  # keys as typed
+    swept = [key for key in values[0] if len({found[key] for found in values}) > 1]
     masked = [{key: redaction.mask_override(f"{key}={found[key]}") for key in swept} for found in values]
     chosen = [{key: word.split("=", 1)[1] for key, word in words.items()} for words in masked]
     names = []  # folder names of the jobs, also shown by TensorBoard: 0_model=lstm,lr=0.01

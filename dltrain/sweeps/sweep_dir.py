@@ -134,7 +134,7 @@ def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any], ke
     old, new = before["jobs"], now["jobs"]
     if len(old) != len(new):
         reason = f"the sweep in {path} has {len(old)} jobs, and this command has {len(new)}"
-        yield f"{key}: not supported because {reason}. It was started with: {before['command']}"
+        yield f"{key}: not supported because {reason}. The sweep was started with: {before['command']}"
         return
     for number, (was, is_now) in enumerate(zip(old, new, strict=True)):
         if was["overrides"] != is_now["overrides"]:

@@ -136,9 +136,10 @@ class Adversarial(Task):
 
     @torch.no_grad()
     def _clip_weights(self, model: nn.Module) -> None:
-        """Clip the critic's weights before autocast and autograd save them, which they do when the loss is computed.
+        """Clip the critic's weights.
 
-        In the generator's turn, the weights have therefore been updated once since they were clipped.
+        Weights are clipped before the loss is computed, because autocast and autograd save them in the forward pass.
+        The generator's turn therefore uses weights that were updated once after they were clipped.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]
@@ -176,7 +177,7 @@ class Adversarial(Task):
     def frame(self, model: nn.Module) -> Tensor | None:
         """Return a scatter plot of generated and real points, a grid of generated images, or None for other data.
 
-        The grid has one column per class, at most 16, for a conditional model.
+        For a conditional model, the grid has one column per class, at most 16.
         """
         if self.real_points is not None:
             return self._scatter(model, self.real_points)

@@ -11,16 +11,14 @@ from dltrain.plots.heat import overlay
 
 
 def attention_heat(model: nn.Module, images: Tensor) -> Tensor:
-    """Return how much a model attends to each pixel, scaled to [0, 1] for each image, (B, height, width).
+    """Return how much a model attends to each pixel, (B, height, width).
+
+    The weights of an image's patches are scaled to range from 0 to 1, then enlarged by bilinear interpolation.
 
     Args:
         model: A model with a method ``attention_map(images)``, which returns a weight for each patch,
             (B, rows, columns).
         images: (B, channels, height, width).
-
-    Returns:
-        0 for the patch with the lowest weight and 1 for the patch with the highest weight, enlarged by bilinear
-        interpolation, which may lower the maximum and raise the minimum.
     """
     weights: Tensor = model.attention_map(images).float()  # type: ignore[operator]
     low, high = weights.amin((1, 2), keepdim=True), weights.amax((1, 2), keepdim=True)
@@ -32,8 +30,8 @@ def draw_attention(model: nn.Module, images: Tensor, captions: Sequence[str]) ->
     """Draw images, followed by the same images colored by the attention of a model; uint8 (3, H, W).
 
     Args:
-        images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white. With
-            three images, the originals are in the first row of the plot and the colored images in the second.
+        images: Floats (N, channels, height, width); each image is scaled so that it ranges from black to white. The
+            plot has three columns, so with three images the colored images form the second row.
         captions: One per colored image.
     """
     heat = attention_heat(model, images)

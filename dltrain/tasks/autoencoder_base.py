@@ -113,14 +113,14 @@ class Autoencoding(Task):
 
 
 class CollectedExamples:
-    """First examples of a split in each version, such as original and reconstructed, and its first codes."""
+    """First examples of a split, original and reconstructed, and the first codes, for plots."""
 
     def __init__(self) -> None:
         self.examples: list[Tensor] = []
         self.codes, self.labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
     def add_examples(self, *versions: Tensor) -> None:
-        """Keep the first `NUM_RECONSTRUCTED` examples of a batch; each argument is one version of them."""
+        """Keep the first `NUM_RECONSTRUCTED` examples of each version, such as original and reconstructed."""
         self.examples = [version[:NUM_RECONSTRUCTED].cpu() for version in versions]
 
     def add_codes(self, codes: Tensor, labels: Tensor | None) -> None:

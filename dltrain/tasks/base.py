@@ -59,7 +59,7 @@ class Turn:
 
 
 class Media(NamedTuple):
-    """Item to log: an image, uint8 (3, height, width), an animation, uint8 (frames, 3, height, width), or Markdown."""
+    """Item to log: an image or animation, uint8 (3, height, width) or (frames, 3, height, width), or Markdown text."""
 
     tag: str
     image: Tensor | None = None
@@ -238,8 +238,9 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
-        The batch has the fields of `evaluate`, but targets are missing, NaN or -1. Lines are plain Python values in the
-        units of the data, by default one line per example. A mask of class indices is a uint8 tensor (height, width).
+        The batch has the fields of `evaluate`, but targets are missing, NaN or -1. A prediction is a dictionary of plain
+        Python values in the units of the data, by default one per example; a mask of class indices is a uint8 tensor
+        (height, width).
         A task that cannot predict raises ConfigError.
         """
         raise ConfigError(f"predict: not supported for the task {type(self).__name__}, which makes no predictions")

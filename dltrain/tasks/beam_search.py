@@ -43,7 +43,7 @@ class BeamSearch:
     def __call__(self, model: Any, state: State) -> Hypotheses:
         """Return the best target of each source, which never has a lower score than the greedy target.
 
-        A beam may drop the greedy target, so a separate search finds it.
+        A beam may drop the greedy target, so a separate greedy search finds it.
 
         Args:
             model: ``model.forward(tokens (B, 1), state=state)`` returns logits (B, 1, vocabulary) and the next state.
@@ -132,7 +132,7 @@ class _Best:
         return bool((self.counts >= self.beam).all())
 
     def read(self, paths: Tensor, totals: Tensor) -> Hypotheses:
-        """Return the best targets, including paths that reached the maximum length without an end."""
+        """Return the best targets, including paths that reached the maximum length without an end token."""
         unfinished = (self.counts < self.beam)[:, None]
         self._keep(paths, totals.masked_fill(~unfinished, -torch.inf), paths.shape[2] - 1)
         return Hypotheses(self.tokens, self.scores)

@@ -25,7 +25,7 @@ class CarriedState:
         self.state = state
 
     def call_model(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-        """Return the outputs of a model, which continues from the previous batch if ``continues`` is true."""
+        """Return a model's outputs, computed from the state after the previous batch if ``continues`` is true."""
         if "continues" not in batch:
             return call_model(model, batch)
         start = getattr(model, "start", None)

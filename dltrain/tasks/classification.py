@@ -171,7 +171,7 @@ class Classification(TaskOverSteps, Supervised):
         return [*media, *show_words(model, texts, self.decode, lambda batch: self._captions(model, batch))]
 
     def _captions(self, model: nn.Module, batch: Batch) -> list[str]:
-        """Return a caption for each example: its class, the predicted class and the probability of the latter."""
+        """Return a caption for each example: its class, the predicted class and the predicted probability."""
         pairs = zip(self.predict(model, batch), batch["targets"].tolist(), strict=True)
         return [
             f"{self.names[target]}, predicted {line['class_name']} ({line['probability']:.2f})"
