@@ -71,7 +71,7 @@ class Features:
         return Sparse(rows, columns, entries, (found.count, len(self.terms)))
 
     def _count(self, found: Texts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return three arrays with the text, term and count of each distinct term of each text, sorted by text and term."""
+        """Return arrays of texts, terms and counts, one entry per distinct term of a text, sorted by text and term."""
         texts, terms = found.texts, found.tokens.astype(np.int64)
         if self.pairs:
             together = texts[1:] == texts[:-1]

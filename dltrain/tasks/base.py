@@ -238,9 +238,8 @@ class Task(ABC):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return predictions for examples whose targets are unknown, with the model in evaluation mode.
 
-        The batch has the fields of `evaluate`, but targets are missing, NaN or -1. A prediction is a dictionary of plain
-        Python values in the units of the data, by default one per example; a mask of class indices is a uint8 tensor
-        (height, width).
+        The batch has the fields of `evaluate`, but targets are missing, NaN or -1. By default, return a prediction per
+        example, with plain Python values in the units of the data. A mask of class indices is uint8 (height, width).
         A task that cannot predict raises ConfigError.
         """
         raise ConfigError(f"predict: not supported for the task {type(self).__name__}, which makes no predictions")

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from dltrain.tasks.beam_search import BeamSearch
 
 GREEDY_BELOW = 1e-4  # below this temperature, take the most likely token, because logits / temperature may overflow
-NO_END = -1  # stands for a missing end token; equals no token
+NO_END = -1  # in place of a missing end token; no token has this value
 REPLACEMENT = "\ufffd"  # decoding replaces incomplete UTF-8 with this character
 
 
@@ -112,7 +112,7 @@ def draw_tokens(
 def search_tokens(
     model: Any, prompt: Tensor, length: int, beam: int, count: int, excluded: tuple[int, ...], end: int | None = None
 ) -> Tensor:
-    """Return the continuation of a prompt by ``count`` tokens that a beam search scores highest, (B, count).
+    """Search for the most likely ``count`` tokens after a prompt, (B, count), with a beam search.
 
     Args:
         model: See `sample_tokens`.

@@ -97,7 +97,7 @@ class Detection(Task):
         return [{"objects": self._objects(each, frame)} for each, frame in zip(found, frames, strict=True)]
 
     def predictions(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[Line]:
-        """Yield the objects of each image, from all of its ``parts`` tiles, by decreasing score."""
+        """Yield the objects of each image by decreasing score, merged from its tiles (``parts`` tiles per image)."""
         objects, left = list[dict[str, Any]](), 0
         for batch in batches:
             lines = self.predict(model, batch)

@@ -109,7 +109,7 @@ class Probabilistic(Output):
         return {"pinball": self._pinball(error[..., None].expand(*error.shape, len(self.quantile_levels)), 0 * error)}
 
     def covered(self, levels: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Return 1 for each target within the interval and 0 for the others, with the name of the metric as key."""
+        """Return 1 for each target within the interval and 0 otherwise, under the name of the metric."""
         found = self.quantiles(levels)
         inside = (found[..., 0] <= targets) & (targets <= found[..., -1])
         return {f"coverage_{100 * self.nominal:g}": inside.float()}

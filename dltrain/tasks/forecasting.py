@@ -122,7 +122,7 @@ class Forecasting(TaskOverSteps):
                 raise ConfigError(f"task.block={self.block}: not supported with {other} because {reason}")
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for the model; if ``block`` is shorter than the horizon, it becomes ``horizon``."""
+        """Return the spec values for the model, with ``horizon=block`` if the block is shorter than the horizon."""
         outputs = self.block * self.columns * self.output.parts
         facts = {"outputs": outputs, "each_step": False, "causal": False}
         return facts if self.block == self.horizon else {**facts, "horizon": self.block}
@@ -184,14 +184,14 @@ class Forecasting(TaskOverSteps):
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
         """Return MAE, RMSE and MASE of the model and of the baselines, and the skill of the model.
 
-        MAE and RMSE are in the units of the data, and so are the pinball loss (mean over the quantiles) and the CRPS of
-        outputs that are distributions. The coverage is the fraction of targets within the interval; ``coverage_80``
-        should be 0.8. Naive forecasts have no interval.
+        MAE and RMSE are in the units of the data. For outputs that are distributions, the pinball loss (mean over the
+        quantiles) and the CRPS are also in these units. The coverage is the fraction of targets within the interval;
+        ``coverage_80`` should be 0.8. Naive forecasts have no interval.
 
         MASE divides each error by the mean absolute change over a season in the training data, so that series of
-        different scales count equally. With the field ``deviation``, MSE and MAE of standardized values are added, as
-        in published tables, some of which leave out the last batch. The MAE of each series (or column, if there is one
-        series) is added if there are two to eight.
+        different scales count equally. The field ``deviation`` adds MSE and MAE of standardized values, as in
+        published tables; some of these tables leave out the last batch. Two to eight series, or columns of one series,
+        also have an MAE of their own.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, because it is

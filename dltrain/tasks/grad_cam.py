@@ -16,8 +16,8 @@ def grad_cam(model: nn.Module, inputs: Tensor, score: Callable[[Tensor], Tensor]
     """Return how much each pixel supports the most likely class of its image.
 
     The feature maps A are the output of the last layer that returns maps of more than one pixel; layers that pool to a
-    fixed size are ignored. The result is ``relu(sum over k of w_k * A_k)``, where the weight ``w_k`` is the mean of
-    ``d score / d A_k`` over the pixels of the map.
+    fixed size are ignored. The result is ``relu(sum over k of w_k * A_k)``, enlarged by bilinear interpolation; the
+    weight ``w_k`` is the mean of ``d score / d A_k`` over the pixels of the map.
 
     Args:
         inputs: Images (B, channels, height, width).
@@ -27,7 +27,7 @@ def grad_cam(model: nn.Module, inputs: Tensor, score: Callable[[Tensor], Tensor]
         Values (B, height, width) from 0 to 1; the maximum of each image is 1, or 0 if nothing supports the class.
 
     Source: Selvaraju et al. 2017, "Grad-CAM: Visual explanations from deep networks via gradient-based localization",
-    equations 1 and 2; bilinear enlargement.
+    equations 1 and 2.
     """
     if inputs.dim() != AXES:
         raise ConfigError("--explain: not supported because the inputs of this model are not images")

@@ -20,7 +20,7 @@ from dltrain.tasks.gradient_distance import TaskOverSteps
 from dltrain.tasks.model_call import call_model
 
 UNKNOWN = -1  # target of a position after the end of a text; ignored in evaluation
-WINDOWS = 64  # maximum windows of a text per forward pass
+WINDOWS = 64  # maximum number of windows of a text per forward pass
 SPELLING = math.log(256)  # nats per byte of an unknown word
 
 
@@ -95,7 +95,7 @@ class LanguageModeling(TaskOverSteps):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the summed cross-entropy of the last token of each window, without carried state; -1 is ignored."""
+        """Return the summed cross-entropy of each window's last token, without carried state; ignore targets of -1."""
         logits, targets = call_model(model, batch)[:, -1], batch["targets"][:, -1]
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
@@ -120,7 +120,7 @@ class LanguageModeling(TaskOverSteps):
 
         Args:
             batch: ``inputs`` (B, T), whole texts of any length; ``targets`` (B, T), -1 if unknown. Optional:
-                ``characters`` and ``spelling`` (B,), see `CharacterRate`; the number of characters is then left out.
+                ``characters`` and ``spelling`` (B,), see `CharacterRate`; only the rate is then returned.
         """
         lines = []
         for row, tokens in enumerate(batch["inputs"].split(1)):
@@ -216,8 +216,8 @@ class CharacterRate:
     """Bits per character of text, which can be compared across vocabularies.
 
     An unknown word costs the bits of its token, and 8 bits for each of its bytes and for its end. A batch may have
-    ``characters`` (B,), the number of characters of its targets, and ``spelling`` (B,), the number of these bytes and
-    ends.
+    ``characters`` (B,), the number of characters of its targets, and ``spelling`` (B,), the number of bytes of unknown
+    words plus the number of these words.
     """
 
     def __init__(self) -> None:

@@ -113,7 +113,7 @@ class MaskedLanguageModeling(Task):
             return Loss(total, count)
         of_pairs = F.cross_entropy(pairs, batch["not_next"])
         parts = {"masked": total.detach(), "next_sentence": of_pairs.detach()}
-        some = torch.as_tensor(count).clamp(max=1)  # a loss of weight 0 must have no gradient
+        some = torch.as_tensor(count).clamp(max=1)  # a loss of weight 0 must have a gradient of 0
         return Loss(total + some * of_pairs, count, parts)
 
     def _outputs(self, model: nn.Module, batch: Batch, inputs: Tensor) -> tuple[Tensor, Tensor | None]:

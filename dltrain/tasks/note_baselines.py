@@ -11,8 +11,8 @@ from dltrain.tasks.base import Batch
 class NoteCounts:
     """Frequency of each note in the training pieces: overall, and after a frame with or without this note.
 
-    Transposed pieces are counted in their original key: note ``n`` is note ``n + transposition[b]`` of piece ``b`` in
-    the batch. Probabilities are ``(count + 1) / (frames + 2)``, above 0 even for notes absent from the pieces.
+    Transposed pieces are counted in their original key: note ``n`` of piece ``b`` is stored in the batch as note
+    ``n + transposition[b]``. Probabilities are ``(count + 1) / (frames + 2)``, so that no probability is 0.
     """
 
     def __init__(self, train: Iterable[Batch]) -> None:

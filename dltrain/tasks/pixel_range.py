@@ -12,7 +12,7 @@ class PixelRange:
     Args:
         low, high: Model inputs for black and white, one number per channel; None for data without bounds.
 
-    Shape: (B, channels, height, width), or any shape without bounds -> the same shape.
+    Shape: (B, channels, height, width) -> the same shape; without bounds, any shape.
     """
 
     def __init__(self, low: Sequence[float] | None, high: Sequence[float] | None) -> None:

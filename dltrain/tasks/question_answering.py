@@ -34,11 +34,17 @@ class Answer(NamedTuple):
 class QuestionAnswering(Task):
     """Question answering: cross-entropy of the positions of the first and the last token of the answer in a window.
 
-    A batch has ``inputs`` (B, T), windows of question and context; ``start`` and ``end`` (B,), the positions of the
-    first and the last token of the answer, both 0 if a window does not contain it; ``text``, the code points of the
-    part of the context in the window, then of the correct answers, each after a null character; ``offset`` (B,), the
-    start of this part in the context; ``spans`` (B, T, 2), where each token starts and ends in the characters of this
-    part, both 0 outside of it; and ``question`` (B,), the index of the question.
+    Each row of a batch is a window: a question and a part of its context. A batch has these fields:
+
+    - ``inputs`` (B, T), the tokens;
+    - ``start`` and ``end`` (B,), the positions of the first and the last token of the answer, both 0 if the window does
+      not contain the whole answer;
+    - ``text`` (B, characters), the code points of the part of the context, followed by the correct answers, with a null
+      character before each answer;
+    - ``offset`` (B,), the character at which the part begins in the context;
+    - ``spans`` (B, T, 2), the characters of the part at which each token starts and ends, both 0 for tokens outside of
+      the part;
+    - ``question`` (B,), the index of the question.
 
     The answer to a question is the part of the context whose first and last token have the highest sum of outputs, over
     all windows.

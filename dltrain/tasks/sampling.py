@@ -61,7 +61,7 @@ def requested_labels(model: nn.Module, request: GenerateRequest, count: int, dra
     """Return the classes of examples to generate, int64 (count,); None for an unconditional model.
 
     Args:
-        draw: Whether to draw random classes if no class is requested; if False, None is returned in that case.
+        draw: Whether to draw random classes if no class is requested; False returns None instead.
 
     Raises:
         ConfigError: A class is requested, and the model is not conditional or does not have this class.

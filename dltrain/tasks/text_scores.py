@@ -12,7 +12,7 @@ class Texts:
         found: Generated texts; unknown tokens are removed because they must never count as correct.
         references: The reference of each text.
         exact: Whether each text equals its reference and has no unknown token.
-        kinds: Index of the task of each pair; 0 if there is only one task.
+        kinds: Index of the task of each text; 0 if there is only one task.
     """
 
     found: list[str] = field(default_factory=list)

@@ -25,8 +25,8 @@ from dltrain.tasks.base import Batch, Evaluation, GenerateRequest, Loss, Media
 from dltrain.tasks.sampling import BATCH_SIZE, class_labels, cyclic_labels, reproducible_noise
 
 LIKELIHOODS = {name: name for name in ("auto", "bernoulli", "gaussian")}
-# A latent variable is active if the variance of its posterior mean over examples exceeds this; Burda et al. 2016,
-# section 4.2.
+# A latent variable is active if the variance of its posterior mean over examples exceeds this value; Burda et al.
+# 2016, section 4.2.
 ACTIVE = 0.01
 SEED = 0  # seed of all noise in an evaluation
 GRID_IMAGES = 64  # samples in a grid

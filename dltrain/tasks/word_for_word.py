@@ -14,8 +14,8 @@ class WordForWord:
     """Translation of each source token by the target token most strongly associated with it, in source order.
 
     The translation ``t`` of a token ``s`` has the highest Dice coefficient ``2 n(s, t) / (n(s) + n(t))``, where
-    ``n(s)`` is the number of training pairs that contain ``s``, and ``n(s, t)`` the number that contain ``s`` and
-    ``t``. Tokens that occur in no training pair are left out.
+    ``n(s)`` is the number of training pairs that contain ``s``, and ``n(s, t)`` is the number of pairs that contain
+    ``s`` and ``t``. Tokens that occur in no training pair are left out.
 
     Args:
         train: Training batches with ``inputs``, ``targets`` and, if inputs are padded, ``lengths``; about the first

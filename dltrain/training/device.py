@@ -104,7 +104,7 @@ def resolve_device(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that the device or the host ran out of memory, or that a size overflowed."""
+    """Return whether the device or the host ran out of memory, or the size of a tensor overflowed."""
     # torch raises a plain RuntimeError when the host is out of memory.
     words = (
         "can't allocate memory",

@@ -44,7 +44,7 @@ def may_lack_kernels(device: Device) -> bool:
 
 
 def is_supported(layer: nn.Module, device: Device) -> bool:
-    """Return whether the run's precision can compute `layer` and its gradients; also true if fp32 cannot either."""
+    """Return False if `layer` and its gradients can be computed in fp32, but not in the run's precision."""
     return _is_computed(layer, device, device.autocast()) or not _is_computed(layer, device, contextlib.nullcontext())
 
 

@@ -17,7 +17,7 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait in seconds, and as a fraction of training time, for a hint
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for a hint, in seconds and as a fraction of training time
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
 MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; a reading doubles the time of a log step
 
@@ -44,7 +44,7 @@ class RunLogger:
         self.last_log = (self.timer.examples, self.timer.earlier.get("training_seconds", 0.0), 0.0)
 
     def log_training(self, step: int, epoch: float, read: Readings) -> None:
-        """Log training values with throughput and memory; the device has finished the steps of these values."""
+        """Log training values with throughput and memory; call it when the device has finished the steps."""
         self.timer.first_step = self.timer.first_step or time.perf_counter()
         now = (self.timer.examples, self.timer.training_seconds(), self.timer.idle_seconds)
         examples, seconds, idle = (value - before for value, before in zip(now, self.last_log, strict=True))
@@ -99,7 +99,7 @@ class RunLogger:
         """Log a hint, once, if training waited long for data that worker processes could read; called after an epoch.
 
         Args:
-            workers: Number of processes that decode the examples; None if no examples are decoded.
+            workers: Number of worker processes that decode examples; None if no examples are decoded.
         """
         idle = self.timer.idle_seconds
         share = idle / max(self.timer.training_seconds() - self.timer.earlier.get("training_seconds", 0.0), 1e-9)
