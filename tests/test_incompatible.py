@@ -74,7 +74,7 @@ def test_every_incompatible_combination_is_rejected_with_compatible_options(
         ("model=mlp data=digits regularization.dropout=0.5", []),
         ("model=autoencoder data=digits regularization.label_smoothing=0.1", ["regularization.label_smoothing"]),
         ("model=mlp data=digits augment=mixup", []),
-        ("model=mlp data=ring augment.shift=0.1", ["augment.shift"]),
+        ("model=mlp data=ring augment.shift=2", ["augment.shift"]),
         ("model=mlp data=timeseries task.quantiles=[0.2,0.5,0.8]", ["task.quantiles"]),
         ("model=mlp data=timeseries task.loss_name=l1", []),
         (
