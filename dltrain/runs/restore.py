@@ -79,10 +79,10 @@ def restore_loop(loop: Loop, saved: SavedState, checkpoints: Checkpoints, consol
         loop.load_state_dict(saved.content, checkpoints.read_manifest().get(saved.name, {}))
     except STATE_ERRORS as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(f"{saved.name}: rejected, this run cannot resume from it. {reason}") from error
+        raise CheckpointError(f"{saved.name}: rejected because this run cannot resume from it. {reason}") from error
     best = checkpoints.path / checkpoints.resolve(run_files.BEST)
     if loop.state.best is not None and (damage := checkpoints.find_damage(best)):
-        console.warning(f"{best}: ignored, {damage}; the best checkpoint is selected from later checkpoints")
+        console.warning(f"{best}: ignored because {damage}; the best checkpoint is selected from later checkpoints")
         loop.state.best, loop.state.best_step = None, 0
     saved.content.clear()
     console.info(f"resumed at step {loop.state.step:,} from {saved.name}")

@@ -88,7 +88,7 @@ def upgrade(content: Any) -> dict[str, Any]:
     version = content.get("format") if isinstance(content, dict) else None
     if version not in range(1, FORMAT + 1) or type(version) is not int:
         hint = ". A newer dltrain wrote it" if isinstance(version, int) and version > FORMAT else ""
-        raise ValueError(f"expected a checkpoint format from 1 to {FORMAT}, got {version}{hint}")
+        raise ValueError(f"its format is not from 1 to {FORMAT}, but {version}{hint}")
     if version == 1 and isinstance(content.get("optimizers"), dict):
         content["schedules"] = {turn: state.pop("schedule", {}) for turn, state in content["optimizers"].items()}
     if version < FORMAT and isinstance(content.get("record"), dict) and isinstance(content.get("optimizers"), dict):

@@ -191,16 +191,16 @@ class Checkpoints:
 
     def _load(self, file: Path) -> dict[str, Any]:
         if reason := self.find_damage(file):
-            raise CheckpointError(f"{file}: rejected, {reason}")
+            raise CheckpointError(f"{file}: rejected because {reason}")
         try:
             content = load_file(file)
         except Exception as error:  # torch raises almost any exception for an invalid file
-            reason = describe_load_error(error)
-            raise CheckpointError(f"{file}: rejected, it does not load as tensors and plain values: {reason}") from None
+            reason = f"it does not load as tensors and plain values: {describe_load_error(error)}"
+            raise CheckpointError(f"{file}: rejected because {reason}") from None
         try:
             return upgrade(content)
         except ValueError as error:
-            raise CheckpointError(f"{file}: rejected, {error}") from None
+            raise CheckpointError(f"{file}: rejected because {error}") from None
 
     def load_newest(self) -> tuple[str, dict[str, Any], list[str]]:
         """Load the newest valid checkpoint, in the manifest or not; raise `CheckpointError` if there is none.
@@ -214,7 +214,7 @@ class Checkpoints:
                 return name, self.load(name), skipped
             except CheckpointError as error:
                 skipped += error.problems
-        raise CheckpointError(*(skipped or [f"{self.path}: rejected, it contains no checkpoint"]))
+        raise CheckpointError(*(skipped or [f"{self.path}: rejected because it contains no checkpoint"]))
 
     def find_damage(self, file: Path) -> str | None:
         """Return what is wrong with a file, or None; files not in the manifest are checked by their zip CRCs."""

@@ -46,11 +46,11 @@ def load(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         raise CheckpointError(f"{file}: missing. {hint}")
     if damage := find_damage(file, known):
-        raise CheckpointError(f"{file}: rejected, {damage}. {hint}")
+        raise CheckpointError(f"{file}: rejected because {damage}. {hint}")
     try:
         content = load_file(file)
         if content["format"] != FORMAT or not isinstance(content["data"], dict):
             raise ValueError("it has another format")
         return content["data"]
     except Exception as error:  # torch raises almost any exception for an invalid file
-        raise CheckpointError(f"{file}: rejected, {describe_load_error(error)}") from None
+        raise CheckpointError(f"{file}: rejected because it cannot be loaded: {describe_load_error(error)}") from None

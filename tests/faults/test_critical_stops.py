@@ -160,7 +160,7 @@ def test_a_resumed_run_reports_a_damaged_best_checkpoint_and_finishes(
     best.write_bytes(best.read_bytes()[:-100])
     resumed = dltrain("resume", str(run), ALLOW)
     assert resumed.code == 0, resumed.stderr
-    assert f"{best}: ignored, it is damaged" in resumed.stderr
+    assert f"{best}: ignored because it is damaged" in resumed.stderr
     assert json.loads((run / "result.json").read_text())["best"]["step"] > 13
     assert dltrain("evaluate", str(run), ALLOW).code == 0
 

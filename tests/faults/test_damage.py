@@ -107,7 +107,7 @@ def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert all(f"{path}: rejected, it is damaged" in child.stderr for path in checkpoints(run))
+    assert all(f"{path}: rejected because it is damaged" in child.stderr for path in checkpoints(run))
     assert "Traceback" not in child.stderr
     assert contents(run) == before
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert "expected a checkpoint format from 1 to 3, got 99. A newer dltrain wrote it" in child.stderr
+    assert "its format is not from 1 to 3, but 99. A newer dltrain wrote it" in child.stderr
     assert contents(run) == before
 
 

@@ -85,7 +85,7 @@ def test_an_optimizer_state_with_the_wrong_shape_or_layout_is_rejected(
     before = {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
     child = dltrain("resume", str(run_copy), "trainer.max_steps=4")
     assert child.code == 5, child.stderr
-    assert "rejected, this run cannot resume from it" in child.stderr
+    assert "rejected because this run cannot resume from it" in child.stderr
     assert "Traceback" not in child.stderr
     assert before == {file: file.read_bytes() for file in (run_copy / "checkpoints").glob("*.pt")}
 

@@ -210,7 +210,7 @@ def test_a_run_whose_checkpoints_are_damaged_is_rejected(
     for file in (damaged / "checkpoints").glob("step-*.pt"):
         file.write_bytes(file.read_bytes()[:-100])
     line = error_of(capsys, tmp_path, f"task.features={damaged}")
-    assert "rejected, it is damaged" in line
+    assert "rejected because it is damaged" in line
 
 
 class RowClassifier(nn.Module):

@@ -279,7 +279,7 @@ def test_file_names_with_non_ascii_digits_are_not_checkpoints(checkpoints: Check
 
 def test_an_unknown_format_is_rejected_with_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint format from 1 to 3, got 99"):
+    with pytest.raises(CheckpointError, match=r"its format is not from 1 to 3, but 99"):
         checkpoints.load("step-00000005.pt")
 
 
