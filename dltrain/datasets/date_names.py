@@ -59,7 +59,7 @@ def lookup_numbers(words: Iterable[str], names: Mapping[str, int]) -> tuple[dict
 def find_languages(
     months: Iterable[str], weekdays: Iterable[str]
 ) -> list[tuple[Language, dict[str, int], dict[str, int]]]:
-    """Return the languages in which every word is a name, with the number of each month and weekday.
+    """Return the languages in which every word is a name or an abbreviation, with the number of each word.
 
     If English matches without abbreviations, return only English; otherwise, the languages with the fewest
     abbreviations.

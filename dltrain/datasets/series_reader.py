@@ -80,7 +80,7 @@ class SeriesReader:
         names: list[str],
         parts: Sequence[Mapping[str, SplitRange]],
     ) -> SeriesValues:
-        """Return the values of each series, and those known in advance, if any; missing values are filled or rejected.
+        """Return the values of each series, and the values known in advance, if any. Fill or reject missing values.
 
         Args:
             names: Columns to forecast.

@@ -28,7 +28,7 @@ def fit_subwords(
         kind: ``bpe`` or ``wordpiece``.
         special: Special tokens, numbered from 0; the second one is the unknown token of ``wordpiece``.
         limits: Minimum frequency of the pairs of tokens that are joined, and maximum vocabulary size. Special tokens
-            and all bytes or characters count in the size but are always kept.
+            and all bytes or characters count toward the size but are always kept.
         lowercase: Whether the tokenizer converts texts to lower case.
     """
     if kind == WORD_PIECES:
@@ -67,8 +67,9 @@ def fit_word_pieces(
 
     Args:
         keep_spaces: Whether decoded texts have the whitespace of the original, for language models: a word includes
-            the space before it, and other whitespace has tokens. Otherwise, whitespace and control characters are
-            removed, and decoded texts have a space between words, except before . ? ! and commas, as in BERT.
+            the space before it, and each other whitespace character is a token. Otherwise, whitespace and control
+            characters are removed, and decoded texts have a space between words, except before . ? ! and commas, as in
+            BERT.
 
     Source: Devlin et al. 2019, "BERT", and its code.
     Differs: lowercasing keeps accents; training joins the most frequent pair, as the package does.

@@ -41,7 +41,7 @@ class Words:
 
         Args:
             min_count: Minimum number of occurrences; rarer words are unknown.
-            max_words: Maximum number of words to keep, the most frequent ones.
+            max_words: Maximum number of words; the most frequent ones are kept.
 
         Raises:
             ConfigError: No word occurs often enough, or there are no words.

@@ -89,7 +89,7 @@ def test_a_constant_column_is_not_scaled(tmp_path):
     assert piece.rows["inputs"].item() == pytest.approx(0.1)
 
 
-def test_a_target_of_few_integers_provides_both_classes_and_numbers(tmp_path):
+def test_a_target_with_few_distinct_integers_provides_both_classes_and_numbers(tmp_path):
     answers = np.arange(100) % 4 + 3
     data = table(tmp_path, answers)
     assert (data.spec.classes, data.spec.class_names, data.spec.targets) == (4, ("3", "4", "5", "6"), 1)

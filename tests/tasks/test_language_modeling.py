@@ -41,7 +41,7 @@ def test_metrics_over_batches_of_different_sizes_equal_torchmetrics() -> None:
     assert metrics["bits_per_token"] == pytest.approx(math.log2(perplexity), rel=1e-5)
 
 
-def test_the_training_loss_is_the_mean_over_tokens_with_their_number_as_weight() -> None:
+def test_the_training_loss_is_the_mean_over_tokens_and_its_weight_is_the_number_of_tokens() -> None:
     (batch, *_) = batches()
     loss = LanguageModeling(VOCABULARY, LENGTH, label_smoothing=0.2).loss(nn.Identity(), batch, 0.0)
     assert loss.weight == SIZES[0] * LENGTH
@@ -82,14 +82,17 @@ def test_no_sample_is_shown_without_a_decoder() -> None:
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
 
 
-def test_an_unknown_prompt_is_rejected_and_an_unknown_default_prompt_becomes_the_first_token() -> None:
+def test_a_prompt_with_unknown_characters_is_rejected_but_the_default_prompt_becomes_the_first_token() -> None:
     data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data).start == [0]
     assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]
     with pytest.raises(ConfigError, match=r"^task.prompt: expected characters of the training text \('abc'\), got 'x'"):
         LanguageModeling(3, LENGTH, **data, prompt="ax")
+
+
+def test_a_temperature_of_zero_is_rejected() -> None:
     with pytest.raises(ConfigError, match=r"task.temperature: expected a number above 0, got 0"):
-        LanguageModeling(3, LENGTH, **data, temperature=0)
+        LanguageModeling(3, LENGTH, temperature=0)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

@@ -56,7 +56,7 @@ def test_the_baseline_is_the_first_sentence_of_the_source_without_its_prefix() -
     task = Summarization(**OPTIONS, encode=encode, prefixes=("summarize: ",))
     whole = batch([[4, 5, 7, 6, 8], [4, 5, 7, 8]], [[7, 6, 8], [7]])  # summarize : dogs cats. bark.
     task.fit_baselines([whole], None)
-    assert set(task.baselines) == {"first sentence", "first 2 words"}, "two words on average"
+    assert set(task.baselines) == {"first sentence", "first 2 words"}, "the targets have two words on average"
     assert task.baselines["first sentence"](whole) == [[7, 6], [7, 8]]
     assert task.baselines["first 2 words"](whole) == [[7, 6], [7, 8]]
     evaluation = task.evaluate(Echo(), [whole])
