@@ -81,7 +81,7 @@ def test_secret_keys_are_recognized_by_words_in_their_names(names: str, secret: 
         ({"url": "ftp://me:${oc.env:SECRET}@host"}, {"url": "ftp://me:${oc.env:SECRET}@host"}),
     ],
 )
-def test_a_configuration_is_masked_by_key_and_keeps_its_interpolations(content: Any, expected: Any) -> None:
+def test_literal_secrets_in_a_configuration_are_masked(content: Any, expected: Any) -> None:
     assert redaction.mask(content) == expected
     assert redaction.mask(expected) == expected
 
@@ -102,7 +102,7 @@ def test_a_configuration_is_masked_by_key_and_keeps_its_interpolations(content: 
         ("--config-dir", "--config-dir"),
     ],
 )
-def test_an_override_is_masked_if_a_key_in_it_is_secret(text: str, expected: str) -> None:
+def test_literal_secrets_in_an_override_are_masked(text: str, expected: str) -> None:
     assert redaction.mask_override(text) == expected
 
 
@@ -115,7 +115,7 @@ def test_registered_secrets_are_redacted_in_text_until_they_are_cleared() -> Non
     assert redaction.redact(text) == text
 
 
-def test_ordinary_words_are_not_redacted() -> None:
+def test_short_values_and_ordinary_words_and_numbers_are_not_redacted() -> None:
     words = ["mean", "12", "0.05", "1e-3", "Zq9-+!?", "out_of_memory", "regularization"]
     redaction.register_secrets({"token": words, "password": 123456}, "")
     assert redaction.redact(f"{words} 123456") == f"{words} 123456"
@@ -220,7 +220,7 @@ def test_a_swept_secret_appears_in_no_folder_name_or_summary(
     assert "job 0 (1 of 2): model.api_key=*** (finished, not run again)" in capfd.readouterr().err
 
 
-def test_a_secret_that_is_an_ordinary_word_leaves_the_run_readable(
+def test_a_secret_that_is_an_ordinary_word_is_masked_only_as_the_value_of_its_key(
     user_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     secrets = [KEY, LOGINS, "model.token=mean"]

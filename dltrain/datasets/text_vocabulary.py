@@ -33,12 +33,12 @@ FILE = "file"  # kind of a user-provided tokenizer
 
 
 def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
-    """Return a tokenizer of bytes, of the characters of a text, or of words or subwords of its training part.
+    """Return a tokenizer of bytes, of all characters of a text, or of words or subwords of the training split.
 
     Args:
         kind: One of `KINDS`.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join.
-        max_words: Maximum number of words or subwords, including single bytes or characters.
+        max_words: Maximum number of words or subwords; all bytes or characters of subwords are always kept.
     """
     if kind == "bytes":
         return ByteTokenizer()
@@ -62,7 +62,7 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
 
 
 def _fit_pieces(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenizer:
-    """Return a tokenizer of words or subwords of the training part."""
+    """Return a tokenizer of words or subwords of the training split."""
 
     def texts() -> Iterable[str]:
         return map(as_text, parts.pieces(0))
@@ -99,7 +99,7 @@ def _version() -> str | None:
 
 
 def read(file: str) -> PieceTokenizer:
-    """Return the tokenizer of a file ``tokenizer.json``; names of its special tokens in texts become these tokens."""
+    """Return the tokenizer of a file ``tokenizer.json``; it encodes each special token in a text as one token."""
     return _of_file(read_tokenizer(file))
 
 

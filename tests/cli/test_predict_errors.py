@@ -47,7 +47,7 @@ def test_an_unreadable_image_is_reported_after_the_predictions_for_earlier_image
     assert result.code == 2 and "got a folder without .bmp" in result.err
 
 
-def test_csv_is_rejected_if_a_later_prediction_has_more_fields_than_the_first(
+def test_csv_output_is_rejected_if_a_later_prediction_has_more_fields_than_the_first(
     train: Train, predict: Predict, tmp_path: Path
 ) -> None:
     table = tmp_path / "a.csv"

@@ -77,7 +77,8 @@ def test_gray_and_transparent_images_are_converted_to_rgb(tmp_path):
     for number, mode in enumerate(["L", "RGBA", "P", "1", "LA"]):
         Image.new(mode, (9, 7)).save(tmp_path / "a" / f"{number}.png")
     splits = ImageFolder(str(tmp_path), image_size=4).load()
-    assert {tuple(pixels.shape) for pixels, _ in examples_of(splits.train)} == {(3, 4, 4)}
+    examples = [example for part in (splits.train, splits.val, splits.test) for example in examples_of(part)]
+    assert [tuple(pixels.shape) for pixels, _ in examples] == [(3, 4, 4)] * 5
 
 
 def test_16_bit_images_are_scaled_and_transparent_images_blended_with_white(tmp_path):

@@ -78,7 +78,7 @@ def test_normalized_errors_equal_the_errors_on_published_windows(ett: Path, norm
         assert metrics["mae_normalized"] == pytest.approx(np.mean(np.abs(error)), rel=1e-4)
 
 
-def test_a_split_without_validation_rows_has_no_validation_split(ett: Path) -> None:
+def test_zero_validation_rows_yield_no_validation_split(ett: Path) -> None:
     splits = TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=[100, 0, 50]).load()
     assert splits.val is None and len(splits.test) == 50 - HORIZON + 1
 

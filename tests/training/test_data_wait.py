@@ -1,4 +1,6 @@
-"""The fraction of training time spent waiting for data is logged; advice is printed once if it is large.
+"""The fraction of training time spent waiting for data is logged.
+
+Advice is printed once if the wait is long and the fraction large.
 
 The clock of these tests advances only when a test advances it.
 """
