@@ -12,7 +12,7 @@ from dltrain.errors import ConfigError, format_error
 
 
 def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
-    """Return the tokens of each part; an end token precedes the first document and follows each document.
+    """Return the tokens of each part; with a separator, an end token precedes the first document and follows each one.
 
     Raises:
         ConfigError: A part of nonzero size has no document.
@@ -31,7 +31,7 @@ def encode_parts(tokenizer: Tokenizer, parts: TextParts) -> list[Encoded]:
 
 
 def end_of_document(tokenizer: Tokenizer, parts: TextParts) -> Encoded | None:
-    """Return the end token, whose size is the length of the separator; None for a text without documents."""
+    """Return the end token, whose size is the length of the separator; None for a text without a separator."""
     end = tokenizer.spec.end
     if parts.separator is None or end is None:
         return None
@@ -47,7 +47,7 @@ def count_parts(parts: Sequence[Encoded]) -> list[Counts]:
 
 
 def describe_documents(parts: Sequence[Encoded], end: int | None) -> list[str]:
-    """Return a line with the number of documents and their mean length; [] for a text without documents."""
+    """Return a line with the number of documents and their mean length; [] for a text without a separator."""
     if end is None:
         return []
     numbers = [max(0, int((part.tokens == end).sum()) - 1) for part in parts]

@@ -215,7 +215,7 @@ def test_skipped_lines_are_counted_in_the_result_and_reported(dltrain: Callable[
         CsvTable(str(path), on_bad_sample="skip", max_bad_samples=3)
 
 
-def test_words_in_a_column_of_few_integers_are_categories_and_not_bad_lines(tmp_path: Path) -> None:
+def test_words_in_a_column_of_few_distinct_integers_are_categories_and_not_bad_lines(tmp_path: Path) -> None:
     content = ["floor,size", *(f"{n % 7 if n % 20 else 'cellar'},{n / 7}" for n in range(100))]
     (tmp_path / "a.csv").write_text("\n".join(content))
     assert CsvTable(str(tmp_path / "a.csv")).spec.size == 8

@@ -122,7 +122,7 @@ def test_outputs_with_relative_positions_are_finite_under_bfloat16_autocast() ->
         assert build()(sources(), targets(), LENGTHS).isfinite().all()
 
 
-def test_a_joined_matrix_is_left_out_if_one_of_its_parts_is_missing() -> None:
+def test_adapt_weights_leaves_out_query_key_and_value_if_one_of_them_is_missing() -> None:
     query = "encoder.block.0.layer.0.SelfAttention.q.weight"
     assert list(build().adapt_weights({"shared.weight": torch.zeros(11, 16), query: torch.zeros(16, 16)})) == [
         "target_embedding.weight"
