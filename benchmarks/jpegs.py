@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def write_photos(folder: Path, count: int) -> None:
-    """Write smooth random images with noise, as JPEG files of about 56 kB in one folder per class."""
+    """Write smooth random images with noise, as JPEG files of about 56 kB in two class folders."""
     random = np.random.default_rng(0)
     for number in range(count):
         (folder / str(number % 2)).mkdir(exist_ok=True)

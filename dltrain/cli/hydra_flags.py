@@ -21,7 +21,7 @@ SHELLS = ("bash", "fish", "zsh")
 def show(arguments: argparse.Namespace, flags: Mapping[str, str | bool]) -> int:
     """Check the overrides, then let Hydra handle `flags`, which only print something."""
     if "package" in flags and "cfg" not in flags:
-        raise ConfigError("--package: not supported without --cfg job")
+        raise ConfigError("--package: not supported without --cfg")
     words = [f"--{name.replace('_', '-')}" for name in flags]
     overrides, config_dirs = arguments.overrides, tuple(arguments.config_dir)
     if arguments.shell_completion:

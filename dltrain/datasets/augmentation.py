@@ -76,7 +76,7 @@ class Augmentation:
 
     @property
     def recolors(self) -> bool:
-        """Whether any enabled change depends on the pixel values of black and white."""
+        """Whether any enabled change needs the pixel values of black and white."""
         return any((self.brightness, self.contrast, self.saturation, self.randaugment))
 
     def without_crop(self) -> "Augmentation":

@@ -24,7 +24,7 @@ LOCK = ".lock"  # locked while the run is active; the system releases the lock w
 SWEEP = "sweep.json"
 SUMMARY_JSON, SUMMARY_CSV = "summary.json", "summary.csv"
 
-# A folder that contains any of these is a run folder.
+# A sweep does not start in a folder that contains any of these.
 MARKERS = (STATUS, CONFIG, METRICS, CHECKPOINTS)
 # Everything a run writes, except TensorBoard's event files and the lock.
 RUN_FILES = (*MARKERS, COMMAND, DATA, FITTED, ENVIRONMENT, TRANSFER, JOB, LOG, RESULT, NAN_REPORT, FILM, FRAMES)

@@ -25,7 +25,7 @@ class Diverged(Exception):
 
 @dataclass
 class Checkpointer:
-    """Save and restore the state of a run: everything that the next step depends on."""
+    """Saving and loading of the state of a run: everything that the next step depends on."""
 
     task: Task
     model: nn.Module

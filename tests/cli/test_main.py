@@ -226,7 +226,7 @@ def test_the_installed_bash_completion_completes_an_option(tmp_path: Path) -> No
         ("--config-dir nowhere", "--config-dir: expected an existing folder"),
         ("--config-dir", "--config-dir: expected one argument"),
         ("--cfg jbo", "--cfg: expected one of job hydra all, got jbo. Did you mean job?"),
-        ("--package model", "--package: not supported without --cfg job"),
+        ("--package model", "--package: not supported without --cfg"),
         ("--cfg job -p nothing", ""),
         ("-sc", "expected install=SHELL"),
         ("-sc query=tcsh", "expected install=SHELL"),

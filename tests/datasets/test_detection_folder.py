@@ -73,7 +73,7 @@ def error(root: Path, **more: Any) -> str:
     return str(caught.value)
 
 
-def test_coco_boxes_are_edges_scaled_to_the_size_of_the_example(tmp_path: Path) -> None:
+def test_coco_boxes_become_corner_coordinates_scaled_to_the_size_of_the_example(tmp_path: Path) -> None:
     found = first_example(coco(tmp_path))
     assert found.pixels.shape == (24, 24, 3) and found.kinds.tolist() == [2, 1]
     assert found.boxes[1].tolist() == [4.0, 3.0, 16.0, 15.0], "12 x 8 pixels become 24 x 24"
@@ -85,7 +85,7 @@ def test_voc_boxes_count_pixels_from_1_and_include_the_last_pixel(tmp_path: Path
     assert (found.boxes * found.frame[[2, 3, 2, 3]])[0].tolist() == [2.0, 1.0, 8.0, 5.0]
 
 
-def test_voc_coordinates_are_0_based_edges_if_any_box_starts_at_0(tmp_path: Path) -> None:
+def test_voc_coordinates_are_used_unchanged_if_any_box_starts_at_0(tmp_path: Path) -> None:
     voc(tmp_path / "train", 9, first=0)
     voc(tmp_path / "test", 3, first=0)
     found = first_example(tmp_path, validation=0.2)
@@ -121,7 +121,7 @@ def test_images_without_boxes_are_kept(tmp_path: Path) -> None:
         {"train": "annotations/instances_train2017.json", "val": "annotations/instances_val2017.json"},
     ],
 )
-def test_json_files_or_their_folders_name_the_splits(files: dict[str, str], tmp_path: Path) -> None:
+def test_names_of_json_files_or_of_their_folders_determine_the_splits(files: dict[str, str], tmp_path: Path) -> None:
     counts = {"train": 10, "val": 3, "test": 4}
     for split, file in files.items():
         folder = file.split("/", maxsplit=1)[0] if "instances" not in file else f"{split}2017"
@@ -419,7 +419,7 @@ def test_single_class_gives_all_objects_the_same_class(tmp_path: Path) -> None:
     assert {abs(int(kind)) for n in range(len(rows)) for kind in rows.example(n, None).kinds} == {1}
 
 
-def test_changed_boxes_change_the_file_names_for_the_fingerprint(tmp_path: Path) -> None:
+def test_changed_boxes_change_the_names_in_the_fingerprint(tmp_path: Path) -> None:
     def names(root: Path) -> list[tuple[str, int]]:
         return list(DetectionFolder(str(root)).load().train.rows.files())  # type: ignore[union-attr]
 

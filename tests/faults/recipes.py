@@ -72,7 +72,7 @@ REVIEWS = [
     "task._target_=gated.Classification",
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
-# Batches that contain pairs of similar length. The fraction of previous tokens that are drawn from the model grows.
+# Batches that contain pairs of similar length. The fraction of previous tokens that the model predicts grows.
 TRANSLATION = [
     *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
@@ -132,7 +132,7 @@ GAN = [
     *["trainer.eval_every=7", "trainer.checkpoint_every=3", "device.precision=fp16"],
 ]
 
-# Images and their boxes with the same random transform: batches with different numbers of boxes.
+# Images and their boxes with the same random transform, in batches with different numbers of boxes.
 BOXES = [
     *[
         "model=fcos",

@@ -40,7 +40,7 @@ def run_until(
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.faults), (signal.SIGINT, 130)]
 )
-def test_a_signal_stops_a_run_after_the_current_step_and_prints_how_to_resume(
+def test_after_a_signal_a_run_finishes_the_current_step_and_prints_how_to_resume(
     number: signal.Signals,
     code: int,
     run_until: Callable[..., tuple[Child, Path]],
@@ -176,7 +176,7 @@ def scontrol(tmp_path: Path) -> tuple[dict[str, str], Path]:
 
 
 @pytest.mark.faults
-def test_under_slurm_sigusr1_saves_and_requeues_the_job(
+def test_under_slurm_sigusr1_saves_a_checkpoint_and_requeues_the_job(
     run_until: Callable[..., tuple[Child, Path]],
     start: Callable[..., Child],
     gate: Gate,
