@@ -28,10 +28,10 @@ def test_matching_data_lists_exactly_the_data_that_fit_a_model(model: str) -> No
 def incompatible_jobs(
     data: str, small_data: Callable[[str], list[str]]
 ) -> Iterator[tuple[Callable[[], Job], Spec, str]]:
-    """Yield a function that makes the job, the spec of the data and a name for each incompatible combination.
+    """Yield a triple for each incompatible combination: a function that makes the job, the data's spec, and a name.
 
-    Only one model per family is used. The data are composed once because replacing the model and the task is faster
-    than composing each combination.
+    Only one model per family is used. The configuration is composed once, because replacing its model and task is
+    faster than composing each combination.
     """
     yaml = {(group, name): node for group in ("model", "task") for name, node in compose.options(group, ()).items()}
     yaml = {key: {k: v for k, v in node.items() if k != "defaults"} for key, node in yaml.items()}

@@ -40,7 +40,7 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
 
 
 def read_words(content: bytes, name: str, word_column: int) -> list[tuple[int, list[str]]]:
-    """Return the number of the first line and the words of each sentence.
+    """Return each sentence as a pair: the number of its first line, and its words.
 
     Args:
         word_column: Column of words; if there is no such column, the first one is read.

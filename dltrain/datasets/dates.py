@@ -50,7 +50,7 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
         The dates, or None in these cases:
 
         - None of the first, middle and last cells that are not missing is a date.
-        - Fewer than nine in ten distinct cells are dates, or not all of them if they may be numbers, such as 202105.
+        - Fewer than nine in ten distinct cells are dates; if cells may be numbers, such as 202105, fewer than all.
         - The month repeats in consecutive cells: "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()

@@ -159,8 +159,8 @@ def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> No
 
     Two examples are enough if all batches have the same shape or ``trainer.on_oom`` is ``shrink``. Otherwise, the
     widest batch is computed in full, so that a shortage of memory is found before training; its gradients are computed
-    unless the model is compiled. The random state, the buffers of the model and the state of the task are restored
-    afterwards.
+    if it has more than two examples and the model is not compiled. The random state, the buffers of the model and the
+    state of the task are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, the optimizer cannot be used, the precision is not
@@ -210,10 +210,10 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute losses and held-out metrics, and gradients for over two examples or if kernels may be missing."""
+    """Compute losses and held-out metrics; also gradients for more than `FEW` examples or if kernels may be missing."""
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
-    # A batch of more than a few examples is tested with its gradients, which need the most memory.
+    # Gradients need the most memory; `FEW` examples test only shapes.
     gradients = len(next(iter(batch.values()))) > FEW or precision.may_lack_kernels(device)
     with torch.random.fork_rng(devices=cuda), device.autocast():
         for stage in (stages := components.stages()):

@@ -83,7 +83,7 @@ def check_entries(path: Path, links: bool = True) -> None:
 
 
 def is_own_link(link: Path) -> bool:
-    """Return whether a link is last.pt, best.pt or a temporary link to become one, and points into its own folder."""
+    """Return whether a link has the final or temporary name of last.pt or best.pt, and points into its own folder."""
     temp = TEMP_NAME.fullmatch(link.name)
     known = (temp[1] if temp else link.name) in (LAST, BEST) and link.parent.name == CHECKPOINTS
     return known and os.sep not in os.readlink(link)

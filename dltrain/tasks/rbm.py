@@ -24,6 +24,8 @@ SAMPLED_UNITS = 8  # units per example that estimate the pseudo-likelihood
 def free_energy(rbm: RBM, visible: Tensor) -> Tensor:
     """Return ``F(v) = -b.v - sum log(1 + exp(up(v)))`` of each example, (B, visible) -> (B,) in float32.
 
+    The vector ``b`` is the bias of ``down``.
+
     Source: Hinton 2010, "A practical guide to training restricted Boltzmann machines", equation 25.
     """
     visible = visible.float()

@@ -122,7 +122,7 @@ def test_the_stored_command_composes_the_configuration_of_the_new_run(
     assert found.config["optimizer"]["lr"] != 0.3  # the override belonged to the optimizer that was replaced
 
 
-def test_the_fingerprint_of_the_code_depends_only_on_the_listed_user_modules(
+def test_the_fingerprint_of_the_code_covers_a_user_module_only_if_it_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine_of_rerun.py").write_text("x = 1\n")

@@ -172,7 +172,7 @@ def test_unusable_tables_and_invalid_options_are_rejected(
         Parallel(str(file), **options)
 
 
-def test_three_files_column_names_for_text_files_and_invalid_utf_8_are_rejected(tmp_path: Path) -> None:
+def test_text_files_are_rejected_if_there_are_three_if_a_column_is_set_or_if_one_is_not_utf_8(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a"] * 9, ["b"] * 9)
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
     assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
