@@ -54,7 +54,7 @@ class Workload:
         loss: Loss as a function of the model's output and the targets.
         write: Function that writes the file that dltrain reads.
         data: Function that returns dltrain's data set for that file; the other systems use its training split.
-        overrides: Overrides for dltrain; `systems.overrides` adds the keys that all workloads set.
+        overrides: Overrides for dltrain, in addition to those that `systems.overrides` adds.
         lr: Learning rate.
         keras_loss: Name of the loss for Keras: ``cross_entropy`` or ``mse``.
         bf16: Whether to compare bf16 as well.

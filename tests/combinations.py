@@ -82,7 +82,7 @@ WITH_SENTINELS = {
     "summaries": [],
     "text_to_text": [],
 }
-# Tests train each sequence-to-sequence task on this data set, or on every data set that fits if it is "".
+# Sequence-to-sequence task -> the data set on which tests train it; "" for every data set that fits the task.
 WRITING = {
     "translation": "",
     "summarization": "summaries",

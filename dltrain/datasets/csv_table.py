@@ -181,7 +181,7 @@ def reject_missing(table: Table, columns: Iterable[int], hint: str) -> None:
         hint: Advice for the error message.
 
     Raises:
-        ConfigError: A column has missing values; one message per column names the first one and their number.
+        ConfigError: Values are missing; one message per column names its first missing value and counts them.
     """
     problems = []
     for column in columns:

@@ -42,7 +42,7 @@ def parse_cells(cells: Cells, day_first: bool | None, named_time: bool) -> Dates
 
 
 def find_times(table: Table, day_first: bool | None) -> TimeColumn | None:
-    """Return the times in columns such as year and month, or else in the first column of dates, or None.
+    """Return the times in columns such as year and month, otherwise in the first column of dates, or None.
 
     Raises:
         ConfigError: In the column of dates, a cell is missing or not a date, or the dates are ambiguous.

@@ -130,7 +130,7 @@ def summarize(report: dict[str, Any]) -> str:
     """Return the error message for a report."""
     where = f"First module with a non-finite output: {report['module']}. " if report["module"] else ""
     loss = report["last_finite_loss"]
-    before = "" if loss is None else f"; previous loss {loss:.4g}"
+    before = "" if loss is None else f"; last finite loss {loss:.4g}"
     examples = report["examples"]
     names = ", ".join(map(str, examples[:MAX_EXAMPLES])) + (", …" if len(examples) > MAX_EXAMPLES else "")
     value = f"became {report['value']}" if report["what"] == "loss" else "is not finite"

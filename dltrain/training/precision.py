@@ -97,11 +97,15 @@ def advise(model: nn.Module, device: Device) -> str | None:
     features = torch.cpu.get_capabilities()
     in_hardware = features.get("amx_bf16", False) or features.get("avx512_bf16", False)
     # A convolution without overlap, as in the patch embedding of a ViT, is a matrix product, which autocast slows down.
-    overlaps = any(layer.kernel_size > layer.stride for layer in model.modules() if isinstance(layer, _ConvNd))
-    gains = overlaps or any(isinstance(layer, nn.LSTM) for layer in model.modules())
+    gains = any(isinstance(m, nn.LSTM) or (isinstance(m, _ConvNd) and _overlaps(m)) for m in model.modules())
     if device.precision == "fp32" and gains and in_hardware and _is_fast("bf16", convolves):
         return "This CPU multiplies bf16 in hardware: device.precision=bf16 is usually faster."
     return None
+
+
+def _overlaps(layer: _ConvNd) -> bool:
+    """Return whether the kernel is larger than the stride along any axis."""
+    return any(kernel > stride for kernel, stride in zip(layer.kernel_size, layer.stride, strict=True))
 
 
 def _is_fast(precision: str, convolves: bool) -> bool:

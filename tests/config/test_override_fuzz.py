@@ -1,4 +1,4 @@
-"""Random overrides compose or end with exit code 2. They show no traceback and create no folder."""
+"""Random overrides compose or give an error message and exit code 2; they create no files."""
 
 import functools
 from pathlib import Path

@@ -130,7 +130,7 @@ def test_frames_are_joined_into_steps_without_loss(table: str) -> None:
             assert torch.equal(other.reshape(-1, 20)[: len(row)], row)
 
 
-def test_transcripts_are_decoded_from_characters_or_words_of_the_training_split(table: str) -> None:
+def test_transcripts_are_encoded_and_decoded_with_a_vocabulary_of_characters_or_words(table: str) -> None:
     data = Speech(table, **SMALL)
     known = set(data.vocabulary.content)
     splits, texts = data.load(), set()
@@ -352,7 +352,7 @@ def test_a_character_found_only_in_held_out_transcripts_is_rejected(tmp_path: Pa
 @pytest.mark.parametrize(
     ("package", "purpose"), [("soundfile", "decodes audio files"), ("scipy", "converts 16,000 Hz")]
 )
-def test_a_missing_package_is_rejected_with_an_install_hint(
+def test_the_error_message_for_a_missing_package_has_an_install_hint(
     package: str, purpose: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_recording(tmp_path / "16000.wav", "abcabc", 16000)

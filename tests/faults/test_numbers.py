@@ -81,7 +81,7 @@ def test_a_non_finite_loss_is_reported_and_the_last_finite_checkpoint_is_kept(
     given = torch.load(tmp_path / "witness.pt", weights_only=True)
     assert len(report["examples"]) == accumulate * len(given)
     assert torch.equal(source.prepare(picked)["inputs"][: len(given)], given)
-    assert "in step 15 (learning rate 0.001; previous loss " in child.stderr
+    assert "in step 15 (learning rate 0.001; last finite loss " in child.stderr
     assert "Traceback" not in child.stderr
     name, state, rejected = Checkpoints(run).load_newest()
     assert (name, rejected) == ("step-00000010.pt", [])

@@ -15,7 +15,7 @@ PUBLISHED = {"r3d_18": (False, 33_371_472), "r2plus1d_18": (True, 31_505_325)}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_networks_have_the_published_number_of_parameters_and_the_weights_of_torchvision(name: str) -> None:
+def test_networks_have_the_published_number_of_parameters_and_the_weight_shapes_of_torchvision(name: str) -> None:
     factorized, parameters = PUBLISHED[name]
     with torch.device("meta"):
         ours, theirs = VideoResNet(3, 400, factorized), getattr(video, name)(weights=None)

@@ -129,7 +129,7 @@ def test_a_chart_depends_only_on_its_data(kind, monkeypatch):
 def test_the_first_chart_imports_matplotlib_without_pyplot():
     code = (
         "import sys, torch, warnings; from dltrain.plots import charts, grids; grids.images(torch.rand(1, 1, 8, 8));"
-        "warnings.simplefilter('error');"  # older versions of matplotlib warn when they are imported
+        "warnings.simplefilter('error');"  # warnings from the import of matplotlib must be suppressed
         "print('matplotlib' in sys.modules); charts.histograms({'a': torch.rand(9)}, '');"
         "print('matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     )
@@ -182,7 +182,7 @@ def test_a_missing_caption_is_rejected():
 
 
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (1, 3, 700, 35), (2, 2, 8, 8)])
-def test_no_images_and_images_of_nan_can_be_drawn(shape):
+def test_charts_without_images_and_with_images_of_nan_can_be_drawn(shape):
     assert is_image(charts.captioned(torch.full(shape, math.nan), ["a"] * shape[0]))
 
 
@@ -261,7 +261,7 @@ def test_the_axes_of_a_scatter_plot_have_the_same_position_for_all_ranges_of_poi
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_no_points_one_point_and_points_of_nan_can_be_drawn(points):
+def test_scatter_plots_without_points_with_one_point_and_with_nan_can_be_drawn(points):
     assert is_drawn(charts.scatter(points, None, (), "few"))
     assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
 

@@ -165,6 +165,17 @@ def test_bf16_is_advised_only_if_the_cpu_supports_it_and_the_model_gets_faster()
     assert precision.advise(nn.Linear(2, 2), on_cpu("fp32")) is None
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "advised"), [((1, 3), (2, 1), True), ((3, 1), (1, 2), True), ((2, 4), (2, 4), False)]
+)
+def test_bf16_is_advised_for_convolutions_that_overlap_along_any_axis(
+    kernel: tuple[int, int], stride: tuple[int, int], advised: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    monkeypatch.setattr(precision, "_is_fast", lambda *_: True)
+    assert (precision.advise(nn.Conv2d(2, 2, kernel, stride), on_cpu("fp32")) is not None) == advised
+
+
 @pytest.mark.parametrize("kind", DTYPES)
 def test_a_precision_without_fast_kernels_is_reported_as_slow(kind: str) -> None:
     slow = not getattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported")()
