@@ -13,7 +13,7 @@ def inspect_data(job: Job) -> Iterator[str]:
     """Read the data of a job and yield lines that describe how they were read.
 
     Raises:
-        ConfigError: The data are rejected; lines about the readable part of the file have been yielded.
+        ConfigError: The data are rejected. Lines that describe the file, if there are any, are yielded first.
     """
     try:
         yield from _describe(instantiate.build(job.resolved["data"], "data", job.allow))

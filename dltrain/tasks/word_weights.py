@@ -63,7 +63,8 @@ def show_words(
     captions: Callable[[Batch], Iterable[str]],
 ) -> list[Media]:
     """Return texts with highlighted words, each after its caption, if the model has attention weights."""
-    if texts is None or getattr(model, "readout", None) != "attention":
+    has_weights = hasattr(model, "attention_weights") and getattr(model, "readout", "attention") == "attention"
+    if texts is None or not has_weights:
         return []
     lines = map(highlighted, word_weights(model, texts, decode))
     captioned = [f"{caption}: {line}" for caption, line in zip(captions(texts), lines, strict=True)]

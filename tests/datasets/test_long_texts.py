@@ -101,7 +101,7 @@ def test_a_damaged_cache_is_computed_again(damage, tmp_path, cache):
     assert file.read_bytes() == content
 
 
-def test_a_long_text_that_is_not_utf8_or_a_cache_that_cannot_be_written_is_rejected(tmp_path, cache):
+def test_a_long_text_is_rejected_if_it_is_not_utf8_or_its_cache_cannot_be_written(tmp_path, cache):
     (tmp_path / "a.bin").write_bytes(b"ab\xff" * 3000)
     with pytest.raises(ConfigError, match=r"data.path: expected UTF-8 text .*data.tokens=bytes"):
         Text(str(tmp_path / "a.bin"), map_above=0)

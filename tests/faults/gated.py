@@ -174,7 +174,7 @@ class Layerwise(Gated, layerwise.Layerwise):
     """Layer-wise pretraining that calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        """Return the stages. Their losses call the gate, except in the dry run, which makes the first call."""
+        """Return the stages; their losses call the gate, but not in the first call, which the dry run makes."""
         stages = super().stages(model)
         for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
             turn.loss = functools.partial(self.gated_loss, turn.loss)

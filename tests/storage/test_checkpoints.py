@@ -136,9 +136,7 @@ def test_changes_of_the_state_after_save_do_not_change_the_checkpoint(checkpoint
     assert first_weight(checkpoints.load("last.pt")) == 1
 
 
-def test_a_slow_disk_skips_waiting_checkpoints_except_the_newest_and_the_latest_best(
-    tmp_path: Path,
-) -> None:
+def test_waiting_checkpoints_are_skipped_except_the_newest_and_the_latest_best(tmp_path: Path) -> None:
     free, written = threading.Event(), []
 
     def before() -> None:
@@ -211,7 +209,7 @@ def test_load_newest_skips_a_damaged_checkpoint_and_loads_the_newest_intact_one(
     assert len(rejected) == 1 and str(file) in rejected[0] and "damaged" in rejected[0]
 
 
-def test_all_damaged_checkpoints_are_reported_with_their_reasons(checkpoints: Checkpoints) -> None:
+def test_load_newest_reports_why_each_checkpoint_is_rejected_if_none_is_valid(checkpoints: Checkpoints) -> None:
     both = [save(checkpoints, 3), save(checkpoints, 5)]
     both[0].write_bytes(b"")
     both[1].unlink()
