@@ -39,7 +39,7 @@ class SeriesSplit:
             times: Times of the rows; None if the file has no dates.
 
         Raises:
-            ConfigError: There are no dates, or their usual step does not divide 30 days.
+            ConfigError: There are no dates, rows on weekends are missing, or the usual step does not divide 30 days.
 
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """
@@ -56,9 +56,10 @@ class SeriesSplit:
         self.sizes = [int(size[:-2]) * rows if isinstance(size, str) else size for size in self.sizes]
 
     def ranges(self, rows: int, window: int, lead: int) -> dict[str, SplitRange]:
-        """Return the rows of each split; ``val`` is missing if it has no rows.
+        """Return the rows of each split; ``val`` is missing if its size is 0.
 
-        A window starts `window` rows before its first predicted row in training, and `lead` rows in the other splits.
+        In training, a window starts `window` rows before the first row that it predicts; in the other splits, it starts
+        `lead` rows before.
         """
         if self.sizes is None:
             val, tested = held_out_size(rows, self.validation), held_out_size(rows, self.test)

@@ -25,7 +25,7 @@ class LockedDropout(nn.Module):
 
     Shape: (B, T, width) or, for a single vector per sequence, (B, width); the output has the shape of the input.
     Source: Gal and Ghahramani 2016, "A theoretically grounded application of dropout in recurrent neural networks".
-    Differs: not applied to the recurrent state, as in Merity, Keskar and Socher 2018 (AWD-LSTM), section 4.2,
+    Differs: without dropout of the recurrent state, as in Merity, Keskar and Socher 2018 (AWD-LSTM), section 4.2,
     "Variational dropout".
     """
 

@@ -245,6 +245,9 @@ def _decay_groups(
     """Return one group, or two if the optimizer's own decay must skip biases and norm scales."""
     argument = inspect.signature(make.func).parameters.get("weight_decay")
     decay = make.keywords.get("weight_decay", argument.default if argument else 0.0)
+    adamw = make.keywords.get("adamw")  # argument of Muon
+    if isinstance(adamw, Mapping):
+        decay = decay or adamw.get("weight_decay", 0.0)
     if regularization.decay_biases or not decay:
         return [{"params": parameters}]
     undecayed = {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}

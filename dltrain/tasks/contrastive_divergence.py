@@ -27,8 +27,8 @@ class ContrastiveDivergence(Task):
 
     Pixels from black (0) to white (1) are probabilities in training; likelihoods are computed on rounded pixels.
 
-    Metrics, in nats per example: ``pseudo_log_likelihood``, the goal; ``reconstruction``, the cross-entropy of the
-    mean-field reconstruction; ``free_energy``, which shows overfitting when it is higher for ``val`` than for
+    Metrics, in nats per example: ``pseudo_log_likelihood``, the main metric; ``reconstruction``, the cross-entropy of
+    the mean-field reconstruction; ``free_energy``, which shows overfitting when it is higher for ``val`` than for
     ``train``; ``loss``, the free energy of the data minus the free energy after ``cd_steps`` Gibbs steps from the data;
     and, for RBMs with at most 16 units on one side, ``nll``, the exact negative log-likelihood.
 

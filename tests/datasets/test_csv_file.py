@@ -139,7 +139,7 @@ def test_utf16_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
-def test_an_empty_file_without_a_header_is_rejected(content: str, tmp_path: Path) -> None:
+def test_an_empty_file_is_rejected_if_data_header_is_false(content: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(content)
     with pytest.raises(ConfigError, match=r"^data.path: expected at least one row in .*a.csv, got no rows$"):
         CsvTable(str(tmp_path / "a.csv"), header=False)

@@ -21,7 +21,7 @@ FORMATS = [
         pytest.param(
             f"{date}{clock}",
             "us" if "%f" in clock else "s" if "%S" in clock else "m",
-            # By default, all date formats are tested with the first time format, and two date formats with all.
+            # By default, all date formats are tested with the first time format, and two with all time formats.
             marks=[] if date in DATES[:2] or clock == CLOCKS[0] else pytest.mark.slow,
         )
         for date in DATES
@@ -107,7 +107,7 @@ def test_formats_of_strftime_are_parsed_and_written_back(form: str, unit: str) -
         (["5/14/2021 1:30:05 p.m.", "5/15/2021 1:00:00 a.m."], {}, "2021-05-14T13:30:05"),
     ],
 )
-def test_formats_beyond_strftime_are_parsed_and_written_back(cells: list[str], options: dict, expected: str) -> None:
+def test_further_date_formats_are_parsed_and_written_back(cells: list[str], options: dict, expected: str) -> None:
     dates = parse(cells, **options)
     assert dates.times[0] == pd.Timestamp(expected)
     assert write(dates) == cells

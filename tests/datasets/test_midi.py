@@ -190,7 +190,7 @@ def test_midi_and_pianoroll_read_the_same_frames_from_a_midi_file(tmp_path: Path
     assert to_steps(frames[0][:-1]) == to_steps(frames[1][:-1]) == to_sounding(known.notes)
 
 
-def test_windows_of_events_predict_each_event_of_a_split_once(tmp_path: Path) -> None:
+def test_the_targets_of_all_windows_contain_each_event_of_a_split_once(tmp_path: Path) -> None:
     write_songs(tmp_path, 12)
     data = MidiEvents(str(tmp_path), context_length=10)
     splits = data.load()

@@ -62,7 +62,7 @@ def test_the_vocabulary_is_sorted_by_frequency_and_rare_words_are_unknown() -> N
     assert words.encode("c x a b") == [2, UNKNOWN, 3, UNKNOWN] and words.decode([2, 3, PAD]) == "c a"
 
 
-def test_texts_without_words_or_with_too_large_a_min_count_are_rejected() -> None:
+def test_texts_without_words_and_a_too_large_min_count_are_rejected() -> None:
     with pytest.raises(ConfigError, match=r"^data.min_count: expected at most 3, the count of .*, got 4$"):
         Words.fit(["b b a c c c", "a d"], True, 4, 10)
     with pytest.raises(ConfigError, match=r"^data.path: expected training texts with words, got none$"):

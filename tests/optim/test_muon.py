@@ -48,6 +48,13 @@ def test_muon_schedules_both_learning_rates_and_uses_each_for_weight_decay() -> 
     assert model[1].weight.item() == pytest.approx(1 - 0.1 * 0.5)
 
 
+def test_the_weight_decay_of_adamw_in_muon_does_not_apply_to_biases() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Linear(1, 1))
+    optimizer = optimizer_of(model, partial(Muon, weight_decay=0.0, adamw={"weight_decay": 0.5}))
+    decays = {id(p): group["weight_decay"] for group in optimizer.optimizer.param_groups for p in group["params"]}
+    assert [decays[id(p)] for p in model.parameters()] == [0.5, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("adamw", "message"),
     [
