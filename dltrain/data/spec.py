@@ -88,7 +88,7 @@ class Spec:
         target_tokens: Vocabulary of the targets, if they are tokens.
         transcripts: Vocabulary of transcripts, which are not aligned with the steps of the inputs; it has a ``blank``.
         target_length: Maximum steps of a target, including the end token, if inputs and targets differ in length.
-        notes: Notes of a piano roll whose frames are the steps.
+        notes: Notes that a step may contain, if the steps are frames of a piano roll.
         shared_vocabulary: Whether inputs and targets have the same vocabulary.
         prefixes: Task prefixes of the inputs, such as ``summarize: ``; one for each table.
     """

@@ -49,16 +49,18 @@ def map_parts(tokenizer: Tokenizer, parts: TextParts, key: dict[str, Any]) -> tu
 
 
 def _write(folder: Path, tokenizer: Tokenizer, parts: TextParts) -> None:
-    """Write the tokens of each part and `FACTS`, piece by piece."""
+    """Write the tokens of each part, piece by piece, then the counts to `FACTS`."""
     writers = [_Writer(folder, number, number > 0 or not any(parts.sizes[1:]), tokenizer.size) for number in range(3)]
     end = end_of_document(tokenizer, parts)
+    counts = [0, 0, 0]  # pieces of each part
     for number, piece in parts:
-        if end is not None and not writers[number].pieces:
+        if end is not None and not counts[number]:
             writers[number].add([end])
+        counts[number] += 1
         pieces = tokenizer.encode_content(piece), end
         writers[number].add([each for each in pieces if each is not None])
     if parts.separator is not None:
-        check_documents(parts, [writer.pieces for writer in writers])
+        check_documents(parts, counts)
     (folder / FACTS).write_text(json.dumps({"parts": [writer.finish() for writer in writers]}))
 
 
@@ -69,11 +71,10 @@ class _Writer:
         self.paths = _paths(folder, number)
         self.files = [path.open("wb") for path in (self.paths if measured else self.paths[:1])]
         self.dtype, self.is_text = token_dtype(vocabulary), True
-        self.pieces = self.tokens = self.characters = self.unknown = 0
+        self.tokens = self.characters = self.unknown = 0
 
     def add(self, pieces: Iterable[Encoded]) -> None:
         """Append encoded pieces: a piece of text, a document and its end token, or an end token."""
-        self.pieces += 1
         for piece in pieces:
             sizes = torch.zeros_like(piece.spelling) if piece.sizes is None else piece.sizes
             fields = piece.tokens.to(self.dtype), sizes.int(), piece.spelling.int()

@@ -116,7 +116,7 @@ class MidiEvents:
         return [line, *outside_line(sum(song.outside for song in songs)), splits_line(sizes, "pieces")]
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read whole pieces from MIDI files, or events from the command line, each followed by the token -1."""
+        """Yield a row of tokens for the events from the command line and for each MIDI file; each row ends with -1."""
         if files.text is not None:
             with errors_as("--text"):
                 yield _whole("--text", encode(files.text))

@@ -38,7 +38,7 @@ class FCOS(OneStage, fcos.FCOS):
         min_score: Minimum score of a detection.
         nms_iou: IoU above which the lower-scoring of two detections of a class is removed.
         max_boxes: Maximum number of detections per image.
-        levels: Number of feature maps to use, starting with the finest; the last one is matched to all larger boxes.
+        levels: Number of feature maps to use, starting with the finest; boxes on the last one have no maximum size.
         box_weight: Weight of the box loss.
         vote_iou: A kept box is averaged with boxes of its class if their IoU is at least this; 1 for no averaging.
 

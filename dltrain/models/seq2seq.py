@@ -35,8 +35,8 @@ class Seq2Seq(RecurrentEncoderDecoder):
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
     Source: Sutskever, Vinyals and Le 2014 (encoder and decoder); Luong, Pham and Manning 2015, section 3 (decoder with
     attention, without input feeding); Press and Wolf 2017 (shared weights).
-    Differs: additive attention is also computed from the current state of the decoder and does not enter its
-    recurrence, so that all steps of a training batch are computed together.
+    Differs: additive attention is computed from the current state of the decoder, not from the previous one, and does
+    not enter its recurrence, so that all steps of a training batch are computed together.
     """
 
     target_embedding: nn.Embedding

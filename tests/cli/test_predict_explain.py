@@ -117,7 +117,7 @@ def test_explain_prints_the_weight_of_each_word_and_tensorboard_highlights_the_w
     assert "model.readout: expected attention, the only readout with weights, got last" in capsys.readouterr().err
 
 
-def test_words_with_large_weights_are_bold_and_markdown_symbols_are_escaped() -> None:
+def test_words_with_large_weights_are_highlighted_and_markdown_symbols_are_escaped() -> None:
     weights = [("*", 0.05), ("<b>", 0.1), ("good", 0.65), ("film", 0.2)]
     text = highlighted([{"word": word, "weight": weight} for word, weight in [*weights, *[("_x_", 0.0)] * 4]])
     shown = markdown_to_safe_html(text)

@@ -133,7 +133,7 @@ def test_bytes_are_converted_to_the_scale_of_the_data_set(tmp_path):
     assert torch.allclose(one.flatten(), torch.arange(256) / 255)
 
 
-def test_folders_are_read_recursively_in_order_and_other_files_are_ignored(tmp_path):
+def test_images_in_folders_are_read_recursively_in_order_and_other_files_are_ignored(tmp_path):
     for number, name in enumerate(["b.png", "a/z.JPG", "a/c.bmp"]):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("L", (2, 2), 100 * number).save(tmp_path / name)
@@ -144,7 +144,7 @@ def test_folders_are_read_recursively_in_order_and_other_files_are_ignored(tmp_p
     assert [len(piece.names) for piece in pieces] == [2, 1]
 
 
-def test_pixels_of_an_array_must_be_on_the_scale_of_the_data_set(tmp_path):
+def test_an_array_of_images_must_have_the_pixel_scale_and_the_shape_of_the_data_set(tmp_path):
     shape = (1, 8, 8)
     for values, white, message in (
         (np.zeros((2, 8, 8)), 255.0, "bytes from 0 to 255 in .*x.npy.0., as in training, got float64"),
@@ -269,7 +269,7 @@ def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_p
     assert torch.equal(piece.rows["shift"], own["shift"][:2]) and torch.equal(piece.rows["scale"], own["scale"][:2])
 
 
-def test_a_new_series_has_nan_targets_and_the_scale_of_the_training_data(tmp_path):
+def test_a_new_series_has_nan_targets_and_is_normalized_as_in_training(tmp_path):
     (tmp_path / "a.csv").write_text("x\n" + "".join(f"{n % 7 + 0.1 * n:.2f}\n" for n in range(60)))
     data = TimeSeries(path=str(tmp_path / "a.csv"), window=5, horizon=3, normalize="train")
     (tmp_path / "new.csv").write_text("x\n" + "".join(f"{100 + n}\n" for n in range(8)))

@@ -88,7 +88,7 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize("kind", BAD_ROWS)
-def test_a_row_that_cannot_be_read_is_rejected_with_its_line_or_skipped(kind: str, tmp_path: Path) -> None:
+def test_a_row_that_cannot_be_read_is_rejected_with_its_line_number_or_skipped(kind: str, tmp_path: Path) -> None:
     row, message = BAD_ROWS[kind]
     rows = [f"{number % 2},{picture(number)},{usage}" for number, usage in enumerate(USAGES)]
     path = write(tmp_path / "a.csv", [*rows[:2], row, *rows[2:]])

@@ -91,6 +91,6 @@ def test_a_step_back_in_time_outside_the_repeated_hour_is_reported() -> None:
     assert check_order(times).step_back == 20
 
 
-def test_three_or_more_numbers_descend_if_none_increases_and_the_last_is_below_the_first() -> None:
+def test_three_or_more_numbers_descend_if_they_never_increase_and_the_last_is_below_the_first() -> None:
     assert descends(np.array([3, 2, 2, 1]))
     assert not any(map(descends, (np.array([3, 2, 1, 3, 2, 1]), np.array([2, 2, 2]), np.array([2, 1]), np.array([]))))

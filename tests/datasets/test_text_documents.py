@@ -47,6 +47,7 @@ def test_the_number_of_target_characters_includes_the_separators(tmp_path):
     assert int(batch_of(data.load().test)["characters"].sum()) == len("\n\n".join(DOCUMENTS[3:])) + 2
 
 
+@pytest.mark.parametrize("map_above", [None, 0], ids=["in memory", "memory-mapped"])
 @pytest.mark.parametrize(
     ("text", "settings", "line"),
     [
@@ -65,9 +66,10 @@ def test_the_number_of_target_characters_includes_the_separators(tmp_path):
         ),
     ],
 )
-def test_unusable_documents_and_settings_are_rejected(text, settings, line, tmp_path):
+def test_unusable_documents_and_settings_are_rejected(text, settings, line, map_above, tmp_path, monkeypatch):
+    monkeypatch.setenv("DLTRAIN_DATA", str(tmp_path / "cache"))
     with pytest.raises(ConfigError, match=line):
-        Text(write(tmp_path / "a.txt", text), context_length=4, **settings).load()
+        Text(write(tmp_path / "a.txt", text), context_length=4, map_above=map_above, **settings).load()
 
 
 def test_a_special_token_of_a_tokenizer_file_may_separate_documents(tmp_path):

@@ -53,7 +53,7 @@ def test_a_prompt_may_start_with_a_word_that_is_known_only_after_a_space(tmp_pat
 
 
 @pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
-def test_the_fitted_vocabulary_restores_the_tokens_without_the_file(tokens, tmp_path):
+def test_the_fitted_state_restores_the_tokenizer_without_the_text_file(tokens, tmp_path):
     pytest.importorskip("tokenizers")
     path = write(tmp_path / "a.txt", SENTENCES)
     data = Text(path, tokens=tokens, context_length=4)

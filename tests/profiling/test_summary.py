@@ -239,7 +239,7 @@ def test_a_model_with_two_inputs_can_be_summarized() -> None:
 
 
 class LargestTensor(TorchDispatchMode):
-    """Record the size in bytes of the largest tensor that an operation computes outside the meta device."""
+    """Dispatch mode that records the size in bytes of the largest tensor computed outside the meta device."""
 
     largest = 0
 
@@ -262,7 +262,7 @@ def test_summarizing_a_model_of_a_billion_parameters_computes_no_large_tensor() 
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_input_and_outputs_suffice_for_a_model_with_spec_values_from_its_task(
+def test_summary_needs_only_input_and_outputs_for_a_model_with_spec_values_from_its_task(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0
