@@ -35,7 +35,7 @@ def _train_flags(parser: ArgumentParser) -> None:
     add("-r", "--run", action="store_true", help=SUPPRESS)
     _config_dir(parser)
     add("-c", "--cfg", type=one_of("job", "hydra", "all"), metavar="job", help="print the configuration as YAML")
-    add("-p", "--package", metavar="KEY", help="with --cfg job: only the part below KEY")
+    add("-p", "--package", metavar="KEY", help="with --cfg: only the part below KEY")
     infos = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
     info = "print how Hydra composes the configuration"
     add("-i", "--info", nargs="?", const="all", type=one_of(*infos), metavar="WHAT", help=info)

@@ -107,7 +107,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ("-m model=mlp,perceptron seed=0", "job 0: expected the overrides model=perceptron seed=0"),
         (
             "-m model=perceptron,mlp,gru seed=0",
-            "not supported because the sweep in whole has 2 jobs, and this command has 3. It was started",
+            "not supported because the sweep in whole has 2 jobs, and this command has 3. The sweep was started",
         ),
         (
             "-m model=perceptron,mlp seed=0 optimizer.lr=0.5",
