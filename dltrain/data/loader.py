@@ -126,7 +126,8 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # Keep all threads for one example: torch may split a sum across them, and their number affects rounding.
+            # A single example is prepared with all threads: torch may split a sum across threads, and the number of
+            # threads affects rounding.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)

@@ -39,7 +39,7 @@ class Digits:
         batch_size: Examples per batch, at least 1.
         workers: Unused: the images stay in memory.
 
-    Source: Alpaydin, Kaynak 1998, "Optical recognition of handwritten digits", UCI (its test set).
+    Source: Alpaydin, Kaynak 1998, "Optical recognition of handwritten digits", UCI (test set only).
     """
 
     def __init__(

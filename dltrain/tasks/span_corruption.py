@@ -96,7 +96,7 @@ class SpanCorruption(Translation):
         for row in batch["inputs"].tolist():
             if not set(self.sentinels).intersection(row):
                 mark = self.text([self.sentinels[0]])
-                raise ConfigError(format_error("text", f"at least one {mark} to fill in", "none"))
+                raise ConfigError(format_error("text", f"at least one sentinel, such as {mark}", "none"))
         found = self.search(model, read_source(model, batch))
         sources = self.unpadded(batch)
         rows = zip(sources, self._cut(found.tokens), found.scores.tolist(), strict=True)

@@ -112,7 +112,7 @@ def test_span_corruption_fills_masked_spans_and_its_weights_initialize_a_transla
     assert line["text"].startswith("the dog") and "<extra_id_" not in line["text"].split("sleeps")[0]
     assert generate(run, "--prompt", text).out == line["spans"] + "\n"
     result = predict(run, "--text", "the dog sleeps")
-    assert result.code == 2 and "text: expected at least one <extra_id_0> to fill in" in result.err
+    assert result.code == 2 and "text: expected at least one sentinel, such as <extra_id_0>, got none" in result.err
     fine = [word for word in options if word != "task=span_corruption"]
     tuned = train(*fine, "trainer.max_steps=1", "transfer=finetune", f"transfer.weights={run}")
     record = json.loads((tuned / "transfer.json").read_text())

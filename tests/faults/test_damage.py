@@ -19,7 +19,7 @@ ALLOW = "allow_targets=[gated]"
 
 @pytest.fixture(scope="session")
 def killed(server: ServerClient, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
-    """Return the folder of a run killed after step 21, with its last two checkpoints and its best checkpoint."""
+    """Return the folder of a run killed after step 21, with two checkpoints, of which the last is the best."""
     folder = tmp_path_factory.mktemp("killed")
     gate, run = Gate(folder / "gate"), folder / "run"
     gate.close("train-22")
@@ -113,7 +113,7 @@ def test_when_every_checkpoint_is_damaged_each_is_reported_and_no_file_changes(
 
 
 @pytest.mark.faults
-def test_keep_last_keeps_a_new_checkpoint_rather_than_damaged_ones_of_later_steps(
+def test_keep_last_keeps_a_new_checkpoint_rather_than_a_damaged_checkpoint_of_a_later_step(
     run: Path,
     start: Callable[..., Child],
     dltrain: Callable[..., Child],
@@ -179,7 +179,7 @@ def test_a_missing_run_is_rejected_with_the_nearest_name(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_checkpoint_of_an_unknown_format_is_rejected_with_its_number(
+def test_the_error_for_a_checkpoint_of_an_unknown_format_contains_the_format_number(
     run: Path, dltrain: Callable[..., Child]
 ) -> None:
     for path in checkpoints(run):

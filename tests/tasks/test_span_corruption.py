@@ -102,7 +102,7 @@ def test_corrupted_windows_of_equal_length_are_not_padded() -> None:
     assert [fill_spans(*pair, SENTINELS) for pair in pairs] == rows.tolist()
 
 
-def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels_is_rejected() -> None:
+def test_the_sentinels_of_a_text_are_filled_in_and_a_text_without_sentinels_is_rejected() -> None:
     torch.manual_seed(0)
     model = T5(VOCABULARY, VOCABULARY, hidden_size=16, num_layers=1, num_heads=2, shared_vocabulary=True).eval()
     found = task()
@@ -110,7 +110,7 @@ def test_a_prediction_fills_the_sentinels_of_a_text_and_a_text_without_sentinels
     (line,) = found.predict(model, {"inputs": rows, "lengths": torch.tensor([3])})
     spans = list(map(int, line["spans"].split()))
     assert line["text"] == " ".join(map(str, fill_spans([5, SENTINELS[0], 6], spans, SENTINELS)))
-    with pytest.raises(ConfigError, match="text: expected at least one 90 to fill in, got none"):
+    with pytest.raises(ConfigError, match="text: expected at least one sentinel, such as 90, got none"):
         found.predict(model, {"inputs": rows[:, 2:], "lengths": torch.tensor([1])})
 
 

@@ -57,7 +57,7 @@ def test_the_gaussian_likelihood_of_images_uses_pixels_scaled_to_the_range_0_to_
     torch.testing.assert_close(task.nll(outputs, targets), expected)
 
 
-def test_the_gaussian_likelihood_of_other_data_uses_their_units() -> None:
+def test_the_gaussian_likelihood_of_data_other_than_images_uses_the_units_of_the_data() -> None:
     task = Variational([4], 4, std=0.3)
     outputs, targets = normal(5, 4), normal(5, 4, seed=1)
     expected = -Normal(outputs, 0.3).log_prob(targets).sum(1)
@@ -124,7 +124,7 @@ def test_binarized_pixels_are_black_or_white_and_have_the_original_mean() -> Non
     for _ in range(400):
         task.loss(model, {"inputs": x}, 0.0)
     assert set(torch.cat(seen).unique().tolist()) == {-1.0, 3.0}
-    torch.testing.assert_close(torch.stack(seen).mean(0), x, atol=0.45, rtol=0)  # 0.45 is 4.5 standard deviations
+    torch.testing.assert_close(torch.stack(seen).mean(0), x, atol=0.45, rtol=0)  # 4.5 standard deviations of the mean
     assert evaluate(task, model, x).metrics == evaluate(task, model, x).metrics
 
 
@@ -363,7 +363,7 @@ def test_a_model_without_encoder_and_decoder_is_rejected() -> None:
         Variational([4], 4).stages(nn.Linear(4, 4))
 
 
-def test_data_other_than_images_show_no_images() -> None:
+def test_only_codes_are_shown_for_data_other_than_images() -> None:
     torch.manual_seed(0)
     task, model = Variational([4], 4), DenseAutoencoder([4], 2, hidden_size=8, latent=2)
     evaluation = evaluate(task, model, normal(30, 4))
