@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dltrain.errors import ConfigError, format_error
 
-SLACK = 2  # maximum error of answer_start in characters; in SQuAD 1.1, 15 of 34,680 values are wrong
+SLACK = 2  # maximum error of answer_start in characters; in SQuAD, some values are off by two
 
 
 class Question(NamedTuple):

@@ -144,9 +144,9 @@ class Classification(TaskOverSteps, Supervised):
         return lines
 
     def explain(self, model: nn.Module, batch: Batch) -> Tensor | list[list[Line]]:
-        """Return how much each pixel supports the most likely class of its image, or the weights of words.
+        """Return a heat map of each image, (B, height, width), or the weights of the words of each text.
 
-        For images, use the attention of the model if it has an attention map, otherwise Grad-CAM: (B, height, width).
+        Heat maps show the model's attention if it has an ``attention_map``, else Grad-CAM of the most likely class.
         """
         if "lengths" in batch:
             return word_weights(model, batch, self.decode)

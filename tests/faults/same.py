@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-# Times and memory differ between runs.
+# Throughput, times and memory differ between runs.
 MEASURED = ("throughput/", "memory/")
 TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_step", "peak_memory_mb")
 
@@ -16,7 +16,7 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
     """Assert that `run` has the checkpoints, metrics, results, curves, images and film of `reference`.
 
-    Only the checkpoints ``last.pt`` and ``best.pt`` are compared. Times and memory are not compared.
+    Only the checkpoints ``last.pt`` and ``best.pt`` are compared. Throughput, times and memory are not compared.
 
     Args:
         run: A run that was interrupted and resumed.
@@ -90,7 +90,7 @@ def sha256(path: Path) -> str:
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of ``metrics.jsonl`` without times and memory."""
+    """Return the lines of ``metrics.jsonl`` without throughput and memory."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if not name.startswith(MEASURED)} for line in found]
 
@@ -103,7 +103,7 @@ def events(run: Path) -> EventAccumulator:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the TensorBoard scalars except times and memory, and assert that the steps of each curve increase."""
+    """Return the TensorBoard scalars except throughput and memory, and assert that the steps of each curve increase."""
     found = events(run)
     points = {t: [(p.step, p.value) for p in found.Scalars(t)] for t in found.Tags()["scalars"]}
     for tag, values in points.items():
@@ -127,7 +127,7 @@ def frames(run: Path) -> dict[str, str]:
 
 
 def result(run: Path) -> dict[str, Any]:
-    """Return ``result.json`` without times and memory."""
+    """Return ``result.json`` without throughput, times and memory."""
     found = json.loads((run / "result.json").read_text())
     return {name: value for name, value in found.items() if name not in TIMES}
 

@@ -16,7 +16,7 @@ def texts(width: int = 9, pad: int = 0) -> torch.Tensor:
     return torch.where(torch.arange(width) < LENGTHS[:, None], tokens, pad)
 
 
-def test_the_weighted_mean_equals_its_formula_for_each_sequence_without_padding() -> None:
+def test_weights_and_means_equal_the_formula_applied_to_each_sequence_without_its_padding() -> None:
     torch.manual_seed(0)
     pool, states = AttentionPooling(6).double(), torch.randn(4, 9, 6, dtype=torch.float64)
     means, weights = pool(states, LENGTHS)

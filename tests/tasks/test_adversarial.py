@@ -226,7 +226,7 @@ def test_a_constant_critic_has_an_auc_of_one_half() -> None:
     assert critic_auc(torch.zeros(5), torch.zeros(7)).item() == 0.5
 
 
-def test_evaluation_is_bitwise_reproducible_and_leaves_the_global_generator_unchanged() -> None:
+def test_evaluation_is_bitwise_reproducible_and_leaves_torchs_random_state_unchanged() -> None:
     task, model = Adversarial(**RING), point_gan()
     device = on_cpu(model)
     state = torch.get_rng_state()

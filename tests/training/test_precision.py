@@ -1,4 +1,4 @@
-"""Layers that a device cannot compute in a precision are computed in fp32 with a notice or rejected in one line."""
+"""Layers without kernels for the requested precision run in fp32 with a notice or are rejected in one line."""
 
 import contextlib
 import copy
@@ -86,7 +86,7 @@ def computes(layer: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> bo
 
 @pytest.mark.parametrize("kind", ["fp32", *DTYPES])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_layer_is_computed_in_the_precision_or_in_fp32_with_a_notice(name: str, kind: str) -> None:
+def test_every_layer_is_computed_in_the_requested_precision_or_in_fp32_with_a_notice(name: str, kind: str) -> None:
     layer, inputs = copy.deepcopy(LAYERS[name])
     device, model = on_cpu(kind), nn.ModuleList([layer, nn.Linear(2, 2)])
     supported = computes(copy.deepcopy(layer), inputs, device)
@@ -120,7 +120,7 @@ def test_a_layer_in_fp32_reads_sequences_of_different_lengths_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("kind", DTYPES)
-def test_a_model_is_rejected_if_no_layer_can_be_computed_in_the_precision(kind: str) -> None:
+def test_a_model_is_rejected_if_no_layer_can_be_computed_in_the_requested_precision(kind: str) -> None:
     lstm, device = nn.LSTM(3, 4), on_cpu(kind)
     if computes(copy.deepcopy(lstm), (STEPS,), device):
         assert precision.use_fp32_where_needed(lstm, device) is None
