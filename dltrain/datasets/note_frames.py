@@ -106,5 +106,5 @@ class Transpose(nn.Module):
 
 
 def roll_notes(frames: Tensor, index: Tensor) -> Tensor:
-    """Return frames (B, T, notes) in which note `n` of piece `b` is its previous note ``index[b, n]``."""
+    """Move note ``index[b, n]`` of piece `b` to note `n`, in frames (B, T, notes)."""
     return frames.gather(2, index[:, None, :].expand(-1, frames.shape[1], -1))

@@ -56,7 +56,7 @@ class GAN(GANBase):
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:
     Miyato et al. 2018, "Spectral normalization for generative adversarial networks", one power iteration per forward
-    pass.
+    pass in training.
     """
 
     def __init__(

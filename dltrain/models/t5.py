@@ -37,7 +37,7 @@ class T5(ReadAndWrite):
 
     Shape: int64 (B, S) and int64 (B, T) -> (B, T, outputs), the logits of each next token of the target.
     Source: Raffel et al. 2020, "Exploring the limits of transfer learning", section 2.1; version 1.1, Shazeer 2020.
-    Differs: no dropout inside the feed-forward layers.
+    Differs: no dropout inside the feed-forward layers or on the outputs of encoder and decoder.
     """
 
     head_bias = False

@@ -83,7 +83,7 @@ def test_frames_converted_to_text_and_back_are_unchanged() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "60,,64", "60 109", "do re mi", "60 ²", "6" * 5000], ids=lambda text: text[:9])
-def test_text_without_valid_frames_is_rejected(text: str) -> None:
+def test_text_with_an_invalid_frame_is_rejected(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^text: expected frames of MIDI pitches from 21 to 108"):
         encode_text(text)
 

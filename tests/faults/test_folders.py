@@ -86,7 +86,7 @@ def test_a_run_whose_process_was_killed_can_be_resumed(
     assert_same(run, uninterrupted_run("forecast"))
 
 
-def test_a_command_with_resume_auto_first_resumes_and_then_reports_a_finished_run(
+def test_resume_auto_resumes_a_killed_run_and_reports_a_finished_run(
     busy: tuple[Child, Path], dltrain: Callable[..., Child], data_root: Path, uninterrupted_run: Callable[[str], Path]
 ) -> None:
     child, run = busy
