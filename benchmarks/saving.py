@@ -7,7 +7,8 @@ each checkpoint and each plain save: the time for which the training loop is blo
 There is a save every 9 n steps (n is ``part`` in `SMALL` and `LARGE`). The total is the time from the start of the save
 to the end of the next n steps, minus the time of the n steps after them. It includes the work of other threads and of
 the operating system: hashing, waiting for the disk, removing an older file. The file of a plain `torch.save` is removed
-after these 2 n steps. The checkpoint after the last step is not measured.
+after these 2 n steps. Saves in the last 2 n steps of the run have no total, and the checkpoint after the last step is
+not measured.
 """
 
 import argparse
@@ -115,9 +116,9 @@ def run(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def costs_of(stamps: list[float], part: int) -> list[float]:
-    """Return the training time lost to each checkpoint, in seconds.
+    """Return the training time lost to each checkpoint and plain save, in seconds.
 
-    The time of a step is recorded before its checkpoint, so the time of the checkpoint is part of the next step.
+    The end of a step is recorded before its save, so the time of the save is part of the next step.
     """
     cost = []
     for due in range(CYCLE * part, len(stamps) - 2 * part, CYCLE * part):

@@ -142,7 +142,7 @@ class DetectionFolder:
         return wanted or found
 
     def _checked(self, images: Sequence[Annotated]) -> list[Annotated]:
-        """Check that all classes are known, and return the images without unreadable files and invalid boxes."""
+        """Check that all classes are known, and return the readable images with their valid boxes."""
         for annotated in images:
             for name in annotated.names if not self.single_class else ():
                 if name not in self.names:

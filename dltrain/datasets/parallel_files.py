@@ -61,7 +61,7 @@ class PairReader:
 
         Raises:
             ConfigError: A file does not exist, is not text or lacks a column; the text files have different numbers of
-                lines; or an unreadable line or an empty text may not be skipped.
+                lines; or `bad` rejects an unreadable line or an empty text.
         """
         files = [existing_file(path, EXPECTED) for path in self.paths]
         if len(files) == 2:

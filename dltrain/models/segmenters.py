@@ -57,7 +57,7 @@ class FCN(_Segmenter):
     Shape: (B, channels, height, width) -> (B, pixel_outputs, height, width), for images of any size.
     Source: Long, Shelhamer, Darrell 2015, "Fully convolutional networks for semantic segmentation"; auxiliary
     classifier: Zhao et al. 2017, "Pyramid scene parsing network", section 3.3.
-    Differs: as in torchvision, the backbone is dilated, and features of earlier stages are not used.
+    Differs: as in torchvision, the backbone is dilated, and there are no skip connections from earlier stages.
     """
 
     def __init__(self, channels: int, pixel_outputs: int, backbone: str = "resnet50", aux_weight: float = 0.5) -> None:

@@ -107,7 +107,7 @@ class Forecasting(TaskOverSteps):
         self._check_block(output, normalize, features or columns)
 
     def _check_block(self, output: str, normalize: str | None, features: int) -> None:
-        """Reject a block outside of 1 to the horizon, and a shorter block if forecasts cannot become inputs."""
+        """Reject a block outside 1 to the horizon, and one below the horizon if forecasts cannot become inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(
                 format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)
@@ -267,7 +267,7 @@ class Forecasting(TaskOverSteps):
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
         """Return a line per step of each window, with the value of each column in the units of the data.
 
-        For outputs that are distributions, the other quantiles are added under the name of the column and the level.
+        For outputs that are distributions, the quantiles except the median have keys such as ``sales 0.1``.
         """
         levels = self.levels(model, batch).float()
         values = {"": self.output.point(levels), **self.output.named_quantiles(levels)}

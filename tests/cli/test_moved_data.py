@@ -5,6 +5,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -134,9 +135,8 @@ def write_sales(path: Path, rows: int, later: int = 0) -> None:
     """Write daily sales with a holiday every third day; the last `later` rows have no sales."""
     lines = ["date,sales,holiday"]
     for day in range(rows + later):
-        month, date = divmod(day, 28)
         sales = "" if day >= rows else f"{100 - 40 * (day % 3 == 0) + day % 7}"
-        lines.append(f"2024-{month + 1:02}-{date + 1:02},{sales},{int(day % 3 == 0)}")
+        lines.append(f"{date(2024, 1, 1) + timedelta(day)},{sales},{int(day % 3 == 0)}")
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -78,7 +78,7 @@ def test_transformed_images_masks_and_boxes_equal_a_drawn_shape(name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["flip", "flip_vertical", "shift"])
-def test_flips_and_shifts_keep_every_pixel_value(name: str) -> None:
+def test_flipped_and_shifted_images_have_no_new_pixel_values(name: str) -> None:
     found, _ = moved(AUGMENTATIONS[name])
     assert set(found["inputs"].unique().tolist()) == {-1.0, 1.0}
     assert len(found["inputs"].flatten(1).unique(dim=0)) > 1

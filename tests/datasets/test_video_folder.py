@@ -51,7 +51,7 @@ def test_evaluation_reads_the_middle_frames_of_a_clip_in_numeric_order(walks: st
     assert levels(clip) == [2, 4, 6, 8] and label in (0, 1)
 
 
-def test_the_key_chooses_the_first_frame_of_a_training_clip_among_all_possible_frames(walks: str) -> None:
+def test_the_key_determines_the_first_frame_of_a_training_clip(walks: str) -> None:
     files = VideoFolder(walks, frames=4, frame_stride=2, image_size=6).load().train.rows
     starts = Counter(levels(files.example(0, key)[0])[0] for key in range(120))
     assert set(starts) == set(range(6)) and min(starts.values()) > 10

@@ -84,7 +84,7 @@ def test_a_search_copies_the_source_once_instead_of_at_every_step() -> None:
 
 
 @pytest.mark.parametrize(("beam", "penalty"), [(1, 1.0), (3, 0.0), (3, 1.0), (4, 0.6)])
-def test_scores_are_normalized_log_probabilities_of_the_model(beam: int, penalty: float) -> None:
+def test_scores_are_length_normalized_log_probabilities_of_the_model(beam: int, penalty: float) -> None:
     model, state = model_and_state(1)
     found = BeamSearch(BEGIN, END, (PAD, BEGIN), 8, beam, penalty)(model, state)
     for row, tokens in enumerate(map(cut, found.tokens)):
