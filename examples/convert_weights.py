@@ -19,7 +19,7 @@ def rename(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Te
         ValueError: The numbers of tensors, their kinds (such as ``weight`` or ``running_mean``) or shapes differ.
     """
     if len(source) != len(target):
-        raise ValueError(f"expected {len(target)} tensors, got {len(source)}")
+        raise ValueError(f"expected as many tensors as the model has, {len(target)}, got {len(source)}")
     for (old, value), (new, like) in zip(source.items(), target.items(), strict=True):
         if (kind(old), value.shape) != (kind(new), like.shape):
             raise ValueError(f"expected {new} {tuple(like.shape)}, got {old} {tuple(value.shape)}")

@@ -80,7 +80,7 @@ class ImageTransform:
             ConfigError: Colors are changed, but the scale of arrays is unknown.
         """
         if self.augment.recolors and not self.arrays.known:
-            reason = f"the arrays are {self.arrays}, so that black and white are unknown"
+            reason = f"the arrays are {self.arrays}, so black and white are unknown"
             raise ConfigError(f"augment: color changes are not supported because {reason}")
         return Unit(self.mean, self.std)
 

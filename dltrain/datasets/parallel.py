@@ -49,7 +49,8 @@ class Parallel:
         tokenizer: A ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``, or a list of two, for
             sources and for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
-        min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
+        min_count: Minimum occurrences of a word or character, or of a pair of subwords to join, in the training texts,
+            at least 1.
         max_words: Maximum number of words or characters (without special tokens) or of subwords (with special tokens
             and all bytes or characters, which are always kept) in each vocabulary, at least 1.
         shared_vocabulary: Whether sources and targets have one vocabulary, fitted to both.

@@ -52,7 +52,7 @@ class TextParts:
         return "".join({character for _, piece in self for character in set(piece)})
 
     def pieces(self, number: int = 0) -> Iterator[Content]:
-        """Yield the documents of the training part or of the whole text, or pieces of a text without documents.
+        """Yield the documents of the training part or of the whole text, or pieces of a text without a separator.
 
         Args:
             number: 0 for the training part, 2 for the whole text.
@@ -72,7 +72,7 @@ class TextParts:
             yield from self._pieces()
 
     def _pieces(self) -> Iterator[tuple[int, Content]]:
-        """Yield the pieces of a text without documents: its chunks, divided between parts."""
+        """Yield the pieces of a text without a separator: its chunks, divided between parts."""
         first, second = self.cuts
         position = 0
         for chunk in self.chunks():

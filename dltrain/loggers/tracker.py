@@ -61,7 +61,7 @@ class Tracker:
 
         Args:
             step: Optimizer steps so far, the x axis of every curve.
-            epoch: Epochs so far, fractional; also logged as a separate curve for the train split.
+            epoch: Epochs so far, fractional; also logged as a separate curve for the training split.
             split: ``train``, ``val`` or ``test``.
             values: Name -> value. The TensorBoard tag is ``<name>/<split>``; ``lr`` and names with a slash
                 (``grad/norm``) are used as they are. JSON has no NaN or infinity: such a value is null, and

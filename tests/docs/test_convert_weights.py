@@ -53,7 +53,7 @@ def test_a_different_shape_kind_or_number_of_tensors_is_rejected(script: ModuleT
     for target, message in (
         ({"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(2)}, r"fc.weight \(3, 2\), got _fc.weight \(2, 3\)"),
         ({"fc.weight": torch.ones(2, 3), "bn.weight": torch.ones(2)}, r"bn.weight \(2,\), got _fc.bias \(2,\)"),
-        ({"fc.weight": torch.ones(2, 3)}, "expected 1 tensors, got 2"),
+        ({"fc.weight": torch.ones(2, 3)}, "expected as many tensors as the model has, 1, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             script.rename(source, target)
