@@ -41,7 +41,7 @@ class Job:
     run_dir: str | None  # the run folder given, or None for a new one
     sweep_dir: str | None  # the sweep folder given, or None for a new one
     config_dirs: tuple[str, ...] = ()  # folders searched after dltrain's own
-    allow: tuple[str, ...] = ()  # value of allow_targets: prefixes of other modules that YAML may name
+    allow: tuple[str, ...] = ()  # value of allow_targets: prefixes of the user's modules that YAML may name
     sweep_resume: str | None = None  # the folder of the sweep to resume, or None for a new one
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class Job:
             return interpolation.resolve(self.config)
 
     def title(self) -> str:
-        """Return the command of the run with the option of every group."""
+        """Return the chosen option of every group, written as a command."""
         groups = dict.fromkeys(["experiment", "model", "data", "task", *reversed(self.choices)])
         return " ".join(["dltrain", *(f"{group}={self.choices[group]}" for group in groups if group in self.choices)])
 

@@ -85,7 +85,7 @@ def _by_xml(root: Path, files: list[Path], images: ImageIndex) -> Parts:
 
 
 def _listed(path: Path, by_name: dict[str, Path]) -> list[Path]:
-    """Return the annotation files of the images in an image list; images without one are ignored."""
+    """Return the annotation files of the images in an image list; images without annotations are ignored."""
     return [by_name[name] for name in read_list(path) if name in by_name]
 
 

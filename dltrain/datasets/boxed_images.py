@@ -143,5 +143,5 @@ class BoxedImages:
         return left + x, top + y, left + x + across * size[1], top + y + along * size[0]
 
     def stack(self, examples: list[Boxed]) -> dict[str, Tensor]:
-        """Return the rows of a batch."""
+        """Return the fields of a batch."""
         return stack_boxed(examples)

@@ -31,7 +31,7 @@ class Npz:
     """Arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test`` with the examples along the first axis.
 
     The shape and dtype of x determine its kind: uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) are images; floats with
-    four axes are images on the scale of x_train, see `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
+    four axes are images whose scale is inferred by `dltrain.datasets.array_scale.find_scale`; floats (N, T, F) are
     sequences of T steps; (N, D) are vectors. Images have at most 4 channels; if the channels could be first or last,
     they are last. The labels y are classes if they are repeated whole numbers or one-hot rows, and otherwise
     numbers to predict; see `dltrain.datasets.array_labels.find_labels`. Only images are scaled.

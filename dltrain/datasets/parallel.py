@@ -36,8 +36,8 @@ class Parallel:
     Args:
         path: A table (CSV, TSV or JSON lines) with a column of sources and one of targets, a list of tables, or a list
             of two text files whose lines correspond: sources, targets.
-        source, target: Columns of a table, or a list with one for each table; None for the first remaining column
-            that does not hold numbers.
+        source, target: Columns of a table, or a list with one for each table; None for the first unused column that
+            does not hold numbers.
         header: Whether the first line of a CSV table names the columns.
         prefix: Name of the task, such as ``summarize``, or a list with one for each table; each source then starts with
             ``summarize: ``. None for no prefix.

@@ -36,7 +36,7 @@ class PairReader:
 
     Args:
         path: A table (CSV, TSV or JSON lines), or two text files.
-        source, target: Columns of the table; None for the first remaining column that does not hold numbers.
+        source, target: Columns of the table; None for the first unused column that does not hold numbers.
         header: Whether the first line of the table names the columns.
         bad: Policy for unreadable lines and empty texts.
 

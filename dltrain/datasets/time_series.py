@@ -29,7 +29,7 @@ from dltrain.datasets.steps import infer_season
 from dltrain.datasets.windows import SCALES, Normalize, SplitRange, cut_windows, fit_scales, repeat_numbers
 from dltrain.errors import ConfigError, format_error
 
-SEASONS = 3  # a season is used without data.season only if the first series has at least this many
+SEASONS = 3  # without data.season, the season is 1 if the first series has fewer seasons
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 CONVERT = {"values": split_float64, "known": columns_first}
 BUNDLED = Path(__file__).parent / "bundled"

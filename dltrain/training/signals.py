@@ -27,9 +27,9 @@ class Stopped(BaseException):
 class Stop:
     """Signal handlers that request a stop or a checkpoint; the loop checks for requests between two steps.
 
-    In cooperative mode, a signal only sets `reason`, and the loop stops after its step. Otherwise, or if the loop does
-    not stop in time (for example because a worker hangs), the handler raises `Stopped`. A second signal exits
-    immediately.
+    In cooperative mode, SIGINT or SIGTERM only sets `reason`, and the loop stops after its step. Otherwise, or if the
+    loop does not stop in time (for example because a worker hangs), the handler raises `Stopped`. A second SIGINT or
+    SIGTERM exits immediately.
 
     Args:
         on_abort: Called with the exit code before an immediate exit.

@@ -44,7 +44,7 @@ def test_torch_has_every_private_name_that_the_adapter_uses(loader: DataLoader) 
     assert loader._iterator is iterator
 
 
-def test_a_hanging_worker_ends_and_the_loader_can_start_a_new_one(loader: DataLoader) -> None:
+def test_a_hanging_worker_can_be_killed_and_the_loader_starts_a_new_one(loader: DataLoader) -> None:
     (first,) = take_over_workers(iterator := iter(loader))
     assert [next(iterator).item() for _ in range(2)] == [0, 1] and first.is_alive()
     end_workers(loader, kill=True)

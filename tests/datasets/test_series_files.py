@@ -1,4 +1,4 @@
-"""Real-world time series files: dates, seasons, order, panels, and columns that are not series."""
+"""Time series files: dates, seasons, order, panels, and columns that are not series."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def batch_of(source: Source) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_season_and_forecast_dates_are_inferred_from_dates_in_any_format(form: str, tmp_path: Path) -> None:
+def test_season_and_forecast_dates_are_inferred_from_dates_in_common_formats(form: str, tmp_path: Path) -> None:
     data = read(write(tmp_path, date=DAYS.strftime(form), value=VALUES))
     assert data.spec.season == 7 and data.spec.target_names == ("value",)
     (piece,) = data.inputs(InputFiles())
@@ -103,7 +103,7 @@ def test_missing_rows_are_counted(tmp_path: Path) -> None:
     assert any("18 rows missing, the first before 2020-03-09 in line 52" in line for line in data.describe())
 
 
-def test_a_repeated_date_is_rejected_with_both_lines(tmp_path: Path) -> None:
+def test_the_error_for_a_repeated_date_names_both_lines(tmp_path: Path) -> None:
     rows = np.insert(np.arange(200), 10, 9)
     with pytest.raises(ConfigError, match=r"one row for each time in .*, got 2020-01-10 in lines 11 and 12"):
         read(write(tmp_path, date=DAYS.strftime("%Y-%m-%d")[rows], value=VALUES[rows]))
@@ -117,7 +117,7 @@ def panel(by: list[str]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("by", [["date", "store"], ["store", "date"]])
-def test_several_series_in_one_file_are_rejected_with_the_column_that_identifies_them(
+def test_the_error_for_several_series_in_one_file_names_the_column_that_identifies_them(
     by: list[str], tmp_path: Path
 ) -> None:
     path = write(tmp_path, **panel(by))
@@ -146,7 +146,7 @@ def test_windows_of_a_panel_equal_the_windows_of_each_series_alone(normalize: st
             torch.testing.assert_close(batch[key], torch.cat([part[key] for part in parts]), msg=key)
 
 
-def test_a_series_without_numbers_is_rejected_with_its_name_column_and_last_line(tmp_path: Path) -> None:
+def test_the_error_for_a_series_without_training_values_names_series_and_column(tmp_path: Path) -> None:
     frame = panel(["date", "store"])
     frame.loc[(frame["store"] == "B") & (frame["date"] < DAYS[150]), "sales"] = None
     expected = r"the first 140 rows of series B, column sales, up to line 559 of .*a\.csv, got only missing values"

@@ -86,7 +86,7 @@ def test_a_stop_before_the_first_step_leaves_no_folder_and_the_command_can_be_re
 
 
 @pytest.mark.faults
-def test_an_evaluation_interrupted_by_a_stop_and_then_a_kill_is_logged_once(
+def test_an_evaluation_interrupted_by_sigterm_and_repeated_after_a_kill_is_logged_once(
     run_until: RunUntil,
     gate: Gate,
     start: Callable[..., Child],

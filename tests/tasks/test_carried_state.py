@@ -1,4 +1,4 @@
-"""Carrying the state from batch to batch gives the same outputs as one pass over the whole stream."""
+"""Carrying the state from batch to batch gives the same losses as one pass over the whole stream."""
 
 import itertools
 from pathlib import Path

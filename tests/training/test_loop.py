@@ -142,7 +142,7 @@ class RecordedCheckpoints(Checkpoints):
 @pytest.mark.parametrize(
     ("interval", "expected"), [((5.0, "step"), [5, 10, 15, 16]), ((1.0, "epoch"), [8, 16]), (NEVER, [16])]
 )
-def test_the_last_checkpoint_is_written_when_due_and_at_the_end(
+def test_checkpoints_are_written_at_the_interval_and_at_the_end(
     interval: tuple[float, str], expected: list[int], tmp_path: Path
 ) -> None:
     loop = make_loop(tmp_path, Scripted([1.0, 2.0]), checkpoint_every=interval, eval_every=(16.0, "step"))
