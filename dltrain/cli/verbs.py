@@ -74,8 +74,8 @@ def _predict_flags(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="a new or empty folder for predicted masks, images with boxes, or the images of --explain",
     )
-    explain = "classification: draw which parts of each image support its class (Grad-CAM, or attention for vit), into "
-    explain += "the folder --out; for texts with model.readout=attention, print the weight of each word"
+    explain = "classification: write images to --out that show which parts support the predicted class (Grad-CAM; "
+    explain += "attention for vit); for texts with model.readout=attention, print the weight of each word"
     add("--explain", action="store_true", help=explain)
     add("--text", help="a text to read instead of INPUT")
 
@@ -88,7 +88,8 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--interpolate", action="store_true", help="interpolate between samples")
     given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
-    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); music: .mid"
+    out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); for music, a "
+    out += ".mid file (default: text on standard output)"
     add("--out", metavar="FILE", help=out)
     add("--force", action="store_true", help="overwrite FILE")
     add("--prompt", metavar="TEXT", help="text: the text to continue (default: task.prompt), or to translate")

@@ -135,7 +135,10 @@ class MaskedLanguageModeling(Task):
         """Count the tokens of up to 200 training batches, for a baseline that predicts tokens by their frequency."""
         counts = torch.ones(self.vocabulary, dtype=torch.float64)  # 1 instead of 0, so that no probability is 0
         for batch in islice(train, COUNTED_BATCHES):
-            counts += torch.bincount(batch["inputs"][self._maskable(batch)].cpu(), minlength=self.vocabulary)
+            tokens = batch["inputs"]
+            # The targets of a corrupted batch do not show where a text ends.
+            allowed = self._maskable({**batch, "targets": tokens[:0]})
+            counts += torch.bincount(tokens[allowed].cpu(), minlength=self.vocabulary)
         self.frequencies = (counts / counts.sum()).log().float()
         return None
 

@@ -29,7 +29,7 @@ def is_readable(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "bmp", "tif", "ppm", "webp"])
-def test_a_file_has_a_problem_if_and_only_if_it_cannot_be_decoded(suffix: str, tmp_path: Path) -> None:
+def test_a_truncated_file_has_a_problem_if_and_only_if_it_cannot_be_decoded(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     Image.fromarray(NOISE).save(path)
     content = path.read_bytes()
@@ -53,9 +53,9 @@ def test_a_file_has_a_problem_if_and_only_if_it_cannot_be_decoded(suffix: str, t
         (Image.fromarray(NOISE).convert("P"), "png"),
         (Image.fromarray(NOISE).convert("LA"), "png"),
     ],
-    ids=["gray", "CMYK", "16 bits", "palette", "transparent"],
+    ids=["gray", "CMYK", "16 bits", "palette", "alpha"],
 )
-def test_gray_cmyk_16_bit_palette_and_transparent_images_are_read(
+def test_gray_cmyk_16_bit_and_palette_images_and_alpha_channels_are_read(
     image: Image.Image, suffix: str, tmp_path: Path
 ) -> None:
     image.save(tmp_path / f"a.{suffix}")

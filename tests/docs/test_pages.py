@@ -1,4 +1,4 @@
-"""README and docs: links point to files, and generated or copied parts are up to date."""
+"""README and docs: links and names of tests exist, and generated or copied parts are up to date."""
 
 import importlib.util
 import re
@@ -24,6 +24,16 @@ def test_code_in_extending_equals_the_files_of_the_examples() -> None:
     assert len(files) == 8
     for file in files:
         assert file.read_text("utf-8").rstrip() in page, file.name
+
+
+def test_each_test_in_the_table_of_faults_exists() -> None:
+    folder = ROOT / "tests" / "faults"
+    rows = re.findall(r"^\| \d.*\| (.*) \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert rows
+    for entry in re.sub(r" \(.*?\)|; also [^;]*", "", "; ".join(rows)).split("; "):
+        file, _, parts = entry.partition(": ")
+        names = " ".join(re.findall(r"^def (test_\w+)", (folder / f"{file}.py").read_text("utf-8"), re.MULTILINE))
+        assert all(part in ("", "all") or part in names for part in parts.split(", ")), entry
 
 
 def test_the_configuration_page_is_up_to_date() -> None:

@@ -124,8 +124,8 @@ def test_metrics_are_means_over_the_masked_tokens_of_all_batches() -> None:
 def test_the_baseline_predicts_the_frequency_of_each_token() -> None:
     tokens = torch.tensor([[5, 5, 5, 6]] * 50)
     found = task(vocabulary=7)
-    assert found.fit_baselines([{"inputs": tokens}], None) is None
     batch = found.corrupt({"inputs": tokens}, mix(torch.arange(50)))
+    assert found.fit_baselines([batch], None) is None
     baseline = found.evaluate(Table(7), [batch]).baselines["token frequencies"]
     hidden = batch["inputs"][batch["targets"] != IGNORED]
     nats = {5: -math.log(151 / 207), 6: -math.log(51 / 207)}  # counts of 150 and 50, plus 1 for each of the 7 tokens
