@@ -1,4 +1,4 @@
-"""Training loops with the layers, operations and `loss.item()` calls of PyTorch's public examples.
+"""Training loops modeled on PyTorch's public examples; each step calls `loss.item()`.
 
 Source: pytorch/examples, vae/main.py and dcgan/main.py.
 """

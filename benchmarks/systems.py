@@ -51,7 +51,7 @@ class Task:
         register_optimizer_step_post_hook(self.stamp)
 
     def model(self) -> nn.Module:
-        """Return the workload's model with the initial weights of dltrain."""
+        """Return the workload's model, initialized with seed 0, which is the default seed of dltrain."""
         torch.manual_seed(0)
         model = self.workload.model()
         self.seen["parameters"] = sum(p.numel() for p in model.parameters())

@@ -54,7 +54,7 @@ def csv_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError, csv.Error, pd.errors.ParserError) as error:
-        raise ConfigError(format_error("data.path", f"a CSV file in UTF-8 at {path}", str(error))) from error
+        raise ConfigError(format_error("data.path", f"a readable file in UTF-8 at {path}", str(error))) from error
 
 
 def read_csv(path: Path, notation: Notation | None = None, bad: BadSamples | None = None) -> Table:
@@ -239,7 +239,7 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
     """Return the decimal mark of the numbers in the columns.
 
     Raises:
-        ConfigError: Columns need different marks, or both marks give numbers that differ by a factor of 1,000.
+        ConfigError: Columns need different marks, or a number is ambiguous, such as 1,234, which may be 1234 or 1.234.
     """
     found = {
         name: find_evidence(cells.words) for name, cells in zip(header, columns, strict=True) if not is_time_name(name)

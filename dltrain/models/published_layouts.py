@@ -28,7 +28,7 @@ BERT_NAMES = {
 BERT_EMBEDDING = "embeddings.word_embeddings.weight"
 OLDER = {"gamma": "weight", "beta": "bias"}  # names of layer norm weights in the first published checkpoints
 PARTS = ("query", "key", "value")
-# Names of copies of other weights, and of tensors that are not weights.
+# Left out: copies of other weights, and tensors that are not weights.
 LEFT_OUT = re.compile(r"embeddings\.position_ids|cls\.predictions\.decoder\.(weight|bias)")
 
 GPT2_NAMES = {
@@ -67,7 +67,7 @@ T5_NAMES = {
 }
 T5_EMBEDDING = "shared.weight"
 T5_JOINED = {"SelfAttention.q": "qkv", "EncDecAttention.k": "kv"}
-# Matrices that are joined to others (see `T5_JOINED`), and copies of the embedding.
+# Left out: matrices that are joined to others (see `T5_JOINED`), and copies of the embedding.
 T5_LEFT_OUT = re.compile(r".*(SelfAttention\.[kv]|EncDecAttention\.v|embed_tokens)")
 
 
@@ -76,18 +76,18 @@ def bert_names(weights: Weights) -> Weights:
 
     Weights and biases of queries, keys and values are joined into one matrix and one bias per layer.
     """
-    weights = {name.removeprefix("bert."): value for name, value in weights.items()}
-    if BERT_EMBEDDING not in weights:
+    published = {name.removeprefix("bert."): value for name, value in weights.items()}
+    if BERT_EMBEDDING not in published:
         return weights
     found: dict[str, Tensor] = {}
-    for name, value in weights.items():
+    for name, value in published.items():
         head, _, kind = name.rpartition(".")
         if LEFT_OUT.fullmatch(name):
             continue
         if match := re.fullmatch(r"encoder\.layer\.(\d+)\.attention\.self\.query", head):
             names = [f"encoder.layer.{match[1]}.attention.self.{part}.{kind}" for part in PARTS]
-            if all(part in weights for part in names):
-                found[f"blocks.{match[1]}.qkv.{kind}"] = torch.cat([weights[part] for part in names])
+            if all(part in published for part in names):
+                found[f"blocks.{match[1]}.qkv.{kind}"] = torch.cat([published[part] for part in names])
         elif not re.fullmatch(r"encoder\.layer\.\d+\.attention\.self\.(key|value)", head):
             found[f"{_renamed(head, BERT_NAMES)}.{OLDER.get(kind, kind)}".lstrip(".")] = value
     return found
@@ -98,11 +98,11 @@ def gpt2_names(weights: Weights) -> Weights:
 
     GPT-2 stores the matrices of linear layers transposed. The output layer repeats the embedding and is left out.
     """
-    weights = {name.removeprefix("transformer."): value for name, value in weights.items()}
-    if GPT2_EMBEDDING not in weights:
+    published = {name.removeprefix("transformer."): value for name, value in weights.items()}
+    if GPT2_EMBEDDING not in published:
         return weights
     found: dict[str, Tensor] = {}
-    for name, value in weights.items():
+    for name, value in published.items():
         head, _, kind = name.rpartition(".")
         if not GPT2_LEFT_OUT.fullmatch(name):
             is_transposed = kind == "weight" and re.search(r"\.c_\w+$", head) and value.dim() == 2

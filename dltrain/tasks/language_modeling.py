@@ -95,7 +95,10 @@ class LanguageModeling(TaskOverSteps):
         return Loss(F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing), len(targets))
 
     def last_loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the summed cross-entropy of each window's last token, without carried state; ignore targets of -1."""
+        """Return the cross-entropy of the last token, summed over the windows; the model starts without a state.
+
+        Targets of -1 are ignored.
+        """
         logits, targets = call_model(model, batch)[:, -1], batch["targets"][:, -1]
         return F.cross_entropy(logits, targets, ignore_index=UNKNOWN, reduction="sum")
 
@@ -161,7 +164,7 @@ class LanguageModeling(TaskOverSteps):
         return float(total)
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
-        """Yield the prompt, if one is requested, and its continuation."""
+        """Yield the prompt, if there is one, and the generated text."""
         decode, before = self._decoder(), list[int]()
         if request.prompt is not None:
             before = self._encode_prompt(request.prompt, "--prompt")

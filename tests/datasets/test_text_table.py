@@ -205,6 +205,12 @@ def test_a_line_that_is_not_a_json_object_is_rejected_with_its_number(
         TextTable(str(tmp_path / "a.jsonl"))
 
 
+def test_the_error_for_a_json_file_that_is_not_utf8_does_not_expect_a_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(ConfigError, match=r"^data.path: expected a readable file in UTF-8 at .*a.jsonl, got 'utf-8'"):
+        TextTable(str(tmp_path / "a.jsonl"))
+
+
 def test_unreadable_lines_and_files_can_be_skipped(tmp_path: Path) -> None:
     path = Path(write_json(tmp_path))
     path.write_text(path.read_text() + "{broken\n")

@@ -1,5 +1,6 @@
 """BERT: outputs compared with torch and the package transformers; padding, segments, and outputs of each task."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from dltrain.errors import ConfigError
 from dltrain.models.bert import BERT
+from dltrain.models.published_layouts import Weights, bert_names, gpt2_names
 
 SIZE, LENGTH = 60, 12
 LENGTHS = torch.tensor([12, 5, 1])
@@ -89,6 +91,12 @@ def test_outputs_equal_the_outputs_of_the_package_transformers_with_the_same_wei
     expected = published(x, attention_mask=own.long(), token_type_ids=segments).seq_relationship_logits
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(tokens_of_pairs[own], logits[own], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("adapt", [bert_names, gpt2_names])
+def test_weights_of_other_models_keep_their_names(adapt: Callable[[Weights], Weights]) -> None:
+    weights = {"bert.pooler.dense.bias": torch.ones(2), "transformer.ln_f.bias": torch.ones(2)}
+    assert adapt(weights) == weights
 
 
 @pytest.mark.slow
