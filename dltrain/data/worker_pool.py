@@ -72,7 +72,7 @@ class WorkerLoader:
             key: Key of the random numbers for decoding in this epoch; None outside training.
 
         Raises:
-            ConfigError: An example cannot be read and may not be skipped.
+            ConfigError: An example cannot be read and must not be skipped.
             WorkerError: A worker died or hangs, or shared memory is full.
         """
         self._start_epoch([_requests(part, key) for part in plan[start:]])

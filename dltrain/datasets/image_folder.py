@@ -131,7 +131,7 @@ class ImageFolder:
         return self.transform.splits(train, val, test, classes)
 
     def check(self) -> None:
-        """Raise ConfigError if listed images cannot be read and may not be skipped; see `reject_unreadable`."""
+        """Raise ConfigError if listed images cannot be read and must not be skipped; see `reject_unreadable`."""
 
         def problem(path: Path) -> str | None:
             reason = find_problem(path)

@@ -157,7 +157,7 @@ class ImageMasks:
         return mask_splits(self.transform, train, val, test)
 
     def check(self) -> None:
-        """Raise ConfigError if an image or its mask is invalid and may not be skipped; see `mask_problem`."""
+        """Raise ConfigError if an image or its mask is invalid and must not be skipped; see `mask_problem`."""
         table = lookup_table(self.values, self.ignored)
         pairs = [pair for part in reversed(PARTS) for pair in self.pairs[part]]
         reject_unreadable(pairs, partial(mask_problem, table=table), "images and masks", self.bad)

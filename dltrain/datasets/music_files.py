@@ -35,7 +35,7 @@ def read_rolls(path: Path, bad: BadSamples) -> Pieces[Steps]:
     """Return the pieces of a file in the JSB layout.
 
     Raises:
-        ConfigError: The file is not in this layout, has no training pieces, or has an invalid piece that may not be
+        ConfigError: The file is not in this layout, has no training pieces, or has an invalid piece that must not be
             skipped.
     """
     if path.is_dir():
@@ -126,7 +126,7 @@ def read_songs(path: Path, steps_per_beat: int, bad: BadSamples) -> Pieces[Song]
 
     Raises:
         ConfigError: The folder does not exist, its splits are incomplete or repeated, there is no MIDI file for
-            training, or a file cannot be read and may not be skipped.
+            training, or a file cannot be read and must not be skipped.
     """
     if path.is_file():
         hint = "data=pianoroll reads piano rolls in JSON" if path.suffix.casefold() == ".json" else ""

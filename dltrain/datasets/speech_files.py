@@ -69,7 +69,7 @@ class UtteranceReader:
 
         Raises:
             ConfigError: The path or a column does not exist, a column cannot be inferred, a folder is not named after a
-                word of the training folder, or a line that may not be skipped is unreadable or lacks an
+                word of the training folder, or a line that must not be skipped is unreadable or lacks an
                 audio file or a transcript.
         """
         if user_path(self.path).is_dir():

@@ -29,7 +29,7 @@ def read_folders(root: Path, bad: BadSamples) -> tuple[Table, Parts]:
         neither a folder ``val`` nor ``test``.
 
     Raises:
-        ConfigError: There are no such files, one cannot be read as UTF-8 and may not be skipped, ``train`` is missing
+        ConfigError: There are no such files, one cannot be read as UTF-8 and must not be skipped, ``train`` is missing
             although other splits have folders, or a split has two folders.
     """
     splits = [(split, folder) for folder in subfolders(root) if (split := split_of(folder.name)) and subfolders(folder)]
@@ -58,7 +58,7 @@ def read_text(file: Path, bad: BadSamples | None = None) -> str | None:
     """Return the text of a file, or None if it cannot be read as UTF-8 and may be skipped.
 
     Raises:
-        ConfigError: The file cannot be read as UTF-8 and may not be skipped.
+        ConfigError: The file cannot be read as UTF-8 and must not be skipped.
     """
     try:
         return file.read_text(encoding="utf-8-sig")
@@ -79,7 +79,7 @@ def iterate_json(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: A line is not an object with at least one field and may not be skipped, or no line is left.
+        ConfigError: A line is not an object with at least one field and must not be skipped, or no line is left.
     """
     records = _records(lines, path, bad or BadSamples())
     none = True

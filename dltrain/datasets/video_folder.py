@@ -148,7 +148,7 @@ class VideoFolder:
         return listing
 
     def check(self) -> None:
-        """Raise ConfigError if clips that `load` has listed cannot be read and may not be skipped."""
+        """Raise ConfigError if clips that `load` has listed cannot be read and must not be skipped."""
         clips = [clip for split in (TEST, VAL, TRAIN) for clip, _ in self.parts[split]]
         frames = sum(max(1, self.lengths[clip]) for clip in clips) / max(1, len(clips))
         reject_unreadable(clips, find_clip_problem, "clips", self.bad, max(1, int(MAX_CHECKED / max(1, frames))))

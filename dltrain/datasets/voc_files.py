@@ -49,7 +49,7 @@ def _read(path: Path, images: ImageIndex, split: str | None) -> Annotated:
 
 
 def _find_image(path: Path, root: ElementTree.Element, images: ImageIndex, split: str | None) -> Path:
-    """Return the image that an annotation names, or the image with the annotation's stem; the path may not exist."""
+    """Return the image that an annotation names, or the image with the annotation's stem; the file need not exist."""
     named = (root.findtext("filename") or "").strip()
     for name in (named, *(path.stem + suffix for suffix in SUFFIXES), *(path.stem + s.upper() for s in SUFFIXES)):
         if name and (found := images.find(name, path, split)):
