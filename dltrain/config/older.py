@@ -38,4 +38,6 @@ def _common(new: Any, old: Any, key: str, typed: list[str]) -> Any:
         inner = f"{key}.{name}".lstrip(".")
         if name in old or inner in typed:
             found[name] = _common(value, old.get(name), inner, typed)
+        elif any(word.startswith(f"{inner}.") for word in typed):
+            found[name] = _common(value, {}, inner, typed)
     return found

@@ -113,7 +113,8 @@ class ByLength:
             widths = widths * (1 + self.jitter * factors)
         order = _order(widths[:, 0], True)
         if widths.shape[1] > 1 and len(examples):
-            # There are as many strips as batches per strip. Alternating directions keep neighboring batches similar.
+            # There are about as many strips as batches in a strip.
+            # Alternating directions keep neighboring batches similar.
             size = batch_size * max(1, round((len(examples) / batch_size) ** 0.5))
             strips = enumerate(order.split(size))
             order = torch.cat([strip[_order(widths[strip, 1], number % 2 == 0)] for number, strip in strips])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-WIDTH_MULTIPLE = 8  # divides `dltrain.data.spec.Spec.length`, the largest width that a model expects
+WIDTH_MULTIPLE = 8  # divides the largest width of `Ragged` rows that a model expects
 # Values of data.pad_multiple; each divides WIDTH_MULTIPLE. Above 1, batches have fewer different shapes, so
 # torch.compile generates code and libraries choose kernels less often.
 PAD_MULTIPLES = (1, 2, 4, 8)

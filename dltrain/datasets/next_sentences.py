@@ -38,7 +38,7 @@ class Passages:
 
     @property
     def room(self) -> int:
-        """Maximum number of tokens of both passages."""
+        """Maximum number of tokens of both passages together."""
         return self.length - SPECIAL_TOKENS
 
     @cached_property

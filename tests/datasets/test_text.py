@@ -60,7 +60,7 @@ def test_decode_is_the_inverse_of_encode(tokens):
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])
-def test_the_option_special_tokens_adds_the_mask_as_last_token(tokens):
+def test_special_tokens_adds_a_mask_token_as_the_last_token_of_the_vocabulary(tokens):
     plain, data = (Text(tokens=tokens, special_tokens=special) for special in (False, True))
     size, tokens = plain.spec.tokens.size, data.spec.tokens
     assert (tokens.size, tokens.mask, data.spec.features) == (size + 1, size, size + 1)

@@ -227,7 +227,7 @@ def test_too_few_rows_are_rejected_with_the_minimum_number(season, tmp_path):
             assert f"{rows} rows" in error_of(path=path, window=50, horizon=20, season=season)
 
 
-def test_an_error_about_too_few_rows_names_the_series_of_a_group(tmp_path):
+def test_an_error_about_too_few_rows_names_the_series(tmp_path):
     path = write(tmp_path / "a.csv", ["store", "a"], [[name, row] for name in "AB" for row in range(9)])
     message = error_of(path=path, group="store", window=50, horizon=20)
     assert f"in series A of {path}, got 9 rows" in message

@@ -137,7 +137,9 @@ def test_locked_dropout_multiplies_all_steps_by_one_mask(cell: str) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_weight_dropout_equals_torch_with_the_dropped_weights(cell: str, packed: bool) -> None:
+def test_weight_dropout_equals_torch_modules_with_dropout_applied_to_their_recurrent_weights(
+    cell: str, packed: bool
+) -> None:
     model, x = build(cell, weight_dropout=0.5, bidirectional=packed), steps_of()
     before = {name: p.clone() for name, p in model.named_parameters()}
     torch.manual_seed(5)
@@ -217,7 +219,7 @@ def test_recurrent_weights_and_forget_biases_are_initialized_as_configured() -> 
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_initial_weights_equal_torch_modules_created_in_the_order_embedding_layers_head(cell: str) -> None:
+def test_initial_weights_equal_those_of_torch_modules_created_in_the_order_embedding_layers_head(cell: str) -> None:
     torch.manual_seed(3)
     model = Recurrent(cell, 11, 5, hidden_size=7, vocabulary=11, bidirectional=True, dropout=0.2)
     torch.manual_seed(3)

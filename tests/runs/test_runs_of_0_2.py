@@ -7,6 +7,7 @@ without interruption. The tests allow a tolerance because sums in float32 differ
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from dltrain.cli.main import main
 from dltrain.config import compose, composer, groups
+from dltrain.config.older import without_newer_keys
 from dltrain.runs.job import load_job, open_run
 from dltrain.storage import fitted
 
@@ -98,6 +100,14 @@ def test_resume_auto_accepts_the_command_of_a_run_that_lacks_a_newer_group_and_k
     assert result(runs / "table")["epochs"] == 7
     assert main([*auto, "trainer.extra=4"]) == 2
     assert "trainer.extra: expected 3, got 4. It cannot be changed on resume." in capsys.readouterr().err
+
+
+def test_an_override_inside_a_mapping_missing_in_an_older_run_is_kept() -> None:
+    job = compose.compose(["model=mlp", "data=digits", "optimizer=muon", "optimizer.adamw.lr=0.5"])
+    optimizer = {name: value for name, value in job.config["optimizer"].items() if name != "adamw"}
+    stored = replace(job, config={**job.config, "optimizer": optimizer})
+    assert without_newer_keys(job, stored).config["optimizer"] == {**optimizer, "adamw": {"lr": 0.5}}
+    assert without_newer_keys(replace(job, overrides=()), stored).config["optimizer"] == optimizer
 
 
 def test_a_key_missing_in_an_older_run_has_its_default(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def test_the_device_is_described_in_one_line() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
-def test_the_peak_memory_of_a_process_is_at_least_its_current_memory_and_at_most_that_of_getrusage() -> None:
+def test_the_peak_memory_is_between_the_current_memory_and_the_peak_of_getrusage() -> None:
     current = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     assert 0.95 * current <= device.peak_memory_mb(CPU) <= 1.05 * highest
