@@ -36,7 +36,7 @@ def _examples(files: InputFiles, shape: tuple[int, ...]) -> Iterator[Example]:
 
 
 def stack_examples(examples: Iterator[Example], size: int, key: str) -> Iterator[Inputs]:
-    """Yield stacks of at most ``size`` examples; those before an invalid example are yielded before the error."""
+    """Yield stacks of at most ``size`` examples; raise a ConfigError only after yielding the examples before it."""
     pending: list[Example] = []
     error = None
     try:

@@ -79,8 +79,8 @@ class SSDLite(OneStage, ssd.SSD):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the cross-entropy of classes, the smooth L1 loss of boxes, and their weight.
 
-        The cross-entropy is summed over the matched default boxes and over the background boxes with the largest loss,
-        up to three per matched default box of an image (hard negative mining).
+        The cross-entropy is summed over the matched default boxes and over the unmatched ones with the largest
+        cross-entropy, up to three per matched default box of an image (hard negative mining).
         """
         matches = match_priors(overlaps(boxes, real, anchors), IOU)
         matched = matches >= 0

@@ -16,7 +16,7 @@ from dltrain.cli import main
     ],
     ids=" ".join,
 )
-def test_a_model_too_large_for_memory_exits_with_code_4_and_names_the_reason_in_the_last_line(
+def test_commands_on_a_model_too_large_for_memory_exit_with_code_4_and_print_the_reason_in_the_last_line(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,7 @@ NO_CONTEXT += '"answer_start": 0}]}]}]}]}'
         (Squad, "a.json", NO_CONTEXT, "expected a context that holds the answer 'x' at character 0 in question Who?"),
     ],
 )
-def test_a_file_without_documents_is_rejected(
+def test_empty_files_and_empty_documents_are_rejected_with_a_one_line_message(
     data: Callable[..., Any],
     name: str,
     content: str,

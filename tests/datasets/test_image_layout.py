@@ -88,7 +88,7 @@ def test_a_class_may_have_the_name_of_a_split(names, tmp_path):
         (["pets/train/cat", "pets/train/dog"], "got pets/train. Set data.path=.*/pets"),
     ],
 )
-def test_ambiguous_folders_are_rejected(folders, message, tmp_path):
+def test_ambiguous_and_invalid_folders_are_rejected(folders, message, tmp_path):
     for folder in folders:
         write_images(tmp_path / folder, 5)
     with pytest.raises(ConfigError, match=f"^data.path: expected .*{message}"):
@@ -199,7 +199,7 @@ def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, mo
     )
 
 
-def test_only_the_first_counts_and_the_range_are_printed_for_many_classes(tmp_path):
+def test_the_description_of_many_classes_has_the_sizes_of_the_first_ten_and_the_range_of_all_sizes(tmp_path):
     for number in range(12):
         write_images(tmp_path / f"c{number:02}", 2 + number)
     data = ImageFolder(str(tmp_path))

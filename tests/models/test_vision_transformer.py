@@ -17,7 +17,7 @@ from dltrain.runs.initial_weights import load
 from dltrain.runs.weight_files import read_weights
 
 
-def test_the_base_variant_has_the_weights_of_torchvision() -> None:
+def test_the_base_variant_has_the_weight_names_and_shapes_of_torchvision() -> None:
     with torch.device("meta"):
         model, reference = ViT(3, 224, 224, 1000, "base"), torchvision.models.vit_b_16()
     shapes, expected = ({n: v.shape for n, v in m.state_dict().items()} for m in (model, reference))

@@ -121,7 +121,7 @@ def test_metrics_are_means_over_the_masked_tokens_of_all_batches() -> None:
     assert metrics["masked_accuracy"] == pytest.approx(float(hits))
 
 
-def test_the_baseline_predicts_the_frequency_of_each_token() -> None:
+def test_the_baseline_predicts_tokens_by_their_frequency() -> None:
     tokens = torch.tensor([[5, 5, 5, 6]] * 50)
     found = task(vocabulary=7)
     batch = found.corrupt({"inputs": tokens}, mix(torch.arange(50)))
