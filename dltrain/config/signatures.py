@@ -49,6 +49,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _without_tensors(parts: tuple[Any, ...]) -> list[Any]:
+    """Return the members of a union without classes of torch, which match no plain value."""
     return [part for part in parts if getattr(part, "__module__", "") != "torch"]
 
 

@@ -13,7 +13,7 @@ from dltrain.datasets.masks import UNKNOWN
 from dltrain.errors import ConfigError, format_error
 
 INDEXED = ("1", "L", "P")  # PIL modes whose pixels are numbers rather than colors
-DEEP = ("I", "I;16", "I;16B", "I;16L")  # modes with larger numbers, of which only those up to 255 can be classes
+DEEP = ("I", "I;16", "I;16B", "I;16L")  # modes with larger numbers; only values up to 255 can be classes
 FOREIGN = 254  # in a lookup table: a value that is not a class
 BINARY = [0, 255]  # values of black and white masks
 MAX_CLASSES = FOREIGN  # the last class has the number 253
@@ -78,7 +78,7 @@ def find_values(pairs: Iterable[Pair], ignore: int | None, skip: bool = False) -
 
 
 def lookup_table(values: list[int], ignored: int | None) -> np.ndarray:
-    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for others."""
+    """Return the class index of each pixel value, uint8 (256,): `UNKNOWN` for `ignored`, `FOREIGN` for other values."""
     table = np.full(256, FOREIGN, dtype=np.uint8)
     table[values] = np.arange(len(values))
     if ignored is not None:

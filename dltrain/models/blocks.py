@@ -43,7 +43,8 @@ class Block(nn.Module):
             sums (Vaswani et al. 2017).
         norm: ``layer``, ``rms``, or a function that returns a normalization layer for a width.
         eps: Constant that ``layer`` adds to the variance and ``rms`` to the mean square.
-        num_kv_heads, head_size, scale: See `make_heads`.
+        num_kv_heads, head_size: See `make_heads`.
+        scale: Factor of the attention scores; None for ``1 / sqrt(head_size)``.
         rotary: Whether to rotate queries and keys by their positions; see `rotate`.
         causal: Whether steps attend only to themselves and earlier steps.
         bias: Whether linear layers and layer norms have biases.

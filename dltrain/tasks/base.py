@@ -106,8 +106,8 @@ class Stage:
 
     Args:
         epochs: Passes over the data; None for ``trainer.epochs``.
-        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples
-            without their targets. If all examples are labeled, both use the same batches.
+        data: Training examples of the stage: ``train`` for the labeled examples, ``unlabeled`` for all examples,
+            whose batches need not contain targets. If all examples are labeled, both use the same batches.
         goal: Goal of the stage; None for the goal of the task.
     """
 
@@ -259,8 +259,8 @@ class Task(ABC):
         For texts, return a list per text, with ``word`` and ``weight`` of each word. ``dltrain predict --explain``
         calls this method with the model in evaluation mode. Raise ConfigError if the task or model does not support it.
         """
-        reason = f"the task is {type(self).__name__}, not Classification or Regression of texts"
-        raise ConfigError(f"--explain: not supported because {reason}")
+        hint = "Only Classification, and Regression of texts, support it."
+        raise ConfigError(f"--explain: not supported because the task is {type(self).__name__}. {hint}")
 
     def generate(self, model: nn.Module, request: GenerateRequest) -> Tensor:
         """Return new examples, for ``dltrain generate``, with the model in evaluation mode.

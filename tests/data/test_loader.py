@@ -59,7 +59,7 @@ def all_equal(one: list[dict[str, Tensor]], other: list[dict[str, Tensor]]) -> b
     )
 
 
-def test_an_epoch_has_every_example_once_in_full_batches_except_the_last():
+def test_an_epoch_has_every_example_once_and_only_its_last_batch_is_smaller():
     found = list(Batches(tensor_source(), 10, training=True).epoch(4))
     assert [len(batch["targets"]) for batch in found] == [10] * 10 + [3]
     assert sorted(concatenate(found)["targets"].tolist()) == list(range(COUNT))

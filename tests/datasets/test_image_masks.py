@@ -71,7 +71,7 @@ def test_two_class_names_are_assigned_to_0_and_1_if_255_marks_pixels_without_a_c
     assert set(np.unique(decoded(data))) == {0, 1, 255}
 
 
-def test_class_names_are_assigned_to_the_mask_values_from_0(tmp_path: Path) -> None:
+def test_class_names_are_assigned_to_consecutive_mask_values_from_0(tmp_path: Path) -> None:
     data = ImageMasks(many(tmp_path, values=(0, 2)), class_names=["rest", "cell", "wall"])
     assert data.spec.pixel_classes == 3 and set(np.unique(decoded(data))) == {0, 2}
 
@@ -85,7 +85,7 @@ def test_all_images_of_a_block_are_in_one_split(tmp_path: Path) -> None:
     assert sum(map(len, blocks.values())) == 8
 
 
-def test_folders_named_like_splits_are_used_for_images_with_masks(tmp_path: Path) -> None:
+def test_folders_named_like_splits_contain_the_images_and_masks_of_these_splits(tmp_path: Path) -> None:
     for part, count in (("train", 10), ("val", 3), ("test", 4)):
         many(tmp_path / part, count)
     splits = ImageMasks(str(tmp_path)).load()

@@ -128,7 +128,7 @@ def test_resuming_a_finished_sweep_changes_nothing(
         ("-m model=mlp seed=0 sweep=whole", "sweep: expected a group of keys, got whole"),
     ],
 )
-def test_resuming_a_sweep_with_another_command_is_rejected_with_the_difference(
+def test_resuming_with_another_command_or_an_invalid_sweep_resume_is_rejected(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
 ) -> None:
     monkeypatch.chdir(finished)

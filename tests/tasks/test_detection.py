@@ -28,7 +28,7 @@ class ShiftedTruth(nn.Module):
 
 
 def batch(count: int = 4) -> dict[str, Tensor]:
-    """Return images of 20 x 20 pixels with up to three boxes; each pixel is 2 pixels wide and 3 high in the file."""
+    """Return images of 20 x 20 pixels with up to three boxes; one pixel covers 2 x 3 pixels of the file."""
     draw = torch.Generator().manual_seed(0)
     corner = torch.randint(0, 8, (count, 3, 2), generator=draw).float()
     kinds = torch.tensor([[1, 2, 2], [1, 2, 0], [2, 0, 0], [0, 0, 0]])[:count]

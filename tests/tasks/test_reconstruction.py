@@ -326,6 +326,6 @@ def test_codes_with_a_constant_dimension_can_be_sampled() -> None:
         ({"sparsity": 1.0}, r"task\.code: expected sigmoid, because task\.sparsity"),
     ],
 )
-def test_unknown_names_and_settings_that_do_not_fit_the_data_are_rejected(given: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_rejected(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Reconstruction([4], 4, **given)

@@ -25,7 +25,7 @@ VALUES = {
     Notes: Notes(4),
     **{tuple[int, ...]: (1, 8, 8), tuple[float, ...]: (0.0,), tuple[str, ...]: tuple("abcd")},
 }
-# A value for every spec value that data can provide.
+# Values of all fields of `Spec`, by name.
 DATA: dict[str, Any] = {field.name: VALUES[get_args(field.type)[0]] for field in fields(Spec)}
 
 
