@@ -15,7 +15,9 @@ Content = Any  # str, or bytes for a file that is read as bytes
 
 
 class TextParts:
-    """Training, validation and test parts, which follow one another in a text; no document is divided between parts.
+    """Training, validation and test parts, which follow one another in a text.
+
+    With a separator, documents are not divided between parts.
 
     Args:
         path: The file, for messages.
@@ -99,7 +101,7 @@ class TextParts:
         """Return a document; reject an empty one."""
         if not document.strip():
             got = f"an empty document in line {line}"
-            hint = "Remove one of the separators around it"
+            hint = "Remove a separator next to it"
             raise ConfigError(format_error("data.path", f"text between separators in {self.path}", got, hint))
         return document
 

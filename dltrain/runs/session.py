@@ -98,7 +98,7 @@ class Session:
                 self._discard()
                 raise
             state, error = "interrupted", reason.reason
-        except KeyboardInterrupt:  # raised without signal handlers, which a thread cannot install
+        except KeyboardInterrupt:  # raised by other code, because `Stop` handles SIGINT
             state, error = "interrupted", "SIGINT"
         except Diverged as reason:
             state, error = "diverged", self._trace_divergence(reason)
@@ -199,7 +199,7 @@ class Session:
         self.home.write_status("interrupted", code, self.step, "aborted by a second signal")
 
     def _discard(self) -> None:
-        """Remove a run that has not started; files of earlier sessions stay."""
+        """Close all files of a run that has not started; remove them if the run is new."""
         self.console.close_log()
         self.checkpoints.close()
         if self.tracker is not None:
@@ -224,7 +224,7 @@ class Session:
         return Outcome(state, code, self.home.path, result, error)
 
     def _close(self, state: str, result: dict[str, Any]) -> str | None:
-        """Close all files of the run; return an error message if a write failed, or None."""
+        """Close the checkpoints and the tracker; return an error message if a write failed, or None."""
         error = None
         try:
             self.checkpoints.wait()

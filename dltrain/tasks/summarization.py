@@ -19,8 +19,8 @@ SENTENCE = re.compile(r"(?<=[.!?])\s")
 class Summarization(Translation):
     """Summarization: translation of a text into its summary, measured by ROUGE.
 
-    The baselines are the first sentence of the text (lead-1), and as many of its first words as a training summary has
-    on average.
+    The baselines are the first sentence of the text (lead-1) and its first N words, where N is the mean number of words
+    of the training summaries.
 
     Args:
         encode: Function that turns text into tokens of the target; None for no baselines.

@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLORS = ["password", "red", "token"]  # must not be masked: only values under such keys are secrets
+COLORS = ["password", "red", "token"]  # not secrets: only values of keys with such names are masked
 
 
 def train(folder: Path, *overrides: str) -> Path:
