@@ -157,7 +157,7 @@ def summarize(rounds: Rounds, name: str, system: str) -> Measured:
 
 
 def print_table(rows: list[Measured]) -> None:
-    heads = ["workload", "system", "ms/step", "samples/s", "x bare (min-max)", "x bare-bf16", "peak MB", "first step s"]
+    heads = ["workload", "system", "ms/step", "samples/s", "x bare (min-max)", "x bare-bf16", "MiB", "first step s"]
     print(" ".join(f"{head:>{width}}" for head, width in zip(heads, WIDTHS, strict=True)))
     for row in rows:
         print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells(row), WIDTHS, strict=True)))
@@ -206,9 +206,9 @@ def check_growth(folder: Path, options: argparse.Namespace) -> int:
     first, last = (measured["growth"][str(step)] for step in GROWTH)
     slower, more = last["us"] / first["us"] - 1, last["rss_mb"] - first["rss_mb"]
     for step, measurement in ((early, first), (late, last)):
-        print(f"step {step:>6,}: {measurement['us']:.1f} us per step, {measurement['rss_mb']:.1f} MB")
+        print(f"step {step:>6,}: {measurement['us']:.1f} us per step, {measurement['rss_mb']:.1f} MiB")
     passed = slower <= TOLERANCE and more <= MAX_GROWTH_MB
-    print(f"{slower:+.1%} time, {more:+.2f} MB: {'flat' if passed else 'grows'}")
+    print(f"{slower:+.1%} time, {more:+.2f} MiB: {'flat' if passed else 'grows'}")
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"machine": machine(options, os.getloadavg()[0]), **measured}, indent=2) + "\n")
     return 0 if passed else 1

@@ -30,7 +30,7 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
     """Return a line about the files and folders that are not read, if there are any."""
     found = [f"{number:,} {suffix}" for suffix, number in skipped.suffixes.most_common()]
     if hidden := [path for path in skipped.hidden if path.is_dir() or is_image(path)]:
-        found.append(f"{len(hidden):,} hidden or system files and folders such as {hidden[0].relative_to(root)}")
+        found.append(f"{count(len(hidden), 'hidden or system path')} such as {hidden[0].relative_to(root)}")
     if stray := sum(is_image(file) for file in train.iterdir() if not file.is_dir()):
         found.append(f"{count(stray, 'image')} outside the class folders")
     if train != root:

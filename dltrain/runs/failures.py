@@ -49,7 +49,7 @@ def describe_out_of_memory(error: BaseException, components: Components) -> str:
     }
     hints = "".join(setting for setting, helps in settings.items() if helps)
     return (
-        f"{first}. {used}, peak memory {peak_memory_mb(components.device.device):,.0f} MB. "
+        f"{first}. {used}, peak memory {peak_memory_mb(components.device.device):,.0f} MiB. "
         f"Try {hints}{'or ' if hints else ''}a smaller model"
     )
 

@@ -125,7 +125,7 @@ def test_hidden_and_system_files_are_ignored_at_any_depth(leftover, message, tmp
     target.write_bytes((tmp_path / "cat" / "00.png").read_bytes())
     data = ImageFolder(str(tmp_path))
     assert data.classes == ["cat", "dog"] and files_of(data) == whole and len(whole) == 20
-    expected = [f"left out: 1 hidden or system files and folders such as {message}"] if message else []
+    expected = [f"left out: 1 hidden or system path such as {message}"] if message else []
     assert data.describe()[3:] == expected
 
 
