@@ -66,7 +66,10 @@ def _cells(row: RunInfo) -> list[str]:
 
 
 def _sort_key(row: RunInfo, key: str) -> Any:
-    """Return the sort key of a run: the best metric, the most steps, the longest time or the newest run comes first."""
+    """Return the sort key of a run: the best metric, the most steps, the longest time or the newest run comes first.
+
+    Other columns are sorted alphabetically.
+    """
     if key == "metric":  # runs with the same metric together, runs without a value last
         value = row["value"] or 0.0
         return row["value"] is None, row["metric"] or "", -value if row["better"] == "max" else value

@@ -79,9 +79,9 @@ class DateForm:
     """Format of the dates of a column.
 
     Args:
-        pattern: Directives of `strptime`, and ``%-d`` (also ``m``, ``H``, ``I``, ``V``) without a leading zero, ``%q``
-            for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for names in `months`
-            and `weekdays`, ``%s`` for Unix time.
+        pattern: Directives of `strptime`, and these: ``%-d``, ``%-m``, ``%-H``, ``%-I`` and ``%-V`` for numbers without
+            a leading zero, ``%q`` for the quarter, ``%o`` for the day with an English suffix, ``%b`` and ``%A`` for
+            names in `months` and `weekdays`, ``%s`` for Unix time.
         months: Names of the months; empty for numbers or English abbreviations.
         weekdays: Names of the weekdays from Monday on; empty without weekdays.
         noon: Words that mark the hours before and after noon.
@@ -124,7 +124,7 @@ def find_patterns(text: str, named_time: bool) -> list[str]:
     Args:
         text: A date or other text, with months as numbers or English abbreviations.
         named_time: Whether the column has a name such as date or year. If so, numbers such as 2021, 202105 and Unix
-            times are dates; otherwise they may be counts.
+            times are dates; otherwise, they are not, because they may be counts.
     """
     if "%" in text:
         return []

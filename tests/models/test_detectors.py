@@ -263,7 +263,7 @@ def test_fcos_anchors_are_as_large_as_the_stride_of_their_feature_map(backbone: 
 
 
 @pytest.mark.parametrize(("levels", "fine"), [(1, False), (2, False), (4, False), (2, True)])
-def test_fcos_on_the_finest_maps_equals_torchvision_on_these_maps(levels: int, fine: bool) -> None:
+def test_losses_of_fcos_with_fewer_levels_equal_torchvision_on_the_finest_feature_maps(levels: int, fine: bool) -> None:
     x, boxes, kinds = example()
     model = build(FCOS, levels=levels, fine=fine)
     found = model(x, boxes, kinds)
@@ -294,7 +294,7 @@ def test_box_weight_multiplies_only_the_loss_of_the_boxes() -> None:
     torch.testing.assert_close(three, {**one, "boxes": 3 * one["boxes"]})
 
 
-def test_box_voting_averages_overlapping_boxes_of_a_class_weighted_by_their_scores() -> None:
+def test_box_voting_averages_overlapping_boxes_of_the_same_class_with_scores_as_weights() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 15], [0, 0, 10, 10], [5, 5, 5, 5]])
     scores, labels = torch.tensor([0.8, 0.4, 0.3, 0.2, 0.1]), torch.tensor([1, 1, 1, 2, 2])
     found = Vote(nms_iou=0.7, vote_iou=0.9, max_boxes=3)({"boxes": boxes, "scores": scores, "labels": labels})

@@ -34,7 +34,7 @@ def test_muon_updates_matrices_with_torch_muon_and_the_rest_with_adamw() -> None
     assert sorted({group["lr"] for group in optimizer.optimizer.param_groups}) == [1e-3, 0.02]
 
 
-def test_muon_schedules_both_learning_rates_and_uses_each_for_weight_decay() -> None:
+def test_muon_and_adamw_follow_the_schedule_and_decay_weights_at_their_own_learning_rates() -> None:
     model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False))
     make = partial(Muon, lr=0.2, weight_decay=0.0, adamw={"lr": 0.1})
     optimizer = optimizer_of(model, make, Cosine(), weight_decay=0.5)

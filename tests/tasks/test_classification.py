@@ -134,7 +134,7 @@ def test_the_worst_mistakes_of_all_batches_are_sorted_by_descending_loss() -> No
     assert torch.equal(inputs[:count], logits[torch.from_numpy(order)])
 
 
-def test_the_confusion_matrix_is_shown_and_for_images_also_the_worst_mistakes() -> None:
+def test_show_returns_the_confusion_matrix_and_the_worst_mistakes_of_images() -> None:
     logits, targets = examples(4)
     task = Classification(CLASSES, ["ant", "bee", "cat", "dog", "emu"])
     vectors = task.evaluate(nn.Identity(), batches(logits, targets))
@@ -158,7 +158,7 @@ def test_the_task_provides_one_output_per_class() -> None:
     assert Classification(7).facts() == {"outputs": 7, "each_step": False, "causal": False}
 
 
-def test_test_time_flip_averages_the_outputs_of_image_and_mirror_image_only_in_evaluation() -> None:
+def test_test_time_flip_averages_the_outputs_of_an_image_and_its_mirror_image_but_not_in_training() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval()
     images, targets = torch.randn(5, 1, 3, 4), torch.tensor([0, 1, 2, 0, 1])
