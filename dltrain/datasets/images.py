@@ -131,8 +131,8 @@ def limit_labels(splits: Splits, count: int | None) -> Splits:
 
     Args:
         splits: Splits of tensors.
-        count: Number of labeled examples, at least 1: the same ones in every run, with the same fraction of every class
-            to within one example. None keeps all.
+        count: Number of labeled examples, at least 1; they are the same in every run. The same fraction of each class
+            is labeled, to within one example. None keeps all labels.
 
     Raises:
         ConfigError: ``count`` is below 1 or larger than the training split.

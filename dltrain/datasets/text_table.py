@@ -59,8 +59,9 @@ class TextTable:
         batching: Training texts in a batch: ``length`` for texts of similar length, ``random`` for random texts.
         max_tokens: Maximum number of tokens per batch including padding; replaces ``batch_size``. None to use
             ``batch_size``.
-        num_labels: Number of training texts to keep, at least 1: the same ones in every run, with the same fraction of
-            every class to within one text. The vocabulary is still fitted to all training texts. None keeps all.
+        num_labels: Number of training texts to keep, at least 1; every run keeps the same texts. Each class keeps the
+            same fraction of its texts, to within one text. The vocabulary is still fitted to all training texts. None
+            keeps all.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
         validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
         test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.

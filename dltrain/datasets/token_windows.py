@@ -45,7 +45,10 @@ class NextToken(nn.Module):
 
 
 def measures(part: Encoded, length: int) -> dict[str, Tensor]:
-    """Return ``characters`` and ``spelling``, summed over the targets of each window, int32 (N,); {} if not text."""
+    """Return ``characters`` and ``spelling``, summed over the targets of each window, int32 (N,).
+
+    The result is empty if the content is not UTF-8.
+    """
     if part.sizes is None:
         return {}
     fields = {"characters": part.sizes, "spelling": part.spelling}

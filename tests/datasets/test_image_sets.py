@@ -148,7 +148,7 @@ def test_mnist_labels_that_are_not_classes_are_rejected(tmp_path):
         ("y_test", np.full(10, -1), "labels from 0 to 9 in y_test .*, got -1"),
     ],
 )
-def test_cifar10_rejects_arrays_of_another_format(name, array, message, tmp_path):
+def test_cifar10_rejects_invalid_arrays(name, array, message, tmp_path):
     (tmp_path / "cifar10").mkdir()
     np.savez(tmp_path / "cifar10" / "cifar10.npz", **{**cifar_arrays(), name: array})
     with pytest.raises(ConfigError, match=f"data.root: expected {message}"):

@@ -6,9 +6,9 @@ Rows refer to the table of faults in tests/faults/README.md.
 | --- | --- |
 | 16 | test_resuming_with_another_model_is_rejected |
 | 16 | test_a_checkpoint_of_another_model_is_rejected_with_the_differing_shapes |
-| 26 | the tests of non-finite losses, modules and gradients, and of `trainer.on_non_finite` |
+| 26 | the tests of non-finite losses, module outputs and gradients, and of `trainer.on_non_finite` |
 | 27 | test_a_nan_metric_is_reported_and_is_never_the_best_value |
-| 28 | test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_resumed |
+| 28 | test_fp16_steps_with_non_finite_gradients_are_skipped_and_counted_and_the_run_can_be_resumed |
 | 29 | test_out_of_memory_errors_suggest_settings_that_need_less_memory |
 | 29 | test_a_batch_too_large_for_memory_is_split_without_changing_the_step |
 """
@@ -136,7 +136,7 @@ def test_a_nan_metric_is_reported_and_is_never_the_best_value(run_with_fault: Ru
 
 
 @pytest.mark.faults
-def test_steps_that_overflow_in_fp16_are_skipped_and_counted_and_the_run_can_be_resumed(
+def test_fp16_steps_with_non_finite_gradients_are_skipped_and_counted_and_the_run_can_be_resumed(
     run_with_fault: Run, dltrain: Run, tmp_path: Path
 ) -> None:
     half = ["device.precision=fp16", "optimizer/schedule=cosine", "trainer.log_every=1"]

@@ -37,7 +37,7 @@ def test_the_heat_equals_a_calculation_by_hand() -> None:
     torch.testing.assert_close(grad_cam(model, images, model), expected)
 
 
-def test_the_heat_is_enlarged_to_the_image_and_is_0_where_nothing_supports_the_class() -> None:
+def test_the_heat_is_enlarged_to_the_image_and_is_0_if_nothing_supports_the_class() -> None:
     model = nn.Sequential(nn.AvgPool2d(2), TwoMaps([[1.0, 0.0], [0.0, -9.0]]))
     x = torch.rand(1, 1, 4, 6, generator=torch.Generator().manual_seed(0))
     heat = grad_cam(model, x, model)
