@@ -36,7 +36,7 @@ def main(arguments: argparse.Namespace, started: float) -> int:
     given = [word for word in arguments.given if not is_override(word)]
     overrides = [*arguments.overrides, *filter(is_override, arguments.given)]
     if given and arguments.count:
-        raise ConfigError("--count: not supported with --given because every image of --given is reconstructed once")
+        raise ConfigError("--count: not supported with --given because every example in --given is reconstructed once")
     path, job, changes = open_run(arguments.names[0], overrides)
     check_inputs(given)
     if arguments.out:

@@ -29,7 +29,7 @@ from dltrain.datasets.table_target import MAX_NUMERIC_CLASSES, TableTarget, are_
 from dltrain.errors import ConfigError, format_error
 
 MIN_ROWS = 3
-MAX_STRAY_TEXT = 0.1  # in a column of numbers, text in up to this fraction of cells is an error in the file
+MAX_STRAY_TEXT = 0.1  # in a column of numbers, text in up to this fraction of the cells with values is an error
 KINDS = (NumberColumn, WordColumn, DateColumn)
 REASONS = {
     "empty": "no values",
@@ -48,7 +48,7 @@ class CsvTable:
     week and, if the column has hours, of the time of day.
 
     If the predicted column holds words, ``targets`` are class indices. If it holds at most 20 distinct whole numbers,
-    ``targets`` are class indices and ``values`` the numbers. If it holds other numbers, ``targets`` are the numbers.
+    ``targets`` are class indices and ``values`` are the numbers. If it holds other numbers, these are ``targets``.
     Numbers to predict are standardized: number = normalized * scale + shift + shift_rest, where ``scale``, ``shift``
     and its rounding error ``shift_rest`` are fields (B, 1).
 
@@ -217,13 +217,13 @@ class CsvTable:
 
 
 def find_stray_text(table: Table, reject_mixed: bool) -> dict[int, str]:
-    """Return an error message for each row with text in a column of at least 90% numbers.
+    """Return an error message for each row with text in a column where at least 90% of the values are numbers.
 
     Columns with few distinct whole numbers are skipped, because both the numbers and the text may be class names.
 
     Args:
         table: The file.
-        reject_mixed: Whether to reject columns with more text (up to half of the cells), if the text has at most 20
+        reject_mixed: Whether to reject columns with more text (up to half of the values), if the text has at most 20
             distinct words.
     """
     found: dict[int, str] = {}

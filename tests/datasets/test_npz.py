@@ -58,7 +58,7 @@ def test_vectors_provide_a_size_but_no_features_or_length(kind, tmp_path):
 
 
 @pytest.mark.parametrize(("y", "targets"), [(np.linspace(0, 1, 20), 1), (np.ones((20, 3)), 3)])
-def test_float_labels_are_regression_targets(y, targets, tmp_path):
+def test_fractional_labels_and_vectors_that_are_not_one_hot_are_regression_targets(y, targets, tmp_path):
     data = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), y))
     assert (data.spec.targets, data.spec.classes) == (targets, None)
     found = next(iter(Batches(data.load().test, 4)))["targets"].numpy()
