@@ -63,7 +63,7 @@ UNIT = ArrayScale(0.0, 1.0, whole=False)
 
 
 def find_scale(pixels: np.ndarray) -> ArrayScale:
-    """Return the scale of float training images: 0 to 1, 0 to 255, or the range of the pixels including 0."""
+    """Return the scale of float training images: 0 to 1, 0 to 255, or the range of the pixels, widened to include 0."""
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     for white, darkest in ((1.0, 0.0), (255.0, DARKEST_BYTES)):
         if low >= -OVERSHOOT * white and darkest <= high <= (1 + OVERSHOOT) * white:

@@ -51,7 +51,7 @@ class Conll:
             -2 the one before.
         tokens: ``words``, or subwords that are fitted to the training words: ``bpe`` or ``wordpiece``, as in BERT.
             The tag of a word is assigned to its first subword.
-        lowercase: Whether words are converted to lower case, unless there is a ``tokenizer``.
+        lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.
         max_words: Maximum number of words (without special tokens) or of subwords (with special tokens and all bytes or
             characters, which are always kept), at least 1.

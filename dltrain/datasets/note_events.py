@@ -65,7 +65,7 @@ def from_events(events: Iterable[int]) -> list[Note]:
 
 
 def encode(text: str) -> list[int]:
-    """Return the tokens of a text of events, separated by spaces: ``on60 on64 wait4 off60 off64``.
+    """Return the tokens of events separated by spaces: ``on60 on64 wait4 off60 off64``.
 
     Raises:
         ConfigError: A word is not an event.

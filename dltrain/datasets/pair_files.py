@@ -23,7 +23,7 @@ class PairFiles:
     Args:
         path: A table, a list of tables, or a list of two text files.
         source, target: Columns, the same for all tables or one for each.
-        header: Whether the first line of a CSV table names the columns.
+        header: Whether the first line of a table names the columns.
         prefix: Name of the task of the pairs, the same for all tables or one for each; None for no prefix.
         bad: Policy for unreadable lines and empty texts.
 

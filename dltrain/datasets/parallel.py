@@ -38,7 +38,7 @@ class Parallel:
             of two text files whose lines correspond: sources, targets.
         source, target: Columns of a table, or a list with one for each table; None for the first unused column that
             does not hold numbers.
-        header: Whether the first line of a CSV table names the columns.
+        header: Whether the first line of a table names the columns.
         prefix: Name of the task, such as ``summarize``, or a list with one for each table; each source then starts with
             ``summarize: ``. None for no prefix.
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.

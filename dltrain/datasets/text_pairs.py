@@ -52,7 +52,7 @@ class TextPairs:
         path: A CSV or TSV file, or a JSON lines file (``.jsonl``).
         first, second: Columns of texts; None for the only two columns that look like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
-        header: Whether the first line of a CSV file names the columns.
+        header: Whether the first line of a table names the columns.
         tokens: ``words``, or subwords that are fitted to the training texts: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training texts, at least 1.

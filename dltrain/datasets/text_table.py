@@ -43,7 +43,7 @@ class TextTable:
             ``.txt`` files in ``<class>/``, or in ``train/<class>/``, ``val/<class>/`` and ``test/<class>/``.
         text: Column of texts; None for the only column that looks like texts.
         column: Column to predict; None for the only other column that holds neither identifiers nor texts.
-        header: Whether the first line of a CSV file names the columns.
+        header: Whether the first line of a table names the columns.
         threshold: Split numbers into two classes: at most this value, and above it. None to disable.
         tokens: ``words``, or subwords: ``bpe`` or ``wordpiece``, as in BERT.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.

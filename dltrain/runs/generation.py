@@ -33,7 +33,7 @@ def generate(
     Args:
         count: Number of examples; ignored with ``inputs``.
         seed: Random seed, at least 0.
-        label: Class to generate; None for all classes.
+        label: Class to generate; None for random classes.
         interpolate: Whether to generate interpolations, in rows of eight.
         inputs: Files and folders of examples to reconstruct.
 

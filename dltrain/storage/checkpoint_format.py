@@ -15,7 +15,7 @@ from dltrain.errors import CheckpointError
 
 FORMAT = 3
 REQUIRED = ("model", "average", "optimizers", "schedules", "record", "parts", "task", "loop", "bad_samples", "rng")
-# Errors that load_state_dict of torch and of users' classes raises for a state that does not fit.
+# Errors that `load_state_dict` methods of torch and users' classes raise for a state that does not fit.
 STATE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError)
 MAX_DIFFERENCES = 6  # shown in an error message
 
@@ -86,17 +86,20 @@ def upgrade(content: Any) -> dict[str, Any]:
     stores them by turn.
     """
     version = content.get("format") if isinstance(content, dict) else None
-    if version not in range(1, FORMAT + 1) or type(version) is not int:
+    if type(version) is not int or version not in range(1, FORMAT + 1):
         hint = ". A newer dltrain wrote it" if isinstance(version, int) and version > FORMAT else ""
-        raise ValueError(f"its format is not from 1 to {FORMAT}, but {version}{hint}")
+        raise ValueError(f"its format is {version}, expected 1 to {FORMAT}{hint}")
     if version == 1 and isinstance(content.get("optimizers"), dict):
-        content["schedules"] = {turn: state.pop("schedule", {}) for turn, state in content["optimizers"].items()}
+        states = {turn: state for turn, state in content["optimizers"].items() if isinstance(state, dict)}
+        content["schedules"] = {turn: state.pop("schedule", {}) for turn, state in states.items()}
     if version < FORMAT and isinstance(content.get("record"), dict) and isinstance(content.get("optimizers"), dict):
         content["record"] = _by_turn(content["record"], list(content["optimizers"]))
     content["format"] = FORMAT
     if missing := [key for key in REQUIRED if key not in content]:
         raise ValueError(f"it lacks {', '.join(missing)}")
-    if not isinstance(content["model"], dict) or not isinstance(content["average"], dict | None):
+    average = content["average"]
+    averaged = average.get("model") if isinstance(average, dict) else average
+    if not isinstance(content["model"], dict) or not (average is None or isinstance(averaged, dict)):
         raise ValueError("it has no named weights")
     if not isinstance(content["loop"], dict) or type(content["loop"].get("step")) is not int:
         raise ValueError("it has no step")

@@ -252,7 +252,7 @@ def test_reading_a_checkpoint_succeeds_while_training_replaces_it(tmp_path: Path
 
 
 @pytest.mark.parametrize("command", ["evaluate", "resume"])
-def test_another_model_is_one_error_without_errors_for_its_keys(
+def test_changing_the_model_gives_one_error_and_none_for_its_keys(
     plain_run: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = run_command(capsys, command, str(plain_run), "model=cnn")

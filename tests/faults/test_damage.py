@@ -189,7 +189,7 @@ def test_the_error_for_a_checkpoint_of_an_unknown_format_contains_the_format_num
     before = contents(run)
     child = dltrain("resume", str(run), ALLOW)
     assert child.code == 5
-    assert "its format is not from 1 to 3, but 99. A newer dltrain wrote it" in child.stderr
+    assert "its format is 99, expected 1 to 3. A newer dltrain wrote it" in child.stderr
     assert contents(run) == before
 
 

@@ -277,7 +277,21 @@ def test_file_names_with_non_ascii_digits_are_not_checkpoints(checkpoints: Check
 
 def test_an_unknown_format_is_rejected_with_its_number(checkpoints: Checkpoints) -> None:
     torch.save({"format": 99, **state()}, checkpoints.path / "step-00000005.pt")
-    with pytest.raises(CheckpointError, match=r"its format is not from 1 to 3, but 99"):
+    with pytest.raises(CheckpointError, match=r"its format is 99, expected 1 to 3"):
+        checkpoints.load("step-00000005.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": torch.tensor([1, 2])}, "its format is tensor"),
+        ({"format": 1, "optimizers": {"train": 3}, "loop": None}, "it has no step"),
+        ({"format": 3, "average": {}}, "it has no named weights"),
+    ],
+)
+def test_an_invalid_state_is_rejected(checkpoints: Checkpoints, change: dict[str, Any], message: str) -> None:
+    torch.save({**state(), **change}, checkpoints.path / "step-00000005.pt")
+    with pytest.raises(CheckpointError, match=message):
         checkpoints.load("step-00000005.pt")
 
 

@@ -83,7 +83,7 @@ def evaluated(task: TaskOverSteps, model: nn.Module, batches: Iterable[Batch]) -
     return run_in_eval_mode(task.goal.evaluate, model, FP32, batches)
 
 
-def test_evaluation_has_the_same_metrics_and_draws_the_gradients_without_changing_the_model() -> None:
+def test_gradient_distance_adds_a_plot_and_changes_neither_metrics_nor_model() -> None:
     torch.manual_seed(0)
     model = Recurrent("lstm", 3, 2, hidden_size=8, dropout=0.5)
     with torch.inference_mode():
