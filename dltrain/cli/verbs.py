@@ -86,7 +86,7 @@ def _generate_flags(parser: ArgumentParser) -> None:
     add("--seed", type=seed, default=0, metavar="N", help="random seed (default: 0)")
     add("--class", dest="label", metavar="NAME", help="conditional models: generate only this class, a name or number")
     add("--interpolate", action="store_true", help="interpolate between samples")
-    given = "reconstruct these images (files, folders, .npy, .npz), each below its original"
+    given = "reconstruct these examples (images, folders, .npy, .npz), each below its original"
     add("--given", nargs="+", default=[], metavar="INPUT", help=given)
     out = "the file to write (default: generated.png, or .csv or .npy for examples that cannot be drawn); for music, a "
     out += ".mid file (default: text on standard output)"
