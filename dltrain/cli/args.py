@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error, suggest
 
 ONLY_OVERRIDES = ("train", "summary", "inspect")  # verbs whose positional arguments are all overrides
 SWEEP = ("-m", "--multirun")
-# Flags of dltrain generate for text.
+# Flags of dltrain generate that dltrain predict lacks, most of them for text.
 CONTINUATION = ("--length", "--temperature", "--seed", "--prompt", "--top-k", "--top-p", "--beam")
 # Flags of Hydra that dltrain rejects, each with the reason.
 REJECTED = {
@@ -41,9 +41,7 @@ class Parser(argparse.ArgumentParser):
             sweep = "dltrain -m GROUP=A,B KEY=1,2 trains every combination."
             reasons |= dict.fromkeys(SWEEP, f"dltrain {verb} cannot run sweeps. {sweep}")
         if verb == "predict":
-            reasons |= dict.fromkeys(
-                CONTINUATION, "dltrain predict samples no text. To sample text: dltrain generate RUN"
-            )
+            reasons |= dict.fromkeys(CONTINUATION, "dltrain predict does not generate. Use: dltrain generate RUN")
         known = [flag for action in self._actions for flag in action.option_strings]
         problems = []
         for flag in (word.split("=", 1)[0] for word in words):

@@ -40,8 +40,8 @@ def list_groups(config_dirs: Sequence[str] = ()) -> dict[str, list[str]]:
 def is_override(word: str) -> bool:
     """Return whether a word of a command line is an override, not a path.
 
-    An existing path takes precedence, because run folders have names such as ``0_model=lstm``. If the part
-    before ``=`` has a slash, it must name a group: ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
+    An existing path is not an override. If the part before ``=`` has a slash, it must name a group:
+    ``sweep/0_model=lstm`` is a path. A misspelled key counts as a key.
     """
     if not OVERRIDE.match(word) or os.path.exists(word):
         return False

@@ -11,7 +11,7 @@ from dltrain.errors import ConfigError, format_error
 
 WIDTH_MULTIPLE = 8  # divides the largest width of `Ragged` rows that a model expects
 # Values of data.pad_multiple; each divides WIDTH_MULTIPLE. Above 1, batches have fewer different shapes, so
-# torch.compile generates code and libraries choose kernels less often.
+# that torch.compile generates code less often.
 PAD_MULTIPLES = (1, 2, 4, 8)
 
 

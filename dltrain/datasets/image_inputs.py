@@ -36,8 +36,8 @@ def read_images(
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of the images of the data set.
-        whole: Resize the whole image instead of cropping it, and add its original ``width`` and
-            ``height`` to its entry in `Inputs.names`.
+        whole: Resize the whole image instead of cropping it, and add its original ``width`` and ``height`` to its entry
+            in `Inputs.names`. Images in arrays have the size of the data set.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 

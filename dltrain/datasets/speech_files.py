@@ -122,7 +122,7 @@ class UtteranceReader:
         for split, folder in folders.items():
             words = self._words(folder)
             if unknown := sorted(set(words.values()) - set(known.values())):
-                expected = f"only the words of the training folder in {folder}"
+                expected = f"folders in {folder} with the names of words in the training folder"
                 raise ConfigError(format_error("data.path", expected, unknown[0], suggest(unknown[0], known.values())))
             found = [
                 (file, word) for each, word in words.items() for file in sorted(filter(is_audio, find_files(each)))

@@ -36,7 +36,7 @@ class NumberColumn(NamedTuple):
         """Return model inputs (rows, 1), with 0 for missing values.
 
         Raises:
-            ConfigError: A cell holds text, or is beyond the range of float32 after standardization.
+            ConfigError: A cell holds text, or is beyond the range of float32 before or after standardization.
         """
         values = parse_column(table, column, *AS_TRAINED)
         return np.nan_to_num(standardize(values, self.mean, self.scale, table, column), nan=0.0)[:, None]
@@ -91,7 +91,7 @@ class DateColumn(NamedTuple):
         dates = parse_cells(table.columns[column], self.day_first, named)
         wrong = 0 if dates is None else dates.bad
         if dates is None or wrong is not None:
-            expected = f"a date in the format of the training rows in {table.describe_cell(column, wrong or 0)}"
+            expected = f"a date in the training format, in {table.describe_cell(column, wrong or 0)}"
             raise ConfigError(format_error("data.path", expected, table.columns[column][wrong or 0]))
         time = dates.times
         days = days_of(time)
@@ -172,8 +172,8 @@ def describe_columns(columns: Iterable[Column]) -> dict[str, list[str]]:
         if isinstance(column, NumberColumn):
             found.setdefault("numbers", []).append(column.name)
         elif isinstance(column, WordColumn):
-            many = ", many" if len(column.words) > MANY_WORDS else ""
-            found.setdefault("words", []).append(f"{column.name} ({len(column.words)} different{many})")
+            many = ": many" if len(column.words) > MANY_WORDS else ""
+            found.setdefault("words", []).append(f"{column.name} ({len(column.words)} different words{many})")
         else:
             found.setdefault("dates", []).append(column.name)
     return found
@@ -199,6 +199,6 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
     far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         row = int(far[0])
-        expected = f"a number on the scale of the training data in {table.describe_cell(column, row)}"
+        expected = f"a number within float32 after standardization, in {table.describe_cell(column, row)}"
         raise ConfigError(format_error("data.path", expected, table.columns[column][row]))
     return found

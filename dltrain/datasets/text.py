@@ -53,8 +53,8 @@ class Text:
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with
             ``streams``, with a ``separator`` or for a file above ``map_above``.
-        streams: Read each split as ``batch_size`` contiguous streams, for models that carry a state from batch to
-            batch; at most 16 in evaluation, so that few tokens are predicted without context.
+        streams: Read each split as contiguous streams, one for each row of a batch, for models that carry a state from
+            batch to batch; at most 16 streams in evaluation, so that few tokens are predicted without context.
         separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
             Documents are packed into windows, with an end token before, between and after them, and are not divided
             between splits. None if the file is one document.

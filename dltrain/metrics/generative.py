@@ -12,7 +12,9 @@ BATCH_SIZE = 512  # rows of a distance matrix to compute at a time
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    r"""Return the Fréchet distance between normal distributions with the means and covariances of two sets of rows.
+    r"""Return the squared Fréchet distance between two normal distributions with the moments of two sets of rows.
+
+    The moments are the means ``m`` and the covariances ``C``:
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from dltrain.config.revise import Changes
 from dltrain.data.loader import Batches
-from dltrain.errors import CheckpointError, ConfigError, format_error
+from dltrain.errors import CheckpointError, ConfigError, format_error, shorten
 from dltrain.loggers.console import Console
 from dltrain.runs.assemble import Components
 from dltrain.storage import run_files
@@ -50,7 +50,7 @@ def check_not_shorter(saved: SavedState, components: Components, batches: dict[s
 def check_schedule(
     saved: SavedState, components: Components, batches: dict[str, Batches], changes: Changes, allowed: bool
 ) -> str | None:
-    """Return a note if a new length of training changes the learning rate; if not `allowed`, raise ConfigError."""
+    """Return a note if a new length of training makes the learning rate jump; if not `allowed`, raise ConfigError."""
     keys = [key for key in ("trainer.epochs", "trainer.max_steps") if key in changes]
     if not keys:
         return None
@@ -68,8 +68,8 @@ def check_schedule(
             change = f"the learning rate changes from {rate * before:.3g} to {following:.3g} at step {saved.step:,}"
             if allowed:
                 return f"{change}, because the schedule depends on the length of training"
-            length = f"{' and '.join(keys)}: not supported because the schedule depends on the length of training"
-            raise ConfigError(f"{length}: {change}. To allow it: dltrain resume RUN ... --change-schedule")
+            hint = f"{change.capitalize()}. To allow it: dltrain resume RUN ... --change-schedule"
+            raise ConfigError(*(format_error(key, shorten(changes[key][0]), changes[key][1], hint) for key in keys))
     return None
 
 

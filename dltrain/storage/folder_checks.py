@@ -39,7 +39,7 @@ def unwritable_error(path: Path, error: OSError, key: str = "hydra.run.dir") -> 
 
 
 def reject_taken(path: Path, locked: bool = False) -> None:
-    """Raise ConfigError if a folder cannot be read, holds a run, or holds a file that a run would overwrite.
+    """Raise ConfigError if a folder cannot be accessed, holds a run, or holds a file that a run would overwrite.
 
     Args:
         path: The folder.
@@ -77,7 +77,7 @@ def check_entries(path: Path, links: bool = True) -> None:
         raise ConfigError(format_error("RUN", "a folder that can be read", path, hint)) from None
     for file in files:
         if not links and file.is_symlink() and not is_own_link(file):
-            raise ConfigError(format_error("RUN", "files that lie in the run folder", file, "It is a link."))
+            raise ConfigError(format_error("RUN", "a run folder without links except last.pt and best.pt", file))
         if is_special(file):
             raise ConfigError(format_error("RUN", "files and folders in the run folder", file, SPECIAL_HINT))
 

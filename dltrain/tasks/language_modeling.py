@@ -67,7 +67,7 @@ class LanguageModeling(TaskOverSteps):
                     raise
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for the model: one output per token at every step, computed from the steps so far."""
+        """Return the spec values for the model: an output per token of the vocabulary at every step."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:
@@ -203,7 +203,8 @@ class LanguageModeling(TaskOverSteps):
         except ConfigError as error:
             raise ConfigError(*(re.sub("^text:", f"{key}:", line) for line in error.problems)) from None
         if not tokens:
-            raise ConfigError(format_error(key, "a text of at least one character", "an empty text"))
+            got = "an empty text" if not prompt else "a text without tokens"
+            raise ConfigError(format_error(key, "a text of at least one character", got))
         return tokens
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:

@@ -17,7 +17,7 @@ from dltrain.tasks.base import Loss
 RBM = Any  # nn.Module has no type for its submodules
 
 MAX_EXACT_UNITS = 16  # maximum number of units on the smaller side for which the partition function is computed
-STATES_AT_ONCE = 4096  # states that are summed at a time in the partition function
+STATES_AT_ONCE = 4096  # states whose terms of the partition function are computed at a time
 SAMPLED_UNITS = 8  # units per example that estimate the pseudo-likelihood
 
 
@@ -73,7 +73,7 @@ def reconstruction_error(rbm: RBM, visible: Tensor, inputs: Tensor | None = None
 
 
 def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
-    """Estimate ``sum_i log P(v_i | all other units)`` of each example, (B,).
+    """Estimate ``sum_i log P(v_i | all other visible units)`` of each example, (B,).
 
     Args:
         states: Binary visible units, (B, visible).
@@ -126,7 +126,7 @@ class GibbsChains:
     visible: Tensor | None = None  # visible states of the persistent chains
 
     def loss(self, rbm: RBM, visible: Tensor, rows: Tensor | None = None) -> Loss:
-        """Return ``F(data) - F(model)``, whose gradient is the contrastive divergence update.
+        """Return ``F(data) - F(model)``, whose negative gradient is the contrastive divergence update.
 
         The gradient of the weight is ``-(<v p(h|v)> of the data - <v p(h|v)> of the chains)``. It uses probabilities of
         the hidden units, which add no sampling noise; only the chains sample states.

@@ -44,7 +44,7 @@ class Timer:
             yield
         finally:
             self.pauses -= 1
-            if not self.pauses:  # a checkpoint within an evaluation counts once
+            if not self.pauses:  # a pause within a pause counts once
                 self.paused += time.perf_counter() - begun
 
     def watch(self, batches: Iterator[T]) -> Iterator[T]:

@@ -71,7 +71,7 @@ def test_flags_and_prompts_that_do_not_fit_music_are_rejected_and_no_file_is_wri
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_music_at_another_path_is_evaluated_and_predicted(
+def test_music_at_another_path_is_evaluated_and_piano_rolls_are_predicted(
     kind: str, runs: dict[str, Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str], predict: Predict
 ) -> None:
     again = run_command(capsys, "evaluate", runs[kind], f"data.path={own_files[kind]}", "--json")

@@ -121,11 +121,11 @@ def test_a_killed_run_is_shown_as_lost_and_a_run_in_progress_as_running(
         owner.kill()
     dead = runs(run, "--json").rows[0]
     assert (alive["state"], dead["state"]) == ("running", "lost")
-    assert alive["step"] == dead["step"] == 21  # the step is read from metrics.jsonl
+    assert alive["step"] == dead["step"] == 21
     manifest = json.loads((run / "checkpoints" / "manifest.json").read_text())
     earlier = max(entry["seconds"] for entry in manifest.values())
     started = datetime.fromisoformat(json.loads((run / "status.json").read_text())["started"]).timestamp()
-    # The time is the training time in the manifest or, if longer, the time from the start to the last write.
+    # The time is the total time in the manifest or, if longer, the time from the start to the last write.
     for seconds in (0, earlier + 30):
         for file in run.rglob("*"):
             os.utime(file, (started + seconds,) * 2)

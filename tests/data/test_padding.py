@@ -1,4 +1,4 @@
-"""The fraction of padding in batches by length, for lengths distributed as in real texts and recordings."""
+"""The fraction of padding in batches of examples of similar length, for lengths as in real texts and recordings."""
 
 import itertools
 
@@ -53,7 +53,7 @@ def share(lengths: Tensor, plan: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_padding_is_at_most_5_percent_of_batches_by_length(name: str, training: bool) -> None:
+def test_batches_of_similar_lengths_have_at_most_5_percent_padding(name: str, training: bool) -> None:
     batches, (lengths, size, _) = batches_of(name, training), DISTRIBUTIONS[name]
     plans = [batches.plan(epoch) for epoch in range(2 if training else 1)]
     for plan in plans:

@@ -171,6 +171,6 @@ def test_a_number_far_outside_the_training_range_is_rejected_with_column_and_lin
     (tmp_path / "a.csv").write_text("a,y\n" + rows)
     (tmp_path / "new.csv").write_text("a\n1e-20\n1e30\n")
     with pytest.raises(
-        ConfigError, match=r"a number on the scale of the training data in column a, line 3 of .*, got 1e30"
+        ConfigError, match=r"a number within float32 after standardization, in column a, line 3 of .*, got 1e30"
     ):
         next(CsvTable(str(tmp_path / "a.csv")).inputs(InputFiles((str(tmp_path / "new.csv"),))))

@@ -419,7 +419,7 @@ def test_single_class_gives_all_objects_the_same_class(tmp_path: Path) -> None:
     assert {abs(int(kind)) for n in range(len(rows)) for kind in rows.example(n, None).kinds} == {1}
 
 
-def test_changed_boxes_change_the_names_in_the_fingerprint(tmp_path: Path) -> None:
+def test_changed_boxes_change_the_fingerprint_of_the_data(tmp_path: Path) -> None:
     def names(root: Path) -> list[tuple[str, int]]:
         return list(DetectionFolder(str(root)).load().train.rows.files())  # type: ignore[union-attr]
 

@@ -382,7 +382,7 @@ def test_unusable_folders_and_missing_tables_are_rejected(tmp_path: Path) -> Non
             word = "unheard" if split == "test" else ("yes", "no")[number % 2]
             write_recording(tmp_path / "c" / split / word / f"{number}.wav", "ab")
     message = message_of(lambda: Speech(str(tmp_path / "c")))
-    assert "expected only the words of the training folder" in message and "got unheard" in message
+    assert "with the names of words in the training folder" in message and "got unheard" in message
 
 
 def test_inputs_before_an_unreadable_file_are_read(table: str, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def series(start: str, periods: int, freq: str) -> pd.Series:
 
 
 @pytest.mark.parametrize(("freq", "season", "words"), RANGES)
-def test_season_usual_step_and_gaps_are_inferred_from_the_times(freq: str, season: int, words: str) -> None:
+def test_the_season_and_the_usual_step_and_gaps_are_inferred_from_the_times(freq: str, season: int, words: str) -> None:
     times = series("2020-01-01", 60, freq)
     assert (infer_season(times), step_words(times)) == (season, words)
     assert find_gaps(times) == (0, None)

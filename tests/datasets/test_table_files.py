@@ -70,9 +70,7 @@ def test_dates_in_prediction_inputs_are_read_in_the_format_of_the_training_data(
     april = 2 * np.pi * pd.Timestamp("2020-04-03").day_of_year / 365.25
     assert piece.rows["inputs"][0, 2].item() == pytest.approx(np.sin(april), abs=1e-6)
     (tmp_path / "new.csv").write_text("size,sold,rooms\n100,soon,2\n")
-    with pytest.raises(
-        ConfigError, match=r"INPUT 1: expected a date in the format of the training rows in column sold, line 2"
-    ):
+    with pytest.raises(ConfigError, match=r"INPUT 1: expected a date in the training format, in column sold, line 2"):
         list(data.inputs(InputFiles((str(tmp_path / "new.csv"),))))
 
 

@@ -72,7 +72,7 @@ REVIEWS = [
     "task._target_=gated.Classification",
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
-# Batches that contain pairs of similar length. The fraction of previous tokens that the model predicts grows.
+# Batches of pairs of similar length. A growing fraction of the decoder's inputs are tokens that the model predicted.
 TRANSLATION = [
     *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
@@ -91,7 +91,7 @@ SPEECH = [
     *["regularization.dropout=0.2", "task._target_=gated.Ctc", "trainer.accumulate=2", "trainer.epochs=3"],
     *["trainer.checkpoint_every=3", "task.beam=2"],
 ]
-# A loss with random numbers, a term whose weight increases during the run, an evaluation with noise, and a film.
+# A loss with random numbers and a term whose weight increases, an evaluation with noise, and an animated film.gif.
 VAE = [
     *["model=vae", "model.hidden_size=16", "model.latent=3", "data=digits", "data.batch_size=256", "task.warmup=0.5"],
     *["task._target_=gated.Variational", "task.binarize=true", "trainer.epochs=2", "trainer.eval_every=4"],
@@ -115,16 +115,16 @@ DENOISING = [
     *["task._target_=gated.Reconstruction", "task.corruption=gaussian", "trainer.accumulate=2", "trainer.epochs=4"],
     *["trainer.eval_every=2", "trainer.checkpoint_every=2"],
 ]
-# Three stages with different data and turns: one epoch of pretraining with persistent chains for each of two layers,
-# and two epochs of fine-tuning.
+# Three stages with different data and parameters: one epoch of pretraining with persistent chains for each of two
+# layers, and two epochs of fine-tuning.
 DBN = [
     *["model=dbn", "model.hidden_size=[12,10]", "data=digits", "data.batch_size=256", "data.num_labels=300"],
     *["task._target_=gated.Layerwise", "task.persistent=true", "task.pretrain_epochs=1", "task.pretrain_lr=0.01"],
     *["trainer.epochs=2", "trainer.eval_every=5", "trainer.checkpoint_every=4", "optimizer/schedule=cosine"],
     *["regularization.dropout=0.1", "regularization.ema_decay=0.9"],
 ]
-# Two optimizers, noise in both turns, running statistics and a weight average. The generator is updated in every second
-# step.
+# Two optimizers, noise for critic and generator, running statistics and a weight average. The generator is updated in
+# every second step.
 GAN = [
     *["model=dcgan", "model.hidden_size=4", "model.latent=8", "model.conditional=true", "data=digits"],
     *["data.batch_size=65", "trainer.accumulate=2", "task._target_=gated.Adversarial", "task.n_critic=2"],

@@ -82,7 +82,7 @@ def test_l1_finds_the_coefficients_of_scikit_learn_lasso() -> None:
         partial(torch.optim.SGD, lr=0.1), list(model.parameters()), Cosine(), 400, Regularization(l1=0.1)
     )
     for step in range(400):
-        # Lasso halves the squared error.
+        # The objective of Lasso has half the mean squared error.
         optimizer.backward(Loss((model(inputs)[:, 0] - targets).square().mean() / 2, 200))
         optimizer.step(step)
     found = model.weight.detach()[0]
