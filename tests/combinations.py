@@ -69,7 +69,7 @@ FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
 LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm covers their data; see tests/models/test_video.py
-# The tasks of specialized models, the default task first. Tests train the tasks after the first only on digits.
+# The tasks of specialized models, the default task first. Tests train the other tasks only on digits.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from dltrain.datasets.describe import count
 from dltrain.errors import ConfigError, format_error
 
 DOCUMENT = "-DOCSTART-"  # first cell of the line that begins a document
@@ -28,7 +29,7 @@ def read_sentences(file: Path, word_column: int, tag_column: int) -> list[Senten
     exist = all(-columns <= column < columns for column in (word_column, tag_column))
     if exist and word_column % columns == tag_column % columns:
         expected = f"a column other than the words (data.word_column={word_column}) in {file}"
-        got = f"{tag_column} in a file with {columns} column{'s' * (columns != 1)}"
+        got = f"{tag_column} in a file with {count(columns, 'column')}"
         raise ConfigError(format_error("data.tag_column", expected, got))
     return [
         Sentence(
@@ -73,7 +74,7 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
         elif cells[0] != DOCUMENT:
             first = first or len(cells)
             if len(cells) != first:
-                expected = f"{first} columns in line {number} of {name}, as in its first line with a word"
+                expected = f"{count(first, 'column')} in line {number} of {name}, as in its first line with a word"
                 raise ConfigError(format_error(key, expected, len(cells)))
             groups[-1].append((number, cells))
     return [group for group in groups if group]
@@ -81,7 +82,8 @@ def _rows(content: bytes, name: str, key: str) -> list[list[tuple[int, list[str]
 
 def _cell(cells: list[str], column: int, key: str, line: int, file: Path) -> str:
     if not -len(cells) <= column < len(cells):
-        count = len(cells)
-        expected = f"a column from {-count} to {count - 1}, because line {line} of {file} has {count} columns"
+        number = len(cells)
+        reason = f"line {line} of {file} has {count(number, 'column')}"
+        expected = f"a column from {-number} to {number - 1}, because {reason}"
         raise ConfigError(format_error(key, expected, column))
     return cells[column]

@@ -42,7 +42,7 @@ class LogMel:
     Raises:
         ConfigError: A band is so narrow that it contains no bin of the spectrum.
 
-    Source: Stevens, Volkmann and Newman 1937 (mel scale); as features of speech, Davis and Mermelstein 1980.
+    Source: Stevens, Volkmann and Newman 1937 (mel scale); Davis and Mermelstein 1980 (features of speech).
     """
 
     def __init__(self, rate: int, bands: int, window_ms: float, hop_ms: float) -> None:

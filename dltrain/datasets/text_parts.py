@@ -26,8 +26,8 @@ class TextParts:
         validation, test: Fractions of the text to hold out.
         separator: Text between two documents; None if the file is one document. It may also follow the last document.
         empty: Empty content: ``""``, or ``b""`` for bytes.
-        file: The file, or None if its content is in memory. Without a separator, the text of the file is yielded in
-            pieces that end with a line break, and its bytes in chunks.
+        file: The file, or None if its content is in memory. Without a separator, a text file is yielded in pieces
+            that end at a line break or at the end of a part; a file that is read as bytes is yielded in chunks.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ def test_flags_and_prompts_that_do_not_fit_music_are_rejected_and_no_file_is_wri
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_music_at_another_path_is_evaluated_and_piano_rolls_are_predicted(
+def test_evaluate_reads_music_at_another_path_and_predict_scores_each_piece_of_a_file(
     kind: str, runs: dict[str, Path], own_files: dict[str, Path], capsys: pytest.CaptureFixture[str], predict: Predict
 ) -> None:
     again = run_command(capsys, "evaluate", runs[kind], f"data.path={own_files[kind]}", "--json")
@@ -83,7 +83,7 @@ def test_music_at_another_path_is_evaluated_and_piano_rolls_are_predicted(
         assert [line["piece"] for line in lines] == list(range(1, 31))
 
 
-def test_predictions_of_pieces_agree_with_the_evaluation(
+def test_predict_and_evaluate_report_the_same_mean_loss_per_frame(
     runs: dict[str, Path],
     own_files: dict[str, Path],
     tmp_path: Path,

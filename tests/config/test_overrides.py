@@ -31,7 +31,7 @@ def test_an_override_sets_a_value_or_merges_a_mapping_as_omegaconf_does(text: st
 
 
 @pytest.mark.parametrize("text", ["trainer={epochs: 7}", "trainer.limits={steps: {a: 1}}", "seed={a: 1}", "blocks.0=5"])
-def test_without_merging_the_new_value_replaces_the_old_value(text: str) -> None:
+def test_the_new_value_replaces_the_old_value_if_mappings_are_not_merged(text: str) -> None:
     override, content, expected = parse_override(text), copy.deepcopy(CONTENT), OmegaConf.create(CONTENT)
     OmegaConf.update(expected, override.key_or_group, override.value(), merge=False)
     assert apply(override, content, merge=False) is None
@@ -65,7 +65,7 @@ def test_adding_or_deleting_a_key_whose_parent_is_not_a_mapping_is_an_error(text
     assert error.endswith(f"not supported because {parent} is not a mapping. Set {parent} itself.")
 
 
-def test_a_key_below_a_number_is_reported_together_with_other_errors() -> None:
+def test_adding_a_key_to_a_number_is_reported_together_with_other_errors() -> None:
     with pytest.raises(ConfigError) as caught:
         compose.compose(["+seed.x=1", "optimizer.lr=-1"])
     assert [error.partition(":")[0] for error in caught.value.problems] == ["seed.x", "optimizer.lr"]

@@ -101,6 +101,7 @@ def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
             "a\n\nb\n\nc\n",
             r"^data.tag_column: expected a column other than the words .* a file with 1 column$",
         ),
+        ("a\nb\n\nc d\n", r"^data.path: expected 1 column in line 4 of .*, got 2$"),
         ("a O\n\nb O\n\nc O\n", r"^data.tag_column: expected a column with at least two different tags"),
     ],
 )
@@ -122,3 +123,6 @@ def test_a_column_that_does_not_exist_is_rejected(tmp_path: Path) -> None:
         ConfigError, match=r"^data.tag_column: expected a column from -3 to 2, because line 3 of .* has 3 columns"
     ):
         Conll(write(tmp_path), tag_column=3)
+    (tmp_path / "b.conll").write_text("a\n\nb\n\nc\n")
+    with pytest.raises(ConfigError, match=r"from -1 to 0, because line 1 of .* has 1 column, got 1$"):
+        Conll(str(tmp_path / "b.conll"), tag_column=1)

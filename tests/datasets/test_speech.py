@@ -122,7 +122,7 @@ def test_features_of_the_training_split_are_standardized_and_padding_is_zero(tab
             assert not batch["inputs"][padded].any()
 
 
-def test_frames_are_joined_into_steps_without_loss(table: str) -> None:
+def test_joining_frames_into_steps_keeps_every_frame(table: str) -> None:
     one, three = (Speech(table, mels=20, stack=stack).load() for stack in (1, 3))
     for single, joined in zip(batches(one.test), batches(three.test), strict=True):
         for row, other in zip(steps_of(single), steps_of(joined), strict=True):

@@ -81,7 +81,7 @@ def test_each_call_immediately_writes_one_event_and_one_line(tmp_path):
     tracker.close()
 
 
-def test_non_finite_values_are_valid_json_and_reach_tensorboard(tmp_path):
+def test_non_finite_values_are_written_to_tensorboard_and_as_null_to_metrics_jsonl(tmp_path):
     with closing(Tracker(tmp_path)) as tracker:
         tracker.scalars(1, 0.1, "train", {"loss": float("nan"), "grad/norm": float("-inf"), "lr": 0.5})
     (line,) = lines(tmp_path)

@@ -56,7 +56,7 @@ def test_padding_is_left_out_and_distances_count_from_the_last_step_of_each_text
     torch.testing.assert_close(found, norms.nanmean(0))
 
 
-def test_a_language_model_uses_only_the_loss_of_its_last_token() -> None:
+def test_gradient_norms_of_a_language_model_use_only_the_loss_of_the_last_token() -> None:
     torch.manual_seed(0)
     model = Recurrent("lstm", 11, 11, hidden_size=8, vocabulary=11, each_step=True, causal=True)
     batch = {"inputs": torch.randint(0, 11, (4, 9)), "targets": torch.randint(0, 11, (4, 9))}

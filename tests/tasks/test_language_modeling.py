@@ -82,9 +82,13 @@ def test_no_sample_is_shown_without_a_decoder() -> None:
     assert task.show(nn.Identity(), task.evaluate(nn.Identity(), batches())) == []
 
 
-def test_a_prompt_with_unknown_characters_is_rejected_but_the_default_prompt_becomes_the_first_token() -> None:
+def test_the_default_prompt_is_the_first_token_if_the_vocabulary_has_no_newline() -> None:
     data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data).start == [0]
+
+
+def test_a_prompt_with_unknown_characters_is_rejected() -> None:
+    data = {"encode": CharacterTokenizer("abc").encode, "decode": CharacterTokenizer("abc").decode}
     assert LanguageModeling(3, LENGTH, **data, prompt="cab").start == [2, 0, 1]
     with pytest.raises(ConfigError, match=r"^task.prompt: expected characters of the training text \('abc'\), got 'x'"):
         LanguageModeling(3, LENGTH, **data, prompt="ax")
