@@ -76,7 +76,7 @@ def read_weights(name: str, allow: tuple[str, ...]) -> InitialWeights:
 
 
 def _read_run(path: Path, checkpoint: str, allow: tuple[str, ...]) -> InitialWeights:
-    """Read the weights of a run's checkpoint, averaged if available."""
+    """Read the weights of a run's checkpoint: the moving average if it has one."""
     path = jobs.find_run(str(path))
     saved = Checkpoints(path)
     try:

@@ -25,7 +25,7 @@ class TrainerConfig:
     early_stopping_patience: int = 0  # evaluations without improvement after which training stops; 0 for never
     max_minutes: float | None = None
     on_non_finite: str = "stop"  # for NaN or infinity in a loss or gradient: stop, skip the step, or ignore
-    log_media: bool = True  # whether to log images, texts and films
+    log_media: bool = True  # whether to log images, texts and animations
     split_on_oom: bool = False  # compute batches in smaller chunks when memory runs out, instead of failing
 
 

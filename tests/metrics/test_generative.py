@@ -158,7 +158,7 @@ def test_without_a_classifier_pixels_or_coordinates_are_compared(shape: tuple[in
     assert found["frechet"] < 0.1 * quality.measure(real, fake + 1)["frechet"]
 
 
-def test_pixels_are_averaged_over_equal_squares_if_the_size_is_divisible_by_8() -> None:
+def test_pixels_are_averaged_over_equal_blocks_if_the_size_is_divisible_by_8() -> None:
     images = torch.rand(3, 2, 32, 32)
     (found, _), by_hand = Quality().features(images), images.view(3, 2, 8, 4, 8, 4).mean((3, 5))
     assert torch.allclose(found, by_hand.flatten(1))

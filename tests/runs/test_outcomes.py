@@ -272,7 +272,9 @@ def test_configured_regularization_and_schedule_are_used_in_training(
         ),
     ],
 )
-def test_log_media_changes_only_images_texts_and_films(overrides: list[str], train: Callable[..., Outcome]) -> None:
+def test_log_media_changes_only_images_texts_and_animations(
+    overrides: list[str], train: Callable[..., Outcome]
+) -> None:
     quiet, whole = (
         train(*overrides, "trainer.max_steps=2", "trainer.eval_every=1", f"trainer.log_media={value}")
         for value in ("false", "true")
