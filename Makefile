@@ -51,7 +51,7 @@ test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minu
 test-all: .venv/installed-dev ## run all tests, including slow tests and, if there is a GPU, GPU tests
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
-test-lowest: ## run some tests in .venv-lowest, with the lowest dependency versions that pyproject.toml allows
+test-lowest: ## run some tests in .venv-lowest, with the lowest allowed versions of the required dependencies
 	$(PYTHON) -m venv .venv-lowest
 	grep -oE '^    "[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/ *"//; s/>=/==/' > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/lowest.txt \
@@ -68,7 +68,7 @@ lint: .venv/installed-dev ## check the style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: .venv/installed-dev ## format the code
+format: .venv/installed-dev ## apply ruff's lint fixes and format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 

@@ -31,8 +31,7 @@ def annotations(constructor: Callable[..., Any]) -> dict[str, Any]:
 def fits(value: Any, hint: Any) -> bool:
     """Return whether a plain value matches an annotation.
 
-    A class that is not in `KINDS` accepts any value except None. An annotation that is not a class, such as a type
-    variable, accepts any value.
+    A class that is not in `KINDS` accepts any value except None. A type variable accepts any value.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -49,7 +48,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _without_tensors(parts: tuple[Any, ...]) -> list[Any]:
-    """Return the members of a union without classes of torch, which match no plain value."""
+    """Return the members of a union, except for classes of torch, which match no plain value."""
     return [part for part in parts if getattr(part, "__module__", "") != "torch"]
 
 

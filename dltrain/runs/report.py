@@ -30,7 +30,11 @@ WARNING = "warning: "  # prefix of lines in the description of a data set
 
 @dataclass
 class Report:
-    """Summaries of one run that are printed and stored; the metrics of a `standalone` run go to standard output."""
+    """Summaries of one run, which are printed and stored.
+
+    Args:
+        standalone: Whether to print the metrics on standard output; false for the jobs of a sweep.
+    """
 
     job: Job
     components: Components
@@ -75,7 +79,7 @@ class Report:
             else:
                 self.console.info(f"  {line}")
         if (share := self.batches["train"].padding) is not None:
-            self.console.info(f"  padding: {share:.1%} of the steps of training batches")
+            self.console.info(f"  padding: {share:.1%} of the sequence positions in training batches")
         for note in components.notes:
             self.console.info(note)
 
@@ -164,7 +168,7 @@ def command_line(job: Job) -> str:
 
 
 def describe_environment(job: Job, components: Components) -> dict[str, Any]:
-    """Return the content of ``environment.json``: values for tables of runs, and values that affect results."""
+    """Return the content of ``environment.json``: values read by ``dltrain runs``, and values that affect results."""
     return {
         "choices": job.choices,
         "metric": {"name": components.task.metric, "better": components.task.better},
@@ -197,18 +201,18 @@ def print_metrics(
 
 
 def feature_source(task: Task, evaluation: Evaluation) -> dict[str, str]:
-    """Return ``features``, the name of the features that score samples; an empty dictionary without scores."""
+    """Return a dictionary with the name of the features used by sample quality metrics; empty without these metrics."""
     judged = task.quality is not None and not evaluation.metrics.keys().isdisjoint(task.quality.metrics)
     return {"features": task.quality.name} if task.quality is not None and judged else {}
 
 
 def class_scores(evaluation: Evaluation) -> dict[str, dict[str, dict[str, float]]]:
-    """Return ``per_class``, the metrics of each class; an empty dictionary if there are none."""
+    """Return a dictionary with the metrics of each class as ``per_class``; empty if there are none."""
     return {"per_class": evaluation.per_class} if evaluation.per_class else {}
 
 
 def feature_note(features: str) -> str:
-    """Return a note that names the features of the scores and says that the scores are not comparable with FID."""
+    """Return a note that names the features used by sample quality metrics."""
     return f"frechet, precision and recall from {features}; not comparable with FID, which uses an ImageNet network"
 
 

@@ -30,9 +30,10 @@ class RunDir:
         path: An existing folder.
         created: Folders that were created for this run, innermost first; `discard` removes them.
         resume: Whether the folder holds the run to be resumed.
+        key: Argument that names the folder, for messages.
     """
 
-    def __init__(self, path: Path, created: list[Path], resume: bool = False) -> None:
+    def __init__(self, path: Path, created: list[Path], resume: bool = False, key: str = "hydra.run.dir") -> None:
         self.path, self.created = path, created
         self.lock, self.new_lock = FileLock(path / LOCK), not (path / LOCK).exists()
         self.started = time.time()
@@ -49,7 +50,6 @@ class RunDir:
         except Timeout:
             owner = read_status(path)
             hint = f"It is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}."
-            key = "RUN" if resume else "hydra.run.dir"
             raise ConfigError(format_error(key, "a folder that no other run uses", path, hint)) from None
         except (ConfigError, OSError):
             self.close()
@@ -110,7 +110,7 @@ def reopen(path: Path) -> RunDir:
     """Open and lock the folder of a run to resume it; reject special files, and links except last.pt and best.pt."""
     check_entries(path, links=False)
     try:
-        return RunDir(path, [], resume=True)
+        return RunDir(path, [], resume=True, key="RUN")
     except OSError as error:
         raise ConfigError(unwritable_error(path, error, "RUN")) from None
 

@@ -104,7 +104,7 @@ def _reopen_sweep_dir(path: Path, content: dict[str, Any], key: str) -> run_dir.
 def _lock_dir(path: Path, key: str) -> run_dir.RunDir:
     try:
         # The summary has absolute paths, even if the folder was given as a relative path.
-        return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True)
+        return run_dir.RunDir(Path(os.path.abspath(path)), [], resume=True, key=key)
     except OSError as error:
         raise ConfigError(folder_checks.unwritable_error(path, error, key)) from None
 

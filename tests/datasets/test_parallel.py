@@ -172,7 +172,7 @@ def test_unusable_tables_and_invalid_options_are_rejected(
         Parallel(str(file), **options)
 
 
-def test_text_files_are_rejected_if_there_are_three_if_a_column_is_set_or_if_one_is_not_utf_8(tmp_path: Path) -> None:
+def test_invalid_options_and_contents_of_text_files_are_rejected(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a"] * 9, ["b"] * 9)
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
     assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
@@ -319,7 +319,9 @@ def test_several_tables_have_their_own_prefixes_weights_and_columns(tmp_path: Pa
     texts = [data.spec.tokens.decode(row.tolist()) for batch in batches for row in batch["inputs"]]
     tasks = torch.cat([batch["text_task"] for batch in batches])
     assert [text.startswith("classify : text") for text in texts] == (tasks == 1).tolist()
-    assert tasks.bincount().tolist() == [10, 30], "10 pairs of each file; the second file has weight 3"
+    assert tasks.bincount().tolist() == [10, 30], (
+        "10 pairs of the first file, and 10 pairs of the second file three times"
+    )
     assert len(splits.val) == len(splits.test) == 4
     restored = Parallel(["gone.tsv", "gone.jsonl"], **options, fitted=data.fit())
     assert restored.spec.tokens.encode("classify: text 3") == data.spec.tokens.encode("classify: text 3")

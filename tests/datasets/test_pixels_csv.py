@@ -29,7 +29,7 @@ def write(path: Path, rows: list[str] | None = None, header: str = "emotion,pixe
     return str(path)
 
 
-def test_the_column_usage_selects_the_split_and_pixels_are_in_row_major_order(tmp_path: Path) -> None:
+def test_the_usage_column_selects_the_split_and_pixels_are_in_row_major_order(tmp_path: Path) -> None:
     data = PixelsCsv(write(tmp_path / "a.csv"), mean=0, std=1)
     assert data.spec.shape == (1, 3, 3) and data.spec.class_names == ("0", "1")
     splits = data.load()

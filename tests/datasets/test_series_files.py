@@ -65,7 +65,7 @@ def test_month_names_in_other_languages_are_parsed(months: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("step", "season"), [("1min", 1440), ("5min", 288), ("15min", 96), ("30min", 48), ("1h", 24), ("1D", 7)]
 )
-def test_the_season_of_hourly_and_finer_data_is_a_day_and_of_daily_data_a_week(
+def test_the_season_is_a_day_for_hourly_and_finer_data_and_a_week_for_daily_data(
     step: str, season: int, tmp_path: Path
 ) -> None:
     rows = 4 * season

@@ -114,7 +114,7 @@ def test_an_invalid_block_is_rejected_with_its_index(block: Any, message: str) -
 
 
 @pytest.mark.parametrize("key", ["activation", "norm"])
-def test_an_unknown_activation_or_norm_of_all_blocks_is_rejected_with_its_key(key: str) -> None:
+def test_an_unknown_activation_or_norm_of_the_network_is_rejected_with_its_key(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"model\.{key}: expected one of"):
         CNN(1, 8, 8, 2, [{"channels": 4}], [], **{key: "x"})
 

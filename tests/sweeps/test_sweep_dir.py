@@ -42,7 +42,9 @@ def test_a_folder_is_rejected_while_another_sweep_uses_it(
     with contextlib.closing(run_dir.reopen(finished / "whole")) as other:
         other.write_status("running")
         assert main.main([*DONE, "sweep.resume=whole"]) == 2
-    assert f"It is in use by process {os.getpid()} on " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sweep.resume: expected a folder that no other run uses" in error
+    assert f"It is in use by process {os.getpid()} on " in error
     assert main.main([*DONE, "sweep.resume=whole"]) == 0
 
 

@@ -18,7 +18,7 @@ def test_loss_weights_may_be_numbers_or_tensors() -> None:
     assert buffer.read({}).logged == {"loss": 2.0}
 
 
-def test_loss_parts_are_averaged_like_losses_and_losses_are_logged_with_the_name_of_their_turn() -> None:
+def test_losses_and_loss_parts_of_critic_and_generator_are_logged_as_weighted_means() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"gap": torch.tensor(10.0)}))
     buffer.add("critic", Loss(torch.tensor(3.0), 3, {"gap": torch.tensor(30.0)}))
@@ -118,7 +118,7 @@ def test_pauses_are_not_training_time_even_if_they_raise(clock: Clock) -> None:
     assert (timer.paused, timer.training_seconds()) == (5, 1)
 
 
-def test_losses_and_loss_parts_are_grouped_by_turn_and_not_by_name() -> None:
+def test_loss_parts_with_the_same_name_are_logged_separately_for_critic_and_generator() -> None:
     buffer = LossBuffer()
     buffer.add("critic", Loss(torch.tensor(1.0), 1, {"loss_of_pairs": torch.tensor(10.0), "gap": torch.tensor(3.0)}))
     buffer.add("generator", Loss(torch.tensor(2.0), 1, {"gap": torch.tensor(5.0)}))
