@@ -18,7 +18,7 @@ from dltrain.data.tokens import Tokens
 from dltrain.datasets.conll_file import Sentence, read_sentences, read_words
 from dltrain.datasets.describe import count, listed, splits_line
 from dltrain.datasets.input_vocabulary import VocabularySettings, state_of
-from dltrain.datasets.words import SPECIAL, UNKNOWN, Words
+from dltrain.datasets.words import SPECIAL, Words
 from dltrain.errors import ConfigError, format_error
 
 MIN_SENTENCES = 3
@@ -133,7 +133,7 @@ class Conll:
         """Return lines about the sentences, the vocabulary, the tags and the splits."""
         encoded = [self.encode(sentence.words)[0] for sentence in self.sentences]
         held_out = [token for part in self.parts[1:] for row in part.tolist() for token in encoded[row]]
-        unknown = held_out.count(UNKNOWN if self.tokens.unknown is None else self.tokens.unknown)
+        unknown = sum(token == self.tokens.unknown for token in held_out)
         words = sum(len(sentence.words) for sentence in self.sentences)
         lines = [f"{Path(self.path).name}: {count(len(self.sentences), 'sentence')}, {count(words, 'word')}"]
         share = f"{unknown / max(1, len(held_out)):.1%} of the tokens of the validation and test splits are unknown"

@@ -33,7 +33,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
         max_boxes: Maximum number of detections per image.
 
     Source: Lin, Goyal, Girshick, He, Dollar 2017, "Focal loss for dense object detection".
-    Differs: the box loss is L1 instead of smooth L1, as in torchvision.
+    Differs: as in torchvision, the box loss is L1 instead of smooth L1.
     """
 
     def __init__(

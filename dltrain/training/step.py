@@ -1,4 +1,7 @@
-"""One training step: the turns of a stage, each with its losses, gradients and optimizer."""
+"""One training step: losses, gradients and updates.
+
+A stage is a phase of training. A turn is the update of one optimizer within a step. A stage has one or more turns.
+"""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -89,6 +89,16 @@ def test_the_token_numbers_of_a_tokenizer_may_have_gaps(tmp_path: Path) -> None:
     assert data.tokens.size == 10 and data.encode(["left"])[0] == [9]
 
 
+def test_no_token_is_counted_as_unknown_if_the_tokenizer_has_no_unknown_token(tmp_path: Path) -> None:
+    vocabularies = pytest.importorskip("tokenizers")
+    letters = sorted({letter for sentence in SENTENCES for word, _ in sentence for letter in word})
+    numbers = {letter: number for number, letter in enumerate(letters)}
+    tokenizer = vocabularies.Tokenizer(vocabularies.models.BPE(numbers, []))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    data = Conll(write(tmp_path), tokenizer=str(tmp_path / "tokenizer.json"))
+    assert any("; 0.0% of the tokens of the validation and test splits are unknown" in line for line in data.describe())
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -54,7 +54,7 @@ def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_m
             assert all(
                 batch[name].dtype == other[name].dtype and torch.equal(batch[name], other[name]) for name in batch
             )
-    monkeypatch.setattr(mapped_tokens, "_write", None)  # the second text must be read from the cache
+    monkeypatch.setattr(mapped_tokens, "_write", None)  # the next text must be read from the cache
     monkeypatch.setattr(text_vocabulary, "_fit_pieces", None)
     again = Text(path, map_above=0, **settings)
     assert fingerprint(again.load()) == expected[1] and again.describe() == expected[2]
@@ -63,7 +63,7 @@ def test_a_memory_mapped_text_has_the_batches_and_the_fingerprint_of_a_text_in_m
         Text(path, map_above=0, **settings).load()
 
 
-def test_a_long_text_is_read_three_times_for_words_twice_for_characters_and_once_if_a_cache_exists(
+def test_a_long_text_is_read_once_with_a_cache_and_otherwise_twice_for_characters_and_three_times_for_words(
     tmp_path, cache, monkeypatch
 ):
     reads, read = [], long_file.LongFile._read

@@ -122,7 +122,7 @@ def test_a_sentence_does_not_end_before_a_lowercase_letter_of_any_alphabet(text:
     assert split_documents(text, "punctuation") == [sentences]
 
 
-def test_a_missing_file_invalid_utf8_or_a_single_training_document_is_rejected(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_utf8_or_has_too_few_documents_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("One sentence. Another one. A third one.\n\nNo more.")
     expected = (
         r"^data.path: expected at least two documents, separated by blank lines, .* training split .*, got 1 document"

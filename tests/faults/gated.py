@@ -108,7 +108,7 @@ class Gated:
 
 
 class Classification(Gated, classification.Classification):
-    """Classification with a film of the first filters, and a confusion matrix without text, which is drawn faster."""
+    """Classification whose ``film.gif`` shows the first filters; its confusion matrix has no text, to save time."""
 
     def show(self, model: torch.nn.Module, evaluation: Evaluation) -> list[Media]:
         self.gate.wait_if_closed("show")
@@ -174,7 +174,7 @@ class Layerwise(Gated, layerwise.Layerwise):
     """Layer-wise pretraining that calls the gate for the batches of every stage."""
 
     def stages(self, model: torch.nn.Module) -> list[Stage]:
-        """Return the stages; their losses call the gate, but not in the first call, which the dry run makes."""
+        """Return stages whose losses call the gate. The first call, by the dry run, returns them without the gate."""
         stages = super().stages(model)
         for turn in [turn for stage in stages for turn in stage.turns if self.in_loop]:
             turn.loss = functools.partial(self.gated_loss, turn.loss)

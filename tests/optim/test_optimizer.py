@@ -68,7 +68,7 @@ def test_a_step_returns_no_gradient_norm_by_default_and_clears_gradients() -> No
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_backward_with_only_own_computes_no_gradients_of_other_parameters() -> None:
+def test_gradients_of_other_parameters_are_not_computed_if_only_own_is_set() -> None:
     model = network()
     own = list(model[0].parameters())
     optimizer = Optimizer(partial(torch.optim.SGD, lr=0.1), own, Constant(), 10, Regularization(), only_own=True)

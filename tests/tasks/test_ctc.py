@@ -1,4 +1,4 @@
-"""CTC, compared with torch on single examples, sums over all paths, an exhaustive search, and edits counted by hand."""
+"""CTC, compared with torch's losses of single examples, an exhaustive search, and edits counted by hand."""
 
 import itertools
 from collections.abc import Iterator
