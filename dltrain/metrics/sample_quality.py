@@ -53,7 +53,7 @@ class Quality:
         return scores if logits is None else {**scores, "classifier_score": generative.classifier_score(logits)}
 
     def features(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return features, one row per example on the CPU, and the logits of the classifier if there is one."""
+        """Return features on the CPU, one row per example, and the logits of the classifier if there is one."""
         examples = examples.detach().float()
         if self.network is None:
             return self._downsample(examples).flatten(1).cpu(), None

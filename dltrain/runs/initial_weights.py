@@ -58,7 +58,7 @@ def prepare(components: Components, job: Job, begun: Path | None) -> Loaded | No
 def load(
     model: nn.Module, rebuild: Callable[[Facts], nn.Module], facts: Facts, task: Facts, found: InitialWeights
 ) -> Loaded:
-    """Copy the weights whose name, shape and meaning match into a model, and return a record of them.
+    """Copy weights into a model if their name, shape and meaning match, and return a record of them.
 
     A model may have a method ``adapt_weights(tensors)``, which returns the weights in the shapes of this model.
     Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights

@@ -53,7 +53,8 @@ def load_job(path: Path, allow: Iterable[str] = ()) -> Job:
         raise ConfigError(format_error("RUN", expected, path, f"{error.strerror}.")) from None
     except (YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         expected = f"a {run_files.JOB} that can be read"
-        raise ConfigError(format_error("RUN", expected, file, str(error).split("\n")[0])) from None
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).split("\n")[0]
+        raise ConfigError(format_error("RUN", expected, f"{file} ({reason})")) from None
 
 
 def _check_types(config: Any, choices: Mapping[str, Any], words: Iterable[Any]) -> None:

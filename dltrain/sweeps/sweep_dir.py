@@ -126,8 +126,8 @@ def _read_sweep(path: Path, key: str) -> dict[str, Any]:
         raise ConfigError(format_error(key, expected, path, hint)) from None
     except (ValueError, KeyError, TypeError) as error:
         expected = f"a {run_files.SWEEP} that can be read"
-        hint = f"{error}." if isinstance(error, ValueError) else "It does not describe a sweep."
-        raise ConfigError(format_error(key, expected, path / run_files.SWEEP, hint)) from None
+        reason = str(error) if isinstance(error, ValueError) else "it does not describe a sweep"
+        raise ConfigError(format_error(key, expected, f"{path / run_files.SWEEP} ({reason})")) from None
 
 
 def _job_differences(path: Path, before: dict[str, Any], now: dict[str, Any], key: str) -> Iterator[str]:

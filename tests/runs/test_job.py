@@ -145,6 +145,11 @@ def test_a_damaged_job_is_rejected_in_one_line_that_names_the_file(tmp_path: Pat
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text
 
 
+def test_the_error_for_a_job_without_a_key_names_the_key(tmp_path: Path) -> None:
+    (tmp_path / run_files.JOB).write_text("choices: {}\n")
+    assert "job.yaml (the key 'config_dirs' is missing)" in error_of(lambda: stored.load_job(tmp_path))
+
+
 def test_yaml_aliases_that_expand_to_gigabytes_are_rejected(tmp_path: Path, plain_run: Path) -> None:
     laughs = ["a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     laughs += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]

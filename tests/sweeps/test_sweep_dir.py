@@ -30,7 +30,7 @@ def test_a_damaged_sweep_is_rejected(
     assert main.main([*DONE, "sweep.resume=whole"]) == 2
     error = capsys.readouterr().err
     assert "sweep.resume: expected a sweep.json that can be read, got whole/sweep.json" in error
-    assert ("It does not describe a sweep." in error) == (text in ("[]", "{}", *NO_JOBS))
+    assert ("it does not describe a sweep" in error) == (text in ("[]", "{}", *NO_JOBS))
     assert os.listdir(tmp_path / "whole") == ["sweep.json"]
 
 

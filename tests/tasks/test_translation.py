@@ -73,7 +73,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood_of_the_tokens() -> None:
     assert float(task().loss(model, whole, 0.0).total) == pytest.approx(total / sum(TARGETS), rel=1e-5)
 
 
-def test_the_loss_its_weight_and_its_gradients_are_0_without_target_tokens() -> None:
+def test_a_batch_without_target_tokens_has_loss_0_weight_0_and_gradients_0() -> None:
     model, whole = network(), batch()
     loss = task().loss(model, {**whole, "targets": torch.zeros_like(whole["targets"])}, 0.0)
     loss.total.backward()
