@@ -19,7 +19,7 @@ def rename(source: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Te
         ValueError: The numbers of tensors, their kinds (such as ``weight`` or ``running_mean``) or shapes differ.
     """
     if len(source) != len(target):
-        raise ValueError(f"expected as many tensors as the model has, {len(target)}, got {len(source)}")
+        raise ValueError(f"expected {len(target)} tensors, as in the network, got {len(source)}")
     for (old, value), (new, like) in zip(source.items(), target.items(), strict=True):
         if (kind(old), value.shape) != (kind(new), like.shape):
             raise ValueError(f"expected {new} {tuple(like.shape)}, got {old} {tuple(value.shape)}")
@@ -42,7 +42,9 @@ def load(path: str) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # its type depends on the content of the file
-        raise ValueError(f"expected tensors written by torch.save, got {type(error).__name__}: {error}") from error
+        raise ValueError(
+            f"{path}: expected tensors written by torch.save, got {type(error).__name__}: {error}"
+        ) from error
 
 
 def main(source: str, name: str, out: str) -> None:
@@ -64,4 +66,4 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
     except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"{sys.argv[1]}: {error}")
+        sys.exit(f"convert_weights.py: {error}")

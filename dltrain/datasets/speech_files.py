@@ -142,7 +142,7 @@ class UtteranceReader:
             raise ConfigError(format_error("data.path", expected, "none"))
         words = {each: self.normalize(each.name.replace("_", " ")) for each in folders}
         if empty := next((each for each, word in words.items() if not word), None):
-            raise ConfigError(format_error("data.path", f"a folder named after a word in {folder}", empty.name))
+            raise ConfigError(format_error("data.path", f"a folder in {folder} named after a word", empty.name))
         return words
 
 

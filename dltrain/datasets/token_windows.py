@@ -12,15 +12,16 @@ EVALUATION_STREAMS = 16
 
 
 class NextToken(nn.Module):
-    """Module that converts windows of tokens to inputs and targets, which are the inputs shifted by one token.
+    """Module that converts windows of tokens to inputs and targets; the targets are the inputs shifted by one token.
 
     The token -1, which follows the end of a text, becomes the target -1 and the input 0. A causal model does not read
     this input to predict earlier tokens.
 
     Args:
-        border: Token between isolated documents; None if documents are not isolated. The batch gets a field
-            ``documents``, which numbers the documents of a window. The border belongs to the document that follows: the
-            model predicts it from the preceding document and reads it as the start of the next one.
+        border: Token between documents that are read independently of each other; None if windows are not divided into
+            documents. The batch gets a field ``documents``, which numbers the documents of a window. The border belongs
+            to the document that follows: the model predicts it from the preceding document and reads it as the start of
+            the next one.
 
     Shape:
         tokens (B, length + 1), optionally known (B,) -> inputs and targets (B, length), and documents (B, length) if
@@ -45,9 +46,9 @@ class NextToken(nn.Module):
 
 
 def measures(part: Encoded, length: int) -> dict[str, Tensor]:
-    """Return ``characters`` and ``spelling``, summed over the targets of each window, int32 (N,).
+    """Return the sums of `Encoded.sizes` and `Encoded.spelling` over the targets of each window, int32 (N,).
 
-    The result is empty if the content is not UTF-8.
+    The names of the sums are ``characters`` and ``spelling``. The result is empty if the content is not UTF-8.
     """
     if part.sizes is None:
         return {}

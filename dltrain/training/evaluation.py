@@ -91,7 +91,7 @@ class Evaluator:
         return run_in_eval_mode((goal or self.task.goal).show, self.model, self.device, evaluation)
 
     def frame(self, evaluation: Evaluation) -> Tensor | None:
-        """Return the next frame of the task's film; None if it has no film or a metric is not finite."""
+        """Return the next frame of ``film.gif``; None if the task draws none or a metric is not finite."""
         if not self.media or non_finite(evaluation):
             return None
         return run_in_eval_mode(self.task.frame, self.model, self.device)

@@ -159,7 +159,7 @@ def test_an_invalid_command_is_rejected_and_creates_no_folder(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_existing_run_folder_is_rejected_without_importing_torch(plain_run: Path) -> None:
+def test_an_existing_run_folder_as_hydra_run_dir_is_rejected_without_importing_torch(plain_run: Path) -> None:
     script = (
         "import sys; from dltrain.cli import main; code = main.main(sys.argv[1:]); print('torch' in sys.modules, code)"
     )

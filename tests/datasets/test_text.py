@@ -21,7 +21,7 @@ def test_targets_are_the_next_tokens_and_training_windows_start_at_every_positio
         assert data.spec.tokens.decode(batch["targets"][row].tolist()) == text[row + 1 : row + 8]
 
 
-def test_validation_and_test_windows_predict_each_token_after_the_first_once(tmp_path):
+def test_validation_and_test_windows_predict_each_token_once_except_the_first_token(tmp_path):
     text = "".join(chr(97 + number % 26) for number in range(1000))
     data = Text(write(tmp_path / "a.txt", text), context_length=10)
     splits = data.load()
@@ -60,7 +60,7 @@ def test_decode_is_the_inverse_of_encode(tokens):
 
 
 @pytest.mark.parametrize("tokens", ["characters", "bytes"])
-def test_special_tokens_adds_a_mask_token_as_the_last_token_of_the_vocabulary(tokens):
+def test_the_option_special_tokens_adds_a_mask_token_as_the_last_token_of_the_vocabulary(tokens):
     plain, data = (Text(tokens=tokens, special_tokens=special) for special in (False, True))
     size, tokens = plain.spec.tokens.size, data.spec.tokens
     assert (tokens.size, tokens.mask, data.spec.features) == (size + 1, size, size + 1)

@@ -1,10 +1,11 @@
 """The script examples/convert_weights.py renames weights for networks of timm."""
 
 import importlib
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_a_different_shape_kind_or_number_of_tensors_is_rejected(script: ModuleT
     for target, message in (
         ({"fc.weight": torch.ones(3, 2), "fc.bias": torch.ones(2)}, r"fc.weight \(3, 2\), got _fc.weight \(2, 3\)"),
         ({"fc.weight": torch.ones(2, 3), "bn.weight": torch.ones(2)}, r"bn.weight \(2,\), got _fc.bias \(2,\)"),
-        ({"fc.weight": torch.ones(2, 3)}, "expected as many tensors as the model has, 1, got 2"),
+        ({"fc.weight": torch.ones(2, 3)}, "expected 1 tensors, as in the network, got 2"),
     ):
         with pytest.raises(ValueError, match=message):
             script.rename(source, target)
@@ -62,8 +63,18 @@ def test_a_different_shape_kind_or_number_of_tensors_is_rejected(script: ModuleT
 @pytest.mark.parametrize("content", [b"hello", b""])
 def test_a_file_that_torch_save_did_not_write_is_rejected(content: bytes, script: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"^expected tensors written by torch\.save, got \w+"):
+    with pytest.raises(ValueError, match=r"weights\.pth: expected tensors written by torch\.save, got \w+"):
         script.load(str(tmp_path / "weights.pth"))
+
+
+def test_the_error_for_an_unknown_network_does_not_name_the_file_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reject(name: str) -> None:
+        raise RuntimeError(f"Unknown model ({name})")
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=reject))
+    monkeypatch.setattr(sys, "argv", ["convert_weights.py", "weights.pth", "nosuch", "out.pt"])
+    with pytest.raises(SystemExit, match=r"^convert_weights\.py: Unknown model \(nosuch\)$"):
+        runpy.run_path(str(ROOT / "examples" / "convert_weights.py"), run_name="__main__")
 
 
 @pytest.mark.slow

@@ -262,7 +262,7 @@ def test_summarizing_a_model_of_a_billion_parameters_computes_no_large_tensor() 
     assert summary.rows[0].multiply_adds == 8 * 1024 * 2048 * 50_000
 
 
-def test_summary_needs_only_input_and_outputs_for_a_model_with_spec_values_from_its_task(
+def test_summary_needs_only_the_flags_input_and_outputs_if_the_task_provides_the_other_spec_values(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main.main(["summary", "model=vae", "--input", "1x28x28", "--outputs", "10"]) == 0

@@ -42,7 +42,7 @@ def animals(own_files: dict[str, Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def birds(own_files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return the overrides of `animals`, but for a copy of the table with other class names."""
+    """Return the overrides of `animals`, with the path of a copy of the table that has other class names."""
     path = tmp_path_factory.mktemp("birds") / "birds.csv"
     path.write_text(own_files["csv"].read_text().replace("cat", "owl").replace("dog", "emu"))
     return ["data=csv", f"data.path={path}", "data.column=kind", "data.batch_size=16", "data.ignore=[price]"]
@@ -143,7 +143,7 @@ GRADUAL = ["transfer=gradual", "transfer.unfreeze_at=1", "trainer.epochs=3", "tr
 
 
 @pytest.mark.slow
-def test_a_gradual_unfreezing_run_resumed_within_or_between_stages_ends_with_the_same_checkpoint(
+def test_resuming_within_or_between_the_stages_of_gradual_unfreezing_gives_the_same_last_checkpoint(
     train: Train, source: Outcome, birds: list[str], tmp_path: Path
 ) -> None:
     weights_of = [f"transfer.weights={source.folder}", "trainer.checkpoint_every=1", "regularization.ema_decay=0.9"]
@@ -209,7 +209,7 @@ def test_embeddings_of_another_vocabulary_of_the_same_size_are_rejected(train: T
         notes(*TEXT, *text(tmp_path, "gfedcba"), "transfer=finetune", f"transfer.weights={alone}")
 
 
-def test_the_hint_for_unknown_target_tokens_does_not_name_a_tokenizer_file() -> None:
+def test_the_hint_for_weights_whose_target_tokens_are_unknown_does_not_name_a_tokenizer_file() -> None:
     tokens = Tokens(size=2, decode=lambda numbers: "ab"[numbers[0]])
     facts = {"target_outputs": 2, "target_tokens": tokens}
     found = InitialWeights({"weight": torch.zeros(2, 1), "bias": torch.zeros(2)}, "a.pt", "", tokens=["a", "b"])

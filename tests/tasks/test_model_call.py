@@ -9,7 +9,7 @@ from dltrain.tasks.model_call import call_model
 
 
 class Masked(nn.Module):
-    """Model that sums each sequence without padding and multiplies the sum by an optional factor."""
+    """Model that sums each sequence, except its padding, and multiplies the sum by an optional factor."""
 
     def forward(self, tokens: Tensor, lengths: Tensor, *, factor: Tensor | None = None) -> Tensor:
         inside = torch.arange(tokens.shape[1]) < lengths[:, None]
