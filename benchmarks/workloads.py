@@ -1,5 +1,7 @@
-"""Ten workloads of a model and synthetic data, which is saved as a file for dltrain and as tensors for
-other systems."""
+"""Ten workloads, each with a model and synthetic data.
+
+The data are saved as a file for dltrain and as tensors for the other systems.
+"""
 
 import string
 from collections.abc import Callable

@@ -168,10 +168,10 @@ class WorkerLoader:
         return _exit_message(dead[0]) if dead else None
 
     def _hanging(self) -> str:
-        busy = [f"worker process {pid} in the batch that begins with example {n}" for pid, n in self.reader.busy()]
-        who = f" from {' and '.join(busy)}" if busy else "; all worker processes are idle"
+        busy = [f"worker process {p} is reading the batch that begins with example {n}" for p, n in self.reader.busy()]
+        who = " and ".join(busy) or "all worker processes are idle"
         return (
-            f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none{who}. "
+            f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none; {who}. "
             "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
 

@@ -17,7 +17,8 @@ from dltrain.training.device import peak_memory_mb
 from dltrain.training.meters import Readings, Timer
 from dltrain.training.state import Stages, TrainState
 
-LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2  # minimum wait for a hint, in seconds and as a fraction of training time
+# A hint is logged if training waits for data at least this many seconds and at least this fraction of its time.
+LONG_WAIT_S, LARGE_SHARE = 5.0, 0.2
 PROGRESS_SECONDS = 0.2  # minimum time between two updates of the progress line
 MEMORY_SECONDS = 1.0  # minimum time between readings of the peak memory; a reading doubles the time of a log step
 
@@ -74,7 +75,7 @@ class RunLogger:
         shown: Iterable[Media],
         frame: Tensor | None,
     ) -> None:
-        """Log an evaluation on the validation split: metrics and notes, images and text, a frame of the film."""
+        """Log an evaluation on the validation split: metrics and notes, images and text, and a frame of film.gif."""
         self.metric = evaluation.metrics[metric]
         # Scalars are written last, so an earlier session that wrote them has also written the images.
         if not self.tracker.ends_with(step, "val"):

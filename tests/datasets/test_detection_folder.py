@@ -144,7 +144,7 @@ def test_voc_files_are_split_by_lists_of_names(tmp_path: Path) -> None:
     assert (len(splits.train), len(splits.val or []), len(splits.test)) == (12, 3, 2)
 
 
-def test_a_list_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
+def test_a_voc_list_file_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     voc(tmp_path)
     lists = tmp_path / "ImageSets" / "Main"
     lists.mkdir(parents=True)

@@ -112,7 +112,7 @@ def test_a_user_tokenizer_keeps_its_mask_token_and_is_restored_without_its_file(
     assert given.rows["tokens"].tolist() == [[2, 3, -1]]
 
 
-def test_vocabulary_size_token_length_and_fraction_of_unknown_tokens_are_described(tmp_path):
+def test_describe_reports_the_vocabulary_size_and_statistics_of_the_tokens(tmp_path):
     text = "the whale " * 80 + "the ship " * 20
     data = Text(write(tmp_path / "a.txt", text), tokens="words", context_length=4)
     data.load()

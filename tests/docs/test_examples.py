@@ -41,7 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_every_example_trains_in_a_sweep_resumes_and_predicts(
+def test_every_example_works_in_a_sweep_and_with_resume_and_predict(
     module: str, choices: list[str], given: list[str], keys: set[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trust = f"allow_targets=[{module}]"

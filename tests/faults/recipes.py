@@ -72,13 +72,14 @@ REVIEWS = [
     "task._target_=gated.Classification",
     *["trainer.accumulate=2", "trainer.epochs=3", "trainer.checkpoint_every=4"],
 ]
-# Batches of pairs of similar length. A growing fraction of the decoder's inputs are tokens that the model predicted.
+# Batches that contain sentence pairs of similar length. A growing fraction of the decoder's inputs are tokens that the
+# model predicted.
 TRANSLATION = [
     *["model=seq2seq", "model.hidden_size=8", "data=parallel", "data.batch_size=14", "regularization.dropout=0.2"],
     *["task._target_=gated.Translation", "task.teacher_forcing=0.2", "trainer.accumulate=2", "trainer.epochs=2"],
     *["trainer.checkpoint_every=3", "task.beam=2"],
 ]
-# Pieces of similar length with random transpositions.
+# Batches that contain pieces of similar length, with random transpositions.
 MUSIC = [
     *["model=lstm", "model.hidden_size=8", "data=pianoroll", "data.batch_size=3", "data.transpose=5"],
     *["task._target_=gated.Polyphony", "regularization.dropout=0.2", "trainer.accumulate=2", "trainer.epochs=2"],

@@ -141,7 +141,9 @@ def test_a_hanging_worker_is_reported_and_killed(
         os.mkfifo(picture)
     gate.open("train-13")
     assert child.wait().code == 1
-    named = [pid for pid in pids if f"worker process {pid} in the batch that begins with example" in child.stderr]
+    named = [
+        pid for pid in pids if f"worker process {pid} is reading the batch that begins with example" in child.stderr
+    ]
     assert named and "within 2 seconds" in child.stderr and "Traceback" not in child.stderr
     assert have_ended(pids, 30)
     assert status(tmp_path / "run")["state"] == "failed"

@@ -261,7 +261,7 @@ def test_the_axes_of_a_scatter_plot_have_the_same_position_for_all_ranges_of_poi
 
 
 @pytest.mark.parametrize("points", [torch.zeros(0, 2), torch.zeros(1, 2), torch.full((5, 2), math.nan)])
-def test_scatter_plots_without_points_with_one_point_and_with_nan_can_be_drawn(points):
+def test_scatter_plots_of_zero_or_one_point_or_of_nan_can_be_drawn(points):
     assert is_drawn(charts.scatter(points, None, (), "few"))
     assert is_drawn(charts.scatter(points, torch.zeros(len(points)), ["a"], "few"))
 
@@ -283,7 +283,7 @@ def test_histograms_show_fractions_per_bin_and_the_mean_of_each_set():
 @pytest.mark.parametrize(
     "values", [torch.zeros(0), torch.ones(5), torch.tensor([math.nan, math.inf]), torch.rand(3, 4)]
 )
-def test_histograms_of_empty_constant_and_non_finite_sets_can_be_drawn(values):
+def test_histograms_of_empty_or_constant_or_non_finite_sets_can_be_drawn(values):
     assert is_drawn(charts.histograms({"one": values, "other": torch.rand(9)}, ""))
 
 
