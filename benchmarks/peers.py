@@ -144,5 +144,5 @@ def whole_epochs(task: Task) -> tuple[TensorDataset, int]:
     """Return the rows and the number of epochs for at least ``task.steps`` steps, for trainers that count epochs."""
     rows, wanted = task.dataset(), task.steps * task.workload.batch_size
     if wanted >= len(rows):
-        return rows, -(-wanted // len(rows))
+        return rows, -(-task.steps // (len(rows) // task.workload.batch_size))  # fastai drops a smaller last batch
     return TensorDataset(*(part[:wanted] for part in rows.tensors)), 1

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dltrain.errors import ConfigError, format_error
 
-WIDTH_MULTIPLE = 8  # divides the largest width of `Ragged` rows that a model expects
+WIDTH_MULTIPLE = 8  # the maximum width that a model expects for `Ragged` rows is a multiple of this
 # Values of data.pad_multiple; each divides WIDTH_MULTIPLE. Above 1, batches have fewer different shapes, so
 # that torch.compile generates code less often.
 PAD_MULTIPLES = (1, 2, 4, 8)

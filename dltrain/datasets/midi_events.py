@@ -139,7 +139,7 @@ class MidiEvents:
         return {"tokens": part.unfold(0, self.context_length + 1, stride)}
 
     def _write_midi(self, text: str) -> bytes:
-        """Return a text of events as a MIDI file."""
+        """Convert events written as text to a MIDI file."""
         return write_song(from_events(encode(text)), self.steps_per_beat)
 
 

@@ -165,7 +165,7 @@ class PianoRollData(ABC):
             yield {"input": file.name}, to_sounding(read_song(content, file.path, self.steps_per_beat).notes)
 
     def _write_midi(self, text: str) -> bytes:
-        """Return a text of frames as a MIDI file."""
+        """Convert frames written as text to a MIDI file."""
         steps = [[note + LOWEST for note in frame] for frame in encode_text(text)]
         return write_song(from_sounding(steps), self.steps_per_beat, TICKS_PER_STEP * self.frame_stride)
 

@@ -269,7 +269,7 @@ class TimeSeries:
         lines.append(f"season: {season}")
         lines += missing_line(table, map(table.index_of, self.names)) + self.notes
         if unused := max(self.split.unused(len(one.rows)) for one in self.series):
-            lines.append(f"unused: {count(unused, 'row')} after the rows of data.split")
+            lines.append(f"unused: {count(unused, 'row')} after the test split")
         if self.short:
             lines.append(f"left out: {listed(self.short)} (too few rows)")
         return [*lines, splits_line({SPLITS[name]: size for name, size in self.sizes.items()}, "windows, by time")]

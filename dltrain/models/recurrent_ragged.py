@@ -74,7 +74,7 @@ def _run_padded(
 def _run_direction(
     layer: nn.RNNBase, x: Tensor, lengths: Tensor, before: Parts | None, weights: list[Tensor]
 ) -> tuple[Tensor, Parts]:
-    """Run one layer forward; return the states after each step and the last state of each sequence."""
+    """Run one direction of one layer; return the states after each step and the last state of each sequence."""
     is_lstm = layer.mode == "LSTM"
     if before is None:
         before = (x.new_zeros(1, len(x), layer.hidden_size),) * (2 if is_lstm else 1)

@@ -105,7 +105,7 @@ def training_targets(components: Components, splits: Splits) -> Iterator[torch.T
 
 
 class NumbersAsTargets(nn.Module):
-    """Preparation of rows with the numbers of a column as ``targets``, even if they could be classes."""
+    """Module that prepares rows, with a column's numbers as ``targets`` even if they could be classes."""
 
     def __init__(self, prepare: nn.Module) -> None:
         super().__init__()
@@ -210,7 +210,10 @@ def _check_optimizer(components: Components) -> None:
 
 
 def _compute_losses(components: Components, batch: Batch, held_out: Batch, device: Device) -> None:
-    """Compute losses and held-out metrics; also gradients for more than `FEW` examples or if kernels may be missing."""
+    """Compute losses and held-out metrics.
+
+    Gradients are also computed for more than `FEW` examples or if kernels may be missing, unless the model is compiled.
+    """
     model, task = components.model, components.task
     cuda = [torch.cuda.current_device()] if device.device.type == "cuda" else []
     # Gradients need the most memory; `FEW` examples test only shapes.

@@ -3,8 +3,8 @@
 from dltrain.config.revise import Changes
 from dltrain.errors import ConfigError, format_error, shorten
 
-# Keys that a resumed run may override: how long it trains, when it logs, which checkpoints it keeps, how it handles
-# interruptions and running out of memory, and where and how its data are read. All keys of `device` except the
+# Keys that a resumed run may override: how long it trains, when it logs and saves, which checkpoints it keeps, how it
+# handles interruptions and running out of memory, and where and how its data are read. All keys of `device` except the
 # precision may change too.
 RESUME = (
     *(f"trainer.{name}" for name in ("epochs", "max_steps", "max_minutes", "log_every", "checkpoint_every")),

@@ -132,12 +132,12 @@ def target_values(batch: Batch) -> Tensor:
 
 
 def denormalize_error(error: Tensor, batch: Batch) -> Tensor:
-    """Return differences in the units of the data; the shift cancels, and adding it would lose digits in float32."""
+    """Convert normalized differences to the units of the data; the shift cancels."""
     return error * batch["scale"] if "scale" in batch else error
 
 
 def denormalize(values: Tensor, batch: Batch) -> Tensor:
-    """Return normalized values in the units of the data, in float64 on the CPU because some devices lack float64."""
+    """Convert normalized values to the units of the data, in float64 on the CPU because some devices lack float64."""
     values = values.cpu().double()
     for name, change in (("scale", torch.mul), ("shift", torch.add), ("shift_rest", torch.add)):
         values = change(values, batch[name].cpu().double()) if name in batch else values

@@ -54,7 +54,7 @@ def test_the_forecast_after_the_end_of_a_file_equals_the_forecast_in_evaluation(
         assert error < 1000  # values of column a are near a million
 
 
-def test_predict_without_input_forecasts_the_series_of_the_run(
+def test_dltrain_predict_forecasts_the_series_of_the_run_if_no_input_is_given(
     train: Train, predict: Predict, small_data: SmallData
 ) -> None:
     folder = train("model=mlp", *small_data("timeseries"))

@@ -62,7 +62,7 @@ def test_windows_of_an_ett_file_equal_the_windows_of_the_published_code(ett: Pat
         inputs, targets = published_windows(ett, name)
         np.testing.assert_allclose(batch["inputs"], inputs, atol=2e-5)
         np.testing.assert_allclose(batch["targets"], targets, atol=2e-5)
-    assert f"unused: {MONTH} rows after the rows of data.split" in data.describe()
+    assert f"unused: {MONTH} rows after the test split" in data.describe()
 
 
 @pytest.mark.parametrize("normalize", ["last", "window", "train"])

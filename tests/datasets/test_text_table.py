@@ -148,7 +148,7 @@ def test_text_folders_named_train_and_test_are_used_as_splits(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("splits", [("val", "test"), ("test",), ("train", "val", "valid")])
-def test_text_folders_of_splits_without_train_or_with_one_split_twice_are_rejected(
+def test_split_folders_without_train_or_with_both_val_and_valid_are_rejected(
     splits: tuple[str, ...], tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -171,7 +171,7 @@ def test_truncated_long_texts_and_empty_texts_are_reported(tmp_path: Path) -> No
     assert piece.names == [{"input": "--text", "unread_words": 8}]
 
 
-def test_inputs_are_read_from_tables_json_lines_texts_and_the_command_line(tmp_path: Path) -> None:
+def test_inputs_are_read_from_csv_json_lines_and_text_files_and_from_the_command_line(tmp_path: Path) -> None:
     data = TextTable(write(tmp_path), threshold=0.0)
     (tmp_path / "new.csv").write_text('text,other\na good film,1\n"bad, slow",2\n')
     (tmp_path / "new.jsonl").write_text('{"text": "a good film"}\n')
