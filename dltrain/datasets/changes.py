@@ -13,7 +13,7 @@ class Changes(nn.Module):
     """Changes that are applied one after the other.
 
     Args:
-        changes: Modules that take a batch and a key for each example, and return the batch.
+        changes: Modules that take a batch and a key (random seed) for each example, and return the changed batch.
     """
 
     def __init__(self, changes: list[nn.Module]) -> None:

@@ -25,7 +25,7 @@ def parse_texts(texts: list[str], pattern: str) -> np.ndarray:
             return parse_texts(texts, f"%{year}-%m")
         return parse_texts([f"{part['G']}-{part['V']}-1" if part else "" for part in matches], "%G-%V-%u")
     late = [" 24:00" in text or "T24:00" in text for text in texts] if "%H:%M" in pattern else [False]
-    if any(late):  # 24:00 is the end of a day, which strptime rejects
+    if any(late):  # strptime rejects 24:00, the end of a day
         texts = [re.sub("([ T])24:00", r"\g<1>00:00", text) for text in texts]
     times = _strptime(texts, pattern) + np.array(late) * np.timedelta64(1, "D")
     return _resolve_short_years(times) if "%y" in pattern else times
@@ -62,7 +62,7 @@ def _parse_numbers(texts: list[str], pattern: str) -> np.ndarray:
 
 
 def _resolve_short_years(times: np.ndarray) -> np.ndarray:
-    """Choose the centuries of two-digit years so that they span the shortest range.
+    """Choose the centuries of two-digit years so that the years span the shortest range.
 
     The range starts in 20xx if it then ends by `MAX_SHORT_YEAR`, otherwise in 19xx.
     """

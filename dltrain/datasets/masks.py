@@ -37,7 +37,7 @@ class PrepareMasks(nn.Module):
 
 
 def mask_spec(transform: ImageTransform, size: tuple[int, int, int], names: Sequence[str]) -> Spec:
-    """Return the spec values of images of size (channels, height, width) whose pixels have these classes."""
+    """Return the spec values of images of size (channels, height, width) with pixels of the classes `names`."""
     spec = transform.add_bounds(image_spec(*size, None))
     return replace(spec, pixel_classes=len(names), pixel_class_names=tuple(names))
 

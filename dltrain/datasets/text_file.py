@@ -97,14 +97,16 @@ def _records(lines: Iterable[str], path: Path, bad: BadSamples) -> Iterator[tupl
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        got = None
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            record = str(error)
+            record = None
+            got = f"text that is not JSON ({getattr(error, 'msg', error)})"
         if isinstance(record, dict) and record:
             yield record, number
         else:
-            got = record if isinstance(record, str) else json.dumps(record)[:50]
+            got = got or json.dumps(record)[:50]
             bad.add(format_error("data.path", f"a JSON object with fields in line {number} of {path}", got))
 
 

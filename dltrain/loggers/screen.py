@@ -140,10 +140,10 @@ def print_results(table: Table) -> None:
 
 
 def make_rich(stream: TextIO) -> "RichConsole | None":
-    """Return a rich console for a terminal that can move the cursor, else None; importing rich takes 0.1 s."""
+    """Return a rich console for a terminal that can move the cursor, else None."""
     if not stream.isatty() or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
         return None
-    from rich.console import Console as RichConsole
+    from rich.console import Console as RichConsole  # takes 0.1 s
 
     return RichConsole(file=stream, highlight=False, markup=False, emoji=False)
 

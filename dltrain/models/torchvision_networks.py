@@ -29,7 +29,7 @@ class Family:
         init: Function that initializes a convolution as torchvision does.
         shrink: Function that adapts the network to small images.
         smallest: Minimum sides of the images in pixels: with the imagenet stem, and with the small stem.
-        options: Arguments of torchvision's functions.
+        options: Arguments of torchvision's model builders.
     """
 
     first: str
@@ -132,11 +132,11 @@ class TorchvisionNetwork(AdoptedNetwork):
         self._build(channels, (height, width), outputs, name, stem)
 
     def _build(self, channels: int, size: tuple[int, int], outputs: int, name: str, stem: str, **options: Any) -> None:
-        """Build torchvision's network, adapt its first layers, and take over its layers.
+        """Build torchvision's network, adapt its first layers, and adopt it.
 
         Args:
             size: Height and width.
-            options: Arguments of torchvision's function.
+            options: Arguments of torchvision's model builder.
         """
         check_sizes(channels=channels, outputs=outputs)
         family, small = choose("model.name", name, FAMILIES), choose("model.stem", stem, STEMS)

@@ -6,7 +6,7 @@ from dltrain.tasks.base import Stage
 
 
 def set_learning(model: nn.Module, stage: Stage) -> None:
-    """Enable gradients for exactly the parameters owned by the stage's turns, and set the mode of each module."""
+    """Enable gradients only for the parameters that the stage trains, and set the mode of each module."""
     owned = {id(p) for turn in stage.turns for p in turn.parameters}
     for parameter in model.parameters():
         if parameter.requires_grad != (id(parameter) in owned):

@@ -1,4 +1,7 @@
-"""Timer of a run, and buffer of losses between log steps."""
+"""Timer of a run, and buffer of losses between log steps.
+
+A turn is one optimizer's update within a step; see `dltrain.tasks.base.Turn`.
+"""
 
 import time
 from collections import Counter

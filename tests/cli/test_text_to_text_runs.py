@@ -1,4 +1,4 @@
-"""Runs that summarize or learn several tasks: predictions and generation from the run folder, and invalid data."""
+"""Runs on summaries or on several text tasks: prediction and generation from the run folder, and invalid data."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from dltrain.storage.checkpoints import Checkpoints
 T5 = ["model=t5", "model.hidden_size=16", "model.num_layers=1", "model.num_heads=2", "data.min_count=1"]
 
 
-def test_a_run_summarizes_from_its_folder_alone_and_resumes_exactly(
+def test_summarization_needs_only_the_run_folder_to_predict_and_resumes_exactly(
     train: Train,
     small_data: SmallData,
     predict: Predict,
@@ -64,7 +64,7 @@ LINES = [json.dumps({"text": f"a text about {number}", "summary": f"about {numbe
         ('{"text": "a text"}', "data.path: expected a source and a target in line 17 of a.jsonl, got an empty target"),
     ],
 )
-def test_invalid_json_and_empty_texts_are_rejected_in_one_line(
+def test_invalid_json_and_empty_texts_are_rejected_with_a_message_of_one_line(
     line: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join([*LINES[:16], line, *LINES[16:]]) + "\n")

@@ -191,9 +191,12 @@ def test_inputs_are_read_from_csv_json_lines_and_text_files_and_from_the_command
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "a", "label": 1}\nnonsense\n', r"a JSON object with fields in line 2 of .*"),
+        (
+            '{"text": "a", "label": 1}\nnonsense\n',
+            r"a JSON object with fields in line 2 of .*, got text that is not JSON \(Expecting value\)",
+        ),
         ("[1, 2]\n", r"a JSON object with fields in line 1 of .*"),
-        ("[" * 100_000 + "\n", r"a JSON object with fields in line 1 of .*"),
+        ("[" * 100_000 + "\n", r"a JSON object with fields in line 1 of .*, got text that is not JSON \(maximum"),
         ("", r"a JSON object in each line of .*, got no line"),
     ],
 )

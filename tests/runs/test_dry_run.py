@@ -1,4 +1,4 @@
-"""The dry run computes two examples if all batches have the same shape or on_oom is shrink, else the widest batch."""
+"""The dry run uses two examples if all batches have the same shape or on_oom is shrink, otherwise the widest batch."""
 
 from collections.abc import Callable
 
@@ -25,23 +25,23 @@ def dry_run_shapes(*overrides: str) -> tuple[list[torch.Size], dict[str, dict[st
 
 
 @pytest.mark.parametrize("plan", [[], ["data.max_tokens=256", "data.max_length=32"], ["data.batching=random"]])
-def test_the_dry_run_computes_the_widest_batch_of_texts_with_its_gradients(
+def test_the_dry_run_uses_the_widest_batch_of_texts_and_computes_its_gradients(
     plan: list[str], small_data: Callable[[str], list[str]]
 ) -> None:
     shapes, widest, gradients = dry_run_shapes("model=lstm", *small_data("text_table"), *plan)
-    # If a plan has a batch of one example, the dry run first computes one example.
+    # If a batch has only one example, the dry run first computes the losses of one example.
     assert shapes[-2:] == [widest["train"]["inputs"].shape, widest["test"]["inputs"].shape]
     assert len(widest["train"]["inputs"]) > 2 and gradients
 
 
-def test_the_dry_run_computes_two_examples_if_on_oom_is_shrink(
+def test_the_dry_run_uses_two_examples_if_on_oom_is_shrink(
     small_data: Callable[[str], list[str]],
 ) -> None:
     shapes, widest, _ = dry_run_shapes("model=lstm", *small_data("text_table"), "trainer.on_oom=shrink")
     assert shapes[-2] == (2, widest["train"]["inputs"].shape[1])
 
 
-def test_the_dry_run_computes_two_examples_if_all_batches_have_the_same_shape() -> None:
+def test_the_dry_run_uses_two_examples_if_all_batches_have_the_same_shape() -> None:
     shapes, _, gradients = dry_run_shapes("model=mlp", "data=digits")
     assert [shape[0] for shape in shapes] == [2, 2] and not gradients
 

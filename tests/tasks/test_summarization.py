@@ -1,4 +1,4 @@
-"""Summaries and answers: ROUGE, the first sentence as the baseline, and the metrics of each prefix."""
+"""Summaries and answers: ROUGE, the baselines, and the metrics of each prefix."""
 
 import importlib.util
 from typing import Any
@@ -52,7 +52,7 @@ def test_rouge_is_the_f1_of_unigrams_bigrams_and_the_longest_common_subsequence(
 
 
 @NEEDS_ROUGE
-def test_the_baseline_is_the_first_sentence_of_the_source_without_its_prefix() -> None:
+def test_the_baselines_are_the_first_sentence_and_first_words_of_the_source_without_its_prefix() -> None:
     task = Summarization(**OPTIONS, encode=encode, prefixes=("summarize: ",))
     whole = batch([[4, 5, 7, 6, 8], [4, 5, 7, 8]], [[7, 6, 8], [7]])  # summarize : dogs cats. bark.
     task.fit_baselines([whole], None)

@@ -1,4 +1,4 @@
-"""Stages and turns: parameters, order, data, schedules, metrics and logs."""
+"""Stages and turns (updates of one optimizer within a step): parameters, order, data, schedules, metrics and logs."""
 
 import functools
 import io
