@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {"steps": 54_050, "part": 500, "overrides": []}
 LARGE: dict[str, Any] = {"steps": 2_950, "part": 30, "overrides": ["model.hidden_size=2860", "model.num_layers=2"]}
 KINDS = {"tiny": ("tiny MLP", SMALL), "large": ("100 MB", LARGE)}
 
-CYCLE = 9  # steps from one checkpoint to the next, as a multiple of `part`
+CYCLE = 9  # steps from one save to the next, as a multiple of `part`
 NAMES = ("checkpoint", "plain")
 
 
@@ -60,7 +60,7 @@ def report(label: str, rounds: list[dict[str, Any]], epoch: int) -> None:
             print(f"  {what:<12} {name:<10} {middle:8.2f} ms (quartiles {low:.2f} and {high:.2f}, n = {len(times)})")
         ratio, share = statistics.median(ours) / statistics.median(plain), statistics.median(ours) / (epoch * step)
         loss = f"{share:.2%} of the training time"
-        print(f"  {'':<12} {ratio:.2f} times plain; one checkpoint per epoch of {epoch} steps: {loss}")
+        print(f"  {'':<12} checkpoint / plain: {ratio:.2f}; one checkpoint per epoch of {epoch} steps: {loss}")
 
 
 def child(folder: Path, kind: dict[str, Any]) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def _check_flags(
     Args:
         formats: Suffix -> encoder, for each file format in which the text can be written.
     """
+    from dltrain.runs import generation
+
     text = "text" if formats else "text on standard output"
     output, task = (text if is_text else "examples"), type(components.task).__name__
     flags = dict(EXAMPLE_FLAGS) if is_text else _flags(TEXT_FLAGS)
@@ -89,7 +91,7 @@ def _check_flags(
         if arguments.out and Path(arguments.out).suffix.lower() not in formats:
             raise ConfigError(format_error("--out", f"a file ending in {' or '.join(formats)}", arguments.out))
     given = _given(arguments, flags)
-    if given:
+    if given and (is_text or generation.generates_examples(components.task)):
         raise ConfigError(*(f"{flag}: not supported for the task {task}, which generates {output}" for flag in given))
     if arguments.beam is not None and (drawing := _given(arguments, _flags(DRAWING_FLAGS))):
         raise ConfigError(f"--beam: not supported with {' '.join(drawing)} because beam search does not sample tokens")

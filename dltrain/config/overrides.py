@@ -49,7 +49,7 @@ def parse(typed: list[str], options: Options) -> tuple[list[Override], list[str]
             parsed.append(parse_override(to_hydra_syntax(text, options)))
         except HydraException as error:
             shown = redaction.mask_override(text)
-            # "while evaluating" marks a function call with wrong arguments, which quotes would turn into a string.
+            # Do not suggest quotes for a function call with wrong arguments ("while evaluating").
             quotable = len(shown) < MAX_LENGTH and "while evaluating" not in str(error)
             hint = _quoting_hint(shown) if quotable else ""
             errors.append(f"{shorten(shown)}: cannot be parsed: {shorten(str(error).splitlines()[0])}{hint}")
@@ -93,7 +93,7 @@ def single_values(parsed: list[Override]) -> tuple[list[list[Override]], list[st
         if os.path.exists(value):
             hints = [f"""Quote it: "{key}='{value}'\""""]
         elif "." in key and field is None and any(" " in part.strip() for part in value.split(",")):
-            hints.append("Text is quoted: " + shlex.quote(f'{key}="{value}"'))
+            hints.append("To pass one text, quote it: " + shlex.quote(f'{key}="{value}"'))
         elif "." in key and "(" not in value and (field is None or field.many or key.endswith(LISTS)):
             hints.append(f"A list is written in brackets: {shlex.quote(f'{key}=[{value}]')}")
         errors.append(format_error(key, "one value", value, ". ".join(hints)))

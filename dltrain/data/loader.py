@@ -47,8 +47,8 @@ class Batches:
         device: Device of the batches.
         seed: Seed of the order of the examples and of all random operations.
         training: Whether to shuffle and augment the examples.
-        sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if the plan is
-            contiguous. None reads all.
+        sample: Maximum number of examples, at least 1: a fixed random sample, or the first ones if each batch
+            continues the previous one, as in `Streams`. None reads all.
         workers: Processes that decode `Files`, at least 0; unused for tensors.
         channels_last: Convert images to the memory format ``channels_last``, and clips to ``channels_last_3d``.
         corrupt: Function ``corrupt(batch, keys)`` that changes each prepared example at random, also outside training.
@@ -126,8 +126,8 @@ class Batches:
             if not rows:
                 yield {}
                 continue
-            # A single example is prepared with all threads: torch may split a sum across threads, and the number of
-            # threads affects rounding.
+            # With a single example, torch may split a sum across threads, so the number of threads affects rounding.
+            # A single example therefore uses all threads, whatever the number of workers.
             workers = (self.decoders or 0) if len(indices) > 1 and self.device.type == "cpu" else 0
             with torch.no_grad(), leave_cores(workers):
                 batch = self._prepare(rows, indices, epoch)

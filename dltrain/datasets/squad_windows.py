@@ -90,7 +90,7 @@ class Windows:
     def _answer(self, question: Question, spans: list[tuple[int, int]]) -> tuple[int, int]:
         """Return the indices of the first and the last context token that overlap with the first answer.
 
-        Both indices are 0 without answers, and the number of context tokens if no token overlaps with the answer.
+        Without answers, both are 0. If no token overlaps with the answer, both are the number of context tokens.
         """
         if not question.answers:
             return 0, 0

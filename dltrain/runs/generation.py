@@ -74,6 +74,11 @@ def writes_text(task: Task) -> bool:
     return type(task).write is not Task.write
 
 
+def generates_examples(task: Task) -> bool:
+    """Return whether a task generates examples."""
+    return type(task).generate is not Task.generate
+
+
 def file_formats(components: Components) -> Mapping[str, Callable[[str], bytes]]:
     """Return the file formats of generated text: suffix -> function that converts text to the bytes of a file."""
     formats: Mapping[str, Callable[[str], bytes]] = getattr(components.data, "file_formats", {})

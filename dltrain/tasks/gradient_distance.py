@@ -97,7 +97,7 @@ def gradient_norms(task: TaskOverSteps, model: nn.Module, batch: Batch) -> Tenso
 
 def _in_eager_mode() -> contextlib.AbstractContextManager[Any]:
     """Return a context in which compiled modules run without compilation."""
-    compiled = "torch._dynamo" in sys.modules  # the first compilation imports it, which takes seconds
+    compiled = "torch._dynamo" in sys.modules  # imported by the first compilation; importing it takes seconds
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 

@@ -16,7 +16,7 @@ from dltrain.tasks.base import Loss
 
 RBM = Any  # nn.Module has no type for its submodules
 
-MAX_EXACT_UNITS = 16  # maximum number of units on the smaller side for which the partition function is computed
+MAX_EXACT_UNITS = 16  # maximum size of the smaller layer, visible or hidden, for computing the partition function
 STATES_AT_ONCE = 4096  # states whose terms of the partition function are computed at a time
 SAMPLED_UNITS = 8  # units per example that estimate the pseudo-likelihood
 
@@ -91,7 +91,7 @@ def pseudo_log_likelihood(rbm: RBM, states: Tensor, noise: Generator) -> Tensor:
 
 
 def log_partition(rbm: RBM) -> Tensor:
-    """Return ``log Z``, computed as a sum over all states of the smaller side; the other side factorizes.
+    """Return ``log Z``, computed as a sum over all states of the smaller layer; the other layer factorizes.
 
     Source: Salakhutdinov and Murray 2008, "On the quantitative analysis of deep belief networks", section 2.
     """

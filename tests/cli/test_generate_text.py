@@ -100,6 +100,17 @@ def test_text_flags_are_rejected_for_tasks_that_generate_examples(train: Train, 
     assert result.code == 2 and f"--prompt: {expected}\ndltrain: --temperature: {expected}" in result.err
 
 
+@pytest.mark.parametrize("flags", [[], ["--prompt", "It"]])
+def test_tasks_that_generate_nothing_are_rejected_with_or_without_a_text_flag(
+    flags: list[str],
+    train: Train,
+    generate,  # type: ignore[no-untyped-def]
+) -> None:
+    result = generate(train("model=mlp", "data=digits"), *flags)
+    expected = "generate: expected a run whose task generates examples, got Classification."
+    assert result.code == 2 and result.err.startswith(f"dltrain: {expected}")
+
+
 @pytest.mark.parametrize("tokens", ["words", "bpe", "wordpiece"])
 def test_models_of_words_and_subwords_continue_a_prompt_after_the_training_text_was_deleted(
     tokens: str,

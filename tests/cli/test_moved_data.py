@@ -74,7 +74,7 @@ KINDS = [kind if kind in ALWAYS else pytest.param(kind, marks=pytest.mark.slow) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_predict_and_generate_do_not_need_the_data_and_evaluate_and_resume_accept_the_new_path(
+def test_predict_and_generate_work_without_the_data_while_evaluate_and_resume_accept_its_new_path(
     kind: str,
     small_data: Callable[[str], list[str]],
     own_files: dict[str, Path],

@@ -52,7 +52,7 @@ TABLE: dict[str, list[list[str]]] = {
     "'data.path=a (1).csv'": [["data.path=a (1).csv", "cannot be parsed", """Quote it: "data.path='a (1).csv'\""""]],
     "data=csv data.column=units,price": [["data.column", "one value", "'data.column=[units,price]'"]],
     "data=midi 'task.prompt=60 64, 67'": [
-        ["task.prompt", "one value", """Text is quoted: 'task.prompt="60 64, 67"'"""]
+        ["task.prompt", "one value", """To pass one text, quote it: 'task.prompt="60 64, 67"'"""]
     ],
     "data=csv data.path=a,b.csv": [["data.path", "one value", """Quote it: "data.path='a,b.csv'\""""]],
     "model=[gru,lstm]": [["model", "one option", "gru,lstm", "dltrain -m model=gru,lstm"]],

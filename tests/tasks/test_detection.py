@@ -81,7 +81,7 @@ def test_a_prediction_lists_the_objects_above_the_minimum_score_by_descending_sc
     assert first == {"class": "cat", "score": pytest.approx(0.9), "box": expected}
 
 
-def test_objects_in_the_tiles_of_an_image_are_joined() -> None:
+def test_a_prediction_lists_the_objects_in_all_tiles_of_an_image() -> None:
     examples = {**batch(), "parts": torch.tensor([3, 3, 3, 1])}
     parts = [{name: value[n : n + 2] for name, value in examples.items()} for n in (0, 2)]
     lines = list(task().predictions(ShiftedTruth(), parts))
