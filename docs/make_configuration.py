@@ -141,7 +141,7 @@ def options_table(files: dict[str, str], sets: bool) -> str:
 
 
 def keys_table(group: str, files: dict[str, str]) -> str:
-    """Return the table of a group's keys; options in which a key has the same meaning and values share a row."""
+    """Return the table of a group's keys. Options share a row if their key has the same meaning and values."""
     found: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
     for option, text in files.items():
         for row in rows_of(group, text):

@@ -23,7 +23,7 @@ def distance_chart(figure: "Figure", norms: Tensor) -> None:
     """
     axes = figure.subplots()
     values = norms.detach().double().cpu()
-    axes.set_title("gradient of the loss at the last step")
+    axes.set_title("gradient of the last step's loss")
     axes.set(xlabel="steps before the last step", ylabel="norm")
     shown = (values > 0).nonzero().flatten()
     if len(shown):

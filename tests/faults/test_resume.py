@@ -31,7 +31,7 @@ def test_running_a_command_twice_gives_identical_results(
 
 
 def moments(kind: str) -> dict[str, str]:
-    """Return the name of the gate for each moment of a stop. Every process counts its batches from 1."""
+    """Return the gate for each moment at which a run is stopped. Every process counts its batches from 1."""
     epoch, whole = BATCHES[kind]
     return {
         "the first step": "train-1",

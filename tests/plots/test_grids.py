@@ -24,7 +24,7 @@ def test_a_grid_contains_all_images_enlarged_and_on_the_same_brightness_scale():
 
 
 @pytest.mark.parametrize(("channels", "side", "tile"), [(3, 32, 64), (1, 28, 56), (2, 28, 56), (3, 200, 200)])
-def test_rgb_images_keep_their_colors_and_channels_of_other_images_are_averaged(channels, side, tile):
+def test_rgb_images_are_shown_in_color_and_other_images_as_the_mean_of_their_channels(channels, side, tile):
     image = torch.rand(1, channels, side, side)
     sheet = grids.images(image)
     assert sheet.shape == (3, tile + 2 * GAP, tile + 2 * GAP)

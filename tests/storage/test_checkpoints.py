@@ -330,7 +330,7 @@ def test_a_failed_write_leaves_the_old_checkpoint_intact(checkpoints: Checkpoint
 
 
 @pytest.mark.parametrize("turns", [["train"], ["critic", "generator"]])
-def test_losses_stored_by_name_in_format_2_are_converted_to_losses_per_turn(
+def test_losses_stored_by_name_in_format_2_are_converted_to_losses_per_optimizer(
     checkpoints: Checkpoints, turns: list[str]
 ) -> None:
     pairs = {"totals": [1.0, 2.0], "weights": [3.0, 4.0]}

@@ -48,7 +48,7 @@ def compose_components(*overrides: str) -> tuple[compose.Job, assemble.Component
     return job, assemble.build_components(job)
 
 
-# Parameters that each turn updates ------------------------------------------------------------------------------------
+# Updates of critic and generator --------------------------------------------------------------------------------------
 
 TURNS = {
     "fp32": ["model=gan", "data=ring", *SMALL],
@@ -66,7 +66,7 @@ COMPILED = [
 
 
 @pytest.mark.parametrize(("kind", "compiled"), [*((name, False) for name in TURNS), *COMPILED])
-def test_a_turn_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
+def test_each_update_changes_only_the_weights_and_gradients_of_its_own_network(kind: str, compiled: bool) -> None:
     _, components = compose_components(*TURNS[kind], f"device.compile={str(compiled).lower()}")
     (stage,) = components.task.stages(components.model)
     runner = StepRunner(components.task, components.build_optimizer, components.trainer, components.device, Console())
@@ -154,7 +154,7 @@ def test_by_default_a_wasserstein_critic_has_a_gradient_penalty_unless_its_weigh
     assert ("gradient_penalty" in task.loss(point_gan(), batch_of(), 0.0).parts) is bool(expected)
 
 
-def test_weights_are_clipped_only_in_the_critics_turn() -> None:
+def test_weights_are_clipped_only_in_updates_of_the_critic() -> None:
     task, model = Adversarial(**RING, loss_name="wasserstein", clip=0.01), point_gan()
     before = [p.detach().clone() for p in model.generator.parameters()]
     task.generator_loss(model, batch_of())
@@ -253,7 +253,7 @@ def test_the_number_of_missed_modes_is_reported() -> None:
 # Samples -------------------------------------------------------------------------------------------------------------
 
 
-def test_critic_outputs_are_shown_for_all_data_and_samples_only_for_images_and_points_in_the_plane() -> None:
+def test_critic_outputs_are_always_shown_but_samples_only_if_they_are_images_or_2d_points() -> None:
     shown = {}
     for task, model, batch in (
         (Adversarial(**RING), point_gan(), batch_of(40)),
