@@ -92,7 +92,7 @@ def _keep_reading_as_before(data: dict[str, Any]) -> None:
     if target.endswith(".CsvTable") and "ignore" not in data:
         data |= {"ignore": None, "stratify": False}
     if data.get("augment") == []:
-        data["augment"] = "${augment}"  # [] meant no augmentation, the default of the group augment
+        data["augment"] = "${augment}"  # [] meant no augmentation, which is now the default of the group augment
     if target.endswith(".TimeSeries") and "group" not in data:
         data.setdefault("column", None)
 

@@ -91,7 +91,7 @@ class KnownValues:
             return self.read(table, times, series.later[:steps])
         dates = None if times is None else future_dates(times.dates.times.iloc[series.rows], steps)
         if dates is None:
-            raise ConfigError(format_error("data.calendar", f"dates that can be continued in {table.path}", "none"))
+            raise ConfigError(format_error("data.calendar", f"dates in {table.path} that can be continued", "none"))
         return np.stack(calendar_values(pd.DatetimeIndex(dates), self.calendar), axis=1)
 
     def fit(self, train: Sequence[np.ndarray]) -> dict[str, Tensor]:

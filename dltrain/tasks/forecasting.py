@@ -190,8 +190,8 @@ class Forecasting(TaskOverSteps):
 
         MASE divides each error by the mean absolute change over a season in the training data, so that series of
         different scales count equally. The field ``deviation`` adds MSE and MAE of standardized values, as in
-        published tables; some of these tables leave out the last batch. Two to eight series, or columns of one series,
-        also have an MAE of their own.
+        published tables; some of these tables leave out the last batch. With two to eight
+        series, or columns of a single series, the MAE of each is also returned.
 
         Skill is ``1 - MASE / (MASE of the best baseline)``: 0 means no better than the baseline, 1 means perfect. With
         one series of one column, MAE gives the same skill. Skill is left out if a baseline is perfect, because it is
@@ -250,7 +250,7 @@ class Forecasting(TaskOverSteps):
     def _add(self, mean: ForecastErrors, error: Tensor, batch: Batch) -> None:
         """Add the errors of a batch, (B, horizon, columns) in the units of the data.
 
-        Two to eight series, or columns of one series, are also added separately.
+        With two to eight series, or columns of a single series, the errors of each are also added separately.
         """
         mean.add_errors(error)
         if "naive_error" in batch:

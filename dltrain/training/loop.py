@@ -32,7 +32,7 @@ class Loop:
     """Training loop of one model and one task.
 
     Args:
-        stages: Stages of the task; their turns contain no frozen parameters.
+        stages: Stages of the task. A turn of a stage is one optimizer's update; its parameters exclude frozen ones.
         batches: Batches by split: ``train``, optionally ``unlabeled`` and ``val``. Without ``val``, the last
             weights count as the best.
         make_optimizer: Function that maps a turn and the number of steps of its stage to an optimizer.
@@ -77,7 +77,7 @@ class Loop:
 
     @property
     def goal(self) -> Goal:
-        """The goal of the current stage: its monitored metric, and how to evaluate and show it."""
+        """The goal of the current stage: the monitored metric, and how to evaluate the model and show the results."""
         return self.current.stage.goal or self.task.goal
 
     def run(self) -> None:

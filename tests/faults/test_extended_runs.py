@@ -59,7 +59,7 @@ def test_a_failed_resume_removes_no_files(dltrain: Callable[..., Child], tmp_pat
     data = ["data=image_folder", f"data.path={tmp_path / 'pictures'}", "data.image_size=8", "data.batch_size=4"]
     overrides = ["model=mlp", "model.hidden_size=8", *data, "device=cpu", "trainer.max_steps=3"]
     assert dltrain(*overrides, "trainer.log_media=false", f"hydra.run.dir={run}").code == 0
-    # Simulate a kill before the first checkpoint, and damage the images without changing their size.
+    # Simulate a kill before the first checkpoint, and damage the images without changing the file sizes.
     for file in (run / "checkpoints").iterdir():
         file.unlink()
     status = json.loads((run / "status.json").read_text())

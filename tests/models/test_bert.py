@@ -47,7 +47,7 @@ def published() -> Any:
 
 
 @torch.no_grad()
-def test_states_equal_the_states_of_a_torch_encoder_with_the_same_weights() -> None:
+def test_hidden_states_equal_the_hidden_states_of_a_torch_encoder_with_the_same_weights() -> None:
     network, x = bert(2), tokens()
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel())))

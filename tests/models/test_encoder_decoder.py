@@ -125,7 +125,7 @@ def test_cached_decoding_returns_the_tokens_of_decoding_without_a_cache(options:
     assert torch.equal(found.tokens, written[:, 1:])
 
 
-def test_with_a_shared_vocabulary_source_target_and_output_can_share_one_embedding() -> None:
+def test_one_embedding_can_serve_source_and_target_and_output_if_they_share_the_vocabulary() -> None:
     shared, tied, untied = (
         build(11, shared_vocabulary=True),
         build(11),
@@ -148,7 +148,7 @@ def test_learned_positions_limit_the_length_of_a_text_and_sinusoidal_positions_d
         build(positions="learned")(long, targets())
 
 
-def test_embeddings_start_with_variance_1_after_scaling_and_outputs_near_uniform() -> None:
+def test_initial_embeddings_have_variance_1_after_scaling_and_initial_outputs_are_near_uniform() -> None:
     torch.manual_seed(0)
     model = EncoderDecoder(500, 500, hidden_size=64, num_layers=2, num_heads=4)
     assert model.target_embedding.weight.std().item() * 8 == pytest.approx(1, rel=0.05)

@@ -34,7 +34,7 @@ def test_the_saved_command_reproduces_the_run_bit_for_bit(
     assert texts[0] == texts[1]
 
 
-def test_logging_evaluation_and_checkpoint_intervals_do_not_change_training(
+def test_training_does_not_depend_on_the_intervals_of_logs_evaluations_and_checkpoints(
     classification_run: Outcome,
     language_model_run: Outcome,
     train: Callable[..., Outcome],
