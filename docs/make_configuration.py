@@ -93,9 +93,11 @@ def accepted(key: str, default: Any, target: str) -> str:
         words = words.replace("one of ", "") or schema.KINDS[str if default is None else type(default)][1]
     else:
         words = " ".join(f"`{name}`" for name in field.names) or field.text
-        several = "a list of them" if scalar else f"a list, each {words}"
+        several = "a list of them" if scalar else f"a list whose elements are each {words}"
         words = f"{words} or {several}" if lists and scalar else several if lists else words
-    return f"{words} or null" if null else words
+    if not null:
+        return words
+    return f"null or {words}" if words.startswith("a list") else f"{words} or null"
 
 
 def annotation(key: str, target: str) -> Any:

@@ -266,7 +266,11 @@ def check_type(key: str, value: Any, default: Any, target: str = "") -> str | No
         kinds, text = KINDS[type(default)]
         fits = value is None or type(value) in kinds
     else:
-        text = field.text if field.many or not isinstance(default, list) else f"a list, each {field.text}"
+        text = (
+            field.text
+            if field.many or not isinstance(default, list)
+            else f"a list whose elements are each {field.text}"
+        )
         fits = field.null if value is None else field.many or (type(value) is list) == (type(default) is list)
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)

@@ -140,7 +140,7 @@ def test_arguments_of_user_classes_are_not_checked() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "default", "expected"),
     [
-        ("task.quantiles", 0.5, [0.1, 0.5, 0.9], "a list, each a number above 0 and below 1"),
+        ("task.quantiles", 0.5, [0.1, 0.5, 0.9], "a list whose elements are each a number above 0 and below 1"),
         ("optimizer.lr", [0.5], 0.1, "a number above 0"),
     ],
 )
