@@ -80,7 +80,7 @@ class MovingShapes:
         return clip_splits(self.transform, self.spec, *(dict(zip(rows, part, strict=True)) for part in parts))
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read folders of frames and video files."""
+        """Read video files and folders of frames."""
         return read_clips(files, ClipView(1, self.frames, 1, self.image_size))
 
 

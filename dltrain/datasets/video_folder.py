@@ -172,7 +172,7 @@ class VideoFolder:
         return [f"clips of fewer than {needed} frames, whose last frame is repeated: {shown}"] if short else []
 
     def inputs(self, files: InputFiles) -> Iterator[Inputs]:
-        """Read folders of frames and video files."""
+        """Read video files and folders of frames."""
         return read_clips(files, self.view)
 
 

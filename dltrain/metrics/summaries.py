@@ -21,8 +21,8 @@ def score_summaries(
     Args:
         found: Summaries, at least one.
         references: Reference of each summary.
-        names: ``rouge1`` and ``rouge2`` count common words and pairs of words, ``rougeL`` the longest common
-            subsequence of words.
+        names: ``rouge1`` counts common words, ``rouge2`` common bigrams, and ``rougeL`` the words of the longest common
+            subsequence.
 
     Source: Lin 2004, "ROUGE: a package for automatic evaluation of summaries".
     """

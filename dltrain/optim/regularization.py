@@ -73,7 +73,11 @@ class Regularizer:
 
     @torch.no_grad()
     def decay(self, groups: Sequence[dict[str, Any]], share: float | Tensor = 1.0) -> None:
-        """Multiply the weights by 1 - ``share`` * ``lr`` * ``weight_decay``, with the learning rate of their group."""
+        """Multiply the weights by 1 - ``share`` * ``lr`` * ``weight_decay``, with the learning rate of their group.
+
+        Args:
+            share: 1, or 0 if the losses of the step have a total weight of 0.
+        """
         for index, weights in self.decayed:
             torch._foreach_mul_(weights, 1 - share * groups[index]["lr"] * self.config.weight_decay)
 

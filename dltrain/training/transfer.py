@@ -22,7 +22,8 @@ class Transfer:
     Args:
         weights: Source of the initial weights; None for random weights.
         embeddings: File of word vectors for the token embedding; None for random vectors.
-        freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the outputs.
+        freeze: Names or patterns of modules or weights, or ``auto`` for all loaded weights except those of the output
+            layers.
         unfreeze_at: Epoch from which frozen modules are trained, or one epoch per entry of ``freeze``; None to never
             unfreeze them.
         lr_scale: Learning rate factor of the loaded weights, or one factor per entry of ``freeze``.
@@ -36,7 +37,7 @@ class Transfer:
 
     @property
     def needs_loaded(self) -> bool:
-        """Whether the stages depend on which weights were loaded."""
+        """Whether the frozen parameters or learning rates depend on which weights were loaded."""
         return self.freeze == AUTO or (not isinstance(self.lr_scale, Sequence) and self.lr_scale != 1)
 
 
@@ -211,6 +212,6 @@ def _without(stage: Stage, parts: list[_Part], epoch: int, rates: Mapping[nn.Par
 
 
 def _nothing_learns(stage: Stage, turn: Turn) -> str:
-    of_turn = f" in turn {turn.name}" if len(stage.turns) > 1 else ""
+    of_turn = f" of the {turn.name}" if len(stage.turns) > 1 else ""
     hint = "Name the modules to freeze: transfer.freeze=[MODULE,...]"
     return format_error("transfer.freeze", f"at least one trainable parameter{of_turn}", "none", hint)

@@ -384,6 +384,6 @@ def test_flags_overrides_and_paths_may_be_in_any_order() -> None:
         assert (found.names, found.overrides, found.top, found.format) == (["R", "x.png"], ["seed=1"], 3, "csv")
 
 
-def test_flag_values_and_arguments_after_two_dashes_are_not_overrides() -> None:
+def test_neither_flag_values_nor_arguments_after_two_dashes_are_overrides() -> None:
     found = parse(["predict", "R", "--text", "seed=1", "device=cpu", "--", "seed=2", "--top"])
     assert (found.text, found.overrides, found.names) == ("seed=1", ["device=cpu"], ["R", "seed=2", "--top"])

@@ -56,7 +56,7 @@ def leaves(state: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("sizes", [[1] * LENGTH, [5, 1, 4, 2], [LENGTH]], ids=str)
 @pytest.mark.parametrize("name", ["gpt", "rnn", "lstm", "gru"])
-def test_outputs_in_pieces_equal_the_outputs_of_the_whole_sequence(name: str, sizes: list[int]) -> None:
+def test_outputs_of_consecutive_pieces_equal_the_outputs_of_the_whole_sequence(name: str, sizes: list[int]) -> None:
     model, whole = build(name), tokens(LENGTH)
     outputs, state = in_pieces(model, whole, sizes)
     torch.testing.assert_close(outputs, model(whole))
@@ -102,7 +102,7 @@ def test_a_cache_grows_in_place_and_is_copied_only_when_its_memory_is_full() -> 
     for step in whole.split(1, dim=1):
         output, state = model(step, state=state)
         places.add(keys_of(state).data_ptr())
-    assert len(places) <= 5, "memory is allocated at the first step and for 64, 130, 262 and 526 steps"
+    assert len(places) <= 5, "memory is allocated for 1, 64, 130, 262 and 526 steps"
     torch.testing.assert_close(output, model(whole)[:, -1:])
 
 

@@ -297,6 +297,11 @@ def test_an_invalid_transfer_setting_is_rejected_with_one_message(
     assert len(caught.value.problems) == 1
 
 
+def test_freezing_the_whole_critic_of_a_gan_is_rejected() -> None:
+    with pytest.raises(ConfigError, match=r"expected at least one trainable parameter of the critic, got none"):
+        notes("model=gan", "data=ring", "transfer.freeze=[critic]")
+
+
 def test_weights_of_another_model_are_rejected(source: Outcome, animals: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"transfer.weights: expected weights of this model, .* None of the"):
         notes("model=perceptron", *animals, f"transfer.weights={source.folder}")

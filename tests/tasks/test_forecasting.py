@@ -1,4 +1,4 @@
-"""Forecasting: metrics in data units and baselines, compared with NumPy and scikit-learn."""
+"""Forecasting: baselines, and metrics in data units, compared with NumPy and scikit-learn."""
 
 import json
 from dataclasses import replace
