@@ -23,7 +23,7 @@ COMPUTED_NAME = re.compile(r"\$\{\s*oc\.env\s*:[^,}]*\$\{|\$\{[^{}:]*\$\{[^{}]*\
 def check_values(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the configuration and the errors in its values.
 
-    Interpolations are resolved only if each of them has a value.
+    Interpolations are resolved only if all of them have values.
     """
     wrong, errors = list(schema.out_of_range(config)), list[str]()
     resolved = _resolve(config, _with_placeholders(config), errors)

@@ -18,7 +18,7 @@ MARGIN = 0.05  # readings whose plausibility differs from the best one by less t
 TINY = 1e-9  # replaces `MARGIN` if the best reading has equal steps; allows for rounding
 MIN_SHARE = 0.7  # smaller fractions of steps with the same direction or length may be chance
 
-Reading = tuple[float, str, np.ndarray]  # plausibility, pattern, times
+Reading = tuple[float, str, np.ndarray]  # an interpretation of all cells: plausibility, pattern, times
 
 
 class Dates(NamedTuple):
@@ -50,7 +50,8 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
         The dates, or None in these cases:
 
         - None of the first, middle and last cells that are not missing is a date.
-        - Fewer than nine in ten distinct cells are dates; if cells may be numbers, such as 202105, fewer than all.
+        - Fewer than nine in ten distinct cells are dates.
+        - The dates look like numbers, such as 202105, and a cell is not a date.
         - The month repeats in consecutive cells: "May 14" and "May 15" are days without a year.
     """
     known = cells.dropna()

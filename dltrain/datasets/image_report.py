@@ -42,7 +42,7 @@ def describe_skipped(root: Path, train: Path, skipped: SkippedFiles) -> list[str
 def describe_copies(splits: Mapping[str, Listing], root: Path) -> list[str]:
     """Return a line about images with the same content in different splits.
 
-    The list is empty if there are no such images and all candidates were compared.
+    The list is empty if there are no such images and at most `MAX_HASHED` images had to be compared.
     """
     files = [(split, path) for split, listing in splits.items() for path, _ in listing if path.is_file()]
     candidates = [file for group in _regroup([files], _size) for file in group]

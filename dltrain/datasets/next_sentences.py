@@ -20,9 +20,9 @@ NEXT, RANDOM = 0, 1  # classes of pairs, numbered as in BERT
 class Passages:
     """Encoded sentences of the documents of a split, and the pairs of passages to read.
 
-    The first passage of a pair has whole sentences of a document, as many as fit into half of the pair, or the end of
-    one longer sentence. The second one starts at a sentence and has the tokens from there to the end of its document,
-    as many as fit. Each sentence except the last one of a document is in the first passage of one pair.
+    The first passage of a pair has as many whole sentences of a document as fit into half of the pair, or the end of
+    one longer sentence. The second passage starts at a sentence and has as many tokens as fit, up to the end of its
+    document. Each sentence except the last one of a document is in the first passage of one pair.
 
     Args:
         sentences: Tokens of all sentences, int32.

@@ -66,7 +66,7 @@ class Npz:
         if fitted is None:
             existing_file(path, "an existing .npz file")
             self.shape, self.dtype = _read_header(self.path, "x_train")
-            self.y = load_arrays("data.path", self.path, ["y_train", "y_test"])
+            self.y = self._load_arrays("y_train", "y_test")
             self.labels = find_labels(self.y[0], self.y[1], self.path)
         else:
             self.shape, self.dtype = (1, *map(int, fitted["shape"])), np.dtype(fitted["dtype"])
@@ -89,7 +89,7 @@ class Npz:
         scale = ArrayScale() if fitted is None else ArrayScale(*fitted["scale"])
         if fitted is None and self.dtype != np.uint8:
             (x,) = load_arrays("data.path", self.path, ["x_train"])
-            self._check_finite(x, "x_train")
+            self._check_numbers(x, "x_train")
             scale = find_scale(x)
         return ImageTransform(self.spec.channels or 1, mean, std, augment, 255.0 if scale.whole else 1.0, scale)
 
@@ -102,13 +102,13 @@ class Npz:
     def evaluation(self) -> Source:
         """Return all examples of the file, from the training and test arrays."""
         existing_file(self.path, "an existing .npz file")
-        x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
+        x, y, x_test, y_test = self._load_arrays(*NAMES)
         parts = [self._rows(x, y, "train"), self._rows(x_test, y_test, "test")]
         return Source({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, self.prepare)
 
     def load(self) -> Splits:
         """Read all arrays, and return the splits."""
-        x, y, x_test, y_test = load_arrays("data.path", self.path, NAMES)
+        x, y, x_test, y_test = self._load_arrays(*NAMES)
         rest, test = self._rows(x, y, "train"), self._rows(x_test, y_test, "test")
         train, val = (select_rows(rest, indices) for indices in hold_out(len(x), self.validation))
         parts = (train, val, test)
@@ -152,26 +152,35 @@ class Npz:
         shape = self.spec.shape or ()
         return read_images(files, self.transform, shape) if self.transform else read_arrays(files, shape)
 
+    def _load_arrays(self, *names: str) -> list[np.ndarray]:
+        arrays = load_arrays("data.path", self.path, names)
+        for name, array in zip(names, arrays, strict=True):
+            if array.ndim == 0:
+                raise self._error(f"{name} with the examples along its first axis", "an array without axes")
+        return arrays
+
     def _rows(self, x: np.ndarray, y: np.ndarray, part: str) -> Rows:
         shape = self.spec.shape
         if len(x) != len(y):
             raise self._error(f"as many examples in x_{part} as in y_{part}", f"{len(x)} and {len(y)}")
         if (found := math.prod(y.shape[1:])) != (width := self.labels.width):
-            raise self._error(f"{width} value{'s' * (width != 1)} per label in y_{part} as in training", found)
+            raise self._error(f"{width} value{'s' * (width != 1)} per label in y_{part}, as in training", found)
         if self.transform is not None:
             x = x[..., None] if x.ndim == 3 else x
-            x = x if x.shape[1:] == shape else x.transpose(0, 3, 1, 2)
+            x = x if x.ndim != 4 or x.shape[1:] == shape else x.transpose(0, 3, 1, 2)
         if x.shape[1:] != shape:
-            raise self._error(f"examples of shape {shape} in x_{part} as in x_train", x.shape[1:])
-        self._check_finite(x, f"x_{part}")
-        self._check_finite(y, f"y_{part}")
+            raise self._error(f"examples of shape {shape} in x_{part}, as in training", x.shape[1:])
+        self._check_numbers(x, f"x_{part}")
+        self._check_numbers(y, f"y_{part}")
         labels = self.labels.rows(y)
         if self.transform is None:
             return {"inputs": torch.from_numpy(x.astype(np.float32)), "targets": labels}
         pixels = self.transform.arrays.to_stored(x, "data.path", f"x_{part}")
         return {"pixels": torch.from_numpy(np.ascontiguousarray(pixels)), "labels": labels}
 
-    def _check_finite(self, values: np.ndarray, name: str) -> None:
+    def _check_numbers(self, values: np.ndarray, name: str) -> None:
+        if values.dtype.kind not in "fiub":
+            raise self._error(f"numbers in {name}", values.dtype)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             first = np.argwhere(~np.isfinite(values))[0].tolist()
             raise self._error(f"finite numbers in {name}", f"{values[tuple(first)]} at {first}")

@@ -1,4 +1,4 @@
-"""Parallel text: pairs of a source and a target, from tables with two columns or from two aligned files."""
+"""Parallel text: pairs of a source and a target, from two columns of a table or from two aligned files."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -44,8 +44,8 @@ class Parallel:
         weight: Number of times that a training pair occurs in an epoch, at least 1, or a list with one for each table.
         num_labels: Maximum number of training pairs of each table; the vocabularies are fitted to all training
             pairs. None keeps all.
-        tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe``, byte pair
-            encoding, or ``wordpiece``, as in BERT.
+        tokens: ``words`` (and symbols), ``characters``, or subwords of the package tokenizers: ``bpe`` (byte
+            pair encoding) or ``wordpiece`` (as in BERT).
         tokenizer: A ``tokenizer.json`` of the package tokenizers, which replaces ``tokens``, or a list of two, for
             sources and for targets; None fits the vocabularies to the texts.
         lowercase: Whether to convert texts to lower case, unless there is a ``tokenizer``.
@@ -235,9 +235,10 @@ class Parallel:
         return sources, [target.encode(text) for text in pairs.targets]
 
     def _source(self, encoded: EncodedPairs, part: Tensor) -> Source:
-        """Return the pairs `part` as a split, in batches of similar length.
+        """Return the pairs at the indices `part` as a split; the pairs of a batch have similar lengths.
 
-        Targets are the first field, by which `ByLength` sorts first, because their outputs need the most memory.
+        Targets are the first field because their outputs need the most memory: without `max_tokens`, `ByLength` sorts
+        by the first field first.
         """
         source, target = ([side[row] for row in part.tolist()] for side in encoded)
         ragged = {"target": as_ragged(target, end=True), "source": as_ragged(source)}

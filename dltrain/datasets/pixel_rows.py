@@ -52,8 +52,8 @@ def read_rows(
         side: Height and width of the images in pixels; None to use the size of the first image.
 
     Raises:
-        ConfigError: The file has no header or is not CSV in UTF-8, a column is missing, or a row cannot be read and may
-            not be skipped.
+        ConfigError: The file has no header or is not CSV in UTF-8, a column is missing, or a row cannot be read and
+            must not be skipped.
     """
     csv.field_size_limit(max(MAX_CELL, csv.field_size_limit()))
     bad = bad or BadSamples()

@@ -44,7 +44,7 @@ class Text:
     Args:
         path: A text file in UTF-8; None for the bundled text, Moby Dick up to chapter 46.
         tokens: ``characters``, the raw ``bytes`` of the file, ``words`` (words and symbols include the space before
-            them; other whitespace is a token), or subwords of the package tokenizers: ``bpe``, byte pair encoding, or
+            them; other whitespace is a token), or subwords of the package tokenizers: ``bpe`` (byte pair encoding) or
             ``wordpiece``, which splits a word as BERT does, but keeps the space before it, other whitespace and case.
         tokenizer: A ``tokenizer.json`` file of the package tokenizers; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.

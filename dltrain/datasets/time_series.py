@@ -60,8 +60,8 @@ class TimeSeries:
             ``weekday``, ``day`` of the month, ``month``, ``yearday``.
         window: Steps that a model reads, at least 1; at least ``horizon`` with ``known`` or ``calendar``.
         horizon: Steps that a model predicts, at least 1.
-        season: Steps per season, at least 1. None infers it for a file; bundled series have known seasons. It is 1
-            if there is none, or if there are fewer than three seasons.
+        season: Steps per season, at least 1. None uses the known season of a bundled series, or infers the season
+            of a file; the result is 1 if there is no season, or if the first series has fewer than three seasons.
         normalize: ``last``: values minus the last value of the window, divided by the root mean square change over 1
             to ``horizon`` steps in the training rows; ``window``: values minus the mean of the window, divided by its
             standard deviation (at least 0.1 times the divisor of ``last``); ``train``: values minus the mean of the

@@ -27,7 +27,7 @@ class Optimizer:
     Args:
         make: Class of the torch optimizer with its arguments bound; called with parameter groups. Fused or foreach
             kernels are chosen if they exist and ``make`` does not set them.
-        steps: Number of steps of the stage.
+        steps: Number of steps of the training stage.
         scaler: Loss scaler for float16. If gradients overflow, the step is skipped and counted in `skipped`; only the
             decay of ``regularization.weight_decay`` is still applied. The schedule does not count skipped steps once
             `set_known_skipped` has been called with their number.
@@ -88,7 +88,7 @@ class Optimizer:
             total.backward(inputs=self._inputs)
 
     def step(self, number: int, measure: bool = False) -> Tensor | None:
-        """Update the weights at step `number` of the stage and drop the gradients.
+        """Update the weights at step `number` of the training stage and drop the gradients.
 
         If `measure` or `skip` is true, return the norm of all gradients, including penalties, before clipping. If all
         micro-batches have weight 0, neither the parameters nor the optimizer's state change. If weights of losses are

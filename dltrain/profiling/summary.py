@@ -59,7 +59,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Summary:
-    """A model, layer by layer, in the order of the first call."""
+    """A model, layer by layer, in the order in which the layers are first called."""
 
     rows: tuple[Row, ...]
     parameters: int

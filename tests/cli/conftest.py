@@ -1,4 +1,4 @@
-"""Fixtures that train runs and run commands in the test process."""
+"""Fixtures that train models and run commands in the test process."""
 
 import io
 import sys

@@ -56,7 +56,7 @@ def test_shapes_move_and_change_size_as_the_name_of_their_class_says() -> None:
         assert name in ("grow", "shrink") or (growth.min() > 0.6 and growth.max() < 1.6), name
 
 
-def test_only_shapes_of_the_two_rotation_classes_rotate_and_in_opposite_directions() -> None:
+def test_shapes_of_the_two_rotation_classes_rotate_in_opposite_directions_and_other_shapes_do_not_rotate() -> None:
     drawn = draw_clips(160, 8, 48)
     shape, labels = shapes_of(drawn["pixels"][:, 0]), drawn["labels"].numpy()
     turned = {

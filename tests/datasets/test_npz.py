@@ -87,9 +87,12 @@ def test_validation_examples_are_taken_from_the_training_arrays(tmp_path):
     [
         ({"y_test": None}, "no y_test"),
         ({"y_test": np.arange(3)}, "as many examples"),
-        ({"x_test": np.ones((4, 8))}, "of shape (7,)"),
+        ({"x_test": np.ones((4, 8))}, "examples of shape (7,) in x_test, as in training"),
+        ({"x_test": np.float64(1)}, "x_test with the examples along its first axis"),
+        ({"y_train": np.int64(1)}, "y_train with the examples along its first axis"),
+        ({"x_test": np.array([["a"] * 7] * 4)}, "numbers in x_test"),
         ({"x_test": np.full((4, 7), np.nan)}, "finite numbers in x_test"),
-        ({"y_test": np.ones((4, 2))}, "1 value per label in y_test as in training"),
+        ({"y_test": np.ones((4, 2))}, "1 value per label in y_test, as in training"),
         ({"y_train": CLASSES - 1}, "class numbers of at least 0"),
         ({"y_train": np.array(["a"] * 20)}, "class numbers of at least 0"),
         ({"x_train": np.ones((20, 2, 2, 2, 2))}, "(20, 2, 2, 2, 2)"),
@@ -100,6 +103,21 @@ def test_invalid_or_inconsistent_arrays_are_rejected(changed, part, tmp_path):
     with pytest.raises(ConfigError) as caught:
         Npz(path).load()
     assert part in str(caught.value) and str(caught.value).startswith("data.path")
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (4, 2, 8, 8, 1)])
+def test_test_arrays_that_are_not_images_are_rejected_if_the_training_arrays_are_images(shape, tmp_path):
+    path = save(tmp_path / "a.npz", np.ones((20, 8, 8), np.uint8), CLASSES, x_test=np.ones(shape, np.uint8))
+    with pytest.raises(ConfigError, match=r"examples of shape \(1, 8, 8\) in x_test, as in training"):
+        Npz(path).load()
+
+
+def test_evaluated_arrays_that_do_not_fit_the_trained_model_are_rejected(tmp_path):
+    fitted = Npz(save(tmp_path / "a.npz", np.ones((20, 7)), CLASSES)).fit()
+    with pytest.raises(ConfigError, match=r"examples of shape \(7,\) in x_train, as in training"):
+        Npz(save(tmp_path / "b.npz", np.ones((20, 8)), CLASSES), fitted=fitted).evaluation()
+    with pytest.raises(ConfigError, match="numbers in y_train"):
+        Npz(save(tmp_path / "b.npz", np.ones((20, 7)), CLASSES.astype(str)), fitted=fitted).evaluation()
 
 
 def test_a_file_that_is_not_an_npz_archive_is_rejected(tmp_path):

@@ -1,4 +1,4 @@
-"""Sequence-to-sequence networks: attention compared with its formula, padding, and decoding step by step."""
+"""Sequence-to-sequence networks: decoding step by step, padding, and attention compared with its formula."""
 
 import itertools
 import math
