@@ -64,7 +64,7 @@ def _evaluate_flags(parser: ArgumentParser) -> None:
 
 def _predict_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    formats = "jsonl, JSON lines (default), or csv, with one header for all INPUTs"
+    formats = "jsonl (JSON lines, default) or csv (one header for all INPUTs)"
     add("--format", type=one_of("jsonl", "csv"), default="jsonl", metavar="FORMAT", help=formats)
     _checkpoint(parser)
     add("--batch", type=count, metavar="N", help="number of examples per batch (default: twice data.batch_size)")
@@ -211,8 +211,8 @@ must be of the same kind as the training data. The most common kinds:
             -> one line per step ahead: time, step, and each series in its own unit
   text      text files, or --text; for data=text_table also CSV and JSON lines files with the column of texts
             -> number of characters, and nats per character; for data=text_table as for tables; for a run that
-            translates or summarizes, the translation or summary of each line and its score, with task.beam=5 by beam
-            search
+            translates or summarizes, the translation or summary of each line and its score (task.beam=5 uses beam
+            search)
   audio     audio files, or folders of them
             -> the transcript and its score; with task=classification as for images
   music     MIDI files, or piano rolls in JSON
@@ -245,8 +245,8 @@ to 1 (white); .csv the numbers, one line per example.
 A language model writes text to standard output instead, token by token, after the prompt if there is one. A run that
 translates or summarizes writes the translation or summary of the prompt.
 
-The same seed gives the same examples and the same text. The run's data are needed only for models that start from
-training examples (autoencoders), and for runs of earlier versions, which have no fitted.pt.""",
+The same seed gives the same examples and the same text. The run's data are needed only for plain autoencoders (not
+with --given), which use codes of training examples, and for runs of earlier versions, which have no fitted.pt.""",
         examples="""\
 dltrain generate latest --count 100 --seed 1 --out digits.png
 dltrain generate outputs/vae-mnist/20261122-170146-f8f5 --interpolate --out walk.gif
@@ -261,8 +261,7 @@ dltrain generate latest --prompt "It was " --length 500 --temperature 0.7 --top-
         usage="dltrain runs [FOLDER] [FLAGS]",
         description="""\
 List the runs below a folder, including jobs of sweeps. Finished runs are listed with the test metric, all others
-with the best validation metric. The state lost means that the process was killed during the run; dltrain resume
-continues it.""",
+with the best validation metric. A run in the state "lost" was killed; dltrain resume continues it.""",
         examples="""\
 dltrain runs
 dltrain runs outputs/sweep --sort metric""",

@@ -41,7 +41,7 @@ class PairReader:
         bad: Policy for unreadable lines and empty texts.
 
     Raises:
-        ConfigError: The number of files is not one or two, or a column is named for text files.
+        ConfigError: The number of files is not one or two, or `source` or `target` is set for two text files.
     """
 
     def __init__(

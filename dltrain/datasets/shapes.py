@@ -1,4 +1,4 @@
-"""Synthetic images of shapes with the class of each pixel and bounding boxes."""
+"""Synthetic images of shapes, with pixel classes and bounding boxes."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -142,7 +142,7 @@ def rotate(x: Tensor, start: int = 0, base: float = 10_000.0) -> Tensor:
 
     Shape: (B, heads, T, size) -> (B, heads, T, size), size even.
     Source: Su et al. 2021, "RoFormer", section 3.2.2.
-    Differs: pairs features half a head apart, as GPT-NeoX and Llama do, instead of neighbors.
+    Differs: rotates pairs of features half a head apart, as GPT-NeoX and Llama do; in the paper, pairs of neighbors.
     """
     half = x.shape[-1] // 2
     exponents = torch.arange(half, device=x.device, dtype=torch.float32) / half

@@ -51,7 +51,7 @@ class GAN(GANBase):
         size, latent: Number of values of an example and of the noise, at least 1.
         answers: Outputs of the critic for each example, at least 1.
         hidden_size: Width of the hidden layers; a list gives one per layer, in reverse order for the critic.
-        num_layers: Number of hidden layers of each network; the length of ``hidden_size`` if that is a list.
+        num_layers: Number of hidden layers of each network; must be the length of ``hidden_size`` if that is a list.
         critic_norm: Normalization before each activation of the critic: ``batch``, ``layer`` or ``none``.
 
     Source: Goodfellow et al. 2014, "Generative adversarial nets"; conditional: Mirza and Osindero 2014; spectral:

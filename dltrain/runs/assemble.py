@@ -65,12 +65,12 @@ class Components:
     description: list[str] = dataclasses.field(default_factory=list)  # lines about the data, once they are loaded
 
     def stages(self) -> list[Stage]:
-        """Return the stages of the task without frozen parameters, split where modules are unfrozen; see `plan`."""
+        """Return the task's stages without frozen parameters, split at epochs that unfreeze modules; see `plan`."""
         names, heads = (self.loaded.names, self.loaded.heads) if self.loaded else ([], [])
         return plan(self.task.stages(self.model), self.model, self.transfer, names, self.trainer.epochs, heads)
 
     def build_optimizer(self, turn: Turn, steps: int) -> Optimizer:
-        """Return the optimizer of one turn for a stage of `steps` steps."""
+        """Return the optimizer of a turn (one of the updates of a step) for a stage of `steps` steps."""
         node = dict(self.config["optimizer"])
         if turn.lr is not None:
             node["lr"] = turn.lr

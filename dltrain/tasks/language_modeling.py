@@ -71,7 +71,7 @@ class LanguageModeling(TaskOverSteps):
         return {"outputs": self.vocabulary, "each_step": True, "causal": True}
 
     def begin(self, model: nn.Module) -> None:
-        """Reset the state of the model that is carried along streams of text."""
+        """Reset the model state that is carried along streams of text."""
         super().begin(model)
         self.carried = CarriedState()
 
@@ -117,7 +117,7 @@ class LanguageModeling(TaskOverSteps):
         return Evaluation({"loss": loss, "perplexity": perplexity, **bits})
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Line]:
-        """Return the number of characters of each text, and its negative log-likelihood per character after the first.
+        """Return the number of characters of each text, and the nats per predicted character (all but the first).
 
         With a ``unit``, tokens after the first are counted instead of characters.
 

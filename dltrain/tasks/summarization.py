@@ -61,9 +61,6 @@ class Summarization(Translation):
 
     def _texts(self, batch: Batch) -> list[str]:
         """Return the sources as texts without their prefix."""
-        names = [prefix.partition(":")[0].casefold() for prefix in self.prefixes or () if prefix]
+        names = "|".join(re.escape(prefix.partition(":")[0]) for prefix in self.prefixes or () if prefix)
         texts = (self._source_text(row).strip() for row in self.unpadded(batch))
-        return [
-            text.partition(":")[2].strip() if any(text.casefold().startswith(name) for name in names) else text
-            for text in texts
-        ]
+        return [re.sub(rf"^(?:{names})\s*:\s*", "", text, flags=re.IGNORECASE) if names else text for text in texts]

@@ -26,7 +26,7 @@ def write(folder: Path, rows: list[tuple[str, str, str]] = ROWS, name: str = "a.
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
-def test_a_pair_has_a_begin_token_an_end_token_after_each_text_and_segment_1_for_the_second_text(
+def test_each_text_of_a_pair_ends_with_an_end_token_and_the_second_text_has_segment_1(
     tmp_path: Path, name: str
 ) -> None:
     data = TextPairs(write(tmp_path, name=name), min_count=1)

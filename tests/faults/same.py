@@ -16,7 +16,7 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
     """Assert that `run` has the checkpoints, metrics, results, curves, images and film of `reference`.
 
-    Only the checkpoints ``last.pt`` and ``best.pt`` are compared. Throughput, times and memory are not compared.
+    Of the checkpoints, only ``last.pt`` and ``best.pt`` are compared. Throughput, times and memory are not compared.
 
     Args:
         run: A run that was interrupted and resumed.

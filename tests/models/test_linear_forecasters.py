@@ -1,4 +1,4 @@
-"""Linear forecasters, compared with the formulas of the paper."""
+"""Linear forecasters, compared with the formulas of Zeng et al. 2023."""
 
 from typing import Any
 

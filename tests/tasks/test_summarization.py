@@ -65,6 +65,13 @@ def test_the_baselines_are_the_first_sentence_and_first_words_of_the_source_with
     assert {"loss", "token_accuracy", "rouge1", "rouge2", "rougeL"} == set(evaluation.metrics)
 
 
+def test_a_baseline_keeps_a_source_that_begins_with_the_name_of_a_prefix_but_has_no_prefix() -> None:
+    task = Summarization(**OPTIONS, encode=encode, prefixes=("summarize: ", ""))
+    whole = batch([[4, 7, 8], [4, 7, 5, 8]], [[7], [7]])  # summarize dogs bark. / summarize dogs : bark.
+    task.fit_baselines([whole], None)
+    assert task.baselines["first sentence"](whole) == [[4, 7, 8], [4, 7, 5, 8]]
+
+
 def test_exact_matches_are_counted_for_each_prefix_and_compared_with_the_most_frequent_answer() -> None:
     task = TextToText(**OPTIONS, prefixes=("summarize: ", "classify: "))
     whole = {**batch([[6], [7], [8], [6]], [[6], [7], [7], [7]]), "text_task": torch.tensor([0, 0, 1, 1])}
