@@ -110,7 +110,10 @@ class TextTarget:
         return {name: torch.full((count, 1), value, dtype=torch.float32) for name, value in values.items()}
 
     def encode(self, table: Table, column: int) -> dict[str, Tensor]:
-        """Return ``targets``, as classes if there are any; for numbers also `units` and, with classes, ``values``."""
+        """Return ``targets``: class indices, or normalized numbers if there are no classes.
+
+        For a column of numbers, also return `units` and, if there are classes, the normalized numbers as ``values``.
+        """
         if self.mean is None or self.scale is None:
             return {"targets": self._classes(table, column, None)}
         values = parse_column(table, column, *AS_TRAINED)
@@ -143,8 +146,7 @@ def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | 
     name = table.header[column]
     if not table.is_numeric(column):
         if threshold is not None:
-            expected = f"null because column {name} has words"
-            raise ConfigError(format_error("data.threshold", expected, threshold))
+            raise ConfigError(f"data.threshold: not supported because column {name} has words")
         return _checked(TextTarget(name, tuple(sorted(table.columns[column].words))))
     values = parse_column(table, column)
     numbers = {"mean": float(values[train].mean()), "scale": float(nonzero_std(values[train]))}

@@ -38,7 +38,7 @@ class SpanCorruption(Translation):
     decode_examples: int = 0
 
     def __post_init__(self) -> None:
-        hint = "The data parallel, summaries and text_to_text have this key."
+        hint = "data=parallel, data=summaries and data=text_to_text have this key."
         if not self.sentinels:
             raise ConfigError(format_error("data.sentinels", "at least 2 for span_corruption", 0, hint))
         if not self.shared_vocabulary:

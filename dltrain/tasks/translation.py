@@ -135,7 +135,7 @@ class Translation(Task):
         return torch.cat(outputs, dim=1)
 
     def evaluate(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
-        """Return loss, token accuracy and scores of the first `decode_examples` translations; keep some for `show`."""
+        """Return loss and token accuracy, and scores of the first `decode_examples` translations."""
         mean, shown, seen = Mean(), dict[str, Any](), 0
         own, rivals = Texts(), {name: Texts() for name in self.baselines}
         for batch in batches:

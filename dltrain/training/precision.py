@@ -109,7 +109,7 @@ def _overlaps(layer: _ConvNd) -> bool:
 
 
 def _is_fast(precision: str, convolves: bool) -> bool:
-    """Return whether oneDNN has kernels for `precision` on this CPU other than slow reference code."""
+    """Return whether oneDNN has optimized kernels for `precision` on this CPU."""
     if not torch.backends.mkldnn.is_available():
         return False
     if precision == "fp16" and convolves and not torch.cpu.get_capabilities().get("amx_fp16", False):

@@ -118,6 +118,8 @@ def test_threshold_adds_two_classes_to_a_numeric_target(tmp_path: Path) -> None:
     assert abs(np.mean([(ratings[part.numpy()] > 0).mean() for part in data.parts.values()]) - 0.375) < 0.15
     with pytest.raises(ConfigError, match=r"^data.threshold: expected a number from .* to below"):
         TextTable(write(tmp_path), threshold=99.0)
+    with pytest.raises(ConfigError, match=r"^data.threshold: not supported because column label has words$"):
+        TextTable(write_json(tmp_path), column="label", threshold=0.5)
 
 
 def test_batches_contain_the_encoded_words_of_their_texts(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from dltrain.metrics.entities import score_entities
 
-# Two adjacent entities of one word, and an entity of three words, whose last word the prediction misses.
+# Two adjacent one-word entities, and a three-word entity whose last word is not predicted.
 TRUE = {
     "BIO": "B-PER B-PER O B-LOC I-LOC I-LOC",
     "BIOES": "S-PER S-PER O B-LOC I-LOC E-LOC",

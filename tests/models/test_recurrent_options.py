@@ -179,7 +179,9 @@ def test_weight_dropout_with_layer_norm_sets_weights_to_0_in_training_only(cell:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_learned_initial_state_equals_torch_with_that_state(cell: str, bidirectional: bool) -> None:
+def test_outputs_with_a_learned_initial_state_equal_those_of_torch_with_that_state(
+    cell: str, bidirectional: bool
+) -> None:
     model, x = build(cell, learn_initial_state=True, bidirectional=bidirectional), steps_of()
     initial = tuple(model.initial[part].expand(-1, 4, -1).contiguous() for part in model.parts)
     states, _ = model.layers(x, initial if cell == "lstm" else initial[0])
@@ -219,7 +221,7 @@ def test_recurrent_weights_and_forget_biases_are_initialized_as_configured() -> 
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_initial_weights_equal_those_of_torch_modules_created_in_the_order_embedding_layers_head(cell: str) -> None:
+def test_initial_weights_equal_those_of_torch_modules_created_in_the_same_order(cell: str) -> None:
     torch.manual_seed(3)
     model = Recurrent(cell, 11, 5, hidden_size=7, vocabulary=11, bidirectional=True, dropout=0.2)
     torch.manual_seed(3)
@@ -282,6 +284,6 @@ def test_only_layer_norm_prevents_fused_kernels_and_a_note_reports_it() -> None:
         ),
     ],
 )
-def test_the_error_for_an_option_that_does_not_fit_names_its_key(wrong: dict[str, Any], message: str) -> None:
+def test_the_error_for_an_invalid_option_names_its_key(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Recurrent(**{"cell": "gru", "features": 3, "outputs": 5, **wrong})

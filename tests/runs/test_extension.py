@@ -8,7 +8,7 @@ from dltrain.cli import main
 from dltrain.runs.launch import Outcome
 
 
-def test_an_extension_that_changes_the_learning_rate_requires_change_schedule(
+def test_an_extension_that_changes_the_learning_rate_requires_the_flag_change_schedule(
     train: Callable[..., Outcome], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train("model=mlp", "data=digits", "optimizer/schedule=cosine", "optimizer.lr=0.005", "trainer.max_steps=4")

@@ -35,7 +35,7 @@ def test_a_run_writes_exactly_the_listed_files(kind: str, described: list[str], 
     assert 1 <= len(steps) <= 3
 
 
-def test_status_result_and_environment_match_the_run(classification_run: Outcome) -> None:
+def test_the_status_the_result_and_the_environment_match_the_run(classification_run: Outcome) -> None:
     folder = classification_run.folder
     status, result, environment = (read(folder / f"{name}.json") for name in ("status", "result", "environment"))
     assert (status["state"], status["exit_code"], status["step"], status["error"]) == ("finished", 0, 6, None)

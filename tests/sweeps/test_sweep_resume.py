@@ -139,7 +139,7 @@ def test_resuming_with_another_command_or_an_invalid_sweep_resume_is_rejected(
     assert state(finished) == before
 
 
-def test_yaml_changed_since_the_sweep_began_is_rejected(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_whose_yaml_has_changed_is_not_resumed(model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*USER_MODELS, "-m", "model=broken", "seed=0,1", *SMALL]
     assert main.main([*arguments, "hydra.sweep.dir=whole"]) == 1
     file = model_folder / "my_conf" / "model" / "broken.yaml"

@@ -31,7 +31,11 @@ class Turning(nn.Module):
 
 
 class Crowded(ContrastiveDivergence):
-    """Contrastive divergence that runs out of memory in given calls, after its chains have advanced."""
+    """Contrastive divergence that runs out of memory in given calls, after its chains have advanced.
+
+    Args:
+        room: Number of the call -> largest batch that does not run out of memory.
+    """
 
     def __init__(self, room: dict[int, int]) -> None:
         super().__init__([1, 1, UNITS], [0.0], [1.0], persistent=True)
