@@ -1,4 +1,4 @@
-"""The film of a run: one PNG frame per evaluation, and an animated GIF of the frames."""
+"""Animation of a run: one PNG frame per evaluation, and ``film.gif`` of the frames."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from dltrain.storage.run_files import FILM, FRAMES
 
 FRAME_NAME = re.compile(r"\d{8,}\.png", re.ASCII)
 FRAME_MS, LAST_FRAME_MS = 250, 2000
-MAX_FRAMES = 200  # in the GIF; longer films skip frames
+MAX_FRAMES = 200  # maximum number of frames in the GIF; of more frames, some are skipped
 MAX_PIXELS = 2**24  # of a frame; larger frames are skipped because a small file can decompress to any size
 
 

@@ -157,10 +157,10 @@ def source_batches(
 def dry_run(components: Components, batches: dict[str, Batches], job: Job) -> None:
     """Compute the losses of a training batch and the metrics of a test batch, without updating the weights.
 
-    Two examples are enough if all batches have the same shape or ``trainer.on_oom`` is ``shrink``. Otherwise, the
-    widest batch is computed in full, so that a shortage of memory is found before training; its gradients are computed
-    if it has more than two examples and the model is not compiled. The random state, the buffers of the model and the
-    state of the task are restored afterwards.
+    Two examples are enough if all batches have the same shape or ``trainer.on_oom`` is ``shrink``. Otherwise, all
+    examples of the widest batch are used, so that a shortage of memory is found before training; gradients are
+    computed if there are more than two examples and the model is not compiled. The random state, the buffers of the
+    model and the state of the task are restored afterwards.
 
     Raises:
         ConfigError: Model, task and data do not fit together, the optimizer cannot be used, the precision is not

@@ -287,9 +287,9 @@ class Task(ABC):
         return []
 
     def frame(self, model: nn.Module) -> Tensor | None:
-        """Return an image for the run's film, uint8 (3, height, width), or None; its size must not change during a run.
+        """Return the next frame of ``film.gif``, uint8 (3, height, width), or None; all frames have one size.
 
-        The image is drawn at every evaluation from the same noise, so that the film shows the progress of training.
+        The image is drawn at every evaluation from the same noise, so that the frames show the progress of training.
         """
         return None
 

@@ -14,7 +14,7 @@ TIMES = ("seconds", "training_seconds", "samples_per_second", "seconds_to_first_
 
 
 def assert_same(run: Path, reference: Path, also_tested_at: int | None = None) -> None:
-    """Assert that `run` has the checkpoints, metrics, results, curves, images and film of `reference`.
+    """Assert that `run` has the checkpoints, metrics, results, curves, images and ``film.gif`` of `reference`.
 
     Of the checkpoints, only ``last.pt`` and ``best.pt`` are compared. Throughput, times and memory are not compared.
 
@@ -122,7 +122,7 @@ def images(run: Path) -> dict[str, list[tuple[int, str]]]:
 
 
 def frames(run: Path) -> dict[str, str]:
-    """Return the hash of every frame of the film and of the film itself."""
+    """Return the hashes of all frames and of ``film.gif``."""
     return {str(path.relative_to(run)): sha256(path) for path in [*run.glob("frames/*"), *run.glob("film.gif")]}
 
 
