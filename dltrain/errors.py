@@ -62,7 +62,9 @@ def format_error(key: str, expected: str, got: object, hint: str = "") -> str:
 
 
 def shorten(value: object) -> str:
-    """Return `value` as text for a message, of at most `MAX_LENGTH` characters."""
+    """Return `value` as text for a message, of at most `MAX_LENGTH` characters; booleans are written as in YAML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
     text = "nothing" if value is None else "a group of keys" if isinstance(value, Mapping) else str(value)
     return text if len(text) <= MAX_LENGTH else text[: MAX_LENGTH - 3] + "..."
 

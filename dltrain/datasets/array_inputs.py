@@ -79,7 +79,7 @@ def iterate_examples(file: InputFile, content: bytes, shape: tuple[int, ...]) ->
 
 
 def _load(file: InputFile, content: bytes) -> np.ndarray:
-    """Load the array named ``x`` or else ``x_test``, or the only array; pickled objects are rejected."""
+    """Load the array ``x``, else ``x_test``, else the only array; reject pickled objects."""
     try:
         found = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(found, np.ndarray):

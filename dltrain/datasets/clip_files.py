@@ -75,7 +75,7 @@ def find_clip_problem(clip: Path) -> str | None:
 
 
 class ClipView(NamedTuple):
-    """Number, distance and format of the frames to read from a clip.
+    """Number, stride and format of the frames to read from a clip.
 
     Args:
         channels: Channels of a frame.

@@ -18,7 +18,7 @@ def read_clips(files: InputFiles, view: ClipView) -> Iterator[Inputs]:
 
     Args:
         files: Video files, folders of frames, and folders that contain clips at any depth.
-        view: Number, distance and format of the frames to read.
+        view: Number, stride and format of the frames to read.
     """
     return stack_examples(_examples(files, view), files.batch_size, "pixels")
 

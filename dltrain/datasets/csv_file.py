@@ -256,7 +256,8 @@ def find_decimal(header: list[str], columns: list[Cells], lines: np.ndarray, rea
     for name, one in found.items():
         word = one.ambiguous
         # In a comma-separated file, a comma separates thousands if the column also has numbers without a mark (4,006
-        # and 960), and a point is a decimal point if all numbers have a mark and similar sizes (23.110 and 21.005).
+        # and 960), and a point is a decimal point if many distinct numbers, all with a mark, have similar
+        # sizes (23.110 and 21.005).
         usual = (COMMA in word and one.bare) or (POINT in word and not one.bare and one.narrow) if word else True
         if word and not (reader.delimiter == "," and usual):
             line = lines[columns[header.index(name)].codes == columns[header.index(name)].words.index(word)][0]

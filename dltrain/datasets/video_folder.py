@@ -181,7 +181,7 @@ class ClipFiles:
 
     Args:
         listing: Path (a folder or a file) and class index of each clip.
-        view: Number, distance and format of the frames to read.
+        view: Number, stride and format of the frames to read.
         root: Folder that clip names are relative to.
         augmentation: Random changes in training; only the crop is applied here, at full resolution.
     """

@@ -12,9 +12,9 @@ BATCH_SIZE = 512  # rows of a distance matrix to compute at a time
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:
-    r"""Return the squared Fréchet distance between two normal distributions with the moments of two sets of rows.
+    r"""Return the squared Fréchet distance between two normal distributions, fitted to real and generated features.
 
-    The moments are the means ``m`` and the covariances ``C``:
+    Their means are ``m`` and ``m'``, and their covariances ``C`` and ``C'``:
 
     .. math:: |m - m'|^2 + \operatorname{tr}(C + C' - 2 (C C')^{1/2})
 

@@ -13,7 +13,7 @@ ACTIVATIONS: Mapping[str, Callable[..., nn.Module]] = {
     "celu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),  # the approximation of GPT-2
+    "gelu_tanh": lambda: nn.GELU("tanh"),  # GPT-2 uses this approximation of GELU
     "hardsigmoid": nn.Hardsigmoid,
     "hardswish": nn.Hardswish,
     "hardtanh": nn.Hardtanh,
@@ -95,7 +95,7 @@ def norm(name: str, channels: int, dims: int, key: str = "model.norm") -> nn.Mod
         dims: 0 for vectors (B, channels), 2 for feature maps (B, channels, height, width).
 
     Source: Ioffe and Szegedy 2015; Ba, Kiros and Hinton 2016; Wu and He 2018, who find 16 channels per group best.
-    Differs: layer norm of a feature map computes mean and variance over channels and pixels and scales per channel.
+    Differs: layer norm of a feature map normalizes over channels and pixels and has one scale and bias per channel.
     """
     return choose(key, name, NORMS)(channels, dims)
 
@@ -131,7 +131,7 @@ def fully_connected(
 
 
 def upsampling(inputs: int, outputs: int, size: tuple[int, int], bias: bool = True) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that enlarges feature maps of half of ``size``, rounded down, to ``size``."""
+    """Return a transposed convolution that enlarges feature maps from half of ``size``, rounded down, to ``size``."""
     odd = (size[0] % 2, size[1] % 2)
     return nn.ConvTranspose2d(inputs, outputs, KERNEL, stride=2, padding=1, output_padding=odd, bias=bias)
 

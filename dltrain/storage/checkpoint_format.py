@@ -82,8 +82,8 @@ def find_damage(file: Path, sha256: str | None) -> str | None:
 def upgrade(content: Any) -> dict[str, Any]:
     """Convert a loaded checkpoint to the current format; raise `ValueError` if it is invalid.
 
-    Format 1 stored each schedule inside its optimizer. Formats 1 and 2 stored unlogged losses by name; format 3
-    stores them by turn.
+    Format 1 stored each schedule inside its optimizer. In formats 1 and 2, the keys of ``record`` were the
+    names of losses; format 3 stores losses by turn, which is one optimizer's update within a step.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if type(version) is not int or version not in range(1, FORMAT + 1):

@@ -122,7 +122,7 @@ def test_the_command_and_the_task_generate_the_same_samples(
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", [m if m in FIRST else pytest.param(m, marks=pytest.mark.slow) for m in GENERATIVE])
-def test_the_flags_interpolate_given_and_class_write_a_file_or_are_rejected_in_one_line(
+def test_each_flag_writes_a_file_or_is_rejected_in_one_line(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]

@@ -27,7 +27,7 @@ def test_cutout_erases_a_square_that_may_extend_beyond_the_image() -> None:
 
 
 def test_each_pixel_is_the_center_of_the_square_equally_often() -> None:
-    """Compare how often each pixel is erased with the fraction of centers whose square covers the pixel."""
+    """Check that the probability of erasing a pixel is the fraction of centers whose square covers the pixel."""
     rows, columns = (
         torch.tensor([sum(abs(pixel - center) <= SIDE // 2 for center in range(size)) / size for pixel in range(size)])
         for size in (HEIGHT, WIDTH)

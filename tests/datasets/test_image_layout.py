@@ -181,7 +181,7 @@ def test_a_class_missing_from_a_split_is_reported(tmp_path):
     assert "test has no image of cat" in data.describe()
 
 
-def test_duplicate_images_across_splits_are_counted_with_an_example(tmp_path, monkeypatch):
+def test_the_number_of_duplicate_images_across_splits_is_reported_with_an_example(tmp_path, monkeypatch):
     for split in ("train", "val", "test"):
         write_cats_and_dogs(tmp_path / split, 5)
     data = ImageFolder(str(tmp_path))

@@ -101,7 +101,7 @@ BAD = {
     "a high pitch": ({**VALID, "test": [[[60], [109]]]}, "in step 2 of piece 1 of test in .*, got 109"),
     "notes numbered from 0": ({**VALID, "test": [[[0, 40]]]}, "expected MIDI pitches from 21 to 108 .*, got 0"),
     "a pitch that is not a whole number": ({**VALID, "test": [[[60.5]]]}, "got 60.5"),
-    "a boolean": ({**VALID, "test": [[[True]]]}, "got True"),
+    "a boolean": ({**VALID, "test": [[[True]]]}, "got true"),
     "a step that is not a list": ({**VALID, "test": [[60, 64]]}, "expected a list of steps"),
     "a piece without notes": ({**VALID, "test": [[[], []]]}, "got a piece without notes"),
     "an empty piece": ({**VALID, "test": [[]]}, "expected notes in piece 1 of test"),

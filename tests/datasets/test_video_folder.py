@@ -51,7 +51,7 @@ def test_evaluation_reads_the_middle_frames_of_a_clip_in_numeric_order(walks: st
     assert levels(clip) == [2, 4, 6, 8] and label in (0, 1)
 
 
-def test_the_key_determines_the_first_frame_of_a_training_clip(walks: str) -> None:
+def test_the_random_key_determines_the_first_frame_of_a_training_clip(walks: str) -> None:
     files = VideoFolder(walks, frames=4, frame_stride=2, image_size=6).load().train.rows
     starts = Counter(levels(files.example(0, key)[0])[0] for key in range(120))
     assert set(starts) == set(range(6)) and min(starts.values()) > 10
@@ -163,7 +163,9 @@ def unknown(root: Path) -> None:
         (unknown, "only the classes walk in .*test, got fly"),
     ],
 )
-def test_a_folder_with_another_layout_is_rejected(make: Callable[[Path], None], message: str, tmp_path: Path) -> None:
+def test_a_folder_with_an_invalid_layout_or_an_unknown_class_is_rejected(
+    make: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
     make(tmp_path)
     with pytest.raises(ConfigError, match=f"data.path: expected {message}"):
         VideoFolder(str(tmp_path)).load()
@@ -226,7 +228,7 @@ def test_a_damaged_video_file_is_rejected_with_its_path(tmp_path: Path) -> None:
         list(Batches(source, 4))
 
 
-def test_inputs_reads_folders_of_frames_at_any_depth(walks: str, tmp_path: Path) -> None:
+def test_the_method_inputs_reads_folders_of_frames_at_any_depth(walks: str, tmp_path: Path) -> None:
     data = VideoFolder(walks, frames=4, frame_stride=2, image_size=6)
     write_clip(tmp_path / "new" / "deep" / "b", [10 * n for n in range(12)])
     write_clip(tmp_path / "new" / "a", [10 * n for n in range(7)])

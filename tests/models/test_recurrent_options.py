@@ -268,7 +268,7 @@ def test_only_layer_norm_prevents_fused_kernels_and_a_note_reports_it() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"residual": True, "num_layers": 1}, r"model\.residual: expected false for a model with one layer, got True"),
+        ({"residual": True, "num_layers": 1}, r"model\.residual: expected false for a model with one layer, got true"),
         ({"weight_dropout": 1.0}, r"model\.weight_dropout: expected a number of at least 0 and below 1, got 1"),
         ({"recurrent_init": "orthogonl"}, r"model\.recurrent_init.*Did you mean orthogonal\?"),
         ({"recurrent_init": "identity"}, r"model\.recurrent_init=identity: not supported because .* gru"),

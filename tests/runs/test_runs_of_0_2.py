@@ -116,6 +116,6 @@ def test_a_key_missing_in_an_older_run_has_its_default(runs: Path, capsys: pytes
     command = (runs / "table" / "command.txt").read_text().split()[1:]
     auto = [*command, "trainer.resume=auto", "hydra.run.dir=outputs/table"]
     assert main([*auto, "data.stratify=false"]) == 2
-    assert "data.stratify: expected no value, got False. It cannot be changed on resume." in capsys.readouterr().err
+    assert "data.stratify: expected no value, got false. It cannot be changed on resume." in capsys.readouterr().err
     assert main(auto) == 0
     assert "this run is finished" in capsys.readouterr().err

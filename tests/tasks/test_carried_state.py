@@ -100,7 +100,7 @@ def test_losses_of_evaluation_and_prediction_equal_those_of_one_pass_over_the_te
             assert line["nats_per_character"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_evaluation_predicts_every_token_after_the_first_once_in_at_most_16_streams(data: Text) -> None:
+def test_evaluation_in_at_most_16_streams_predicts_each_token_except_the_first_once(data: Text) -> None:
     batches = list(Batches(data.load().test, 64))
     assert max(len(batch["inputs"]) for batch in batches) == 16
     targets = torch.cat([batch["targets"].flatten() for batch in batches])

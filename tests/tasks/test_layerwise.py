@@ -80,7 +80,7 @@ def test_every_pretraining_stage_trains_only_one_layer(
         before = after
 
 
-def test_pretraining_reads_unlabeled_examples_and_fine_tuning_labeled_examples(
+def test_pretraining_reads_all_examples_and_fine_tuning_reads_only_labeled_examples(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, components = plain
@@ -92,7 +92,7 @@ def test_pretraining_reads_unlabeled_examples_and_fine_tuning_labeled_examples(
     assert outcome.result["steps"] == 3 * 2 * EPOCH + 2 * 1
 
 
-def test_every_layer_logs_its_loss_learning_rate_and_metric(
+def test_the_loss_and_learning_rate_and_metric_of_every_layer_are_logged(
     plain: tuple[launch.Outcome, assemble.Components],
 ) -> None:
     outcome, _ = plain
