@@ -27,6 +27,7 @@ from dltrain.datasets.boxed_inputs import read_boxed
 from dltrain.datasets.boxes import PrepareBoxes, box_spec, box_splits
 from dltrain.datasets.class_counts import shorten_names
 from dltrain.datasets.image_inputs import MODES
+from dltrain.datasets.image_layout import SPLIT_NAMES
 from dltrain.datasets.images import ImageTransform
 from dltrain.errors import ConfigError, format_error, suggest
 
@@ -168,7 +169,8 @@ class DetectionFolder:
         found = {split: self._checked(images) for split, images in self.found.items()}
         for split, checked in found.items():
             if not checked and split != "val":
-                raise ConfigError(format_error("data.path", f"readable images for the {split} split", "none"))
+                expected = f"readable images for the {SPLIT_NAMES[split]} split"
+                raise ConfigError(format_error("data.path", expected, "none"))
         images = [*chain.from_iterable(found.values())]
         numbers = iter(range(len(images)))
         own = {split: [next(numbers) for _ in listed] for split, listed in found.items()}
@@ -224,14 +226,15 @@ class DetectionFolder:
 
     def _check_boxes(self) -> None:
         for split, files in self.splits.items():
+            name = SPLIT_NAMES[split]
             if len(files) and not sum(files.count_boxes().values()):
-                raise ConfigError(format_error("data.path", f"boxes in the images of the {split} split", "none"))
+                raise ConfigError(format_error("data.path", f"boxes in the images of the {name} split", "none"))
             if not len(files) and split != "val":
                 if not self.by_area and self.block == 1:
-                    got = f"none for {split}"
+                    got = f"none for the {name} split"
                     raise ConfigError(format_error("data.path", "at least one image for each split", got))
                 key, size = ("data.tile", self.tile) if self.by_area else ("data.block", self.block)
-                raise ConfigError(format_error(key, f"a size that leaves images for the {split} split", size))
+                raise ConfigError(format_error(key, f"a size that leaves images for the {name} split", size))
 
     def describe(self) -> list[str]:
         """Return lines about the images, splits and boxes that were found, and about images and boxes left out."""

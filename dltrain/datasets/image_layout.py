@@ -14,6 +14,7 @@ from dltrain.datasets.image_inputs import SUFFIXES
 from dltrain.errors import ConfigError, format_error, suggest
 
 TRAIN, VAL, TEST = "train", "val", "test"
+SPLIT_NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}  # in messages
 # Split names that may also be class names: train (the vehicle), valid (as opposed to invalid).
 ALSO_CLASSES = ("train", "valid")
 

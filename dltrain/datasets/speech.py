@@ -17,7 +17,7 @@ from dltrain.data.ragged import Ragged, check_multiple, largest_width
 from dltrain.data.spec import Fitted, Inputs, Source, Spec, Splits
 from dltrain.data.splits import hold_out, hold_out_stratified
 from dltrain.datasets.audio_files import SUFFIXES, UnreadableAudio, check_installed
-from dltrain.datasets.image_layout import TEST, TRAIN, VAL
+from dltrain.datasets.image_layout import SPLIT_NAMES, TEST, TRAIN, VAL
 from dltrain.datasets.spec_augment import Masks, SpecAugment
 from dltrain.datasets.speech_features import Features, Frames
 from dltrain.datasets.speech_files import UtteranceReader, Utterances
@@ -40,7 +40,7 @@ class PrepareSpeech(nn.Module):
     """Module that converts rows of recordings and transcripts to the fields of a batch.
 
     Shape: features (B, T, numbers) and, if known, transcript (B, L) and targets (B,) -> inputs (B, T, numbers),
-    lengths (B,), int64 on the CPU, transcript, int64, transcript_lengths (B,), int64 on the CPU, and targets.
+    lengths (B,) and, if known, transcript, transcript_lengths (B,) and targets. Lengths are int64 on the CPU.
     """
 
     def forward(self, rows: Batch) -> Batch:
@@ -59,7 +59,7 @@ class Speech:
     Args:
         path: A table (CSV or TSV) with a column of audio files (WAV, FLAC, OGG or MP3) and one of transcripts, or a
             folder with audio files in ``<word>/``, or in ``train/<word>/``, ``val/<word>/`` and ``test/<word>/``.
-        audio, transcript: Columns of a table; None for the only columns that hold audio files and texts.
+        audio, transcript: Columns of a table; None if it has only one column of audio files and one of texts.
         audio_folder: Folder of the audio files of a table; None for the folder of the table.
         header: Whether the first line of a table names the columns.
         tokens: ``characters`` or ``words``, the vocabulary of transcripts.
@@ -194,13 +194,13 @@ class Speech:
         }
         for split, kept in frames.items():
             if self.parts[split] and not kept:
+                expected = f"usable recordings in the {SPLIT_NAMES[split]} split"
                 hint = "Set a larger data.max_seconds" if self.long else ""
-                raise ConfigError(format_error("data.path", f"usable recordings in the {split} split", "none", hint))
+                raise ConfigError(format_error("data.path", expected, "none", hint))
         self.features.fit_scale(list(frames[TRAIN].values()))
         train, val, test = (self._source(self.utterances, kept, split == TRAIN) for split, kept in frames.items())
-        self.frames = {
-            split: [(row, each.without_values()) for row, each in kept.items()] for split, kept in frames.items()
-        }
+        for split, kept in frames.items():
+            self.frames[split] = [(row, each.without_values()) for row, each in kept.items()]
         return Splits(train, val if len(val) else None, test)
 
     def evaluation(self) -> Source:

@@ -43,7 +43,7 @@ class UtteranceReader:
 
     Args:
         path: A table, or a folder.
-        audio, transcript: Columns of the table; None for the only columns that hold audio files and texts.
+        audio, transcript: Columns of the table; None if it has only one column of audio files and one of texts.
         header: Whether the first line of the table names the columns.
         audio_folder: Folder of the audio files of a table; None for the folder of the table.
         normalize: Function that normalizes a transcript.

@@ -7,13 +7,12 @@ import numpy as np
 
 from dltrain.datasets import transcripts
 from dltrain.datasets.describe import classes_line, count, splits_line
-from dltrain.datasets.image_layout import TEST, TRAIN, VAL
+from dltrain.datasets.image_layout import SPLIT_NAMES, TEST, TRAIN, VAL
 from dltrain.datasets.speech_features import Features, Frames
 from dltrain.datasets.speech_files import Utterances
 from dltrain.datasets.transcripts import TranscriptVocabulary
 
 Rows = Mapping[str, Sequence[tuple[int, Frames]]]  # split -> row and frames of each recording
-NAMES = {TRAIN: "training", VAL: "validation", TEST: "test"}
 
 
 def describe_speech(
@@ -55,9 +54,9 @@ def describe_speech(
         )
     if classes:
         numbers = {name: number for number, name in enumerate(classes)}
-        labels = {NAMES[split]: np.array([numbers[text] for text in part], int) for split, part in texts.items()}
+        labels = {SPLIT_NAMES[split]: np.array([numbers[text] for text in part], int) for split, part in texts.items()}
         lines += classes_line(classes, labels)
-    return [*lines, splits_line({NAMES[split]: len(part) for split, part in rows.items()}, "recordings")]
+    return [*lines, splits_line({SPLIT_NAMES[split]: len(part) for split, part in rows.items()}, "recordings")]
 
 
 def _describe_conversions(frames: Sequence[Frames], rate: int) -> list[str]:

@@ -16,7 +16,7 @@ def has_voc_layout(root: Path) -> bool:
 
 
 def find_voc_pairs(root: Path) -> dict[str, list[Pair]]:
-    """Return the images and masks of each split, whose names are in ``train.txt``, ``val.txt`` and ``test.txt``.
+    """Return the images and masks of each split, as listed in ``train.txt``, ``val.txt`` and ``test.txt``.
 
     A split without a list or with an empty list is left out. The test split is also left out if it has no masks,
     because the test masks of Pascal VOC 2012 are not public.

@@ -12,7 +12,7 @@ from dltrain.tasks.base import Batch
 MAX_EXAMPLES = 50_000  # maximum number of training texts to read, rounded up to whole batches
 PENALTIES = [0.1, 0.3, 1.0, 3.0, 10.0]  # 1 / C of LogisticRegression and alpha of Ridge in scikit-learn
 DEFAULT_PENALTY = 1.0  # without validation texts
-MIN_COUNT = 2  # a word pair is a feature if at least this many training texts contain it
+MIN_COUNT = 2  # a token pair is a feature if at least this many training texts contain it
 ITERATIONS = 100
 
 
@@ -41,12 +41,12 @@ class Texts:
 
 
 class Features:
-    """TF-IDF features of words and optionally word pairs: count times inverse document frequency, scaled to norm 1.
+    """TF-IDF features of tokens and optionally token pairs: count times inverse document frequency, scaled to norm 1.
 
     Args:
         train: Texts that determine the terms and their document frequencies.
         vocabulary: Number of different tokens.
-        pairs: Also use pairs of neighboring words that occur in at least two training texts.
+        pairs: Also use pairs of neighboring tokens that occur in at least two training texts.
 
     Source: Sparck Jones 1972; smoothed as in scikit-learn, ln((1 + n) / (1 + document frequency)) + 1.
     """
@@ -109,8 +109,8 @@ class LinearModel:
 
     Args:
         train: Training texts; about the first 50,000 are read.
-        val: Validation texts to choose the penalty and whether to use word pairs; None for a penalty of 1 and words
-            only.
+        val: Validation texts to choose the penalty and whether to use token pairs; None for a penalty of 1 and
+            single tokens only.
         vocabulary: Number of different tokens.
         target: Function that returns the targets of a batch: classes (B,) for logistic regression, or values
             (B, targets) for ridge regression.
@@ -146,7 +146,7 @@ class LinearModel:
     @property
     def description(self) -> str:
         """Note for the user about the chosen features and penalty."""
-        terms = f"words{' and pairs of words' * self.features.pairs}"
+        terms = f"tokens{' and pairs of tokens' * self.features.pairs}"
         return f"baseline: TF-IDF of {len(self.features.terms):,} {terms}, penalty {self.penalty:g}"
 
 

@@ -122,7 +122,7 @@ def test_a_missing_input_is_reported_without_importing_torch(
     assert process.returncode == 2 and "torch" not in imported_libraries(process)
 
 
-def test_lines_are_written_while_standard_input_is_open(
+def test_predictions_are_written_while_standard_input_is_open(
     train: Train, small_data: SmallData, own_files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train("model=mlp", *small_data("csv"))

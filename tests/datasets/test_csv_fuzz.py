@@ -25,7 +25,7 @@ class RandomFile(NamedTuple):
 
 
 def write_number(value: float, digits: int, decimal: str, thousands: str) -> str:
-    """Format a number like a spreadsheet, with grouped thousands; return an empty string for NaN."""
+    """Format a number with the given separators; return an empty string for NaN."""
     if np.isnan(value):
         return ""
     text = f"{value:,.{digits}f}"

@@ -398,9 +398,9 @@ def test_missing_or_ambiguous_annotations_and_invalid_arguments_are_rejected_in_
     coco(tmp_path / "splits" / "train", 8)
     coco(tmp_path / "splits" / "test", 4, file="b.json")
     assert "data.validation: expected a fraction of at least 0 and below 1" in error(tmp_path / "splits", validation=1)
-    assert "data.block: expected a size that leaves images for the train split, got 20" in error(root, block=20)
+    assert "data.block: expected a size that leaves images for the training split, got 20" in error(root, block=20)
     two = coco(tmp_path / "two", 2)
-    assert error(two) == "data.path: expected at least one image for each split, got none for train"
+    assert error(two) == "data.path: expected at least one image for each split, got none for the training split"
     (root / "more.json").write_text((root / "boxes.json").read_text())
     assert "at most one annotation file for each of train, val and test" in error(root)
 

@@ -217,7 +217,7 @@ def test_long_recordings_are_left_out_and_counted(table: str) -> None:
     kept = sum(map(len, (splits.train, splits.val, splits.test)))
     assert kept == 37 and "3 recordings left out: longer than data.max_seconds" in data.describe()
     message = message_of(lambda: Speech(table, max_seconds=0.01, **SMALL).load())
-    assert message.endswith("usable recordings in the train split, got none. Set a larger data.max_seconds")
+    assert message.endswith("usable recordings in the training split, got none. Set a larger data.max_seconds")
     assert data.spec.length == 48  # 46 frames, rounded up to a multiple of 8
     again = Speech(table, max_seconds=0.45, fitted=data.fit(), **SMALL)
     assert len(again.evaluation()) == 40

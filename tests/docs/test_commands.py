@@ -239,7 +239,7 @@ def test_documented_commands_run(
     "line",
     [pytest.param(line, marks=[] if number % 3 == 0 else [pytest.mark.slow]) for number, line in enumerate(LONG)],
 )
-def test_the_configuration_of_a_slow_documented_command_composes(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_of_slow_documented_commands_can_be_composed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT / "examples")
     found = args.parse(shlex.split(line.replace("seed=S", "seed=0"))[1:])
     assert compose.expand(found.overrides, tuple(found.config_dir), sweep=found.multirun)

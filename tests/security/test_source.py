@@ -43,7 +43,7 @@ def test_checkpoints_are_loaded_by_one_function() -> None:
     assert "weights_only=True" in calls[0][1]
 
 
-def test_the_yaml_files_of_dltrain_name_no_plugins_and_only_allowed_targets() -> None:
+def test_yaml_files_in_conf_have_no_plugins_and_only_allowed_targets() -> None:
     for file in (ROOT / "conf").rglob("*.yaml"):
         text = file.read_text()
         assert "callbacks" not in text and "launcher" not in text and "sweeper" not in text

@@ -257,7 +257,7 @@ def test_the_likelihood_improves_and_the_logged_value_is_exact(
     assert outcome.result["test"]["nll"] == pytest.approx(exact_nll(best["model"]), abs=1e-3)
 
 
-def test_metrics_images_and_samples_are_reproducible_and_leave_torchs_random_state_unchanged(
+def test_evaluation_and_generation_are_reproducible_and_leave_torchs_random_state_unchanged(
     bar_overrides: Callable[..., list[str]],
 ) -> None:
     components = assemble.build_components(compose.compose(bar_overrides("task.persistent=true")))
