@@ -145,16 +145,16 @@ def session(config_dirs: tuple[str, ...], sweep: bool) -> Iterator[Composer]:
 
 @functools.cache
 def options(group: str, config_dirs: tuple[str, ...]) -> Mapping[str, dict[str, Any]]:
-    """Return the unresolved YAML of every option of a group."""
+    """Return the unresolved YAML of every option of a group; dltrain's own options take precedence, as in Hydra."""
     found: dict[str, dict[str, Any]] = {}
     for folder in search_dirs(config_dirs):
         for file in sorted((folder / group).glob("*.yaml")):
-            found[file.stem] = OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[assignment]
+            found.setdefault(file.stem, OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
     return found
 
 
 def default_root() -> Path:
-    """Return ``outputs`` in the checkout that contains the current folder, else in the current folder."""
+    """Return ``outputs`` in dltrain's checkout if it contains the current folder, else in the current folder."""
     root = Path(__file__).parents[2]
     in_checkout = (root / "conf" / "config.yaml").is_file() and Path.cwd().is_relative_to(root)
     return (root if in_checkout else Path.cwd()) / "outputs"

@@ -56,9 +56,9 @@ def real(interval: str, many: bool = False, null: bool = False) -> FieldSpec:
     return FieldSpec(f"a number {' and '.join(ends)}".rstrip(), accepts, (), many, null, tuple(edges))
 
 
-def choice(*names: str) -> FieldSpec:
+def choice(*names: str, many: bool = False, null: bool = False) -> FieldSpec:
     """Return the spec of one of several names."""
-    return FieldSpec(f"one of {' '.join(names)}", lambda value: value in names, names)
+    return FieldSpec(f"one of {' '.join(names)}", lambda value: value in names, names, many, null)
 
 
 def text(many: bool = False, null: bool = False) -> FieldSpec:
@@ -112,9 +112,7 @@ TABLE = {
         many=True,
         null=True,
     ),
-    "calendar": FieldSpec(
-        f"one of {' '.join(CALENDAR)}", lambda value: value in CALENDAR, CALENDAR, many=True, null=True
-    ),
+    "calendar": choice(*CALENDAR, many=True, null=True),
     "split_by": choice("picture", "area"),
     "test sparsity_target": real("(0, 1)"),
     "mask_share norm_momentum": real("(0, 1]"),
@@ -266,11 +264,8 @@ def check_type(key: str, value: Any, default: Any, target: str = "") -> str | No
         kinds, text = KINDS[type(default)]
         fits = value is None or type(value) in kinds
     else:
-        text = (
-            field.text
-            if field.many or not isinstance(default, list)
-            else f"a list whose elements are each {field.text}"
-        )
+        elementwise = isinstance(default, list) and not field.many
+        text = f"a list whose elements are each {field.text}" if elementwise else field.text
         fits = field.null if value is None else field.many or (type(value) is list) == (type(default) is list)
         fits = fits and not isinstance(value, Mapping)
     return None if fits else format_error(key, text, "null" if value is None else value)

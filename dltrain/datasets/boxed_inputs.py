@@ -24,7 +24,9 @@ Decoded = tuple[dict[str, Any], list[Boxed]]  # name and parts of an image
 def read_boxed(
     files: InputFiles, transform: ImageTransform, shape: tuple[int, int, int], tile: int | None = None
 ) -> Iterator[Inputs]:
-    """Yield batches of images with their ``frame`` and ``parts`` as in `Boxed`; all parts of an image are in one batch.
+    """Yield batches of images or tiles with the fields ``frame`` and ``parts`` of `Boxed`.
+
+    All tiles of an image are in one batch.
 
     Args:
         files: Image files, which are resized, and arrays, whose shape and scale must be those of the data set.
@@ -74,7 +76,7 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, int, int], tile: 
     try:
         upright = read_upright(io.BytesIO(content), MODES[channels])
     except UNREADABLE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "a file that is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     windows: list[Window] = [(0, 0, *upright.size)]
     if tile is not None:

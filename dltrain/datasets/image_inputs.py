@@ -74,7 +74,7 @@ def _decode(file: InputFile, content: bytes, shape: tuple[int, ...], crop: Crop 
     try:
         pixels = decode_image(io.BytesIO(content), MODES[channels], height, width, crop)
     except UNREADABLE as error:
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = "a file that is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise ConfigError(format_error("INPUT", f"a readable image at {file.path}", reason)) from error
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 

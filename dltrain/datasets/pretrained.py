@@ -13,7 +13,7 @@ from torchvision import models
 from dltrain.errors import ConfigError, format_error, suggest
 
 KEY = "transfer.weights"
-TOLERANCE = 0.005  # maximum difference of mean and standard deviation, on the scale of pixels from 0 to 1
+TOLERANCE = 0.005  # how far each mean and standard deviation may differ from the expected one, for pixels from 0 to 1
 
 
 def download(name: str) -> Path:

@@ -88,7 +88,7 @@ class Adversarial(Task):
         return {"answers": 1}
 
     def stages(self, model: nn.Module) -> list[Stage]:
-        """Return one stage with a turn of the critic and a turn of the generator."""
+        """Return one stage, which updates the critic in every step and the generator in every ``n_critic``-th step."""
         expected = "a model with a generator and a critic, such as gan or dcgan, for task=adversarial"
         check_parts(model, ("generator", "critic"), expected)
         if self.penalty and has_batch_norm(model):
@@ -139,7 +139,7 @@ class Adversarial(Task):
         """Clip the critic's weights.
 
         Weights are clipped before the loss is computed, because autocast and autograd save them in the forward pass.
-        The generator's turn therefore uses weights that were updated once after they were clipped.
+        The generator's loss therefore uses critic weights that were updated once after they were clipped.
         """
         if self.clip:
             weights = list(model.critic.parameters())  # type: ignore[union-attr]

@@ -135,8 +135,8 @@ def decode_stream(
     """Yield the text of tokens piece by piece; an incomplete character waits for its remaining bytes.
 
     Args:
-        before: Tokens that precede ``tokens``. Their text is not yielded, but the text of the next token, such as a
-            space before it, may depend on them.
+        before: Tokens that precede ``tokens``. Their text is not yielded, but the text of the next token may depend on
+            them: for example, whether it starts with a space.
     """
     context, waiting = list(before), list[int]()
     for token in tokens:

@@ -57,6 +57,13 @@ def test_a_data_option_selects_its_default_task(data: str, task: str) -> None:
     assert compose.compose([f"data={data}"]).choices["task"] == task
 
 
+def test_options_of_dltrain_take_precedence_over_user_options_of_the_same_name(write_config: Write) -> None:
+    dirs = write_config(data__digits="mean: 0.9", data__mine="mean: 0.9")
+    found = compose.options("data", dirs)
+    assert found["mine"] == {"mean": 0.9}
+    assert found["digits"]["mean"] == compose.compose(["data=digits"], dirs).config["data"]["mean"] == 0.305
+
+
 def test_a_task_on_the_command_line_overrides_the_default_task_of_the_data() -> None:
     assert compose.compose(["data=csv", "task=regression"]).choices["task"] == "regression"
 

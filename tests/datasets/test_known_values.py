@@ -164,7 +164,7 @@ def test_a_missing_known_value_is_rejected_with_its_line(sales: Path, tmp_path: 
         ("1e40", "a number between .* in column holiday, line 22 of .*, got 1e40"),
     ],
 )
-def test_an_invalid_value_of_a_known_column_is_reported_under_its_key(
+def test_the_error_for_an_invalid_value_of_a_known_column_names_data_known(
     sales: Path, tmp_path: Path, cell: str, message: str
 ) -> None:
     table = pd.read_csv(sales).astype({"holiday": "object"})

@@ -1,4 +1,4 @@
-"""Tables: inputs compared with scikit-learn, targets, splits, missing values and rejected tables."""
+"""Tables: inputs (compared with scikit-learn), targets, splits, missing values and rejected tables."""
 
 import csv
 
