@@ -1,4 +1,4 @@
-"""Describe a CSV file column by column, even if a data set rejects it."""
+"""Describe a CSV file, even if a data set rejects it."""
 
 import contextlib
 from pathlib import Path

@@ -125,7 +125,7 @@ def _reject_splits_below(root: Path, folders: list[Path]) -> None:
 
 
 def class_names(root: Path, split: str = TRAIN) -> tuple[list[str], list[str]]:
-    """Return the names of a split's class folders that contain images, and of those without images.
+    """Return the names of a split's class folders with images, and the names of its class folders without images.
 
     Raises:
         ConfigError: No folder contains an image.

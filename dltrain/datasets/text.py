@@ -35,9 +35,9 @@ BUNDLED = Path(__file__).parent / "bundled" / "moby_dick.txt"
 class Text:
     r"""A text file, split in order into training, validation and test tokens.
 
-    Training windows start every ``stride`` tokens; validation and test windows predict each token of their split
-    once, except the first token. The last window is padded with the token -1. Characters are collected from the
-    whole file, so a character that occurs only in the test split has an untrained token. Words and subwords are
+    Training windows start every ``stride`` tokens. Validation and test windows predict each token of their split once,
+    except the first token; the last window of these splits is padded with the token -1. Characters are collected from
+    the whole file, so a character that occurs only in the test split has an untrained token. Words and subwords are
     fitted to the training split. The sizes of the splits are counted in characters, or in bytes with
     ``tokens=bytes``, so that all settings of ``tokens`` except ``bytes`` have the same splits.
 
@@ -48,14 +48,15 @@ class Text:
             ``wordpiece``, which splits a word as BERT does, but keeps the space before it, other whitespace and case.
         tokenizer: A ``tokenizer.json`` file of the package tokenizers; replaces ``tokens``.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join, in the training split, at least 1.
-        max_words: Maximum number of words or subwords, at least 1; all bytes or characters of subwords are always kept.
+        max_words: Maximum number of words or subwords, at least 1; all bytes (``bpe``) or characters (``wordpiece``)
+            are always kept.
         special_tokens: Whether to add a mask token, which masked language modeling needs, to a vocabulary without one.
         context_length: Tokens that a model reads at once, at least 1.
         stride: Tokens between the starts of training windows, at least 1; None is 1, or ``context_length`` with
             ``streams``, with a ``separator`` or for a file above ``map_above``.
         streams: Read each split as contiguous streams, one for each row of a batch, for models that carry a state from
             batch to batch; at most 16 streams in evaluation, so that few tokens are predicted without context.
-        separator: Text between two documents of the file, in which ``\n`` and ``\t`` stand for a line break and a tab.
+        separator: Text between two documents of the file; ``\n`` stands for a line break, and ``\t`` for a tab.
             Documents are packed into windows, with an end token before, between and after them, and are not divided
             between splits. None if the file is one document.
         isolate_documents: Whether a model reads each document without the other documents of its window.

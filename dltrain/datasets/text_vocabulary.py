@@ -38,7 +38,8 @@ def fit(kind: str, parts: TextParts, min_count: int, max_words: int) -> Tokenize
     Args:
         kind: One of `KINDS`.
         min_count: Minimum occurrences of a word, or of a pair of subwords to join.
-        max_words: Maximum number of words or subwords; all bytes or characters of subwords are always kept.
+        max_words: Maximum number of words or subwords; all bytes (``bpe``) or characters (``wordpiece``) are
+            always kept.
     """
     if kind == "bytes":
         return ByteTokenizer()

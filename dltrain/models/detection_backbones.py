@@ -15,7 +15,7 @@ from dltrain.errors import ConfigError, choose, format_error
 from dltrain.models.layers import check_sizes
 from dltrain.models.layers import norm as make_norm
 
-# Stride of the second of four stages. RetinaNet, and FCOS unless `fine`, use no finer feature map.
+# Stride of the second of four stages. Its feature map is the finest one used by RetinaNet and by FCOS with fine=False.
 STRIDES = {"resnet18": 8, "resnet34": 8, "resnet50": 8, "resnet101": 8, "resnet152": 8, "narrow": 4, "narrow8": 8}
 NARROW_WIDTHS = (16, 32, 64, 128)
 WIDTH_UNIT = 32  # divides `fpn_width`, because torchvision's FCOS head has group norms with 32 groups

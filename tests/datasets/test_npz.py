@@ -23,7 +23,7 @@ NAMED = {"classes": 3, "class_names": ("0", "1", "2")}
 
 
 @pytest.mark.parametrize("shape", [(20, 6, 8, 3), (20, 3, 6, 8), (20, 6, 8)])
-def test_bytes_are_images_with_channels_first_last_or_absent(shape, tmp_path):
+def test_uint8_arrays_are_images_whether_channels_are_first_or_last_or_absent(shape, tmp_path):
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     data = Npz(save(tmp_path / "a.npz", x, CLASSES))
     first = x[:, None] if x.ndim == 3 else x if shape[1] == 3 else x.transpose(0, 3, 1, 2)

@@ -168,7 +168,7 @@ def member(name: str, link: str | None = None, hard: bool = False) -> tarfile.Ta
 
 @pytest.mark.parametrize("trusted", [False, True], ids=["wrong hash", "right hash"])
 @pytest.mark.parametrize("kind", ["parent folder", "absolute", "symbolic link", "hard link", "device"])
-def test_an_archive_with_links_devices_or_paths_outside_its_folder_is_rejected(
+def test_an_archive_with_a_link_or_a_device_or_a_path_outside_its_folder_is_rejected(
     kind: str, trusted: bool, cifar: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside, root = tmp_path / "outside", tmp_path / "root"

@@ -1,4 +1,4 @@
-"""Runs of an early state of version 0.2 (tests/fixtures/runs_of_0.2), and runs that lack a newer group or key.
+"""Runs of a development version of 0.2 (tests/fixtures/runs_of_0.2), and runs that lack a newer group or key.
 
 The expected metrics come from runs of the same version that trained for twice as many epochs as the stored runs,
 without interruption. The tests allow a tolerance because sums in float32 differ between CPUs.
