@@ -52,7 +52,9 @@ class PairReader:
             raise ConfigError(format_error("data.path", EXPECTED, f"{len(self.paths)} files"))
         for key, name in (("source", source), ("target", target)):
             if name is not None and len(self.paths) == 2:
-                raise ConfigError(format_error(f"data.{key}", "null for two text files, which have no columns", name))
+                raise ConfigError(
+                    f"data.{key}: not supported because data.path names text files, which have no columns"
+                )
         self.columns = source, target
         self.notation, self.bad = Notation(header), bad
 

@@ -115,7 +115,7 @@ class UtteranceReader:
         """Return the files of each folder; the transcript of a file is the name of its folder."""
         for key, value in zip(("audio", "transcript", "audio_folder"), (*self.columns, self.audio_folder), strict=True):
             if value is not None:
-                raise ConfigError(format_error(f"data.{key}", "null because data.path is a folder, not a table", value))
+                raise ConfigError(f"data.{key}: not supported because data.path is a folder, not a table")
         folders = find_splits(root, is_audio)
         files, texts, splits = list[Path](), list[str](), dict[str, list[int]]()
         known = self._words(folders[TRAIN])

@@ -175,7 +175,7 @@ def test_unusable_tables_and_invalid_options_are_rejected(
 def test_invalid_options_and_contents_of_text_files_are_rejected(tmp_path: Path) -> None:
     paths = write_files(tmp_path, ["a"] * 9, ["b"] * 9)
     assert "got 3 files" in error_of(lambda: Parallel([*paths, paths[0]]))[0]
-    assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: expected null for two text files")
+    assert error_of(lambda: Parallel(paths, source="en"))[0].startswith("data.source: not supported because")
     (tmp_path / "a.es").write_bytes(b"caf\xe9\n" * 9)
     assert error_of(lambda: Parallel(paths))[0].startswith(f"data.path: expected UTF-8 text at {paths[1]}")
 

@@ -369,7 +369,7 @@ def test_unusable_folders_and_missing_tables_are_rejected(tmp_path: Path) -> Non
     assert "a folder per word with audio files" in message_of(lambda: Speech(str(tmp_path / "a")))
     for key in ("audio", "transcript", "audio_folder"):
         message = message_of(lambda key=key: Speech(str(tmp_path / "a"), **{key: "b"}))
-        assert message == f"data.{key}: expected null because data.path is a folder, not a table, got b"
+        assert message == f"data.{key}: not supported because data.path is a folder, not a table"
     assert "a table of audio files and transcripts" in message_of(lambda: Speech(str(tmp_path / "b.tsv")))
     for word in ("no", "yes"):
         (tmp_path / "d" / word).mkdir(parents=True)
