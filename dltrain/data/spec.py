@@ -139,9 +139,9 @@ Field = Tensor | Selection | Ragged
 class Files(Protocol):
     """Examples that worker processes decode, e.g. because they do not fit into memory.
 
-    Two methods are optional. ``files() -> Iterable[(name, bytes)]`` returns the name, relative to the data set, and the
-    size of the file of each example, for the fingerprint. ``targets() -> Tensor`` returns the targets of all examples
-    without decoding the examples, for tasks that count classes.
+    Two methods are optional. ``files() -> Iterable[(path, size)]`` returns the file of each example, for the
+    fingerprint: its path below the folder of the data set, and its size in bytes. ``targets() -> Tensor`` returns the
+    targets of all examples without decoding the examples, for tasks that count classes.
     """
 
     def __len__(self) -> int:
@@ -200,7 +200,7 @@ class Splits:
         train: Training examples.
         val: Validation examples; None if no examples are held out for validation.
         test: Test examples.
-        unlabeled: All training examples without labels, if ``train`` has only the labeled ones; otherwise None.
+        unlabeled: All training examples, with labels removed, if ``train`` has only the labeled ones; otherwise None.
     """
 
     train: Source
@@ -234,9 +234,9 @@ class Data(Protocol):
       the loaded files were read).
     - ``check()``: called after `load` before a run is trained; raises ConfigError for examples that cannot be read, so
       that they do not stop the run later.
-    - ``prepare``: the module of a split's `Source`, which prepares the rows of `inputs` without `load`.
-    - ``plan``, ``pad_multiple``: batches of `inputs` follow ``plan`` if it is contiguous; otherwise they keep the order
-      of the rows, and are padded to a multiple of ``pad_multiple`` steps.
+    - ``prepare``: the module `Source.prepare` of the splits, for the rows of `inputs`; it does not need `load`.
+    - ``plan``, ``pad_multiple``: if ``plan.contiguous``, the rows of `inputs` are divided into batches by ``plan``;
+      otherwise, batches keep the order of the rows and are padded to a multiple of ``pad_multiple`` steps.
     - ``fit() -> Fitted``: after `load`, the state fitted to the training examples and inferred from the files. The
       constructor then has an argument ``fitted``, which YAML never sets. If it is given, no data are read, and
       ``spec``, ``prepare`` and `inputs` use the fitted state.

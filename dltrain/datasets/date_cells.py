@@ -1,4 +1,4 @@
-"""Normalize the cells of a date column for pandas: strip offsets and weekdays, translate months."""
+"""Normalize the cells of a date column for pandas: strip UTC offsets and weekdays, translate months."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class DateCells:
 
 
 def prepare_cells(texts: list[str]) -> DateCells:
-    """Return the cells without offsets, weekdays and ordinal suffixes, with English months and AM or PM."""
+    """Return the cells without UTC offsets, weekdays and ordinal suffixes, with English months and AM or PM."""
     cells, sample = DateCells(texts), sample_texts(texts)
     if any(OFFSET.search(text) for text in sample):
         texts, cells.offsets = _split_offsets(texts)
@@ -49,7 +49,7 @@ def prepare_cells(texts: list[str]) -> DateCells:
 
 
 def _split_offsets(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Return the texts without their offsets from UTC, and the offsets."""
+    """Return the texts without their UTC offsets, and the offsets."""
     length = len(match[2]) if (match := OFFSET.search(texts[0])) and match.end(2) == len(texts[0]) else 0
     ends = [text[-length:] for text in texts] if length > 1 else []
     if ends and all(re.fullmatch(rf"\s?{ZONE}", end) for end in set(ends)):  # fast path: offsets of equal length

@@ -79,7 +79,7 @@ def iterate_json(
         bad: Policy for unreadable lines; None rejects them.
 
     Raises:
-        ConfigError: A line is not an object with at least one field and must not be skipped, or no line is left.
+        ConfigError: A line is not an object with at least one field and must not be skipped, or there are no rows.
     """
     records = _records(lines, path, bad or BadSamples())
     none = True

@@ -15,7 +15,7 @@ aten = torch.ops.aten
 
 
 class ReceptiveField:
-    """Receptive field of each tensor that has one: after convolutions, pooling and pointwise operations.
+    """Receptive fields of the outputs of convolutions, pooling and pointwise operations.
 
     All axes after batch and channels are spatial. Tracking starts at the first convolution. An operation without a rule
     is treated as pointwise if it keeps the spatial shape; otherwise, tracking ends. Inputs whose spatial shape

@@ -268,12 +268,12 @@ class Task(ABC):
         Each example has the shape `Spec.shape`: images in [0, 1] from black to white, other data in their own units.
         A task or model that does not support the request raises ConfigError.
         """
-        hint = "Use dltrain predict RUN INPUT for predictions."
-        raise ConfigError(format_error("generate", "a run whose task generates examples", type(self).__name__, hint))
+        reason = f"for the task {type(self).__name__}, which generates no examples"
+        raise ConfigError(f"generate: not supported {reason}. Use dltrain predict RUN INPUT for predictions.")
 
     def write(self, model: nn.Module, request: TextRequest) -> Iterator[str]:
         """Yield text piece by piece, for ``dltrain generate``, with the model in evaluation mode."""
-        raise ConfigError(format_error("generate", "a run whose task generates text", type(self).__name__))
+        raise ConfigError(f"generate: not supported for the task {type(self).__name__}, which generates no text")
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that the task carries from step to step, as tensors and plain Python values."""

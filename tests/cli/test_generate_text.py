@@ -107,7 +107,7 @@ def test_tasks_that_generate_nothing_are_rejected_with_or_without_a_text_flag(
     generate,  # type: ignore[no-untyped-def]
 ) -> None:
     result = generate(train("model=mlp", "data=digits"), *flags)
-    expected = "generate: expected a run whose task generates examples, got Classification."
+    expected = "generate: not supported for the task Classification, which generates no examples."
     assert result.code == 2 and result.err.startswith(f"dltrain: {expected}")
 
 

@@ -278,7 +278,7 @@ def add_noise(batch: dict[str, Tensor], keys: Tensor) -> dict[str, Tensor]:
     return {**batch, "corrupted": batch["inputs"] + uniform(keys, 3)}
 
 
-def test_examples_get_random_keys_only_in_training_and_new_ones_in_each_epoch():
+def test_only_training_examples_get_random_keys_which_change_in_each_epoch():
     files = Recorded()
     list(Batches(Source(files, Identity()), 10).epoch(0))
     assert files.decoded == [(index, None) for index in range(COUNT)]

@@ -92,7 +92,7 @@ def test_a_smaller_multiple_and_sorting_by_both_fields_reduce_padding() -> None:
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
-    lengths = LENGTHS.repeat(20)  # many examples, so batches have little padding and are not divided
+    lengths = LENGTHS.repeat(20)  # with many examples, batches have too little padding to be divided
     plan = ByLength(lengths, max_tokens=300, multiple=WIDTH_MULTIPLE)(torch.arange(len(lengths)), 10, None)
     plan = sorted(plan, key=lambda part: -int(lengths[part].max()))
     for part, following in itertools.pairwise(plan):
@@ -112,7 +112,7 @@ def test_each_row_of_a_batch_of_streams_continues_the_same_row_of_the_previous_b
     assert torch.equal(torch.cat(plan).sort().values, torch.arange(count))
 
 
-def test_batches_of_streams_mark_the_start_of_an_epoch_and_resume_within_it() -> None:
+def test_an_epoch_of_streams_marks_its_first_batch_and_can_be_resumed() -> None:
     windows = Source({"inputs": torch.arange(14)[:, None]}, nn.Identity(), plan=Streams())
     batches = Batches(windows, 4, training=True, sample=13)
     found = list(batches.epoch(2))

@@ -135,7 +135,7 @@ def test_parameters_without_a_gradient_do_not_change() -> None:
     assert torch.equal(unused, torch.ones(2, 2))
 
 
-def test_every_regularization_file_sets_only_keys_of_none_yaml() -> None:
+def test_regularization_files_set_only_keys_of_their_default_file() -> None:
     files = {file.stem: file.read_text() for file in (CONF / "regularization").glob("*.yaml")}
     none = yaml.safe_load(files.pop("none"))
     assert not any(none.values())

@@ -141,7 +141,7 @@ def test_a_sweep_stopped_by_ctrl_c_starts_no_further_jobs(model_folder: Path) ->
 FAULTS = "none,raise,memory,loss,metric,'none'"
 
 
-def test_a_job_that_fails_diverges_or_runs_out_of_memory_does_not_affect_the_next_job(
+def test_a_job_that_ends_with_an_error_does_not_affect_the_next_job(
     model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [*USER_MODELS, "-m", "model=faulty", f"model.fault={FAULTS}", *SMALL]

@@ -1,4 +1,4 @@
-"""Tagging: the loss of words, F1 scores of entities, the baseline, and predicted tags."""
+"""Tagging: the loss over words, F1 scores of entities, the baseline, and predicted tags."""
 
 from typing import Any
 
