@@ -63,8 +63,8 @@ class TextTable:
             same fraction of its texts, to within one text. The vocabulary is still fitted to all training texts. None
             keeps all.
         pad_multiple: Batches are padded to a multiple of this number of steps: 1, 2, 4 or 8.
-        validation: Fraction of the texts to hold out for validation, in [0, 1), unless there is a folder ``val``.
-        test: Fraction of the texts to hold out for testing, in (0, 1), unless there is a folder ``test``.
+        validation: Fraction to hold out for validation, in [0, 1), unless there is a folder ``val``.
+        test: Fraction to hold out for testing, in (0, 1), unless there is a folder ``test``.
         batch_size: Texts per batch, at least 1.
         workers: Unused: the texts stay in memory.
         on_bad_sample: Policy for unreadable lines and files: ``stop`` or ``skip``.

@@ -86,7 +86,11 @@ class FasterRCNN(Detector, faster_rcnn.FasterRCNN):
         return {"scores": scores, "moves": moves, "classes": classes, "boxes": boxes}
 
     def compute(self, features: dict[str, Tensor], x: Tensor, learned: tuple[Tensor, Tensor, Tensor] | None) -> Outputs:
-        """Return the losses, with the number of images as their weight, and the detections."""
+        """Return losses and detections.
+
+        Losses, with the number of images as their weight, are returned if `learned` is given; detections are returned
+        in evaluation.
+        """
         images = ImageList(x, [(x.shape[2], x.shape[3])] * len(x))
         result: Outputs = {}
         if learned is not None:

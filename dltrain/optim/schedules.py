@@ -7,6 +7,9 @@ from typing import Any, Literal
 class Schedule:
     """Base class of schedules: a constant rate after a linear warm-up.
 
+    Training has one or more stages; see `dltrain.tasks.base.Stage`. Each stage starts a new schedule and counts its
+    steps from 0; "all steps" are the steps of the stage.
+
     Args:
         warmup: Steps in which the factor rises linearly from ``1 / warmup`` to 1; a value between 0 and 1 is a
             fraction of all steps.
