@@ -26,7 +26,7 @@ def test_every_augmentation_gives_a_loss_with_finite_gradients(
     assert all(bool(parameter.grad.isfinite().all()) for parameter in components.model.parameters())
 
 
-# Experiments that take several seconds even at a small size; tests that are not slow train the same models and data.
+# Experiments that take several seconds even at a small size; faster tests cover the same models and data.
 LONG = {"gpt_moby_dick_cpu", "shapes_detection", "layerwise_mnist", "moving_shapes", "cifar10_resnet20"}
 
 

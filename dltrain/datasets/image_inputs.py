@@ -37,7 +37,7 @@ def read_images(
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of the images of the data set.
         whole: Resize the whole image instead of cropping it, and add its original ``width`` and ``height`` to its entry
-            in `Inputs.names`. Images in arrays have the size of the data set.
+            in `Inputs.names`. The entries of arrays have no ``width`` and ``height``.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 
@@ -126,7 +126,7 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale gray levels from 0 to 65,535 to bytes; Pillow itself clips them at 255."""
+    """Scale 16-bit gray levels to 8 bits; Pillow's own conversion clips them at 255."""
     levels = np.asarray(image)
     if image.mode == "F" or levels.min() < 0 or levels.max() > WHITE_16_BIT:
         kind = "floats" if image.mode == "F" else "whole numbers"

@@ -1,4 +1,4 @@
-"""Tokenizers of texts with a mask token or with an end token for documents."""
+"""Tokenizers with a mask token or an end-of-document token."""
 
 from collections.abc import Iterable
 from dataclasses import replace

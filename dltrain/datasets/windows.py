@@ -64,7 +64,7 @@ def cut_windows(
 
 
 def repeat_numbers(numbers: Sequence[int], ranges: Sequence[SplitRange], horizon: int) -> Tensor:
-    """Repeat the number of each series for each of its windows in `cut_windows`."""
+    """Return `numbers`, the index of each series, repeated once per window of the series."""
     counts = torch.tensor([part.count_windows(horizon) for part in ranges])
     return torch.tensor(numbers).repeat_interleave(counts)
 

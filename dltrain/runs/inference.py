@@ -48,14 +48,14 @@ class Trained:
     others: Source | None = None  # all examples of other data, to evaluate instead of a split
 
     def predict(self, files: InputFiles, explain: bool = False) -> Iterator[dict[str, Any]]:
-        """Yield the predictions for a user's inputs, line by line.
+        """Yield the predictions for a user's inputs, one by one.
 
         Args:
             explain: Whether to add explanations; see `explained`.
 
         Raises:
-            ConfigError: An input cannot be read, or the data set does not return one name per line; the predictions for
-                earlier inputs have been yielded.
+            ConfigError: An input cannot be read, or `Inputs.names` does not have one entry per prediction; the
+                predictions for earlier inputs have been yielded.
         """
         prepare, plan = own_prepare(self.components), getattr(self.components.data, "plan", None)
         if self.splits is not None:
@@ -70,8 +70,8 @@ class Trained:
             lines = _without_gradients(explained(self.components, batches) if explain else predictions, device)
             for name, line in itertools.zip_longest(piece.names, lines, fillvalue=end):
                 if name is end or line is end:
-                    got = f"{'fewer' if name is end else 'more'} names than lines"
-                    raise ConfigError(format_error("data", "one name from inputs(files) per predicted line", got))
+                    got = f"{'fewer' if name is end else 'more'} entries than predictions"
+                    raise ConfigError(format_error("data", "one entry in Inputs.names per prediction", got))
                 yield {**name, **json_values(line)}
 
     def evaluate(self, split: str, console: Console) -> Evaluation:

@@ -27,7 +27,7 @@ def test_text_continues_the_prompt(model: list[str], train: Train, generate, sma
     assert result.err == f"{folder}: best checkpoint, step 2\n"
 
 
-def test_seed_length_and_sampling_flags_control_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
+def test_flags_set_the_length_and_the_sampling_of_the_text(train: Train, generate, small_data: SmallData) -> None:  # type: ignore[no-untyped-def]
     folder = train(*TEXT, *small_data("text"))
 
     def text(*flags: object) -> str:

@@ -54,7 +54,7 @@ def test_a_payload_in_a_run_folder_is_rejected(run_copy: Path, capsys: pytest.Ca
         ),
     ],
 )
-def test_a_payload_at_any_key_of_a_run_folder_is_not_run(
+def test_a_payload_at_any_key_of_a_stored_configuration_is_not_run(
     run_copy: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     content = yaml.safe_load((run_copy / "job.yaml").read_text())
