@@ -49,7 +49,7 @@ class Features:
         bands: Mel bands of a frame, at least 1.
         window_ms, hop_ms: Length of frames and distance between them, in milliseconds.
         stack: Consecutive frames that form one step, at least 1.
-        rate: Sample rate; None until `fit_rate` is called.
+        rate: Sample rate in Hz; None to let `fit_rate` choose it.
     """
 
     def __init__(self, bands: int, window_ms: float, hop_ms: float, stack: int, rate: int | None) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Texts = Callable[[], Iterable[str]]  # the texts, which may be read several times
+Texts = Callable[[], Iterable[str]]  # returns the texts; may be called several times
 
 BYTE_PAIRS, WORD_PIECES = "bpe", "wordpiece"
 NAMES = {BYTE_PAIRS: "byte pairs", WORD_PIECES: "word pieces"}  # kind -> name of its tokens, for messages

@@ -199,6 +199,6 @@ def standardize(values: np.ndarray, mean: float, scale: float, table: Table, col
     far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         row = int(far[0])
-        expected = f"a number within float32 after standardization, in {table.describe_cell(column, row)}"
+        expected = f"a number within the range of float32 after standardization, in {table.describe_cell(column, row)}"
         raise ConfigError(format_error("data.path", expected, table.columns[column][row]))
     return found

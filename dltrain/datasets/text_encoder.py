@@ -93,7 +93,7 @@ class PairEncoder:
 class PrepareTexts(nn.Module):
     """Module that converts tokens of texts to the inputs of a model.
 
-    Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs (B, T), int64, lengths (B,), int64 on the
+    Shape: tokens (B, T), their lengths (B,), and any other fields -> inputs int64 (B, T), lengths int64 (B,) on the
     CPU, and the other fields.
     """
 

@@ -30,8 +30,8 @@ SUFFIXES = (".csv", ".tsv", *JSON)
 class PrepareTextPairs(nn.Module):
     """Module that converts pairs of texts to the inputs of a model.
 
-    Shape: tokens and segments (B, T), their lengths (B,), and any other fields -> inputs and segments (B, T), int64,
-    lengths (B,), int64 on the CPU, and the other fields.
+    Shape: tokens and segments (B, T), their lengths (B,), and any other fields -> inputs and segments int64 (B, T),
+    lengths int64 (B,) on the CPU, and the other fields.
     """
 
     def forward(self, rows: Batch) -> Batch:

@@ -30,7 +30,7 @@ class Encoded(NamedTuple):
     Args:
         tokens: The tokens (N,), in a small integer type.
         sizes: Number of characters of each token, int32 (N,); None if the content is not UTF-8.
-        spelling: Number of UTF-8 bytes of each unknown token, plus 1 for its end, int32 (N,); 0 for known tokens.
+        spelling: Number of UTF-8 bytes of each unknown token, plus 1 for an end symbol, int32 (N,); 0 for known tokens.
     """
 
     tokens: Tensor

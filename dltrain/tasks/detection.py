@@ -27,9 +27,9 @@ Detections = dict[str, Tensor]  # boxes (N, 4), scores (N,) and labels (N,) in a
 class Detection(Task):
     """Detection with a model that returns ``losses``, their ``weight`` and, in evaluation, ``detections``.
 
-    A batch has ``boxes`` (B, M, 4), left, top, right and bottom in pixels of the input, and ``kinds`` int64 (B, M):
-    the class, counted from 1, of an object; the negative class of a crowd; or 0 for padding. It may have ``frame``
-    (B, 4), which maps boxes to pixels of the file; see `to_file`. The metrics are the COCO metrics.
+    A batch has ``boxes`` (B, M, 4), which are left, top, right and bottom in pixels of the input, and ``kinds`` int64
+    (B, M), which are class numbers from 1, negative for crowds, and 0 for padding. It may have ``frame`` (B, 4), which
+    maps boxes to pixels of the file; see `to_file`. The metrics are the COCO metrics.
 
     Args:
         object_classes: Number of classes of objects.

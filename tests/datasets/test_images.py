@@ -45,7 +45,7 @@ def test_uint8_and_float_pixels_in_any_memory_format_are_scaled_into_new_contigu
             torch.testing.assert_close(inputs.double(), expected, atol=1e-5, rtol=0)
 
 
-def test_mean_and_std_of_one_half_scale_pixels_to_the_range_from_minus_one_to_one():
+def test_pixels_range_from_minus_one_to_one_if_mean_and_std_are_0_5():
     rows = {"pixels": torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1), "labels": torch.tensor([0, 1])}
     inputs = ImageTransform(1, 0.5, 0.5, []).splits(rows, None, rows, 10).test.prepare(rows)["inputs"]
     assert inputs.flatten().tolist() == pytest.approx([-1, 1], abs=1e-6)

@@ -47,7 +47,7 @@ def test_outputs_equal_those_of_torchvision_with_its_state_dict(variant: str) ->
 
 
 @pytest.mark.parametrize(("side", "patch"), [(224, 16), (384, 16), (64, 8), (32, 4), (28, 4), (8, 1), (6, 1), (37, 1)])
-def test_the_default_patch_size_is_the_largest_divisor_up_to_16_with_at_least_7_patches_per_side_or_1(
+def test_the_default_patch_size_is_1_or_the_largest_divisor_up_to_16_with_at_least_7_patches_per_side(
     side: int, patch: int
 ) -> None:
     assert ViT(1, side, side, 2, num_layers=1).grid == (side // patch, side // patch)
@@ -104,7 +104,7 @@ def test_images_need_not_be_square() -> None:
     assert (model.grid, model(torch.randn(2, 1, 16, 20)).shape) == ((8, 10), (2, 5))
 
 
-def test_positions_are_interpolated_for_another_image_size_and_other_weights_are_copied(tmp_path: Path) -> None:
+def test_loading_interpolates_positions_for_another_image_size_and_copies_other_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     small, large = (ViT(3, side, side, 5, patch_size=8, num_layers=1) for side in (32, 48))
     torch.save(small.state_dict(), tmp_path / "small.pt")

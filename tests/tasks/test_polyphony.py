@@ -97,7 +97,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts_weighted_by_their_frames(d
     assert task().loss(model, whole, 0.0).total.item() == pytest.approx(mean.item(), rel=1e-6)
 
 
-def test_a_batch_without_a_known_frame_has_weight_0_and_zero_gradients() -> None:
+def test_a_batch_of_unknown_frames_has_weight_0_and_zero_gradients() -> None:
     model, frames = Echo(), torch.zeros(2, 8, NOTES)
     loss = task().loss(model, {"inputs": frames, "targets": frames - 1}, 0.0)
     loss.total.backward()
@@ -193,7 +193,7 @@ def test_unsupported_options_and_invalid_prompts_are_rejected() -> None:
         task(temperature=0.0)
 
 
-def test_a_piece_its_prediction_and_a_sample_are_drawn_as_one_image(data: PianoRoll) -> None:
+def test_one_image_shows_a_piece_with_its_prediction_and_a_sample(data: PianoRoll) -> None:
     own, model = task(prompt="60 64 67"), models()["lstm"]
     with torch.inference_mode():
         evaluation = own.evaluate(model, Batches(data.load().test, 3))

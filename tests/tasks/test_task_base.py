@@ -1,4 +1,4 @@
-"""Defaults of the base class: one stage with one turn that owns all trainable parameters."""
+"""Defaults of `Task`: one stage (phase of training) with one turn (optimizer update) for all trainable parameters."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -23,7 +23,7 @@ class Sum(Task):
         return Evaluation({"loss": 0.0})
 
 
-def test_the_default_is_one_stage_with_one_turn_of_all_parameters() -> None:
+def test_the_default_is_one_stage_with_one_turn_that_updates_all_parameters() -> None:
     model = nn.Linear(3, 2)
     (stage,) = Sum().stages(model)
     (turn,) = stage.turns
@@ -31,7 +31,7 @@ def test_the_default_is_one_stage_with_one_turn_of_all_parameters() -> None:
     assert {id(p) for p in turn.parameters} == {id(p) for p in model.parameters()}
 
 
-def test_frozen_parameters_belong_to_no_turn() -> None:
+def test_no_turn_updates_frozen_parameters() -> None:
     model = nn.Linear(3, 2)
     model.bias.requires_grad_(False)
     (turn,) = Sum().stages(model)[0].turns
