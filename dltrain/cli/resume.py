@@ -29,7 +29,8 @@ def resume_run(
         console.info(f"{path}: this run is finished because it stopped early. To train longer, start a new run: {new}")
         return 0
     if is_finished(path) and not extends_training(changes):
-        console.info(f"{path}: this run is finished. To train longer, raise trainer.epochs or trainer.max_steps")
+        limits = "trainer.epochs, trainer.max_steps or trainer.max_minutes"
+        console.info(f"{path}: this run is finished. To train longer, raise {limits}")
         return 0
     console.info(f"{job.title()} (resumed)")
     job.set_environment()

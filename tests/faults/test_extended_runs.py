@@ -30,7 +30,7 @@ def test_an_extended_run_equals_one_long_run(dltrain: Callable[..., Child], tmp_
         assert dltrain(*COMMON, f"trainer.max_steps={steps}", f"hydra.run.dir={tmp_path / name}").code == 0
     short = tmp_path / "short"
     again = dltrain("resume", str(short))
-    assert again.code == 0 and "To train longer, raise trainer.epochs or trainer.max_steps" in again.stderr
+    assert again.code == 0 and "To train longer, raise trainer.epochs, trainer.max_steps or" in again.stderr
     longer = dltrain("resume", str(short), "trainer.max_steps=20")
     assert longer.code == 0, longer.stderr
     found = [Checkpoints(tmp_path / name).read_entry("last.pt")["sha256"] for name in ("short", "long")]
