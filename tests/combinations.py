@@ -9,8 +9,8 @@ from dltrain.config.compose import Job
 CONF = groups.conf_dir()
 OPTIONS = {group.name: sorted(file.stem for file in group.glob("*.yaml")) for group in CONF.iterdir() if group.is_dir()}
 
-# The data that fit each model. New options must be added here and in `TASKS`, or
-# `test_every_option_is_covered_by_these_tests` fails.
+# `FITS` names the data that fit each model. Models must be added to `FITS`, data to `TASKS`, and tasks to `TASKS` or
+# `MADE_FOR`, or `test_every_option_is_covered_by_these_tests` fails.
 IMAGES = {"digits", "mnist", "fashion_mnist", "cifar10", "npz", "image_folder", "pixels_csv"}
 CLIPS = {"moving_shapes", "video_folder"}
 ROLLS = {"pianoroll", "midi"}
@@ -121,7 +121,7 @@ WITH_MASK = {"text": ["data.special_tokens=true"], "text_table": ["data.special_
 SPECIAL = {"masked_language_modeling": WITH_MASK, "span_corruption": WITH_SENTINELS}
 TRAINED = [t for t in SENSIBLE if t[1] == "digits" or t[2] in MADE_FOR.get(t[0], (t[2],))[:1]]
 TRAINED = [t for t in TRAINED if WRITING.get(t[2], "") in ("", t[1])]
-# The perceptron rule trains a single layer, so it is tested only with the perceptron, on all classification data.
+# The perceptron rule trains a single layer, so it is tested only with the perceptron, on classification data.
 RULE = [(m, d, "perceptron_rule") for m, d, t in SENSIBLE if t == "classification"]
 TRAINED += [t for t in RULE if t[0] == "perceptron"]
 INCOMPATIBLE = set(TRIPLES) - {*SENSIBLE, *RULE}
@@ -142,7 +142,8 @@ def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
-# The first combination of each task; only these log images, because drawing takes most of the time of a short run.
+# The first combination of each task; of `COVERING`, only these log images, because drawing takes most
+# of the time of a short run.
 DRAWN = set({task: (model, data, task) for model, data, task in reversed(COVERING)}.values())
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]

@@ -171,7 +171,7 @@ class WorkerLoader:
         busy = [f"worker process {p} is reading the batch that begins with example {n}" for p, n in self.reader.busy()]
         who = " and ".join(busy) or "all worker processes are idle"
         return (
-            f"data.worker_timeout: expected a batch within {self.timeout:g} seconds, got none; {who}. "
+            f"data.worker_timeout: no batch arrived within {self.timeout:g} seconds; {who}. "
             "Check that the files can be reached, or raise data.worker_timeout if reading takes that long."
         )
 

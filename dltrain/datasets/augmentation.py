@@ -1,7 +1,7 @@
 """Settings of the group ``augment``: random changes of training images."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from dltrain.errors import ConfigError, format_error
 
 ONE = np.float32(1)
 CROP_SHIFT = 4  # pixels
+COLORS = ("brightness", "contrast", "saturation", "randaugment")  # changes that need the values of black and white
 NAMES: dict[str, dict[str, Any]] = {"flip": {"flip": True}, "crop": {"shift": CROP_SHIFT}}
 
 
@@ -74,10 +75,9 @@ class Augmentation:
         """Whether images are flipped and not moved in any other way."""
         return self.exact and not self.shift and (self.flip or self.flip_vertical)
 
-    @property
-    def recolors(self) -> bool:
-        """Whether any enabled change needs the pixel values of black and white."""
-        return any((self.brightness, self.contrast, self.saturation, self.randaugment))
+    def enabled(self, names: Iterable[str]) -> str:
+        """Return the keys of the enabled changes among `names`, for messages."""
+        return " ".join(f"augment.{name}" for name in names if getattr(self, name))
 
     def without_crop(self) -> "Augmentation":
         """Return the same settings without the random crop, for images that are cropped during decoding."""

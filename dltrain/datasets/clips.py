@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dltrain.data.spec import Clip, Files, Source, Spec, Splits
-from dltrain.datasets.augmentation import Augmentation
+from dltrain.datasets.augmentation import COLORS, Augmentation
 from dltrain.datasets.blending import make_blend
 from dltrain.datasets.geometry import Frame, Geometry
 from dltrain.datasets.images import ImageTransform, Rows, ScalePixels
@@ -17,7 +17,7 @@ Augment = dict[str, Any] | list[str] | None
 
 
 class PrepareClips(nn.Module):
-    """Module that scales the pixels of clips and converts their labels to class indices.
+    """Module that scales the pixels of clips and converts their class indices to int64.
 
     Shape:
         pixels (B, channels, frames, height, width) in uint8 and optional labels (B,) -> inputs of the same shape in
@@ -52,7 +52,7 @@ class ClipGeometry(nn.Module):
         self.geometry = Geometry(augmentation, Frame({"inputs": outside.repeat_interleave(frames, 0)}))
 
     def forward(self, batch: Rows, keys: Tensor) -> Rows:
-        """Transform each clip by a random matrix drawn with its key, with the frames as channels of one image."""
+        """Apply one random transformation to all frames of a clip; `keys` (B,) holds a random key for each clip."""
         inputs = batch["inputs"]
         moved = self.geometry({"inputs": inputs.flatten(1, 2)}, keys)["inputs"]
         return {**batch, "inputs": moved.unflatten(1, inputs.shape[1:3])}
@@ -78,9 +78,9 @@ def clip_splits(
     Raises:
         ConfigError: Color changes, RandAugment or cutout are enabled.
     """
-    if transform.augment.recolors or transform.augment.erase:
+    if wrong := transform.augment.enabled((*COLORS, "erase")):
         reason = "clips support only geometric changes, mixup and cutmix"
-        raise ConfigError(f"augment: color changes, RandAugment and cutout are not supported because {reason}")
+        raise ConfigError(f"{wrong}: not supported because {reason}")
     prepare = prepare_clips(transform)
     augmentation = transform.augment if isinstance(train, Mapping) else transform.augment.without_crop()
     frames = spec.clip.frames if spec.clip else 1

@@ -145,7 +145,7 @@ def list_images(root: Path, split: str, classes: list[str], skipped: SkippedFile
     """Return each image of a split with the index of its class, in alphabetical order.
 
     Raises:
-        ConfigError: There is no image, or a class that is not in `classes`.
+        ConfigError: The split has no images, or a class folder is not in `classes`.
     """
     with_images, _ = class_names(root, split)
     if unknown := sorted(set(with_images) - set(classes)):

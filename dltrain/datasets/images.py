@@ -12,7 +12,7 @@ from dltrain.data.loader import Batch
 from dltrain.data.spec import Files, Source, Spec, Splits
 from dltrain.data.splits import hold_out_stratified
 from dltrain.datasets.array_scale import ArrayScale
-from dltrain.datasets.augmentation import read_augmentation
+from dltrain.datasets.augmentation import COLORS, read_augmentation
 from dltrain.datasets.blending import make_blend
 from dltrain.datasets.changes import make_changes
 from dltrain.datasets.colors import Unit
@@ -79,9 +79,10 @@ class ImageTransform:
         Raises:
             ConfigError: Colors are changed, but the scale of arrays is unknown.
         """
-        if self.augment.recolors and not self.arrays.known:
+        changes = self.augment.enabled(COLORS)
+        if changes and not self.arrays.known:
             reason = f"the arrays are {self.arrays}, so black and white are unknown"
-            raise ConfigError(f"augment: color changes are not supported because {reason}")
+            raise ConfigError(f"{changes}: not supported because {reason}")
         return Unit(self.mean, self.std)
 
     def to_stored_scale(self, pixels: np.ndarray) -> np.ndarray:

@@ -81,8 +81,8 @@ class ConvAutoencoder(AutoencoderBase):
         hidden_size: Output channels of each convolution; each convolution halves the image.
 
     Shape: (B, channels, height, width), and labels int64 (B,) or None -> (B, channels, height, width).
-    Source: strides instead of pooling, Radford et al. 2016, "Unsupervised representation learning with DCGANs"; kernels
-    of 4, Odena et al. 2016, "Deconvolution and checkerboard artifacts".
+    Source: strides instead of pooling, Radford et al. 2016, "Unsupervised representation learning with DCGANs"; a
+    kernel size of 4, Odena et al. 2016, "Deconvolution and checkerboard artifacts".
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def describe_out_of_memory(error: BaseException, components: Components) -> str:
     half = f"data.{key}={size // 2} trainer.accumulate={2 * trainer['accumulate']}"
     same = "nearly the same" if limit or size % 2 else "the same"
     settings = {
-        f"{half} ({same} optimizer steps), ": size // 2 >= smallest,
+        f"{half} ({same} effective batch size), ": size // 2 >= smallest,
         "trainer.on_oom=shrink (splits batches automatically), ": size > 1 and trainer["on_oom"] != "shrink",
         "device.precision=bf16, ": components.device.precision in ("fp32", "tf32"),
     }

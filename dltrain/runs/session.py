@@ -79,7 +79,7 @@ class Session:
         """Train, evaluate and report; record a status and an exit code even if training fails.
 
         Raises:
-            ConfigError: The run cannot start; the folder of a new run is removed.
+            ConfigError: The run cannot start; a folder that it created is removed.
             CheckpointError: The run cannot resume.
             Stopped: A signal arrived before a new run started training.
         """
@@ -114,7 +114,7 @@ class Session:
         """Return the state and the message for an exception; print the traceback if it is unexpected."""
         if is_out_of_memory(reason):
             return "out_of_memory", failures.describe_out_of_memory(reason, self.components)
-        # After an error a GPU may be unusable, so weights are checked on the CPU only.
+        # After an error a GPU may be unusable, so weights are checked only in runs on the CPU.
         on_cpu = self.loop is not None and self.components.device.device.type == "cpu"
         if isinstance(reason, ValueError | RuntimeError) and on_cpu and not has_finite_weights(self.components.model):
             return "diverged", f"a step failed because a weight is not finite: {reason}"
@@ -147,7 +147,7 @@ class Session:
             return self._test(loop, self.tracker)
 
     def _save_fitted(self) -> None:
-        """Write the fitted state of the data; a resumed run keeps its file, because its data are the same."""
+        """Write the fitted state of the data; a resumed run keeps an undamaged file, because its data are the same."""
         if self.components.fitted is not None:
             kept = None if self.is_new else fitted.intact_sha256(self.home.path)
             self.checkpoints.fitted = kept or fitted.save(self.home.path, self.components.fitted)
@@ -189,7 +189,7 @@ class Session:
         return result
 
     def _sync_logs(self) -> None:
-        """Flush the logs to disk before a checkpoint refers to their last step."""
+        """Flush the logs to disk before the checkpoint of their last step is complete."""
         if self.tracker is not None:
             self.tracker.sync()
 

@@ -122,7 +122,7 @@ def test_the_command_and_the_task_generate_the_same_samples(
 
 @pytest.mark.parametrize("flag", ["--interpolate", "--given", "--class"])
 @pytest.mark.parametrize("model", [m if m in FIRST else pytest.param(m, marks=pytest.mark.slow) for m in GENERATIVE])
-def test_each_flag_writes_a_file_or_is_rejected_in_one_line(
+def test_each_flag_writes_a_file_or_is_rejected_with_a_one_line_error(
     model: str, flag: str, finished_run: FinishedRun, generate: Generate, scans: list[Path]
 ) -> None:
     words = {"--interpolate": [], "--given": scans, "--class": ["3"]}[flag]
@@ -266,7 +266,7 @@ def test_generate_does_not_change_the_run_folder(finished_run: FinishedRun, gene
         ("{run} --checkpoint worst", "--checkpoint: expected one of best last, got worst"),
     ],
 )
-def test_invalid_arguments_are_rejected_in_one_line(
+def test_invalid_arguments_are_rejected_with_a_one_line_error(
     words: str, line: str, finished_run: FinishedRun, generate: Generate
 ) -> None:
     run = finished_run("model=vae", *SHORT)
@@ -316,7 +316,7 @@ def test_standard_output_is_only_the_path_of_the_generated_file(finished_run: Fi
     assert torch.equal(pixels(Path("nine.png")), grids.images(generated(run, 9)))
 
 
-def test_an_empty_array_of_given_examples_is_rejected_in_one_line(
+def test_an_empty_array_of_given_examples_is_rejected_with_a_one_line_error(
     finished_run: FinishedRun, generate: Generate
 ) -> None:
     np.save("none.npy", np.zeros((0, 8, 8), np.uint8))

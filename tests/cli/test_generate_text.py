@@ -81,7 +81,7 @@ def test_text_is_streamed_until_standard_output_is_closed(
         (["--out", "a.txt"], "--out: not supported for the task LanguageModeling, which generates text"),
     ],
 )
-def test_invalid_text_flags_are_rejected_in_one_line(
+def test_invalid_text_flags_are_rejected_with_a_one_line_error(
     words: list[str],
     line: str,
     train: Train,

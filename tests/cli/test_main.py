@@ -300,7 +300,7 @@ LONG = "a" * 300
         "hydra.run.dir='~nosuch/x'",
     ],
 )
-def test_a_path_that_is_too_long_or_names_an_unknown_user_is_rejected_in_one_line(
+def test_a_path_that_is_too_long_or_names_an_unknown_user_is_rejected_with_a_one_line_error(
     empty_folder: Path, plain_run: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     assert main.main(command.format(run=plain_run).split()) == 2
@@ -310,7 +310,7 @@ def test_a_path_that_is_too_long_or_names_an_unknown_user_is_rejected_in_one_lin
 
 
 @pytest.mark.parametrize("command", ["runs {}", "runs {}/run", "--config-dir {}/conf model=mlp"])
-def test_a_path_without_permission_is_rejected_in_one_line(tmp_path: Path, command: str) -> None:
+def test_a_path_without_permission_is_rejected_with_a_one_line_error(tmp_path: Path, command: str) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0)
     as_user = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all"]

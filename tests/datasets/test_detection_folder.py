@@ -286,7 +286,7 @@ def test_boxes_of_an_image_rotated_by_exif_refer_to_the_upright_image(tmp_path: 
         ({"bbox": [2, 2, -1, 3]}, "boxes with an area inside"),
     ],
 )
-def test_invalid_annotations_are_rejected_in_one_line(edit: Edit, message: str, tmp_path: Path) -> None:
+def test_invalid_annotations_are_rejected_with_a_one_line_error(edit: Edit, message: str, tmp_path: Path) -> None:
     assert message in error(coco(tmp_path, **edit))
 
 
@@ -329,7 +329,7 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "size"])
 @pytest.mark.parametrize("write", [coco, voc])
-def test_an_image_that_cannot_be_used_is_rejected_in_one_line_or_left_out(
+def test_an_image_that_cannot_be_used_is_rejected_with_a_one_line_error_or_left_out(
     damage: str, write: Any, tmp_path: Path
 ) -> None:
     root = write(tmp_path)
@@ -365,7 +365,7 @@ def test_a_truncated_cmyk_jpeg_is_found_before_training(tmp_path: Path) -> None:
         ("boxes.json", '{"images": [{"id": 1}], "annotations": [], "categories": []}', "an entry without 'file_name'"),
     ],
 )
-def test_broken_json_is_rejected_in_one_line(name: str, text: str, message: str, tmp_path: Path) -> None:
+def test_broken_json_is_rejected_with_a_one_line_error(name: str, text: str, message: str, tmp_path: Path) -> None:
     root = coco(tmp_path)
     (root / name).write_text(text)
     assert message in error(root)
@@ -380,13 +380,13 @@ def test_broken_json_is_rejected_in_one_line(name: str, text: str, message: str,
         ("<annotation><size><width>x</width></size></annotation>", "<size/width> with 'x' instead of a number"),
     ],
 )
-def test_broken_xml_is_rejected_in_one_line(text: str, message: str, tmp_path: Path) -> None:
+def test_broken_xml_is_rejected_with_a_one_line_error(text: str, message: str, tmp_path: Path) -> None:
     root = voc(tmp_path)
     (root / "04.xml").write_text(text)
     assert message in error(root)
 
 
-def test_missing_or_ambiguous_annotations_and_invalid_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:
+def test_missing_or_ambiguous_annotations_and_invalid_arguments_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "annotations in" in error(tmp_path / "empty")
     root = coco(tmp_path / "own")

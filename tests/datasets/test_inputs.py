@@ -254,7 +254,7 @@ def test_an_empty_line_in_a_file_of_one_column_is_a_missing_value_except_at_the_
     assert [rows_of(piece) for piece in pieces] == [[["1"]], [[""]], [["3"]]]
 
 
-def test_rows_are_normalized_as_in_training_and_unknown_words_become_zeros(tmp_path):
+def test_numbers_are_normalized_as_in_training_and_unknown_categories_become_zeros(tmp_path):
     random = np.random.default_rng(0)
     numbers, words = random.normal(3, 2, 50).round(3), random.choice(["red", "blue"], 50)
     content = "".join(f"{n},{w},{k % 3}.25\n" for k, (n, w) in enumerate(zip(numbers, words, strict=True)))

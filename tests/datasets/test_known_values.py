@@ -143,7 +143,7 @@ def test_parts_of_the_date_continue_after_the_last_row(sales: Path) -> None:
     ],
     ids=str,
 )
-def test_invalid_settings_of_known_values_are_rejected_in_one_line(sales: Path, keys: dict, message: str) -> None:
+def test_invalid_settings_of_known_values_are_rejected(sales: Path, keys: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(**{"path": str(sales), **SIZES, **keys}).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

@@ -58,7 +58,7 @@ def test_more_labels_than_training_examples_are_rejected(data_root):
 
 
 @pytest.mark.parametrize("value", ["0", "2.5"])
-def test_an_invalid_number_of_labels_is_rejected_in_one_line(value, capsys):
+def test_an_invalid_number_of_labels_is_rejected_with_a_one_line_error(value, capsys):
     assert main(["model=mlp", "data=digits", f"data.num_labels={value}"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"dltrain: data.num_labels: expected a whole number of at least 1, got {value}"]

@@ -118,7 +118,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_cannot_be_read_is_rejected_in_one_line(kind: str) -> None:
+def test_a_file_that_cannot_be_read_is_rejected_with_a_one_line_error(kind: str) -> None:
     content, message = BAD[kind]
     with pytest.raises(ConfigError, match=message) as caught:
         read_song(content, PATH, 4)
@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_read_is_rejected_in_one_line(kind: str) -> None:
     assert line.startswith("data.path: expected a MIDI file") and "\n" not in line
 
 
-def test_damaged_bytes_are_read_as_notes_or_rejected_in_one_line() -> None:
+def test_damaged_bytes_are_read_as_notes_or_rejected_with_a_one_line_error() -> None:
     draw, whole = random.Random(0), content_of(*(on(60 + n % 9, 24) for n in range(30)), off(60, 96))
     rejected = 0
     for _ in range(400):

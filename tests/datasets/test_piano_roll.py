@@ -109,7 +109,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_an_invalid_file_is_rejected_in_one_line(kind: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_rejected_with_a_one_line_error(kind: str, tmp_path: Path) -> None:
     content, message = BAD[kind]
     with pytest.raises(ConfigError, match=message) as caught:
         PianoRoll(write(tmp_path, content))

@@ -98,7 +98,7 @@ def test_zero_validation_rows_yield_no_validation_split(ett: Path) -> None:
     ],
     ids=str,
 )
-def test_an_invalid_split_is_rejected_in_one_line(ett: Path, split: list, message: str) -> None:
+def test_an_invalid_split_is_rejected_with_a_one_line_error(ett: Path, split: list, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, split=split).load()
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)

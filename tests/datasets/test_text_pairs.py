@@ -78,7 +78,7 @@ def test_pairs_to_predict_are_read_without_the_training_data(tmp_path: Path) -> 
         TextPairs(str(new), fitted=data.fit()).evaluation()
 
 
-def test_bad_files_and_arguments_are_rejected_in_one_line(tmp_path: Path) -> None:
+def test_bad_files_and_arguments_are_rejected_with_a_one_line_error(tmp_path: Path) -> None:
     empty = [*ROWS[:15], ("a man plays", " ", "no"), *ROWS[15:]]
     cases: list[tuple[list[tuple[str, str, str]], dict[str, Any], str]] = [
         (empty, {}, r"^data.path: expected a text in column hypothesis, line 17 of .*, got an empty text. Remove"),

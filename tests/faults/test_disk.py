@@ -107,7 +107,7 @@ def test_an_unwritable_run_folder_is_rejected_before_training(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
-def test_a_read_only_folder_is_rejected_in_one_line(dltrain: Callable[..., Child], tmp_path: Path) -> None:
+def test_a_read_only_folder_is_rejected_with_a_one_line_error(dltrain: Callable[..., Child], tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     child = dltrain("model=mlp", "data=digits", "device=cpu", f"hydra.run.dir={folder / 'run'}")

@@ -139,7 +139,7 @@ def test_a_folder_without_a_job_is_rejected(tmp_path: Path) -> None:
         "choices: {model: a, data: b, task: c}\noverrides: []\nconfig_dirs: []\nconfig: {}\n" + "#" * 2**20,
     ],
 )
-def test_a_damaged_job_is_rejected_in_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
+def test_a_damaged_job_is_rejected_with_one_line_that_names_the_file(tmp_path: Path, content: str) -> None:
     (tmp_path / run_files.JOB).write_text(content)
     text = error_of(lambda: stored.load_job(tmp_path))
     assert "RUN: expected a job.yaml that can be read" in text and "\n" not in text

@@ -127,7 +127,7 @@ def test_an_out_of_memory_error_suggests_half_of_max_tokens_unless_a_text_may_be
     outcome = train_with_fault("memory", "model=gru", *texts)
     error = str(read(outcome.folder / "status.json")["error"])
     assert f"data.max_tokens={limit}, peak memory" in error and "data.batch_size" not in error
-    hint = "data.max_tokens=32 trainer.accumulate=2 (nearly the same optimizer steps)"
+    hint = "data.max_tokens=32 trainer.accumulate=2 (nearly the same effective batch size)"
     assert (hint in error) == suggested
 
 

@@ -1,4 +1,4 @@
-"""Layers without kernels for the requested precision run in fp32 with a notice or are rejected in one line."""
+"""Layers without kernels for the requested precision run in fp32 with a notice, or the model is rejected."""
 
 import contextlib
 import copy
@@ -258,7 +258,7 @@ def check_models(
 
 
 @pytest.mark.parametrize("models", [["cnn", "lstm"], pytest.param(MODELS, marks=pytest.mark.slow)], ids=len)
-def test_models_are_prepared_for_an_older_cpu_or_rejected_in_one_line(
+def test_models_are_prepared_for_an_older_cpu_or_rejected_with_a_one_line_error(
     models: list[str], small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     check_models(PREPARE, OLDER_CPU, ["bf16"], small_data, tmp_path, models)
@@ -266,7 +266,7 @@ def test_models_are_prepared_for_an_older_cpu_or_rejected_in_one_line(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", OLDER_CPUS)
-def test_every_model_trains_on_any_older_cpu_or_is_rejected_in_one_line(
+def test_every_model_trains_on_any_older_cpu_or_is_rejected_with_a_one_line_error(
     isa: str, small_data: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
     check_models(TRAIN, isa, list(DTYPES), small_data, tmp_path, MODELS)
