@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import encode_boxes
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
@@ -74,6 +75,12 @@ class OneStage(Detector):
             result["detections"] = self.detect(outputs, anchors, levels, [size] * len(x))
         return result
 
+    def encode(self, target: Tensor, places: Tensor) -> Tensor:
+        """Return the outputs of the head that would give the boxes `target` at the anchors `places`, (B, N, 4)."""
+        # `BoxCoder.encode_single` would copy its weights to the device, which waits for the GPU.
+        weights = torch.stack([target.new_full((), weight) for weight in self.box_coder.weights])
+        return encode_boxes(target.flatten(0, 1), places.flatten(0, 1), weights).view_as(places)
+
     @abstractmethod
     def losses(
         self, outputs: Outputs, anchors: Tensor, levels: list[int], boxes: Tensor, kinds: Tensor, real: Tensor
@@ -106,8 +113,8 @@ def overlaps(boxes: Tensor, real: Tensor, anchors: Tensor) -> Tensor:
 def match_anchors(quality: Tensor, low: float, high: float) -> Tensor:
     """Return the index of the box matched to each anchor, `UNMATCHED` or `BETWEEN`: (B, M, N) -> (B, N).
 
-    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`. The anchor with
-    the highest IoU for some box is always matched, if this IoU is above 0. Any other anchor is `UNMATCHED` if its
+    An anchor is matched to the box with which it has the highest IoU, if this IoU is at least `high`. For each box,
+    the anchor with the highest IoU is always matched, if this IoU is above 0. Any other anchor is `UNMATCHED` if its
     highest IoU is below `low`, and `BETWEEN` otherwise.
 
     Args:

@@ -31,8 +31,9 @@ def document_positions(documents: Tensor) -> Tensor:
 def read_each(read: Callable[[Tensor, Tensor], Tensor], x: Tensor, documents: Tensor) -> Tensor:
     """Read each document as a separate sequence, and return the states after each step.
 
-    The shapes of tensors depend on the number of documents, so each call waits for the GPU. On a CPU, where packed
-    sequences are slow, documents of similar length are read together, so that less than half of the steps are padding.
+    The shapes of tensors depend on the number of documents, so each call waits for the GPU. On a CPU, where
+    `PackedSequence` is slow, documents of similar length are read together, so that less than half of the steps are
+    padding.
 
     Args:
         read: Function from padded sequences (N, steps, features) and their lengths, int64 (N,) on the CPU, to states

@@ -12,8 +12,8 @@ from dltrain.models.layers import check_sizes
 
 LEVELS = 5
 SMALLEST = 4  # side of the smallest square anchor of a level, in strides
-# Anchors with an IoU of at least NEAR are matched to a box, and anchors with an IoU below FAR are background. The
-# anchor with the highest IoU for some box is always matched, if this IoU is above 0.
+# Anchors with an IoU of at least NEAR are matched to a box, and anchors with an IoU below FAR are background. For each
+# box, the anchor with the highest IoU is always matched, if this IoU is above 0.
 NEAR, FAR = 0.5, 0.4
 
 
@@ -72,7 +72,7 @@ class RetinaNet(OneStage, retinanet.RetinaNet):
         focal = sigmoid_focal_loss(logits, classes, reduction="none").sum(2)
         places = anchors.expand(len(boxes), -1, -1)
         target = torch.where(matched[..., None], take(boxes, matches), places)
-        moves = self.box_coder.encode_single(target.flatten(0, 1), places.flatten(0, 1)).view_as(places)
+        moves = self.encode(target, places)
         distance = (outputs["bbox_regression"] - moves).abs().sum(2)
         sums = {
             "classes": torch.where(matches == BETWEEN, 0.0, focal).sum(1),

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torchvision.models.detection import ssd, ssdlite
 from torchvision.models.detection._utils import retrieve_out_channels
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from dltrain.errors import ConfigError, format_error
 from dltrain.models.detection_backbones import make_mobilenet, norm_maker, replace_first_convolution
@@ -59,7 +60,7 @@ class SSDLite(OneStage, ssd.SSD):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.03)
         network = ssdlite.SSDLiteFeatureExtractorMobileNet(features, _last_stage(features), make, width_mult)
-        boxes = DefaultBoxGenerator([[2, 3]] * MAPS, min_ratio=0.2, max_ratio=0.95)
+        boxes = DefaultBoxes([[2, 3]] * MAPS, min_ratio=0.2, max_ratio=0.95)
         widths, counts = retrieve_out_channels(network, SIZE), boxes.num_anchors_per_location()
         replace_first_convolution(network, "features.0.0.0", channels)
         super().__init__(
@@ -93,7 +94,7 @@ class SSDLite(OneStage, ssd.SSD):
         worst = ~matched & (rank < self.neg_to_pos_ratio * matched.sum(1, keepdim=True))
         places = anchors.expand(len(boxes), -1, -1)
         target = torch.where(matched[..., None], take(boxes, matches), places)
-        moves = self.box_coder.encode_single(target.flatten(0, 1), places.flatten(0, 1)).view_as(places)
+        moves = self.encode(target, places)
         distance = F.smooth_l1_loss(outputs["bbox_regression"], moves, reduction="none").sum(2)
         sums = {
             "classes": torch.where(matched | worst, entropy, 0.0).sum(),
@@ -106,6 +107,26 @@ class SSDLite(OneStage, ssd.SSD):
     ) -> list[dict[str, Tensor]]:
         """Return the detections of each image."""
         return self.postprocess_detections(outputs, [anchors] * len(sizes), sizes)
+
+
+class DefaultBoxes(DefaultBoxGenerator):
+    """Default boxes of torchvision that are kept on the device.
+
+    torchvision computes them on the CPU and copies them in each step, which waits for the GPU.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.known: dict[Any, Tensor] = {}  # by the sizes of images and feature maps
+
+    @torch.inference_mode(False)
+    def forward(self, images: ImageList, maps: list[Tensor]) -> list[Tensor]:
+        """Return the default boxes of each image, (N, 4)."""
+        first, size = maps[0], images.tensors.shape[2:]
+        key = (size, *(each.shape[2:] for each in maps), first.dtype, first.device)
+        if key not in self.known:
+            self.known[key] = super().forward(images, maps)[0]
+        return [self.known[key]] * len(images.image_sizes)
 
 
 def _last_stage(features: nn.Sequential) -> int:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -16,7 +17,7 @@ from dltrain.models.detectors import Detector
 from dltrain.models.faster_rcnn import FasterRCNN
 from dltrain.models.fcos import FCOS, Vote
 from dltrain.models.retinanet import RetinaNet
-from dltrain.models.ssdlite import SSDLite
+from dltrain.models.ssdlite import DefaultBoxes, SSDLite
 
 SIDE = 64
 SMALL: dict[type[Detector], dict[str, Any]] = {
@@ -312,3 +313,16 @@ def test_with_a_vote_iou_near_1_detections_equal_plain_non_maximum_suppression()
     with torch.inference_mode():
         for one, other in zip(plain(x)["detections"], voting(x)["detections"], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-2)
+
+
+def test_default_boxes_are_computed_once_for_each_size_and_equal_those_of_torchvision() -> None:
+    options: dict[str, Any] = {"min_ratio": 0.2, "max_ratio": 0.95}
+    ours, theirs = DefaultBoxes([[2, 3]] * 2, **options), DefaultBoxGenerator([[2, 3]] * 2, **options)
+    for size in (64, 96):
+        images = ImageList(torch.zeros(2, 3, size, 64), [(size, 64)] * 2)
+        maps = [torch.zeros(2, 8, size // stride, 64 // stride) for stride in (16, 32)]
+        with torch.inference_mode():
+            found = ours(images, maps)
+        assert len(found) == 2 and not found[0].is_inference()
+        assert torch.equal(found[0], theirs(images, maps)[0])
+        assert ours(images, maps)[0] is found[0]
