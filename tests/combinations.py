@@ -69,7 +69,7 @@ FAMILIES += [("resnet20", "resnet32", "resnet44", "resnet56", "resnet110")]
 FAMILIES += [("deeplabv3", "fcn")]
 LARGER = {name for family in FAMILIES for name in family[1:]}
 LARGER |= {"r3d_18", "r2plus1d_18"}  # cnn_lstm covers their data; see tests/models/test_video.py
-# The tasks of specialized models, the default task first. Tests train the other tasks only on digits.
+# The tasks of specialized models, the default task first. Tests train the other tasks on digits or not at all.
 CODING = ("variational", "reconstruction")
 MADE_FOR = {"vae": CODING, "conv_vae": CODING, "autoencoder": CODING[::-1], "conv_autoencoder": CODING[::-1]}
 MADE_FOR |= dict.fromkeys(("unet", "fcn", "deeplabv3"), ("segmentation",))
@@ -142,8 +142,8 @@ def covering(triples: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 
 COVERING = covering([triple for triple in TRAINED if triple[0] not in LARGER])
-# The first combination of each task; of `COVERING`, only these log images, because drawing takes most
-# of the time of a short run.
+# The first combination of each task. The others in `COVERING` log no images, because drawing takes most of the time of
+# a short run.
 DRAWN = set({task: (model, data, task) for model, data, task in reversed(COVERING)}.values())
 SCHEDULES = sorted(file.stem for file in (CONF / "optimizer" / "schedule").glob("*.yaml"))
 SETTINGS = [f"{group}={name}" for group in ("optimizer", "regularization") for name in OPTIONS[group]]

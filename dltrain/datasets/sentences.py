@@ -15,9 +15,9 @@ def split_documents(text: str, sentences: str) -> list[list[str]]:
     """Return the sentences of each document; documents are separated by blank lines.
 
     Args:
-        sentences: ``punctuation`` ends a sentence at a punctuation mark before whitespace and a digit or a letter that
-            is not lowercase, except after a title such as Mr. Chinese and Japanese marks always end a sentence.
-            ``lines`` treats each line as a sentence.
+        sentences: ``punctuation`` ends a sentence at a punctuation mark (and closing quotes or brackets) before
+            whitespace and a digit or a letter that is not lowercase, except after a title such as Mr. Chinese and
+            Japanese marks always end a sentence. ``lines`` treats each line as a sentence.
     """
     documents = BLANK.split(text.replace("\r\n", "\n"))
     split = split_sentences if sentences == "punctuation" else str.splitlines

@@ -39,7 +39,7 @@ class SeriesSplit:
             times: Times of the rows; None if the file has no dates.
 
         Raises:
-            ConfigError: There are no dates, rows on weekends are missing, or the usual step does not divide 30 days.
+            ConfigError: There are no dates, daily rows skip weekends, or the usual step does not divide 30 days.
 
         Source: Zhou et al. 2021, "Informer: Beyond efficient transformer for long sequence time-series forecasting".
         """

@@ -24,7 +24,7 @@ class Words:
     Token 0 is padding, token 1 any unknown word.
 
     Args:
-        words: The words, after the special tokens.
+        words: The words without special tokens; their tokens follow the special tokens.
         lowercase: Whether to convert texts to lower case first.
         special: Special tokens, `SPECIAL` or `MORE_SPECIAL`.
     """

@@ -1,4 +1,4 @@
-"""Positions of the steps of a sequence, for transformers: learned, sinusoidal and relative."""
+"""Positions of the steps of a sequence: learned, sinusoidal and relative."""
 
 import math
 from typing import Any
@@ -79,7 +79,7 @@ class NoPositions(nn.Module):
 class RelativePositions(nn.Module):
     """Learned biases of attention scores, one per head and bucket of distances.
 
-    In each direction, half of the buckets hold one distance each. The other half divide the distances up to
+    In each direction, half of the buckets hold at most one distance each. The other half divide the distances up to
     ``max_distance`` into logarithmically spaced ranges; the last bucket also holds all longer distances.
 
     Args:

@@ -33,7 +33,7 @@ class Optimizer:
             `set_known_skipped` has been called with their number.
         rates: Learning rate factors of some parameters; 1 for the rest.
         only_own: Compute gradients for ``parameters`` only, not for other parameters of the model.
-        skip: Skip steps whose gradients are not finite; on a GPU this waits for the device in each step.
+        skip: Skip steps whose gradients are not finite; without a scaler, this waits for the GPU in each step.
     """
 
     def __init__(
@@ -90,8 +90,8 @@ class Optimizer:
     def step(self, number: int, measure: bool = False) -> Tensor | None:
         """Update the weights at step `number` of the training stage and drop the gradients.
 
-        If `measure` or `skip` is true, return the norm of all gradients, including penalties, before clipping. If all
-        micro-batches have weight 0, neither the parameters nor the optimizer's state change. If weights of losses are
+        If `measure` is true, or `skip` without a scaler, return the norm of all gradients, including penalties, before
+        clipping. If all micro-batches have weight 0, nothing changes and the result is None. If weights of losses are
         tensors, optimizers without fused kernels wait for the device in each step.
         """
         if self._count == 0:

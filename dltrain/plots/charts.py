@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK, "#882255", "#999933", GRAY)
 # Colors of pixel classes; the first class is usually the background.
 CLASS_COLORS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442", "#882255", GRAY)
-TITLE = 32  # maximum length of an axes title, in characters
+TITLE = 32  # maximum length of a title that starts at the axes, in characters
 PANELS = 3  # maximum number of forecasts in one chart
 COLUMNS = 3  # captioned images in one row
 PITCH = 1.4  # distance between rows of captioned images, as a multiple of the column width
@@ -30,7 +30,7 @@ MANY_POINTS = 2500  # above this number, points are drawn smaller
 def class_colors(count: int) -> Tensor:
     """Return a color for each pixel class, (count, 3) in [0, 1].
 
-    From the eleventh class on, the colors after the first repeat.
+    From the eleventh class on, all colors but the first repeat.
     """
     chosen = [CLASS_COLORS[0], *(CLASS_COLORS[1:] * math.ceil(count / len(CLASS_COLORS[1:])))][:count]
     return torch.tensor([[int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)] for color in chosen])

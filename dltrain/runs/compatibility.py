@@ -32,7 +32,7 @@ def check_facts(job: Job, group: str, facts: Facts) -> None:
     needed, missing = find_missing(job, group, facts)
     if not missing:
         return
-    if wrong := list(_unknown_facts(job, group, set(missing))):
+    if wrong := list(_unknown_facts(job, group, set(map(_whole, missing)))):
         raise ConfigError(*wrong)
     chosen = f"{group}={job.choices[group]}"
     source = "task" if set(missing) & task_facts(job) else "data"
@@ -90,7 +90,7 @@ def _unknown_facts(job: Job, group: str, missing: set[str]) -> Iterator[str]:
     options = [option for name in ("data", "task") for option in compose.options(name, job.config_dirs).values()]
     known = {fact for option in [*options, job.config["data"], job.config["task"]] for fact in _provides(option)}
     for key, value in validation.leaves({group: job.resolved[group]}):
-        if isinstance(value, Fact) and value.name in missing and _whole(value.name) not in known:
+        if isinstance(value, Fact) and _whole(value.name) in missing - known:
             hint = suggest(_whole(value.name), known)
             yield format_error(key, "a spec value that the data or the task provides", value, hint)
 

@@ -16,7 +16,7 @@ from dltrain.errors import ConfigError, format_error
 from dltrain.loggers import film
 from dltrain.plots import charts, grids
 
-COLUMNS = 8  # columns of a grid; a grid of at least 162 samples, without interpolation, has more
+COLUMNS = 8  # columns of a grid; a grid of at least 162 new samples has more
 GIF_SIDE = 224  # approximate side to which images of a GIF are enlarged, in pixels
 FRAME_MS, LAST_FRAME_MS = 120, 1000  # duration of a frame, and of the last frame
 

@@ -34,8 +34,8 @@ def read_vectors(name: str, wanted: Collection[str]) -> WordVectors:
     A first line of two whole numbers is read as word2vec's header: the size of the vocabulary and the width.
 
     Raises:
-        ConfigError: The file does not exist or is empty, or a line does not have a vector of the right width; the
-            message then contains the line number.
+        ConfigError: The file does not exist or is empty, or a line has too few numbers or a number that is not
+            finite; the message then contains the line number.
     """
     path = Path(name).expanduser()
     if not path.is_file():

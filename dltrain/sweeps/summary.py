@@ -17,7 +17,7 @@ from dltrain.runs import provenance
 from dltrain.storage import run_dir, run_files, safe_read
 from dltrain.storage.atomic import write_atomic
 
-# Jobs in these states are not run again, because the result would be the same.
+# Jobs in these states are not run again if their result can be read, because it would be the same.
 FINAL_STATES = ("finished", "diverged", "out_of_memory")
 
 
@@ -57,7 +57,7 @@ def load_result(number: int, chosen: dict[str, str], path: Path) -> JobResult | 
     error = status.get("error")
     row = JobResult(number, chosen, status["state"], folder=str(path), error=None if error is None else str(error))
     result = safe_read.read_mapping(path / run_files.RESULT)
-    if row.state == "finished":  # a finished run that was extended and then diverged keeps result.json
+    if row.state == "finished":  # other states may have an earlier result.json
         row.add_metrics(result)
     earlier = safe_read.read_mapping(path.parent / run_files.SUMMARY_JSON).get("jobs")
     known = [job for job in earlier if isinstance(job, dict)] if isinstance(earlier, list) else []

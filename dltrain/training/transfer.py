@@ -153,7 +153,7 @@ def plan(
 
 
 def _parts(model: nn.Module, transfer: Transfer, loaded: Collection[str], heads: Collection[str]) -> list[_Part]:
-    """Return disjoint groups of parameters that are frozen for some epochs or have a learning rate factor."""
+    """Return disjoint groups of loaded parameters, with the epochs for which they are frozen and their rate factor."""
     loaded_parameters = [p for name, p in model.named_parameters() if name in loaded]
     never = 0 if transfer.freeze == () else float("inf")
     until = _each(never if transfer.unfreeze_at is None else transfer.unfreeze_at, transfer.freeze)

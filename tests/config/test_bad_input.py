@@ -102,6 +102,7 @@ TABLE: dict[str, list[list[str]]] = {
     "'++trainer=${device}'": [["trainer", "a group of keys", "${device}"]],
     "'trainer.eval_every=${data}'": [["trainer.eval_every", '"1 epoch"', "a group of keys"]],
     "'trainer.epochs=${trainer}'": [["trainer.epochs", "a value", "${trainer}"]],
+    "'model.hidden_size=${spec.tokenz.size}'": [["model.hidden_size", "a spec value", "Did you mean tokens?"]],
     "'model.hidden_size=${spec.hidden}'": [["model.hidden_size", "a spec value", "hidden"]],
     "'model.activation=a${spec.size}'": [
         ["model.activation", "${spec.NAME} alone, without other text", "a${spec.size}"]

@@ -94,7 +94,7 @@ def test_outputs_equal_the_outputs_of_the_package_transformers_with_the_same_wei
 
 
 @pytest.mark.parametrize("adapt", [bert_names, gpt2_names])
-def test_weights_of_other_models_keep_their_names(adapt: Callable[[Weights], Weights]) -> None:
+def test_weights_without_the_published_embeddings_keep_their_names(adapt: Callable[[Weights], Weights]) -> None:
     weights = {"bert.pooler.dense.bias": torch.ones(2), "transformer.ln_f.bias": torch.ones(2)}
     assert adapt(weights) == weights
 

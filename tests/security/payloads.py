@@ -1,4 +1,4 @@
-"""Malicious targets that create the file ``canary``, delete the folder ``victim`` or import the module ``evil``."""
+"""Malicious targets; most create the file ``canary``, delete the folder ``victim`` or import the module ``evil``."""
 
 import os
 from typing import Any
