@@ -42,7 +42,7 @@ sweep: .venv/installed ## train every combination in ARGS: make sweep ARGS="mode
 tensorboard: .venv/installed ## start TensorBoard for DIR (outputs) on localhost, PORT (6006)
 	$(BIN)/tensorboard --logdir $(DIR) --host localhost --port $(PORT)
 
-test: .venv/installed-dev ## run the default tests, which need only bundled data, in about 3 minutes
+test: .venv/installed-dev ## run the default tests, which need only bundled data, in 3 to 5 minutes
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-faults: .venv/installed-dev ## run all tests of tests/faults, in a few minutes
