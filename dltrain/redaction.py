@@ -1,8 +1,8 @@
 """Redaction of secrets: by key name in structures, by pattern in URLs, by value in free text.
 
 In a configuration or JSON, each value under a key such as ``token``, ``password`` or ``api_key`` becomes ``***``,
-except for references, booleans, token counts and empty or missing values. Keys stay, so the result is still valid
-YAML or JSON. An override that contains a secret becomes ``key=***``.
+except for references, booleans, numbers under keys such as ``max_tokens``, and empty or missing values. Keys stay, so
+the result is still valid YAML or JSON. An override that contains a secret becomes ``key=***``.
 
 In free text (messages, tracebacks), the values registered by `register_secrets` are replaced. Values that ordinary text
 may contain by chance are not registered: values with fewer than 8 characters, and lowercase words or numbers with fewer
@@ -53,7 +53,7 @@ def _words(name: str) -> str:
 
 
 def _is_literal(key: str, value: Any) -> bool:
-    """Return whether a value under a secret key is a secret itself, not a reference, a boolean or a token count."""
+    """Return whether a value under a secret key is a secret itself, not a reference, boolean or number of tokens."""
     text = str(value).strip("'\" ")
     if text.lower() in NO_SECRET or re.fullmatch(REFERENCE, text):
         return False

@@ -13,7 +13,7 @@ from dltrain.data.spec import Spec
 from dltrain.errors import ConfigError
 from dltrain.runs import assemble, compatibility
 
-# A message with one of these words need not name two of the options.
+# Messages that may name only one of model, data and task contain one of these words.
 ONE_WRONG = ("use another model", "special_tokens", "sentinels")
 SHARE = 24  # the default tests take every 24th incompatible combination of digits, text and timeseries
 

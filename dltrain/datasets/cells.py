@@ -39,7 +39,7 @@ class Cells:
     """The cells of one column.
 
     Args:
-        words: The distinct cells, after removing surrounding whitespace and a unit that all values have.
+        words: The distinct cells, after removing surrounding whitespace and a unit of all values that are not missing.
         codes: For each row, the index in ``words``.
         parsed: Decimal mark -> result of `numbers`.
     """
@@ -93,7 +93,7 @@ def _find_unit(words: Sequence[str]) -> str:
     """Return the unit that all words except missing values begin or end with; an empty string if there is none."""
     found = ""
     for word in words:
-        if word.casefold() in MISSING:
+        if word.casefold() in MISSING_NUMBERS:
             continue
         unit = word[0] if word[0] in UNITS else word[-1]
         if unit not in UNITS or (found and unit != found):

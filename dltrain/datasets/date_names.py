@@ -6,7 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 LANGUAGES = "en de fr es it pt nl pl sv da nb fi cs sk sl hr hu ro tr et lv lt ca id is sr_Latn bg ru uk el"
-EXTRA_MONTHS = {("de", "mrz"): 3, ("de", "janner"): 1, ("en", "sept"): 9}  # missing in the Unicode locale data
+EXTRA_MONTHS = {("de", "mrz"): 3, ("de", "janner"): 1, ("en", "sept"): 9}  # missing in the locales de and en
 
 
 class Language(NamedTuple):

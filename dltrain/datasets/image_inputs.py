@@ -36,7 +36,7 @@ def read_images(
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of the images of the data set.
-        whole: Resize the whole image instead of cropping it, and add its original ``width`` and ``height`` to its entry
+        whole: Resize the whole image instead of cropping it, and add its upright ``width`` and ``height`` to its entry
             in `Inputs.names`. The entries of arrays have no ``width`` and ``height``.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
@@ -105,7 +105,7 @@ def resize_image(image: Image.Image, height: int, width: int, crop: Crop | None 
 
 
 def read_upright(source: Path | io.BytesIO, mode: str) -> Image.Image:
-    """Decode an image in a PIL mode, upright according to its EXIF orientation; raises as `decode_image` does."""
+    """Decode an image, upright according to EXIF, and convert it to a PIL mode; errors are those of `decode_image`."""
     with warnings.catch_warnings():
         # Pillow warns above 90 million pixels, which cameras produce, and raises an error above twice as many.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -130,7 +130,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     levels = np.asarray(image)
     if image.mode == "F" or levels.min() < 0 or levels.max() > WHITE_16_BIT:
         kind = "floats" if image.mode == "F" else "whole numbers"
-        raise ValueError(
-            f"{kind} from {levels.min():g} to {levels.max():g}, but only gray levels of 8 or 16 bits are supported"
-        )
+        raise ValueError(f"{kind} from {levels.min():g} to {levels.max():g} instead of gray levels of 8 or 16 bits")
     return Image.fromarray((levels / (WHITE_16_BIT / 255)).round().astype(np.uint8))

@@ -93,7 +93,7 @@ class SeriesSplit:
             return ConfigError(format_error("data.split", f"at most the {rows:,} rows of {place}", got))
         # The targets of the first split after training need `lead` rows before them.
         first = "validation" if self.sizes[1] else "test"
-        expected = f"at least {lead + horizon} training and {first} rows for {sizes}"
+        expected = f"at least {lead + horizon} training and {first} rows together, for {sizes}"
         return ConfigError(format_error("data.split", expected, total - int(self.sizes[2]) * (first != "test"), hint))
 
     def unused(self, rows: int) -> int:

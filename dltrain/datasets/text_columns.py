@@ -137,7 +137,7 @@ class TextTarget:
 
 
 def fit_target(table: Table, column: int, train: np.ndarray, threshold: float | None) -> TextTarget:
-    """Fit the column to predict: its mean and scale on the rows ``train``, its classes on all rows of the table.
+    """Fit the encoding of the target column: mean and scale on the rows ``train``, classes on all rows.
 
     Raises:
         ConfigError: There is only one class, all numbers are on one side of the threshold, or a threshold is given for

@@ -54,7 +54,7 @@ class TextParts:
         return "".join({character for _, piece in self for character in set(piece)})
 
     def pieces(self, number: int = 0) -> Iterator[Content]:
-        """Yield the documents of the training part or of the whole text, or pieces of a text without a separator.
+        """Yield the training part or the whole text: its documents, or pieces if there is no separator.
 
         Args:
             number: 0 for the training part, 2 for the whole text.

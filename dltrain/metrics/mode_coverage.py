@@ -32,7 +32,7 @@ def modes_found(real: Tensor, labels: Tensor, fake: Tensor, classes: int) -> dic
     means = members.T @ real / counts[:, None]
     variances = members.T @ (real - means[labels.cpu()]).square() / (counts - 1)[:, None]
     distances = torch.cdist(fake, means) / variances.mean(1).sqrt()
-    nearest, mode = distances.nan_to_num(torch.inf).min(1)  # the variance of fewer than two points is NaN
+    nearest, mode = distances.nan_to_num(torch.inf).min(1)  # NaN for a mode with fewer than two real points
     good = nearest <= MAX_DISTANCE
     hits = torch.bincount(mode[good], minlength=classes)
     overlap = torch.minimum(hits / len(fake), counts / len(real))

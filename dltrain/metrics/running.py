@@ -1,5 +1,7 @@
 """Running sums on the device: exact means over batches of any size, synchronized only when they are read.
 
+On CUDA, `confusion` synchronizes at each call.
+
 Importing torchmetrics takes seconds, so only the tests use it.
 """
 

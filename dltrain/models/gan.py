@@ -102,7 +102,7 @@ class DCGAN(GANBase):
 
     Source: Radford, Metz and Chintala 2016, "Unsupervised representation learning with deep convolutional generative
     adversarial networks", section 3; 4x4 kernels and numbers of channels as in PyTorch's DCGAN example.
-    Differs: the number of halvings depends on the size of the image (in the paper, always four for 64x64); the critic
+    Differs: the number of halvings depends on the size of the image (in the paper, four for 64x64 pixels); the critic
     returns logits, not probabilities.
     """
 

@@ -111,8 +111,9 @@ def build_components(job: Job, fitted: Fitted | None = None, data: Data | None =
                 compatibility.check_facts(job, group, declared)
         raise ConfigError(*errors)
     if missing := [name for name in ("spec", "batch_size", "workers") if not hasattr(data, name)]:
-        expected = f"a class whose instances have {enumerate_names(missing)}"
-        raise ConfigError(format_error("data._target_", expected, type(data).__name__))
+        expected = "a class with the attributes spec, batch_size and workers"
+        got = f"{type(data).__name__} without {enumerate_names(missing)}"
+        raise ConfigError(format_error("data._target_", expected, got))
     task, facts = build_task(job, data.spec)
     model = build_model(job, facts)
     device = devices.select_device(**config["device"], model=model)

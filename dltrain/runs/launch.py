@@ -35,7 +35,7 @@ def train(
         origin: Run that this run repeats; the differences from it are printed first.
 
     Raises:
-        ConfigError: The configuration is invalid; nothing is left on disk.
+        ConfigError: The run cannot start; no run folder is left.
         Stopped: A signal arrived before training started.
     """
     standalone = path is None

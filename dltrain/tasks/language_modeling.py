@@ -36,7 +36,7 @@ class LanguageModeling(TaskOverSteps):
         special: Tokens that are not generated, such as the unknown token.
         end: End token; generated text stops before it. None if there is none.
         unit: Name of a token, such as ``event``, if predictions count tokens; None if they count characters.
-        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
+        gradient_distance: Plot the norm of the gradient of the loss at the last position by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 
@@ -203,8 +203,8 @@ class LanguageModeling(TaskOverSteps):
         except ConfigError as error:
             raise ConfigError(*(re.sub("^text:", f"{key}:", line) for line in error.problems)) from None
         if not tokens:
-            got = "an empty text" if not prompt else "a text without tokens"
-            raise ConfigError(format_error(key, "a text of at least one character", got))
+            expected = "a text with at least one token" if prompt else "a text of at least one character"
+            raise ConfigError(format_error(key, expected, "none" if prompt else "an empty text"))
         return tokens
 
     def show(self, model: nn.Module, evaluation: Evaluation) -> list[Media]:

@@ -61,13 +61,12 @@ class MaskedLanguageModeling(Task):
 
     def __post_init__(self) -> None:
         if self.mask_token is None:
-            expected = "true with masked_language_modeling, which needs a mask token in the vocabulary"
-            hint = "data=text and data=text_table have this option."
-            raise ConfigError(format_error("data.special_tokens", expected, False, hint))
+            hint = "data=text and data=text_table add one with data.special_tokens=true, unless data.tokenizer is set"
+            raise ConfigError(f"task: not supported because the vocabulary has no mask token. {hint}.")
         self.frequencies: Tensor | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return the spec values for the model: one output per token at every step, computed from all steps."""
+        """Return the spec values for the model: an output per token of the vocabulary at every step."""
         return {"outputs": self.vocabulary, "each_step": True, "causal": False}
 
     def example(self, facts: Mapping[str, Any], batch_size: int = 2) -> Batch:

@@ -92,7 +92,7 @@ def test_a_smaller_multiple_and_sorting_by_both_fields_reduce_padding() -> None:
 
 
 def test_batches_have_as_many_examples_as_max_tokens_allows() -> None:
-    lengths = LENGTHS.repeat(20)  # with many examples, batches have too little padding to be divided
+    lengths = LENGTHS.repeat(20)  # with many examples, padding is so rare that no batch is divided
     plan = ByLength(lengths, max_tokens=300, multiple=WIDTH_MULTIPLE)(torch.arange(len(lengths)), 10, None)
     plan = sorted(plan, key=lambda part: -int(lengths[part].max()))
     for part, following in itertools.pairwise(plan):

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dltrain.data.inputs import InputFiles
@@ -87,6 +88,14 @@ def test_the_delimiter_may_be_declared_in_the_first_line(tmp_path: Path) -> None
 def test_decimal_and_thousands_separators_are_inferred(cells: list[str], expected: list[float], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("a;b\n" + "".join(f"{cell};x\n" for cell in cells))
     assert csv_file.read_csv(tmp_path / "a.csv").numbers(0).tolist() == expected
+
+
+@pytest.mark.parametrize("missing", ["-", "none", "NA"])
+def test_a_unit_is_removed_from_numbers_in_a_column_with_missing_values(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"a;b\n5 %;x\n{missing};x\n7.5 %;x\n")
+    table = csv_file.read_csv(tmp_path / "a.csv")
+    assert table.is_numeric(0)
+    np.testing.assert_array_equal(table.numbers(0), [5, np.nan, 7.5])
 
 
 @pytest.mark.parametrize("cells", [["4.136", "249"], ["4,136", "2,500"], ["4.136", "12.500"]])

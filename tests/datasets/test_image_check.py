@@ -69,9 +69,7 @@ def test_gray_cmyk_16_bit_and_palette_images_and_alpha_channels_are_read(
 
 def test_floating_point_gray_levels_are_reported_as_a_problem(tmp_path: Path) -> None:
     Image.fromarray(NOISE[..., 0] / np.float32(255)).save(tmp_path / "a.tif")
-    assert "floats from 0 to 1, but only gray levels of 8 or 16 bits are supported" in str(
-        find_problem(tmp_path / "a.tif")
-    )
+    assert "floats from 0 to 1 instead of gray levels of 8 or 16 bits" in str(find_problem(tmp_path / "a.tif"))
 
 
 def test_image_size_applies_the_exif_rotation(tmp_path: Path) -> None:

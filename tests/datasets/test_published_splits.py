@@ -109,8 +109,8 @@ def test_too_few_rows_for_two_seasons_are_rejected_with_the_minimum_number(ett: 
     with pytest.raises(ConfigError) as caught:
         TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, season=30, split=split).load()
     assert str(caught.value) == (
-        f"data.split: expected at least 67 training and {names} rows for window 20, horizon 7 and season 30, got 50. "
-        "Reduce data.season, data.window or data.horizon"
+        f"data.split: expected at least 67 training and {names} rows together, for window 20, horizon 7 and "
+        "season 30, got 50. Reduce data.season, data.window or data.horizon"
     )
     split = [47, 20, 50] if names == "validation" else [30, 0, 37]
     TimeSeries(path=str(ett), window=WINDOW, horizon=HORIZON, season=30, split=split).load()

@@ -103,7 +103,7 @@ class Flat:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("data=bare", "data._target_: expected a class whose instances have workers, got Bare"),
+        ("data=bare", "data._target_: expected a class with the attributes spec, batch_size and workers, got Bare"),
         ("data=pair", "data._target_: expected Splits from load(), got tuple"),
         ("data=digits model=untargeted", "model._target_: expected a class, got nothing"),
         (

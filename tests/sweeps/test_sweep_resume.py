@@ -1,6 +1,6 @@
 """A sweep resumes with ``sweep.resume`` or ``trainer.resume=auto``: only failed and unfinished jobs run.
 
-A job failed if it raised an exception; divergence and running out of memory are results.
+A job that diverged or ran out of memory has ended and is not run again; a job with another exception has failed.
 """
 
 import json
@@ -70,7 +70,7 @@ def test_a_signal_between_two_jobs_is_not_lost(model_folder: Path, monkeypatch: 
                 os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("dltrain.cli.train.Console", SignalAfterFirstJob)
-    # A scheduler repeats the same command.
+    # The same command again, as a scheduler runs it.
     arguments = ["-m", "model=perceptron", "seed=0,1", *SMALL, "hydra.sweep.dir=cut", "trainer.resume=auto"]
     assert main.main(arguments) == 143
     assert [row["state"] for row in summary_rows(model_folder / "cut")] == ["finished"]

@@ -157,7 +157,7 @@ def test_masks_of_a_text_are_filled_in(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_without_a_mask_token_is_rejected() -> None:
-    with pytest.raises(ConfigError, match=r"^data.special_tokens: expected true with masked_language_modeling"):
+    with pytest.raises(ConfigError, match=r"^task: not supported because the vocabulary has no mask token\."):
         task(mask_token=None)
 
 

@@ -55,7 +55,7 @@ def test_channels_last_is_used_for_weights_and_batches_of_images_and_clips() -> 
     over_time, image, matrix = device.place(nn.ModuleList([nn.Conv3d(3, 4, 3), nn.Conv2d(3, 4, 3), nn.Linear(3, 4)]))
     assert over_time.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert image.weight.is_contiguous(memory_format=torch.channels_last) and matrix.weight.is_contiguous()
-    # Weights for one channel are contiguous in both layouts; only channels_last strides make the output channels_last.
+    # With one input channel, `is_contiguous` is true for both layouts, so check the output layout.
     gray = device.place(nn.Conv2d(1, 6, 5))
     assert gray(torch.randn(2, 1, 28, 28)).is_contiguous(memory_format=torch.channels_last)
     (batch,) = Batches(Source({"inputs": torch.randn(4, 3, 5, 5, 5)}, nn.Identity()), 4, channels_last=True)
