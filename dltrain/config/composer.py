@@ -140,7 +140,7 @@ class Composer:
 
 
 def call_hydra(*options: str) -> DictConfig:
-    """Return the configuration that Hydra composes, with its own keys."""
+    """Return the configuration that Hydra composes, with Hydra's keys."""
     return hydra.compose("config", list(options), return_hydra_config=True)
 
 

@@ -1,4 +1,4 @@
-"""Find and decode clips, which are folders of frames or video files."""
+"""Find and decode clips. A clip is a folder of frames or a video file."""
 
 import re
 from collections import Counter

@@ -155,7 +155,7 @@ def parse_column(table: Table, column: int, key: str = "data.column", hint: str 
         table: The file.
         column: Index of the column.
         key: Configuration key for messages.
-        hint: Advice for the message about text in the column; by default, to choose columns of numbers with `key`.
+        hint: Hint of the message about text in the column; the default is to choose columns of numbers with `key`.
 
     Raises:
         ConfigError: A cell holds text, or a number beyond the range of float32; the message names the first such cell.

@@ -25,7 +25,7 @@ class Dates(NamedTuple):
     """The dates of a column.
 
     Args:
-        times: Local times (datetime64), NaT for missing cells.
+        times: Local times (datetime64), NaT for missing cells and cells that are not dates.
         utc: The same instants in UTC if every cell has an offset or is a Unix time; otherwise None.
         form: Format of the dates.
         bad: Position of the first cell that is neither a date nor missing; None if there is none.
@@ -49,10 +49,11 @@ def parse_dates(cells: pd.Series, day_first: bool | None = None, named_time: boo
     Returns:
         The dates, or None in these cases:
 
-        - None of the first, middle and last cells that are not missing is a date.
+        - Of the cells that are not missing, neither the first, the middle nor the last one is a date.
         - Fewer than nine in ten distinct cells are dates.
         - The dates look like numbers, such as 202105, and a cell is not a date.
-        - The month repeats in consecutive cells: "May 14" and "May 15" are days without a year.
+        - The cells are words and two digits, and the word repeats in consecutive cells: "May 14" and "May 15" are days
+          without a year.
     """
     known = cells.dropna()
     if known.empty:

@@ -36,8 +36,8 @@ def read_images(
         files: Image files, which are converted, and arrays, which must have the shape and scale of the data set.
         transform: Transform with the pixel scale of the data set.
         shape: Channels, height and width of the images of the data set.
-        whole: Resize the whole image instead of cropping it, and add its upright ``width`` and ``height`` to its entry
-            in `Inputs.names`. The entries of arrays have no ``width`` and ``height``.
+        whole: Resize the whole image instead of cropping it, and add its ``width`` and ``height`` in upright
+            orientation to its entry in `Inputs.names`. The entries of arrays have neither.
     """
     return stack_examples(_examples(files, transform, shape, whole), files.batch_size, "pixels")
 

@@ -65,7 +65,7 @@ class TextPairs:
         test: Fraction of the pairs to hold out for testing, in (0, 1).
         batch_size: Pairs per batch, at least 1.
         workers: Unused: the texts stay in memory.
-        fitted: Result of `fit` in an earlier run; None fits to the training texts.
+        fitted: Result of `fit` in an earlier run; None to fit on the training texts.
     """
 
     def __init__(

@@ -70,8 +70,8 @@ class TimeSeries:
             is filled from a later split; missing values at the start become the first known value.
         validation, test: Fractions of the rows to hold out, in [0, 1) and (0, 1); the test rows are at the end.
         split: Training, validation and test rows instead of the fractions: three numbers, or months of 30 days such as
-            ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of values divided by the
-            standard deviation of the training rows, as in published tables.
+            ``[12mo, 4mo, 4mo]``; rows after them are unused. Metrics then include the errors of standardized values, as
+            in published tables.
         batch_size: Windows per batch, at least 1.
         workers: Unused: the series stay in memory.
         fitted: Result of `fit` in an earlier run; None fits to the training rows of the file.

@@ -60,7 +60,7 @@ def load(
 ) -> Loaded:
     """Copy weights into a model if their name, shape and meaning match, and return a record of them.
 
-    A model may have a method ``adapt_weights(tensors)``, which returns the weights in the shapes of this model.
+    A model may have a method ``adapt_weights(tensors)``, which adapts their names and shapes to this model.
     Weights whose shape depends on the number of outputs are copied only if the outputs have the same names. Weights
     whose shape depends on the vocabulary require the same tokens.
 

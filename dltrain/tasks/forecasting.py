@@ -51,9 +51,9 @@ class Forecasting(TaskOverSteps):
         normalize: Normalization of the windows: ``last``, ``window`` or ``train``; None if the data do not provide it.
         features: Values per step of the inputs; None for one per column.
         teacher_forcing: For models that read the value before each step (argument ``previous``): fraction of true
-            values at the end of training, in [0, 1]. The fraction falls linearly from 1. For the remaining steps, and
-            always outside training, the model reads its own forecasts.
-        gradient_distance: Plot the gradient of the last step's loss by distance in time; see
+            values at the end of training, in [0, 1]. The fraction falls linearly from 1. Other values, and all values
+            outside training, are the model's own forecasts.
+        gradient_distance: Plot the norm of the gradient of the loss at the last step by distance in time; see
             `dltrain.tasks.gradient_distance`.
     """
 
@@ -107,7 +107,7 @@ class Forecasting(TaskOverSteps):
         self._check_block(output, normalize, features or columns)
 
     def _check_block(self, output: str, normalize: str | None, features: int) -> None:
-        """Reject a block outside 1 to the horizon, and one below the horizon if forecasts cannot become inputs."""
+        """Reject a block outside 1 to the horizon, and a shorter block if forecasts cannot become inputs."""
         if not 1 <= self.block <= self.horizon:
             raise ConfigError(
                 format_error("task.block", f"a whole number from 1 to data.horizon={self.horizon}", self.block)

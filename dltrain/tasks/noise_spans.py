@@ -63,7 +63,7 @@ def _divide(items: Tensor, parts: Tensor, noise: Tensor, most: int) -> Tensor:
 def mask_spans(
     tokens: Tensor, is_masked: Tensor, lengths: Tensor, sentinels: Tensor, end: int, widths: tuple[int, int], pad: int
 ) -> tuple[Tensor, Tensor]:
-    """Return texts in which a sentinel replaces each span, and the spans, each after its sentinel.
+    """Return the texts with a sentinel instead of each span, and the removed spans, each after its sentinel.
 
     The spans are followed by one more sentinel and by the token `end`.
 

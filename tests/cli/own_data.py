@@ -10,7 +10,7 @@ from dltrain.cli.main import main
 from dltrain.datasets.table import CsvTable
 
 LINEAR = ["model=perceptron", "optimizer.lr=0.01", "regularization=none"]
-COLORS = ["password", "red", "token"]  # not secrets: only values of keys with such names are masked
+COLORS = ["password", "red", "token"]  # values of cells, not names of keys, so they are not masked
 
 
 def train(folder: Path, *overrides: str) -> Path:

@@ -200,7 +200,7 @@ def test_resume_from_a_checkpoint_of_format_1_gives_identical_results(
         state = torch.load(path, weights_only=True)
         schedules = state.pop("schedules")
         assert schedules.keys() == state["optimizers"].keys() == {"train"}
-        assert schedules["train"], "the plateau schedule has a state"
+        assert schedules["train"], "the plateau schedule must have a state"
         state["optimizers"]["train"]["schedule"] = schedules["train"]
         record = state.pop("record")
         assert record["losses"].keys() <= {"train"} and not record["parts"]

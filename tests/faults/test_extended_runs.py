@@ -1,4 +1,4 @@
-"""Run folders after a finished run was extended and after resuming failed."""
+"""Contents of run folders after an extension of a finished run, and after a failed resume."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The training loop, compared with plain PyTorch loops, and its intervals."""
+"""The training loop: comparison with plain PyTorch loops; intervals of logging, evaluation and checkpoints."""
 
 import functools
 import math
